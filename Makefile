@@ -1,0 +1,62 @@
+# Each target makes what it needs: on a fresh machine the first one typed works.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python run.py
+# Extra settings for the runs of a target, for example: make regression ARGS="compute.device=cuda"
+ARGS ?=
+# Two single-threaded workers are as fast as two threads, and do not mind other work on the machine.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+LOCAL := hydra/launcher=joblib hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint regression regression-normalised collect figures report bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## virtual environment with pinned versions (1 to 3 minutes)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "error: $$($(PYTHON) --version) found, 3.11 to 3.13 needed: make PYTHON=python3.12 setup"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,parallel,dev]'
+	@touch $@
+
+quickstart: setup ## a first look: every experiment at a small budget, with its figures (5 minutes with setup)
+	$(RUN) -m sweep=quickstart runs_dir=quickstart/runs $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
+	$(BIN)/python -m scripts.figures --results quickstart --out quickstart/figures
+
+regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (3 hours on 2 cores)
+	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+regression-normalised: setup ## the same grid, and second order, in the normalised protocol (15 minutes on 2 cores)
+	$(RUN) -m sweep=figure_2_normalised $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=second_order $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+collect: setup ## complete runs in runs/ into results/ (seconds)
+	@if [ -d runs ]; then $(BIN)/python -m scripts.collect; fi
+
+figures: collect ## every figure and table, from the rows in results/ (1 minute)
+	$(BIN)/python -m scripts.figures
+	$(BIN)/python -m scripts.tables
+
+report: collect ## results/REPORT.md: each claim, our number, the verdict (seconds)
+	$(BIN)/python -m scripts.report
+
+bench: setup ## speed against the naive loop and the machine's limit (2 minutes)
+	$(BIN)/python -m scripts.bench
+
+test: setup ## the tests (2 minutes, no GPU, no network)
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean: ## remove the environment and caches; runs and results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,69 @@
+"""Errors as part of the product: what a user did wrong is one line that says what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+OURS = "SOBOLEV_ONE_LINE_ERRORS"
+
+
+class BadInput(Exception):
+    """A request that cannot be carried out. Its text is one line: what is wrong, and what would be right."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the program with one line, and a status that is not 0, where the user can mend it.
+
+    Anything else is ours to mend and keeps its traceback. HYDRA_FULL_ERROR=1 shows tracebacks for all.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ:
+        yield
+        return
+    # Hydra would print several lines of its own: let errors through to here, in worker processes too.
+    os.environ["HYDRA_FULL_ERROR"] = os.environ[OURS] = "1"
+    try:
+        yield
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of ours, of Hydra's or of OmegaConf's."""
+    if isinstance(error, BadInput):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is not a choice{nearest(choice, error.options)}"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        node = cause.parent_node
+        if "not in" in str(cause) and node is not None:
+            parent = cause.full_key.rpartition(".")[0]
+            keys = [f"{parent}.{key}".lstrip(".") for key in node]
+            return f"{cause.full_key} is not a setting{nearest(cause.full_key, keys)}"
+        return f"{cause.full_key}: {_first_line(cause)}"
+    return _first_line(error)
+
+
+def nearest(name: str, choices: list[str]) -> str:
+    """The end of a refusal: the closest choice where there is one, and all of them."""
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"{f' (did you mean {close[0]}?)' if close else ''}; choose from {', '.join(sorted(choices))}"
+
+
+def _first_line(error: BaseException) -> str:
+    """What is wrong, without OmegaConf's and Hydra's second thoughts."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=", "See "))]
+    return ": ".join(lines[:2]) or type(error).__name__

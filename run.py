@@ -1,0 +1,25 @@
+"""One run, or a sweep of them.
+
+python run.py experiment=regression dataset=rosenbrock seed=3
+python run.py -m sweep=figure_2
+"""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import register
+from experiments.errors import one_line_errors
+from experiments.run import execute
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+def main(config: DictConfig) -> float:
+    with one_line_errors():
+        return execute(OmegaConf.to_object(config))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

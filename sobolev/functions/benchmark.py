@@ -1,0 +1,97 @@
+"""What a benchmark function is: a formula of two variables with its derivatives, over a rectangle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Minima(NamedTuple):
+    """The global minimum over the domain: every point that attains it, and the value there."""
+
+    points: tuple[tuple[float, float], ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class BenchmarkFunction:
+    """A function f: R^2 -> R with its gradient and Hessian in closed form.
+
+    Every method takes a floating-point tensor of points of shape (..., 2), keeps its dtype and device, and can
+    be differentiated by autograd and by ``torch.func``.
+
+    >>> import torch
+    >>> from sobolev.functions import BENCHMARKS
+    >>> booth = BENCHMARKS["booth"]
+    >>> x = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
+    >>> booth(x)
+    tensor([ 0., 74.])
+    >>> booth.gradient(x)
+    tensor([[  0.,   0.],
+            [-34., -38.]])
+
+    Attributes:
+        name: The key in ``BENCHMARKS``.
+        title: The name as it is written in figures and tables.
+        domain: (low, high) of each coordinate; train and test points are uniform over this rectangle.
+        minima: The global minimum over the domain.
+        formula: (x, y) -> f.
+        partials: (x, y) -> (df/dx, df/dy).
+        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2).
+    """
+
+    name: str
+    title: str
+    domain: tuple[tuple[float, float], tuple[float, float]]
+    minima: Minima
+    formula: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
+    second_partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = field(repr=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The value, as ``value`` gives it."""
+        return self.value(x)
+
+    def value(self, x: Tensor) -> Tensor:
+        """f(x): points (..., 2) to values (...).
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+            ValueError: the last axis of x does not have length 2.
+        """
+        return self.formula(*self._coordinates(x))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """The gradient of f: points (..., 2) to (..., 2). Raises what ``value`` raises."""
+        return torch.stack(self.partials(*self._coordinates(x)), dim=-1)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """The Hessian of f: points (..., 2) to symmetric matrices (..., 2, 2). Raises what ``value`` raises."""
+        f_xx, f_xy, f_yy = self.second_partials(*self._coordinates(x))
+        return torch.stack((torch.stack((f_xx, f_xy), dim=-1), torch.stack((f_xy, f_yy), dim=-1)), dim=-2)
+
+    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+        """n points (n, 2), uniform over the domain, on the generator's device.
+
+        The draw is always in float64 and then rounded, so that one generator gives the same points in every dtype.
+
+        Raises:
+            ValueError: n is less than 1.
+        """
+        if n < 1:
+            raise ValueError(f"n is the number of points to draw and must be at least 1, not {n}")
+        unit = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=generator.device)
+        low, high = torch.tensor(self.domain, dtype=torch.float64, device=generator.device).unbind(-1)
+        return (low + (high - low) * unit).to(dtype)
+
+    def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{self.name} takes points as a floating-point torch.Tensor, not {found}")
+        if x.ndim == 0 or x.shape[-1] != 2:
+            raise ValueError(f"{self.name} takes points of shape (..., 2), not {tuple(x.shape)}")
+        return x[..., 0], x[..., 1]

@@ -1,0 +1,266 @@
+r"""The Sobolev loss: a student matches the values and the input derivatives of a teacher (Section 2 of the paper).
+
+    Eq. 1    sum_i [ l_0(m(x_i), f(x_i)) + sum_j w_j l_j(D^j m(x_i), D^j f(x_i)) ]
+    Eq. 2    the same with D^j replaced by its projection on random vectors (`sobolev.projections`)
+
+In ten lines, for a teacher and data of your own:
+
+>>> import torch
+>>> from sobolev import SobolevLoss, projections
+>>> x = torch.randn(64, 5)
+>>> teacher = lambda x: torch.stack((x.square().sum(-1), x.sin().prod(-1)), dim=-1)
+>>> student = torch.nn.Sequential(torch.nn.Linear(5, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
+>>> optimizer = torch.optim.Adam(student.parameters(), lr=1e-2)
+>>> loss = SobolevLoss(order=2, weights=(1, 0.1, 0.01), projection=projections.Sphere(samples=1))
+>>> for step in range(20):
+...     terms = loss(student, x, teacher)
+...     optimizer.zero_grad()
+...     terms.total.backward()
+...     optimizer.step()
+>>> sorted(terms.by_order)                       # one unweighted scalar an order, for the log
+[0, 1, 2]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sobolev.derivatives import (
+    MODES,
+    Derivatives,
+    Vectors,
+    derivatives,
+    projected_derivatives,
+    warn_if_vanishing,
+)
+from sobolev.projections import Projection
+
+Function = Callable[[Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]
+Recorded = Tensor | Sequence[Tensor | None]
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "none": lambda per_sample: per_sample,
+}
+
+
+def squared_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """||p - t||^2, summed over the components: (..., C) and (..., C) to (...). Section 4.1 of the paper."""
+    return (prediction - target).square().sum(-1)
+
+
+def l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """||p - t||, not squared; its gradient at p = t is 0. Section 4.2 of the paper, as printed."""
+    return torch.linalg.vector_norm(prediction - target, dim=-1)
+
+
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """|p - t|, summed over the components. Section 4.3 of the paper."""
+    return (prediction - target).abs().sum(-1)
+
+
+def huber(prediction: Tensor, target: Tensor) -> Tensor:
+    """d^2 / 2 where d = |p - t| < 1 and d - 1/2 elsewhere, summed over the components."""
+    return nn.functional.huber_loss(prediction, target, reduction="none").sum(-1)
+
+
+DISTANCES: dict[str, Distance] = {"squared_l2": squared_l2, "l2": l2, "l1": l1, "huber": huber}
+
+
+class SobolevTerms(NamedTuple):
+    """What a loss consists of.
+
+    Attributes:
+        total: the weighted sum over orders, to call `backward` on.
+        by_order: for each order present its reduced distance, unweighted; with a graph, so detach it to keep it.
+    """
+
+    total: Tensor
+    by_order: dict[int, Tensor]
+
+
+class SobolevLoss:
+    """Distances between student and target, in value and in derivatives up to an order.
+
+    `loss(student, x, target)` gives `SobolevTerms`. An order of weight 0 is absent: its distance is not evaluated,
+    and derivatives above the highest order present are not computed. Value-only training is `order=0`,
+    derivative-only training `weights=(0, 1)`.
+
+    Args:
+        order: the highest derivative K.
+        weights: the w_j: one number for all orders, one an order from 0, or {order: weight}, where orders left out
+            are absent. All 1 by default, as in Section 4.1.
+        distances: the l_j: one for all orders, one an order, or {order: distance}. Each is a name in `DISTANCES`
+            or a function of (prediction, target), in which a sample's components lie flattened along the last
+            dimension, that reduces that dimension only. "squared_l2" by default.
+        projection: how vectors are drawn for Eq. 2; None compares full derivatives (Eq. 1). Values are never
+            projected.
+        generator: the source of the projections' randomness; PyTorch's global one by default.
+        reduction: "mean" or "sum" over the batch, or "none" for one loss a sample. Projections are averaged.
+        mode, batch_dims: as for `sobolev.derivatives.derivatives`.
+
+    Raises:
+        ValueError: an unknown name, a weight or distance for an order that is not there, or no order present.
+    """
+
+    def __init__(
+        self,
+        order: int = 1,
+        *,
+        weights: float | Sequence[float] | Mapping[int, float] = 1.0,
+        distances: str | Distance | Sequence[str | Distance] | Mapping[int, str | Distance] = "squared_l2",
+        projection: Projection | None = None,
+        generator: torch.Generator | None = None,
+        reduction: str = "mean",
+        mode: str = "auto",
+        batch_dims: int = 1,
+    ) -> None:
+        if order < 0:
+            raise ValueError(f"order must be 0 or more, not {order}")
+        for name, value, choices in (("reduction", reduction, REDUCTIONS), ("mode", mode, MODES)):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        self.weights = {j: w for j, w in _one_an_order("weights", weights, order).items() if w != 0}
+        if not self.weights:
+            raise ValueError("every weight is 0, so there is nothing to learn from")
+        self.order = max(self.weights)
+        self.distances = {j: _distance(d) for j, d in _one_an_order("distances", distances, order).items()}
+        for j in self.weights:
+            self.distances.setdefault(j, squared_l2)
+        self.projection = projection if self.order > 0 else None
+        self.generator = generator
+        self.reduction = REDUCTIONS[reduction]
+        self.mode, self.batch_dims = mode, batch_dims
+        self._warned = False
+
+    def __call__(
+        self, student: Function, x: Tensor, target: Function | Recorded
+    ) -> SobolevTerms:
+        """The loss of a student on samples x.
+
+        Args:
+            student: a module or function from (*batch, *in) to (*batch, *out), or a `Derivatives` of this loss's order,
+                or DistributedDataParallel around one.
+            x: the samples; treated as data, so no gradient reaches them.
+            target: a teacher of the student's kind, used as it is (call `eval()` on it yourself) and not trained; or
+                recorded tensors (y, D y, ...), where orders that are absent from the loss may be None or left off.
+
+        Raises:
+            ValueError: a target whose shape is not the student's or that lacks an order; DistributedDataParallel that
+                is not around a `Derivatives`; or a `Derivatives` of another order.
+        """
+        x = x.detach()
+        if not self._warned:
+            warn_if_vanishing(student, self.order)
+            self._warned = True
+        vectors: list[Tensor] = []
+
+        def draw(y: Tensor) -> list[Tensor]:
+            """v_1 for the outputs and v_2, ... for the inputs, kept for the target."""
+            for like in [y, *[x] * (self.order - 1)]:
+                vectors.append(self.projection.draw(like, self.batch_dims, self.generator))
+            return vectors
+
+        predictions = self._of_student(student, x, draw)
+        targets = self._of_target(target, x, vectors, predictions[0])
+        by_order = {}
+        for j in self.weights:
+            _check_shape(j, targets[j], predictions[j].shape)
+            by_order[j] = self.reduction(self._per_sample(j, predictions[j], targets[j]))
+        return SobolevTerms(sum(w * by_order[j] for j, w in self.weights.items()), by_order)
+
+    def _of_student(self, student: Function, x: Tensor, draw: Callable[[Tensor], list[Tensor]]) -> tuple[Tensor, ...]:
+        inner = getattr(student, "module", student)  # what DistributedDataParallel is around
+        if isinstance(inner, Derivatives):
+            if (inner.order, inner.batch_dims) != (self.order, self.batch_dims):
+                raise ValueError(
+                    f"the student's Derivatives has order {inner.order} and batch_dims {inner.batch_dims}, "
+                    f"but the loss has order {self.order} and batch_dims {self.batch_dims}"
+                )
+            return student(x, draw) if self.projection else student(x)
+        if isinstance(student, nn.parallel.DistributedDataParallel) and self.order > 0:
+            raise ValueError(
+                "derivatives taken outside DistributedDataParallel miss its synchronisation: "
+                f"use DistributedDataParallel(Derivatives(model, order={self.order}))"
+            )
+        return self._differentiate(student, x, draw, create_graph=torch.is_grad_enabled())
+
+    def _of_target(
+        self, target: Function | Recorded, x: Tensor, vectors: list[Tensor], y: Tensor
+    ) -> Sequence[Tensor | None]:
+        """The target's values and derivatives, without a graph, projected as the student's were; y is the student's."""
+        if callable(target):
+            teacher = target.model if isinstance(target, Derivatives) else target
+            return self._differentiate(teacher, x, vectors, create_graph=False)
+        recorded = [target] if isinstance(target, Tensor) else list(target)
+        recorded += [None] * (self.order + 1 - len(recorded))
+        for j in self.weights:
+            _check_shape(j, recorded[j], (*y.shape, *x.shape[self.batch_dims :] * j))
+            recorded[j] = recorded[j].detach()
+            if self.projection and j > 0:
+                recorded[j] = _project(recorded[j], vectors[:j], x, self.batch_dims)
+        return recorded
+
+    def _differentiate(self, f: Function, x: Tensor, vectors: Vectors, create_graph: bool) -> tuple[Tensor, ...]:
+        if self.projection:
+            return projected_derivatives(f, x, vectors, create_graph=create_graph, batch_dims=self.batch_dims)
+        return derivatives(f, x, self.order, create_graph=create_graph, mode=self.mode, batch_dims=self.batch_dims)
+
+    def _per_sample(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
+        """The distance of order j for each sample, averaged over projections."""
+        projected = self.projection is not None and j > 0
+        lead = prediction.shape[: self.batch_dims + projected]
+        distance = self.distances[j](prediction.reshape(*lead, -1), target.reshape(*lead, -1))
+        if distance.shape != lead:
+            raise ValueError(
+                f"the distance of order {j} must reduce the last dimension only and give shape {tuple(lead)}, "
+                f"not {tuple(distance.shape)}"
+            )
+        return distance.mean(0) if projected else distance
+
+
+def _project(derivative: Tensor, vectors: Sequence[Tensor], x: Tensor, batch_dims: int) -> Tensor:
+    """<...<D^j y, v_1>, ..., v_j> of shape (S, *x.shape), for a recorded D^j y (*batch, *out, *in, ..., *in)."""
+    n = x.shape[:batch_dims].numel()
+    derivative = derivative.unsqueeze(0)
+    for v in vectors:  # S projections, N samples, C components to contract, R that remain
+        v_SNC = v.reshape(len(v), n, -1)
+        derivative_SNCR = derivative.reshape(len(derivative), n, v_SNC.shape[-1], -1)
+        derivative = torch.einsum("snc,sncr->snr", v_SNC, derivative_SNCR)
+    return derivative.reshape(-1, *x.shape)
+
+
+def _check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None:
+    found = "missing" if target is None else f"of shape {tuple(target.shape)}"
+    if target is None or target.shape != tuple(expected):
+        raise ValueError(f"the target's derivative of order {j} is {found}, expected {tuple(expected)} to match")
+
+
+def _one_an_order(name: str, given: Any, order: int) -> dict[int, Any]:
+    """{order: value} from such a mapping, from one value an order, or from one value for all."""
+    if isinstance(given, Mapping):
+        by_order = dict(given)
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        by_order = dict(enumerate(given))
+        if len(given) != order + 1:
+            raise ValueError(f"{name} must number {order + 1}, for orders 0 to {order}, not {len(given)}")
+    else:
+        by_order = dict.fromkeys(range(order + 1), given)
+    for j in by_order:
+        if j not in range(order + 1):
+            raise ValueError(f"{name} names order {j!r}, but the orders are 0 to {order}")
+    return by_order
+
+
+def _distance(given: str | Distance) -> Distance:
+    if callable(given):
+        return given
+    if given not in DISTANCES:
+        raise ValueError(f"a distance must be a function or one of {', '.join(DISTANCES)}, not {given!r}")
+    return DISTANCES[given]
