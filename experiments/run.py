@@ -240,6 +240,9 @@ def _prepare_process(config: RunConfig) -> torch.device:
     compute = config.compute
     if compute.threads < 0:
         raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
+    # Before torch starts its threads, which inherit it. Adam's moments of a dead ReLU decay into denormal numbers within
+    # a thousand steps, and arithmetic on those made training three times slower.
+    torch.set_flush_denormal(True)
     torch.set_num_threads(compute.threads or len(os.sched_getaffinity(0)))
     keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
