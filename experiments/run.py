@@ -106,7 +106,7 @@ class Run:
         os.fsync(self._rows.fileno())
         saved = {
             "state": state(),
-            "metrics_bytes": self._rows.tell(),
+            "metrics_bytes": os.fstat(self._rows.fileno()).st_size,
             "wall_seconds": self._wall_seconds(),
         }
         with replacing(self.directory / "checkpoint.pt") as path:

@@ -1,0 +1,89 @@
+"""Every shipped choice composes and runs; every mistake is one line that says what would be right."""
+
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.config import register
+from experiments.errors import explain
+from experiments.run import execute
+from tests.conftest import CONFIGS, ROOT
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_shipped_experiment_runs(make_config, experiment):
+    config = make_config(f"experiment={experiment}")
+    assert execute(config) >= 0
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_first_line_of_an_experiment_is_its_command(experiment):
+    lines = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[1].startswith(f"# python run.py experiment={experiment}")
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_choice_of_a_sweep_composes(sweep):
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
+        for key, choices in params.items():
+            for choice in str(choices).split(","):
+                OmegaConf.to_object(compose("config", [f"sweep={sweep}", f"{key}={choice}"]))
+
+
+MISTAKES = {
+    "dataset=rosenbrok": ["did you mean rosenbrock?", "styblinski_tang"],
+    "experiment=regresion": ["did you mean regression?", "regression_normalised"],
+    "optimizer.stepz=3": ["did you mean optimizer.steps?", "optimizer.batch_size"],
+    "n_trian=3": ["did you mean n_train?", "networks"],
+    "n_train=abc": ["n_train", "'abc'", "Integer"],
+    "model.activation=gelu": ["relu, leaky_relu, tanh, softplus, silu"],
+    "n_train": ["missing EQUAL"],
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistakes_are_refused_in_one_line(override):
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("config", [override])
+    line = explain(caught.value)
+    assert "\n" not in line
+    for part in MISTAKES[override]:
+        assert part in line
+
+
+REFUSALS = {
+    "n_train=0": "n_train must be positive",
+    "loss.weights=[0,0]": "not all 0",
+    "loss=sobolev_2": "use a smooth activation",
+    "entry=os.system": "outside experiments/",
+    "compute.device=cuda:99": "not on this machine",
+    "seed=-1": "seed must be 0 or more",
+}
+
+
+@pytest.mark.parametrize("override", REFUSALS)
+def test_what_types_cannot_refuse_is_refused_before_training(make_config, override):
+    from experiments.errors import BadInput
+
+    with pytest.raises(BadInput, match=REFUSALS[override]):
+        execute(make_config(override))
+
+
+@pytest.mark.parametrize("arguments", [["dataset=rosenbrok"], ["n_train=0", "recorder=disabled"]])
+def test_the_command_line_says_one_line_and_fails(tmp_path, arguments):
+    done = subprocess.run(
+        [sys.executable, "run.py", *arguments, f"runs_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")

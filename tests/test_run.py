@@ -1,0 +1,201 @@
+"""The run: identity, skipping, resuming, recording."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import experiments.regression
+from experiments.errors import BadInput
+from experiments.run import COLUMNS, execute, open_run, run_id
+from tests.conftest import ROOT, TINY
+
+
+def folder(config) -> Path:
+    return Path(config.runs_dir) / config.name / run_id(config)
+
+
+def metrics(config) -> str:
+    return (folder(config) / "metrics.csv").read_text()
+
+
+def test_same_seed_same_rows_and_another_seed_other_rows(make_config):
+    first, again, other = make_config(), make_config(runs="again"), make_config("seed=5")
+    for config in (first, again, other):
+        execute(config)
+    assert metrics(first) == metrics(again)
+    values = [{row.rpartition(",")[2] for row in metrics(c).splitlines()[1:]} for c in (first, other)]
+    assert not values[0] & values[1]
+
+
+def test_a_network_is_the_same_in_any_ensemble(make_config):
+    """Seed 1 as the second of two networks, and alone."""
+    two, one = make_config("networks=2"), make_config("networks=1", "seed=1")
+    execute(two), execute(one)
+    values = []
+    for config in (two, one):
+        rows = [row.split(",") for row in metrics(config).splitlines()[1:]]
+        values.append({tuple(row[5:8]): float(row[8]) for row in rows if row[4] == "1"})
+    assert values[0].keys() == values[1].keys()
+    for key, value in values[0].items():
+        assert value == pytest.approx(values[1][key], rel=1e-3), key
+
+
+def test_rows_are_tidy(make_config):
+    config = make_config("dataset=booth", "loss=value", "n_train=30")
+    execute(config)
+    header, *rows = [line.split(",") for line in metrics(config).splitlines()]
+    assert tuple(header) == COLUMNS
+    assert {tuple(row[:4]) for row in rows} == {("regression", "booth", "value", "30")}
+    assert {row[4] for row in rows} == {"0", "1"}
+    assert {int(row[5]) for row in rows} >= {0, 40}
+    assert {tuple(row[6:8]) for row in rows} == {(s, m) for s in ("train", "test") for m in ("value_mse", "gradient_mse")}
+    assert len({tuple(row[:8]) for row in rows}) == len(rows)
+
+
+def test_identity_is_what_is_asked(make_config):
+    base = run_id(make_config())
+    for same in ("compute.threads=2", "recorder=offline", "compute.checkpoint_seconds=1"):
+        assert run_id(make_config(same)) == base
+    assert run_id(make_config(runs="elsewhere")) == base
+    for other in ("seed=1", "n_train=99", "loss=value", "dataset=booth", "optimizer.learning_rate=0.1", "normalise=true"):
+        assert run_id(make_config(other)) != base
+
+
+def test_a_complete_run_is_skipped(make_config, monkeypatch):
+    config = make_config()
+    objective = execute(config)
+    monkeypatch.setattr(experiments.regression, "main", lambda *_: pytest.fail("trained again"))
+    assert execute(config) == objective
+
+
+def interrupted(config, monkeypatch, after: int) -> None:
+    """Run until `after` updates, then fail as an error in the middle would."""
+    updates = 0
+    true_rate = experiments.regression.learning_rate
+
+    def failing_rate(optimizer, step):
+        nonlocal updates
+        updates += 1
+        if updates > after:
+            raise RuntimeError("pulled the plug")
+        return true_rate(optimizer, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.regression, "learning_rate", failing_rate)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            execute(config)
+
+
+@pytest.mark.parametrize("experiment", ["regression", "regression_normalised", "regression_second_order"])
+def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, capsys, experiment):
+    options = (f"experiment={experiment}", "n_train=100", "compute.checkpoint_seconds=0")
+    whole, parts = make_config(*options), make_config(*options, runs="parts")
+    execute(whole)
+    for updates in (3, 11, 17):
+        interrupted(parts, monkeypatch, updates)
+        assert (folder(parts) / "checkpoint.pt").exists()
+        assert "pulled the plug" in (folder(parts) / "error.txt").read_text()
+        assert not (folder(parts) / "summary.json").exists()
+    execute(parts)
+    assert "begins again" not in capsys.readouterr().err
+    assert metrics(whole) == metrics(parts)
+    assert not (folder(parts) / "checkpoint.pt").exists()
+    assert not (folder(parts) / "error.txt").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "rows lost"])
+def test_a_damaged_run_begins_again(make_config, monkeypatch, capsys, damage):
+    whole, damaged = make_config(), make_config("compute.checkpoint_seconds=0", runs="damaged")
+    execute(whole)
+    interrupted(damaged, monkeypatch, 20)
+    checkpoint = folder(damaged) / "checkpoint.pt"
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    elif damage == "flipped":
+        content = bytearray(checkpoint.read_bytes())
+        content[:40] = bytes(byte ^ 0xFF for byte in content[:40])
+        checkpoint.write_bytes(content)
+    else:
+        (folder(damaged) / "metrics.csv").write_text("")
+    execute(damaged)
+    assert "begins again" in capsys.readouterr().err
+    assert metrics(whole) == metrics(damaged)
+
+
+def test_one_process_a_run(make_config):
+    config = make_config()
+    with open_run(config), pytest.raises(BadInput, match="another process"), open_run(config):
+        pass
+
+
+def test_manifest_says_what_ran_it_and_leaks_nothing(make_config, monkeypatch):
+    monkeypatch.setenv("A_SECRET_KEY", "hunter2")
+    config = make_config()
+    execute(config)
+    manifest = json.loads((folder(config) / "manifest.json").read_text())
+    assert {"revision", "dirty", "torch", "device", "threads", "precision", "wall_seconds"} <= manifest.keys()
+    for path in folder(config).iterdir():
+        assert b"hunter2" not in path.read_bytes()
+
+
+def test_wandb_failing_at_any_moment_does_not_stop_the_run(make_config, monkeypatch, capsys):
+    wandb = pytest.importorskip("wandb")
+    plain, mirrored = make_config(), make_config("recorder=offline", runs="mirrored")
+
+    class Dying:
+        summary: dict = {}
+
+        def log(self, values):
+            raise ConnectionError("the network is gone")
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Dying())
+    execute(plain), execute(mirrored)
+    assert "the network is gone" in capsys.readouterr().err
+    assert metrics(plain) == metrics(mirrored)
+
+
+def command(*overrides: str, runs: Path) -> list[str]:
+    tiny = TINY["regression"]
+    base = ["recorder=disabled", "compute.threads=1", "compute.checkpoint_seconds=0.05", f"runs_dir={runs}"]
+    flags = [argument for argument in overrides if argument.startswith("-")]
+    return [sys.executable, "run.py", *flags, *tiny, *base, *(o for o in overrides if o not in flags)]
+
+
+def test_killed_by_sigkill_and_typed_again(tmp_path):
+    """The process is killed three times in the middle of its work, wherever that happens to be."""
+    overrides = ("n_train=100", "optimizer.steps=2000", "evaluations=8")
+    subprocess.run(command(*overrides, runs=tmp_path / "whole"), cwd=ROOT, check=True)
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(command(*overrides, runs=tmp_path / "killed"), cwd=ROOT)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*/checkpoint.pt")}
+        while process.poll() is None:
+            new = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*/checkpoint.pt")}
+            if new != before:
+                time.sleep(0.3)
+                break
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed, "the run was over before it could be killed"
+    subprocess.run(command(*overrides, runs=tmp_path / "killed"), cwd=ROOT, check=True)
+    (whole,), (parts,) = (tmp_path.glob(f"{name}/*/*/metrics.csv") for name in ("whole", "killed"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_offline_multirun_makes_one_wandb_run_a_job(tmp_path):
+    pytest.importorskip("wandb")
+    arguments = [*command("-m", "loss=value,sobolev", runs=tmp_path), "recorder=offline"]
+    subprocess.run(arguments, cwd=ROOT, check=True)
+    mirrors = list(tmp_path.glob("*/*/wandb/offline-run-*"))
+    runs = {path.parent.name for path in tmp_path.glob("*/*/summary.json")}
+    assert len(runs) == len(mirrors) == 2
+    assert {path.name.partition("-run-")[2].partition("-")[2] for path in mirrors} == runs
