@@ -139,9 +139,7 @@ class SobolevLoss:
         self.mode, self.batch_dims = mode, batch_dims
         self._warned = False
 
-    def __call__(
-        self, student: Function, x: Tensor, target: Function | Recorded
-    ) -> SobolevTerms:
+    def __call__(self, student: Function, x: Tensor, target: Function | Recorded) -> SobolevTerms:
         """The loss of a student on samples x.
 
         Args:

@@ -79,12 +79,8 @@ def test_value_by_hand(name: str, point: tuple[float, float], value: float) -> N
 def test_derivatives_equal_autograd(function: BenchmarkFunction, u: tuple[float, float]) -> None:
     x = from_unit_square(function, u)
     assume(distance_to_singular_set(function, x) > 1e-6)
-    torch.testing.assert_close(
-        function.gradient(x), torch.func.grad(function.value)(x), rtol=1e-9, atol=1e-9
-    )
-    torch.testing.assert_close(
-        function.hessian(x), torch.func.hessian(function.value)(x), rtol=1e-7, atol=1e-9
-    )
+    torch.testing.assert_close(function.gradient(x), torch.func.grad(function.value)(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(function.hessian(x), torch.func.hessian(function.value)(x), rtol=1e-7, atol=1e-9)
 
 
 @each_function
@@ -160,7 +156,8 @@ def test_bukin_stays_finite_beside_the_ridge() -> None:
         y = 0.01 * x**2
         ulp = torch.finfo(dtype).eps * y
         beside = torch.cat([torch.stack((x, y + k * ulp), dim=-1) for k in (-2, -1, 0, 1, 2)])
-        assert bukin.gradient(beside).isfinite().all() and bukin.hessian(beside).isfinite().all()
+        assert bukin.gradient(beside).isfinite().all()
+        assert bukin.hessian(beside).isfinite().all()
         assert bukin.gradient(beside).abs().max() < bound
         assert bukin.gradient(beside).abs().max() > bound / 1e4  # close enough to test it
 
@@ -187,7 +184,8 @@ def test_float32_agrees_with_float64(function: BenchmarkFunction) -> None:
 def test_sampling(function: BenchmarkFunction) -> None:
     n = 20_000
     x = sample(function, n)
-    assert x.shape == (n, 2) and x.dtype == torch.float64
+    assert x.shape == (n, 2)
+    assert x.dtype == torch.float64
     assert torch.equal(x, sample(function, n))
     assert not torch.equal(x, sample(function, n, seed=1))
     assert torch.equal(x.float(), sample(function, n, dtype=torch.float32))

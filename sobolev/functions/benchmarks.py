@@ -203,9 +203,7 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="mccormick",
             title="McCormick",
             domain=((-1.5, 4.0), (-3.0, 4.0)),
-            minima=Minima(
-                points=((0.5 - math.pi / 3, -0.5 - math.pi / 3),), value=-math.sqrt(3) / 2 - math.pi / 3
-            ),
+            minima=Minima(points=((0.5 - math.pi / 3, -0.5 - math.pi / 3),), value=-math.sqrt(3) / 2 - math.pi / 3),
             formula=mccormick,
             partials=mccormick_gradient,
             second_partials=mccormick_hessian,

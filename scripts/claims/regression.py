@@ -1,0 +1,297 @@
+"""Section 4.1 of the paper, regression on optimisation benchmarks: its claims and our rules.
+
+The rules were written down before any of the results existed. L is log10(value-only / Sobolev) of the test errors at
+the end of training, paired by seed: above 0 Sobolev Training is better. A function is won where the 95% interval of the
+median of L lies above 0, lost where it lies below, and tied otherwise; with too few seeds it is undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from scripts.claims import Claim, Domain, Evidence, Finding, Statement, above, at_least, every, find, negation
+from scripts.rows import METHODS, MIN_SEEDS, TASKS, Interval, final, levels, log_ratio, median_interval, select
+from scripts.tables import convergence, errors_table, final_errors, format_interval, markdown
+
+SIZES = (20, 100, 10_000)
+CELLS = [(task, n_train) for n_train in SIZES for task in TASKS]
+CAPTURED = 0.9  # share of the target's variance explained from which on a model has captured its shape
+STILL_MOVING = 0.1  # relative change of the median test error over the last part of training that counts as movement
+
+Ratios = dict[tuple[str, int], Interval]  # {(task, n_train): L}
+
+
+def log_ratios(rows: np.ndarray, metric: str = "value_mse") -> Ratios:
+    """L of every function and size for which both methods were run, from the rows of one experiment."""
+    rows = select(rows, split="test", metric=metric)
+    ratios = {}
+    for n_train in levels(rows, "n_train"):
+        of_size = select(rows, n_train=n_train)
+        for task in levels(of_size, "task"):
+            ratio = log_ratio(final(of_size, task=task, method="value"), final(of_size, task=task, method="sobolev"))
+            if ratio.n:
+                ratios[task, n_train] = ratio
+    return ratios
+
+
+def mean_log_ratio(rows: np.ndarray, n_train: int, metric: str = "value_mse") -> dict[int, float]:
+    """For each seed, L averaged over the functions at one size; for seeds with both methods on every function."""
+    rows = select(rows, split="test", metric=metric, n_train=n_train)
+    tasks = levels(rows, "task")
+    value, sobolev = ([final(rows, task=task, method=method) for task in tasks] for method in ("value", "sobolev"))
+    seeds = set.intersection(*(set(errors) for errors in value + sobolev)) if tasks else set()
+    return {
+        seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
+        for seed in sorted(seeds)
+    }
+
+
+def times(interval: Interval) -> str:
+    """An interval of log10 ratios, as a factor."""
+    return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
+
+
+def outcome(ratio: Interval) -> str:
+    """Whether Sobolev Training won, lost or tied a cell, or too few seeds leave it undecided."""
+    if ratio.n < MIN_SEEDS:
+        return "undecided"
+    return {True: "won", False: "lost", None: "tied"}[above(ratio, 0)]
+
+
+def missing_cells(ratios: Ratios, needed: Iterable[tuple[str, int]]) -> str:
+    """Which of the cells were not run, in words; empty if all were."""
+    by_size: dict[int, list[str]] = {}
+    for task, n_train in needed:
+        if (task, n_train) not in ratios:
+            by_size.setdefault(n_train, []).append(TASKS[task])
+    return "; ".join(
+        f"{'all functions' if len(titles) == len(TASKS) else ', '.join(titles)} at {n_train:,} points"
+        for n_train, titles in by_size.items()
+    )
+
+
+def by_size(ratios: Ratios, describe: Callable[[int, dict[str, Interval]], str]) -> str:
+    """One description for each size there is, from L of its functions."""
+    sizes = sorted({n_train for _, n_train in ratios})
+    return ". ".join(
+        f"{n_train:,} points: "
+        + describe(n_train, {task: ratio for (task, n), ratio in ratios.items() if n == n_train})
+        for n_train in sizes
+    )
+
+
+def won_six_of_seven(evidence: Evidence, metric: str = "value_mse") -> Finding:
+    """R1, and for gradients RQ2."""
+    ratios = log_ratios(evidence.rows, metric)
+
+    def describe(n_train: int, of_size: dict[str, Interval]) -> str:
+        outcomes = [outcome(ratio) for ratio in of_size.values()]
+        mean = median_interval(mean_log_ratio(evidence.rows, n_train, metric).values())
+        return (
+            ", ".join(
+                f"{outcomes.count(word)} {word}" for word in ("won", "tied", "lost", "undecided") if word in outcomes
+            )
+            + "".join(f"; {TASKS[task]} {times(ratio)}" for task, ratio in of_size.items() if outcome(ratio) != "won")
+            + f"; geometric mean of all ratios {times(mean)}"
+        )
+
+    return find(
+        evidence,
+        lambda: every(at_least(6, (above(ratios[task, n_train], 0) for task in TASKS)) for n_train in SIZES),
+        missing_cells(ratios, CELLS),
+        by_size(ratios, describe),
+    )
+
+
+def orders_of_magnitude(evidence: Evidence) -> Finding:
+    """R1's second half."""
+    ratios = log_ratios(evidence.rows)
+
+    def describe(n_train: int, of_size: dict[str, Interval]) -> str:
+        more = [f"{TASKS[task]} {times(ratio)}" for task, ratio in of_size.items() if above(ratio, 1)]
+        return f"more than 10 times smaller on {len(more)} of {len(of_size)}" + (
+            f" ({', '.join(more)})" if more else ""
+        )
+
+    return find(
+        evidence,
+        lambda: every(at_least(4, (above(ratios[task, n_train], 1) for task in TASKS)) for n_train in SIZES),
+        missing_cells(ratios, CELLS),
+        by_size(ratios, describe),
+    )
+
+
+def ackley_crosses_over(evidence: Evidence) -> Finding:
+    """R2."""
+    ratios = {cell: ratio for cell, ratio in log_ratios(evidence.rows).items() if cell[0] == "ackley"}
+    return find(
+        evidence,
+        lambda: every((negation(above(ratios["ackley", 20], 0)), above(ratios["ackley", 10_000], 0))),
+        missing_cells(ratios, [("ackley", 20), ("ackley", 10_000)]),
+        by_size(ratios, lambda _, of_size: f"value-only / Sobolev {times(of_size['ackley'])}"),
+    )
+
+
+def stronger_with_little_data(evidence: Evidence) -> Finding:
+    """R3."""
+    ratios = log_ratios(evidence.rows)
+    few, many = (mean_log_ratio(evidence.rows, n_train) for n_train in (20, 10_000))
+    difference = median_interval(few[seed] - many[seed] for seed in sorted(few.keys() & many.keys()))
+    persists = at_least(4, (above(ratio, 0) for (_, n_train), ratio in ratios.items() if n_train == 10_000))
+    missing = missing_cells(ratios, [(task, n_train) for n_train in (20, 10_000) for task in TASKS])
+    ours = (
+        f"geometric mean over functions of value-only / Sobolev: {times(median_interval(few.values()))} at 20 points, "
+        f"{times(median_interval(many.values()))} at 10,000; the first over the second {times(difference)}"
+    )
+    return find(evidence, lambda: every((above(difference, 0), persists)), missing, "" if missing else ours)
+
+
+def captures_the_shape(evidence: Evidence) -> Finding:
+    """R4."""
+    variances = {s.target_variance for key, s in evidence.surfaces.items() if key[1] == "styblinski_tang"}
+    rows = select(evidence.rows, split="test", metric="value_mse", task="styblinski_tang")
+    explained: dict[tuple[str, int], Interval] = {}
+    missing = []
+    for n_train in (20, 100):
+        for method in ("sobolev", "value"):
+            errors = final(rows, method=method, n_train=n_train)
+            if errors and variances:
+                explained[method, n_train] = median_interval(1 - e / max(variances) for e in errors.values())
+            else:
+                missing.append(f"{METHODS[method]} at {n_train} points")
+
+    def statement() -> Statement:
+        captured = {cell: above(share, CAPTURED) for cell, share in explained.items()}
+        return every(negation(is_so) if method == "value" else is_so for (method, _), is_so in captured.items())
+
+    ours = "share of variance explained: " + "; ".join(
+        f"{METHODS[method]} at {n_train} points {format_interval(share)}"
+        for (method, n_train), share in explained.items()
+    )
+    return find(evidence, statement, ", ".join(missing), ours if explained else "")
+
+
+def claims(experiment: str, command: str) -> list[Claim]:
+    """The claims of Section 4.1, judged on what one experiment left."""
+    return [
+        Claim(
+            key="R1",
+            sentence="Sobolev Training has the lower test error on 6 of the 7 functions (all but Ackley).",
+            paper="6 of 7 (Figure 2, right)",
+            rule="At each of 20, 100 and 10,000 points at least 6 of the 7 functions are won.",
+            command=command,
+            judge=lambda evidence: won_six_of_seven(evidence.of(experiment)),
+        ),
+        Claim(
+            key="R1, magnitude",
+            sentence="Its errors are orders of magnitude smaller.",
+            paper="orders of magnitude (no number)",
+            rule="At each size the test error is more than 10 times smaller (the interval of L lies above 1) on at "
+            "least 4 of the 7 functions. The factor 10 and the majority are ours.",
+            command=command,
+            judge=lambda evidence: orders_of_magnitude(evidence.of(experiment)),
+        ),
+        Claim(
+            key="R2",
+            sentence="On Ackley, value-only training is better with little data, and Sobolev Training with enough.",
+            paper="no number (Figure 2, right)",
+            rule="Ackley is lost at 20 points and won at 10,000.",
+            command=command,
+            judge=lambda evidence: ackley_crosses_over(evidence.of(experiment)),
+        ),
+        Claim(
+            key="R3",
+            sentence="The effect is stronger with little data and persists at 10,000 points.",
+            paper="no number (Figure 2, right)",
+            rule="L averaged over the 7 functions is larger at 20 points than at 10,000 (the interval of the median of "
+            "the difference, paired by seed, lies above 0), and at least 4 of the 7 functions are won at 10,000.",
+            command=command,
+            judge=lambda evidence: stronger_with_little_data(evidence.of(experiment)),
+        ),
+        Claim(
+            key="R4",
+            sentence="From 20 and from 100 points, the Sobolev model of Styblinski-Tang has captured the shape of the "
+            "function; the regular model has not.",
+            paper="a picture (Figure 3)",
+            rule=f"A model has captured the shape if it explains more than {CAPTURED} of the target's variance over "
+            "the domain (1 - test MSE / variance; the number is ours). At both sizes the interval of the Sobolev "
+            "models' median lies above it and that of the value-only models below.",
+            command=command,
+            judge=lambda evidence: captures_the_shape(evidence.of(experiment)),
+        ),
+        Claim(
+            key="RQ2, gradients",
+            sentence="Trained on gradients, the model's gradients generalise: their test error is smaller too.",
+            paper="a picture (the gradient fields of Figure 3 and SM 5-11)",
+            rule="R1's rule, with the test error of gradients in place of that of values.",
+            command=command,
+            judge=lambda evidence: won_six_of_seven(evidence.of(experiment), "gradient_mse"),
+        ),
+    ]
+
+
+def tables(rows: np.ndarray) -> str:
+    """The errors of one experiment; for each function and size the ratios, and how far its test errors still moved."""
+    if not len(rows):
+        return ""
+    values, gradients = log_ratios(rows), log_ratios(rows, "gradient_mse")
+    test = select(rows, split="test", metric="value_mse")
+    moved = {
+        (task, n_train, method): convergence(cell)
+        for task in levels(test, "task")
+        for n_train in levels(test, "n_train")
+        for method in ("value", "sobolev")
+        if len(cell := select(test, task=task, n_train=n_train, method=method))
+    }
+    lines = [
+        [
+            TASKS[task],
+            f"{n_train:,}",
+            *(entry for ratio in (values, gradients) for entry in _ratio_entries(ratio.get((task, n_train)))),
+            *(
+                f"{moved[key].change:+.1%}" if key in moved else "-"
+                for key in ((task, n_train, "value"), (task, n_train, "sobolev"))
+            ),
+        ]
+        for task, n_train in dict.fromkeys(key[:2] for key in moved)
+    ]
+    still = sum(abs(cell.change) > STILL_MOVING for cell in moved.values())
+    spans = ", ".join(f"{start:,} to {end:,}" for start, end in sorted({cell[:2] for cell in moved.values()}))
+    return (
+        f"#### Test MSE at the end of training\n\n{errors_table(final_errors(rows))}\n\n"
+        "#### Ratios (value only / Sobolev, paired by seed), and whether training has converged\n\n"
+        "'Moved' is the relative change of the median test MSE of values over the last part of training "
+        f"(updates {spans}). It exceeds {STILL_MOVING:.0%} in {still} of {len(moved)} cells.\n\n"
+        + markdown(
+            ["function", "points", "values", "", "gradients", "", "value only moved", "Sobolev moved"],
+            lines,
+        )
+    )
+
+
+def _ratio_entries(ratio: Interval | None) -> tuple[str, str]:
+    return (times(ratio), outcome(ratio)) if ratio else ("-", "-")
+
+
+PAPER_PROTOCOL = Domain(
+    title="Regression on optimisation benchmarks (Section 4.1), the paper's protocol",
+    introduction="Raw values, Adam at 3e-5, weights 1:1. Initialisation, batch size and number of updates are ours.",
+    claims=claims("regression", "make regression report"),
+    appendix=lambda evidence: tables(evidence.of("regression").rows),
+)
+NORMALISED_PROTOCOL = Domain(
+    title="The same claims, in the normalised protocol (ours)",
+    introduction="Inputs scaled to [-1, 1], values standardised, Adam at 1e-3 with a cosine schedule: this is not the "
+    "paper's setting, and a verdict here is no verdict on the paper's experiment.",
+    claims=claims("regression_normalised", "make regression-normalised report"),
+    appendix=lambda evidence: tables(evidence.of("regression_normalised").rows),
+)
+SECOND_ORDER = Domain(
+    title="Second-order Sobolev Training (Eq. 1 with K = 2)",
+    introduction="Values, gradients and Hessians, in the normalised protocol with a smooth activation. The paper has "
+    "no such experiment, so there is no claim to judge. `make regression-normalised` runs it.",
+    claims=(),
+    appendix=lambda evidence: tables(evidence.of("regression_second_order").rows),
+)

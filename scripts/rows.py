@@ -1,0 +1,242 @@
+"""Recorded rows and surfaces: reading, checking, selecting, and statistics over seeds.
+
+A row is one number that a run measured: `experiment,task,method,n_train,seed,step,split,metric,value,scale`. Rows are a
+NumPy structured array with these fields. A cell is what differs only by seed: one task, method and training size.
+
+Every interval is a 95% percentile bootstrap of a median over seeds. It resamples from a fixed generator, so that the
+same rows always give the same interval.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+DTYPE = np.dtype(
+    [
+        ("experiment", object),
+        ("task", object),
+        ("method", object),
+        ("n_train", int),
+        ("seed", int),
+        ("step", int),
+        ("split", object),
+        ("metric", object),
+        ("value", float),
+        ("scale", object),
+    ]
+)
+SCALES = ("paper", "reduced")
+
+# Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
+MIN_SEEDS = 6
+
+# The benchmarks as figures and tables call them, in the order of the paper's table.
+TASKS = {
+    "ackley": "Ackley",
+    "beale": "Beale",
+    "booth": "Booth",
+    "bukin": "Bukin N. 6",
+    "mccormick": "McCormick",
+    "rosenbrock": "Rosenbrock",
+    "styblinski_tang": "Styblinski-Tang",
+}
+METHODS = {
+    "value": "value only",
+    "sobolev": "Sobolev",
+    "sobolev_2": "Sobolev, 2nd order",
+    "derivative": "derivatives only",
+}
+
+
+class RowsError(ValueError):
+    """Rows or surfaces that are missing or damaged, in one line that says what to do."""
+
+
+def read_rows(path: Path) -> np.ndarray:
+    """Read and check one CSV of rows.
+
+    Raises:
+        RowsError: the file is missing, its header differs, a field does not parse, a value is not finite, a row
+            occurs twice, or one cell mixes scales.
+    """
+    if not path.is_file():
+        raise RowsError(f"no rows at {path}: `make quickstart` makes reduced ones, `make regression` the paper's")
+    with path.open(newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if header != list(DTYPE.names):
+            raise RowsError(f"{path}: the header is {','.join(header)!r}, not {','.join(DTYPE.names)!r}")
+        rows = np.array([_parse(fields, f"{path}, line {reader.line_num}") for fields in reader], dtype=DTYPE)
+    _check(rows, path)
+    return rows
+
+
+def _parse(fields: list[str], where: str) -> tuple:
+    if len(fields) != len(DTYPE.names):
+        raise RowsError(f"{where}: {len(fields)} fields, not {len(DTYPE.names)}; the file may be cut short")
+    row = []
+    for name, field in zip(DTYPE.names, fields, strict=True):
+        kind = DTYPE[name].type
+        try:
+            row.append(field if kind is np.object_ else kind(field))
+        except ValueError:
+            raise RowsError(f"{where}: {name} is {field!r}, not a number") from None
+    return tuple(row)
+
+
+def _check(rows: np.ndarray, path: Path) -> None:
+    if not np.isfinite(rows["value"]).all():
+        bad = rows[~np.isfinite(rows["value"])][0]
+        raise RowsError(f"{path}: value {bad['value']} at {_describe(bad)}; values must be finite")
+    for scale in sorted(set(rows["scale"]) - set(SCALES)):
+        raise RowsError(f"{path}: scale {scale!r} is not one of {', '.join(SCALES)}")
+    seen, scales = set(), {}
+    for row in rows.tolist():
+        *key, _, scale = row
+        cell = tuple(key[:4])
+        if tuple(key) in seen:
+            raise RowsError(f"{path}: {' '.join(map(str, key))} occurs twice")
+        if scales.setdefault(cell, scale) != scale:
+            raise RowsError(f"{path}: {' '.join(map(str, cell))} mixes rows of paper and of reduced scale")
+        seen.add(tuple(key))
+
+
+def _describe(row: np.void) -> str:
+    return " ".join(str(row[name]) for name in DTYPE.names[:-2])
+
+
+def select(rows: np.ndarray, **equal: Any) -> np.ndarray:
+    """The rows whose columns equal what is asked: ``select(rows, task="booth", n_train=20)``."""
+    keep = np.ones(len(rows), dtype=bool)
+    for column, wanted in equal.items():
+        keep &= rows[column] == wanted
+    return rows[keep]
+
+
+def levels(rows: np.ndarray, column: str) -> list:
+    """The distinct entries of a column: tasks and methods in their printed order, all else sorted."""
+    order = {"task": list(TASKS), "method": list(METHODS)}.get(column, [])
+    return sorted(set(rows[column].tolist()), key=lambda level: (order.index(level) if level in order else 99, level))
+
+
+def scale_of(rows: np.ndarray) -> str:
+    """`paper` if every row is of the paper's scale; one reduced row makes it `reduced`."""
+    return "paper" if len(rows) and (rows["scale"] == "paper").all() else "reduced"
+
+
+def curve(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The learning curves of one cell, split and metric: steps (T,), and values (T, S) of the seeds that have all."""
+    steps = np.unique(rows["step"])
+    complete = [seed for seed in np.unique(rows["seed"]) if (rows["seed"] == seed).sum() == len(steps)]
+    per_seed = [np.sort(rows[rows["seed"] == seed], order="step")["value"] for seed in complete]
+    return steps, np.stack(per_seed, axis=1) if per_seed else np.empty((len(steps), 0))
+
+
+def final(rows: np.ndarray, **cell: Any) -> dict[int, float]:
+    """The value of each seed at the end of training: {seed: value}, for rows that select one cell, split and metric."""
+    rows = select(rows, **cell)
+    if not len(rows):
+        return {}
+    last = rows[rows["step"] == rows["step"].max()]
+    return dict(zip(last["seed"].tolist(), last["value"].tolist(), strict=True))
+
+
+class Interval(NamedTuple):
+    """A median over n seeds and its 95% interval. The ends are NaN where there are fewer than two seeds."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def median_interval(values: Iterable[float]) -> Interval:
+    """The median of the values with its 95% percentile-bootstrap interval (fixed generator)."""
+    values = np.asarray(list(values), dtype=float)
+    if len(values) < 2:
+        return Interval(float(np.median(values)) if len(values) else np.nan, np.nan, np.nan, len(values))
+    interval = stats.bootstrap(
+        (values,), np.median, n_resamples=4999, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(float(np.median(values)), float(interval.low), float(interval.high), len(values))
+
+
+def log_ratio(numerator: dict[int, float], denominator: dict[int, float]) -> Interval:
+    """Median over seeds of log10(numerator / denominator), paired by seed."""
+    seeds = sorted(numerator.keys() & denominator.keys())
+    return median_interval(np.log10(numerator[seed] / denominator[seed]) for seed in seeds)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A trained model and its target on a grid over the domain. G: points a side of the grid.
+
+    Attributes:
+        x_GG2: The grid.
+        value_GG: The model's values, of the seed whose final test MSE is the median.
+        gradient_GG2: The model's gradients.
+        target_value_GG: The target's values.
+        target_gradient_GG2: The target's gradients.
+        x_train_P2: Training points, 100 at most.
+        seed: The seed of the model.
+        scale: `paper` or `reduced`.
+    """
+
+    x_GG2: np.ndarray
+    value_GG: np.ndarray
+    gradient_GG2: np.ndarray
+    target_value_GG: np.ndarray
+    target_gradient_GG2: np.ndarray
+    x_train_P2: np.ndarray
+    seed: int
+    scale: str
+
+    @property
+    def target_variance(self) -> float:
+        """Variance of the target over its domain, under the uniform density (trapezoidal rule)."""
+        weights = np.ones(self.target_value_GG.shape)
+        for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+            weights[edge] /= 2
+        mean = np.average(self.target_value_GG, weights=weights)
+        return float(np.average((self.target_value_GG - mean) ** 2, weights=weights))
+
+
+Surfaces = dict[tuple[str, str, str, int], Surface]  # (experiment, task, method, n_train)
+
+
+def read_surfaces(folder: Path) -> Surfaces:
+    """Read every `<experiment>_<task>_<method>_<n_train>.npz` of a folder; none if the folder is missing.
+
+    Raises:
+        RowsError: a file's name is not of that form, or an array is missing or damaged.
+    """
+    pattern = re.compile(rf"(.+)_({'|'.join(TASKS)})_({'|'.join(METHODS)})_(\d+)")
+    surfaces: Surfaces = {}
+    for path in sorted(folder.glob("*.npz")):
+        match = pattern.fullmatch(path.stem)
+        if match is None:
+            raise RowsError(f"{path}: the name is not <experiment>_<task>_<method>_<n_train>.npz")
+        experiment, task, method, n_train = match.groups()
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                surfaces[experiment, task, method, int(n_train)] = Surface(
+                    x_GG2=arrays["x"],
+                    value_GG=arrays["value"],
+                    gradient_GG2=arrays["gradient"],
+                    target_value_GG=arrays["target_value"],
+                    target_gradient_GG2=arrays["target_gradient"],
+                    x_train_P2=arrays["x_train"],
+                    seed=int(arrays["seed"]),
+                    scale=str(arrays["scale"]),
+                )
+        except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
+            raise RowsError(f"{path}: cannot be read ({error}); delete it and run `make regression` again") from None
+    return surfaces

@@ -1,0 +1,63 @@
+"""Two processes that share a batch train exactly as one process with the whole batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sobolev import Derivatives, SobolevLoss, projections
+
+STEPS = 3
+LOSSES = {
+    "value and derivative": SobolevLoss(1),
+    "derivative only": SobolevLoss(1, weights=(0, 1)),
+    # With one output v is a sign, which the distance does not see, so every process may draw its own.
+    "projected": SobolevLoss(1, projection=projections.Sphere()),
+}
+
+
+def teacher(x):
+    return x.sin().sum(-1, keepdim=True)
+
+
+def train(model: nn.Module, loss: SobolevLoss, x: torch.Tensor) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss(model, x, teacher).total.backward()
+        optimizer.step()
+
+
+def problem() -> tuple[Derivatives, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+    return Derivatives(model), torch.rand(8, 2, dtype=torch.float64)
+
+
+def one_of_two(rank: int, store: str, results: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    trained = {}
+    for name, loss in LOSSES.items():
+        model, x = problem()
+        parallel = DistributedDataParallel(model, find_unused_parameters=name == "derivative only")
+        train(parallel, loss, x[rank::2])
+        trained[name] = model.state_dict()
+    plain = DistributedDataParallel(model.model)
+    with pytest.raises(ValueError, match=r"use DistributedDataParallel\(Derivatives\(model, order=1\)\)"):
+        SobolevLoss(1)(plain, x, teacher)
+    torch.save(trained, f"{results}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_two_processes_equal_one(tmp_path):
+    multiprocessing.spawn(one_of_two, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    trained = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for name, loss in LOSSES.items():
+        model, x = problem()
+        train(model, loss, x)
+        for rank in range(2):
+            torch.testing.assert_close(trained[rank][name], model.state_dict(), msg=lambda m, name=name: f"{name}: {m}")

@@ -1,0 +1,526 @@
+"""From rows to figures, tables and verdicts, on rows that are made here."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+from scripts import figures, report, tables
+from scripts.claims import Evidence, above, at_least, every, negation
+from scripts.claims.regression import claims, log_ratios, outcome
+from scripts.rows import (
+    DTYPE,
+    TASKS,
+    Interval,
+    RowsError,
+    Surface,
+    curve,
+    final,
+    levels,
+    log_ratio,
+    median_interval,
+    read_rows,
+    read_surfaces,
+    select,
+)
+
+SIZES = (20, 100, 10_000)
+STEPS = (1, 10, 50, 100)
+
+
+def as_in_the_paper(task: str, n_train: int) -> float:
+    """log10 of value-only over Sobolev test error, as the paper's claims have it."""
+    if task == "ackley":
+        return {20: -0.5, 100: -0.2, 10_000: 0.3}[n_train]
+    return {20: 2.0, 100: 1.6, 10_000: 1.3}[n_train]
+
+
+def make_rows(
+    log10_ratio: Callable[[str, int], float] = as_in_the_paper,
+    experiment: str = "regression",
+    tasks: tuple[str, ...] = tuple(TASKS),
+    sizes: tuple[int, ...] = SIZES,
+    seeds: int = 8,
+    scale: str = "paper",
+) -> np.ndarray:
+    """Rows of both methods whose final test errors differ by the ratio asked for, with noise that pairing cancels."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for task, n_train, seed, metric in itertools.product(tasks, sizes, range(seeds), ("value_mse", "gradient_mse")):
+        base, wobble = rng.normal(1, 0.5), rng.normal(0, 0.02)
+        for method, step, split in itertools.product(("value", "sobolev"), STEPS, ("train", "test")):
+            log_error = base - (log10_ratio(task, n_train) + wobble if method == "sobolev" else 0)
+            log_error += np.log10(STEPS[-1] / step) - (split == "train")
+            rows.append((experiment, task, method, n_train, seed, step, split, metric, 10**log_error, scale))
+    return np.array(rows, dtype=DTYPE)
+
+
+def make_surface(scale: str = "paper", n_train: int = 20, slope: float = 1.0, dtype: type = np.float32) -> Surface:
+    """The target x^2 + y over [-1, 1] x [0, 1] and a model that is `slope` times it."""
+    x_GG2 = np.stack(np.meshgrid(np.linspace(-1, 1, 41), np.linspace(0, 1, 41), indexing="ij"), axis=-1).astype(dtype)
+    value_GG = x_GG2[..., 0] ** 2 + x_GG2[..., 1]
+    gradient_GG2 = np.stack((2 * x_GG2[..., 0], np.ones_like(value_GG)), axis=-1)
+    x_train_P2 = np.random.default_rng(0).uniform((-1, 0), (1, 1), (n_train, 2))
+    return Surface(x_GG2, slope * value_GG, slope * gradient_GG2, value_GG, gradient_GG2, x_train_P2, 3, scale)
+
+
+def write_rows(path: Path, rows: np.ndarray, header: tuple[str, ...] = DTYPE.names) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows.tolist()])
+    return path
+
+
+def write_surface(path: Path, surface: Surface) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("x", "value", "gradient", "target_value", "target_gradient", "x_train", "seed", "scale")
+    np.savez(path, **dict(zip(names, vars(surface).values(), strict=True)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results as a first look leaves them, or less: two functions, one size, three seeds, reduced."""
+    results = tmp_path_factory.mktemp("results")
+    tasks = ("ackley", "styblinski_tang")
+    rows = make_rows(experiment="regression_normalised", tasks=tasks, sizes=(20,), seeds=3, scale="reduced")
+    write_rows(results / "regression" / "rows.csv", rows)
+    for method in ("value", "sobolev"):
+        name = f"regression_normalised_styblinski_tang_{method}_20.npz"
+        write_surface(results / "regression" / "surfaces" / name, make_surface("reduced"))
+    return results
+
+
+# Rows
+
+
+def test_rows_survive_the_file(tmp_path: Path) -> None:
+    rows = make_rows(seeds=2)
+    assert (read_rows(write_rows(tmp_path / "rows.csv", rows)) == rows).all()
+
+
+def test_missing_rows_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(RowsError, match="make quickstart"):
+        read_rows(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("value", np.nan, "values must be finite"),
+        ("scale", "huge", "'huge' is not one of paper, reduced"),
+        ("scale", "reduced", "mixes rows of paper and of reduced scale"),
+        ("seed", 0, "occurs twice"),
+    ],
+)
+def test_damaged_rows_are_refused(tmp_path: Path, column: str, value: object, message: str) -> None:
+    rows = make_rows(seeds=2)
+    rows[column][-1] = value
+    with pytest.raises(RowsError, match=message):
+        read_rows(write_rows(tmp_path / "rows.csv", rows))
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    rows = make_rows(seeds=2, tasks=("booth",))
+    with pytest.raises(RowsError, match="header"):
+        read_rows(write_rows(tmp_path / "rows.csv", rows, header=DTYPE.names[:-1]))
+    path = write_rows(tmp_path / "rows.csv", rows)
+    text = path.read_text()
+    path.write_text(text[:-12])
+    with pytest.raises(RowsError, match=rf"line {len(rows) + 1}: 9 fields, not 10"):
+        read_rows(path)
+    path.write_text(text.replace(",20,", ",twenty,", 1))
+    with pytest.raises(RowsError, match="line 2: n_train is 'twenty', not a number"):
+        read_rows(path)
+
+
+def test_selecting(tmp_path: Path) -> None:
+    rows = make_rows(seeds=3)
+    assert levels(rows, "task") == list(TASKS)
+    assert levels(rows, "method") == ["value", "sobolev"]
+    assert levels(rows, "n_train") == [20, 100, 10_000]
+    cell = select(rows, task="beale", method="value", n_train=20, split="test", metric="value_mse")
+    assert len(cell) == 3 * len(STEPS)
+    assert final(cell) == {row["seed"]: row["value"] for row in cell if row["step"] == STEPS[-1]}
+    assert final(cell, task="booth") == {}
+    steps, values_TS = curve(cell[::-1])
+    assert steps.tolist() == list(STEPS)
+    assert values_TS[-1].tolist() == list(final(cell).values())
+    # A seed that lacks a step has no curve.
+    assert curve(cell[1:])[1].shape == (len(STEPS), 2)
+
+
+# Statistics
+
+
+def test_intervals_are_deterministic_and_contain_the_median() -> None:
+    values = np.random.default_rng(0).normal(size=10)
+    interval = median_interval(values)
+    assert interval == median_interval(values)
+    assert interval.low < interval.median < interval.high
+    assert interval.median == np.median(values)
+    assert interval.n == 10
+
+
+def test_interval_equals_the_exact_bootstrap_of_three() -> None:
+    """Of the 27 resamples of 3 values, 7 have the least as their median: the 2.5% quantile is the least."""
+    assert median_interval([5.0, 1.0, 2.0]) == Interval(2.0, 1.0, 5.0, 3)
+
+
+def test_interval_covers_the_true_median() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.exponential(size=10)) for _ in range(100)]
+    covered = sum(interval.low <= np.log(2) <= interval.high for interval in intervals)
+    assert 88 <= covered < 100
+
+
+def test_interval_of_few() -> None:
+    assert np.isnan(median_interval([])).tolist() == [True, True, True, False]
+    assert np.isnan(median_interval([2.0])).tolist() == [False, True, True, False]
+
+
+def test_ratios_are_paired_by_seed() -> None:
+    noise = {seed: 10.0**seed for seed in range(8)}
+    interval = log_ratio({seed: 100 * x for seed, x in noise.items()}, noise | {99: 1.0})
+    assert log_ratio(noise | {99: 1.0}, noise).n == 8
+    assert interval == pytest.approx((2.0, 2.0, 2.0, 8))
+
+
+# Verdicts
+
+
+def test_three_valued_logic() -> None:
+    assert above(Interval(2, 1, 3, 10), 0) is True
+    assert above(Interval(2, 1, 3, 10), 4) is False
+    assert above(Interval(2, 1, 3, 10), 2.5) is None
+    assert above(Interval(2, 1, 3, 5), 0) is None  # too few seeds
+    assert above(Interval(2, np.nan, np.nan, 1), 0) is None
+    assert [negation(s) for s in (True, False, None)] == [False, True, None]
+    assert at_least(2, [True, True, False]) is True
+    assert at_least(2, [True, None, False]) is None
+    assert at_least(2, [True, False, False]) is False
+    assert every([True, None]) is None
+    assert every([False, None]) is False
+    assert every([True, True]) is True
+
+
+def test_outcomes() -> None:
+    ratio = {"ackley": -0.5, "beale": 0.0, "booth": 0.5}
+    rows = make_rows(lambda task, _: ratio[task], tasks=("ackley", "beale", "booth"))
+    assert {task: outcome(L) for (task, n), L in log_ratios(rows).items() if n == 20} == {
+        "ackley": "lost",
+        "beale": "tied",
+        "booth": "won",
+    }
+    few = make_rows(seeds=5, tasks=("booth",))
+    assert {outcome(L) for L in log_ratios(few).values()} == {"undecided"}
+
+
+def verdicts(rows: np.ndarray, surfaces: dict | None = None) -> dict[str, str]:
+    evidence = Evidence(rows, surfaces or {})
+    return {claim.key: claim.judge(evidence).verdict for claim in claims("regression", "make it")}
+
+
+def changed(cells: dict[tuple[str, int], float]) -> Callable[[str, int], float]:
+    return lambda task, n_train: cells.get((task, n_train), as_in_the_paper(task, n_train))
+
+
+def test_verdicts_where_all_is_as_in_the_paper() -> None:
+    found = verdicts(make_rows())
+    assert found.pop("R4") == "not run"  # no surfaces
+    assert set(found.values()) == {"reproduced"}
+
+
+def test_verdicts_where_sobolev_loses() -> None:
+    found = verdicts(make_rows(lambda task, n: -0.5))
+    assert found.pop("R4") == "not run"
+    assert set(found.values()) == {"not reproduced"}
+
+
+def test_verdicts_where_all_is_tied() -> None:
+    found = verdicts(make_rows(lambda task, n: 0.0))
+    assert found["R1"] == found["R2"] == found["R3"] == found["RQ2, gradients"] == "inconclusive"
+    assert found["R1, magnitude"] == "not reproduced"
+
+
+def test_verdicts_with_too_few_seeds() -> None:
+    found = verdicts(make_rows(seeds=5))
+    assert found.pop("R4") == "not run"
+    assert set(found.values()) == {"inconclusive"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "claim", "verdict"),
+    [
+        ({("booth", 100): -0.5}, "R1", "not reproduced"),  # with Ackley, two are lost
+        ({("booth", 100): 0.0}, "R1", "inconclusive"),
+        ({("booth", 10_000): -0.5}, "R1", "reproduced"),  # Ackley is won there: still six
+        ({(task, 100): 0.5 for task in ("beale", "booth", "bukin")}, "R1, magnitude", "not reproduced"),
+        ({("ackley", 20): 0.3}, "R2", "not reproduced"),
+        ({("ackley", 10_000): 0.0}, "R2", "inconclusive"),
+        ({("ackley", 100): 2.0}, "R2", "reproduced"),
+        ({(task, 10_000): 3.0 for task in TASKS}, "R3", "not reproduced"),
+        ({(task, 10_000): -0.5 for task in list(TASKS)[:4]}, "R3", "not reproduced"),
+    ],
+)
+def test_each_rule_turns_on_its_cells(cells: dict[tuple[str, int], float], claim: str, verdict: str) -> None:
+    assert verdicts(make_rows(changed(cells), seeds=6))[claim] == verdict
+
+
+def test_verdicts_on_missing_rows() -> None:
+    rows = make_rows(seeds=6)
+    without_large = verdicts(select(rows, n_train=20))
+    assert set(without_large.values()) == {"not run"}
+    without_booth = rows[rows["task"] != "booth"]
+    assert verdicts(without_booth)["R1"] == "not run"
+    assert verdicts(without_booth)["R2"] == "reproduced"  # Ackley alone
+    assert set(verdicts(rows[:0]).values()) == {"not run"}
+    assert set(verdicts(make_rows(experiment="regression_normalised", seeds=2)).values()) == {"not run"}
+
+
+@pytest.mark.parametrize(
+    ("sobolev_share", "value_share", "verdict"),
+    [
+        (0.97, 0.5, "reproduced"),
+        (0.97, 0.95, "not reproduced"),
+        (0.8, 0.5, "not reproduced"),
+        (0.97, 0.9, "inconclusive"),
+    ],
+)
+def test_shape_is_captured_by_the_variance_explained(sobolev_share: float, value_share: float, verdict: str) -> None:
+    rows = make_rows(tasks=("styblinski_tang",), sizes=(20, 100))
+    surface = make_surface()
+    jitter = np.linspace(0.9, 1.1, 8)[rows["seed"]]
+    shares = np.where(rows["method"] == "sobolev", sobolev_share, value_share)
+    rows["value"] = jitter * (1 - shares) * surface.target_variance
+    surfaces = {("regression", "styblinski_tang", "sobolev", 100): surface}
+    assert verdicts(rows, surfaces)["R4"] == verdict
+
+
+def test_target_variance_is_that_of_the_uniform_distribution() -> None:
+    # Var(x^2) over [-1, 1] is 1/5 - 1/9, and Var(y) over [0, 1] is 1/12.
+    assert make_surface().target_variance == pytest.approx(1 / 5 - 1 / 9 + 1 / 12, rel=5e-3)
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "regression" / "rows.csv", make_rows(seeds=6))
+    assert report.main(["--results", str(tmp_path)]) == 0
+    path = tmp_path / "REPORT.md"
+    assert capsys.readouterr().out.split() == [str(path)]
+    text = path.read_text()
+    paper, normalised = text.split("## The same claims")
+    for claim in claims("regression", ""):
+        for statement in (claim.sentence, claim.paper, claim.rule):
+            assert statement in paper
+    assert "### R1: reproduced" in paper
+    assert "### R4: not run" in paper
+    assert "`make regression report`" in paper
+    assert "100 points: 6 won, 1 lost; Ackley 0.6" in paper
+    assert "### R1: not run" in normalised
+    assert "`make regression-normalised report` makes it" in normalised
+    path.unlink()
+    assert report.main(["--results", str(tmp_path)]) == 0
+    assert path.read_text() == text
+
+
+def test_report_names_the_reduced_scale(small_results: Path) -> None:
+    rows = read_rows(small_results / "regression" / "rows.csv")
+    surfaces = read_surfaces(small_results / "regression" / "surfaces")
+    normalised = report.report(Evidence(rows, surfaces)).split("## The same claims")[1]
+    assert "### R4: not run" in normalised
+    assert "Missing: Sobolev at 100 points, value only at 100 points" in normalised
+    assert "- Ours (reduced): share of variance explained" in normalised
+    assert "Missing: Beale, Booth, Bukin N. 6, McCormick, Rosenbrock at 20 points" in normalised
+
+
+def test_report_without_rows_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--results", str(tmp_path)]) == 1
+    assert "make quickstart" in capsys.readouterr().err
+    assert not (tmp_path / "REPORT.md").exists()
+
+
+# Tables
+
+
+def test_tables(small_results: Path, tmp_path: Path) -> None:
+    assert tables.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
+    rows = read_rows(small_results / "regression" / "rows.csv")
+    cell = final(rows, task="ackley", method="sobolev", n_train=20, split="test", metric="gradient_mse")
+    with (tmp_path / "regression_normalised.csv").open() as file:
+        entries = [e for e in csv.DictReader(file) if (e["task"], e["n_train"]) == ("ackley", "20")]
+    (entry,) = (e for e in entries if (e["method"], e["metric"]) == ("sobolev", "gradient_mse"))
+    assert float(entry["median"]) == pytest.approx(np.median(list(cell.values())), rel=1e-5)
+    assert float(entry["low"]) == pytest.approx(min(cell.values()), rel=1e-5)
+    assert (entry["seeds"], entry["step"], entry["scale"]) == ("3", "100", "reduced")
+    markdown = (tmp_path / "regression_normalised.md").read_text()
+    assert f"| {tables.format_interval(median_interval(cell.values()))} | 3 | reduced |" in markdown
+
+
+def test_convergence_compares_the_half_with_the_end() -> None:
+    rows = make_rows(tasks=("booth",), sizes=(20,))
+    cell = select(rows, method="value", split="test", metric="value_mse")
+    assert tables.convergence(cell) == pytest.approx((50, 100, -0.5))  # the made error falls as 1 / step
+    assert np.isnan(tables.convergence(select(cell, step=100)).change)
+
+
+# Figures
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in [*figure.texts, figure._suptitle])
+
+
+def test_every_figure_renders(small_results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(printed) == sorted(tmp_path.iterdir())
+    assert {path.stem.replace("_normalised", "") for path in printed} == {
+        "figure_2",
+        "figure_3",
+        "ratios",
+        "surfaces_styblinski_tang",
+        "learning_curves_20",
+    }
+    for path in printed:
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
+
+
+def test_same_rows_same_file(small_results: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        assert figures.main(["ratios", "--results", str(small_results), "--out", str(tmp_path / folder)]) == 0
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_figure_2_shows_medians_and_seeds() -> None:
+    rows = make_rows(tasks=("booth", "beale"), sizes=(20, 100))
+    figure = figures.figure_2(rows)
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    assert [title for title in panels if title] == ["Beale", "Booth"]
+    drawn = np.concatenate([line.get_ydata() for line in panels["Booth"].lines])
+    for method, n_train in itertools.product(("value", "sobolev"), (20, 100)):
+        seeds = final(rows, task="booth", method=method, n_train=n_train, split="test", metric="value_mse")
+        for value in (*seeds.values(), *median_interval(seeds.values())[:3]):
+            assert np.isclose(drawn, value, rtol=1e-12).any()
+    assert panels["Booth"].get_yscale() == "log"
+
+
+def test_ratio_figure_shows_the_ratio() -> None:
+    figure = figures.ratios(make_rows(lambda task, n: 1.0, tasks=("booth",), sizes=(20,)))
+    for axes in figure.axes:
+        marker = next(line for line in axes.lines if line.get_marker() == "o")
+        assert marker.get_xdata()[0] == pytest.approx(10, rel=0.1)
+        assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)  # the line at 1
+
+
+def test_learning_curves_show_train_and_test() -> None:
+    rows = make_rows(tasks=("booth",), sizes=(20, 100))
+    figure = figures.learning_curves(rows, 100)
+    assert [axes.get_title() for axes in figure.axes] == ["MSE of values", "MSE of gradients"]
+    lines = [line.get_ydata() for line in figure.axes[0].lines]
+    assert len(lines) == 4
+    cell = select(rows, n_train=100, method="sobolev", split="train", metric="value_mse")
+    medians = np.median(curve(cell)[1], axis=1)
+    assert any(np.allclose(line, medians) for line in lines)
+
+
+def test_surface_view_places_models_in_their_columns() -> None:
+    surfaces = {
+        ("regression", "styblinski_tang", method, n_train): make_surface(n_train=n_train, slope=slope)
+        for method, n_train, slope in (("value", 20, 0.5), ("sobolev", 20, 0.9), ("sobolev", 100, 1.0))
+    }
+    figure = figures.figure_3(surfaces)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["target, 20 points", "value only", "Sobolev", "target, 100 points", "Sobolev"]
+    columns = [axes.get_subplotspec().colspan.start for axes in figure.axes]
+    assert columns == [0, 1, 2, 0, 2]
+
+
+def test_a_flat_model_has_arrows_of_length_zero() -> None:
+    figure = figures.surface_view({("regression", "booth", "value", 20): make_surface(slope=0)}, "regression", "booth")
+    for axes in figure.axes:
+        (arrows,) = (c for c in axes.collections if isinstance(c, Poly3DCollection) and len(c._faces[0]) == 3)
+        lengths = np.ptp(arrows._faces, axis=1).max(axis=1)
+        assert np.isfinite(lengths).all()
+        assert (lengths.max() > 0) == (axes.get_title() != "value only")
+
+
+@pytest.mark.parametrize("scale", ["paper", "reduced"])
+def test_reduced_rows_say_so(scale: str) -> None:
+    rows = make_rows(tasks=("booth",), sizes=(20,), seeds=2, scale=scale)
+    surfaces = {("regression", "booth", "value", 20): make_surface(scale)}
+    drawn = [figure for _, _, figure in figures.draw(figures.NAMES, rows, surfaces)]
+    assert len(drawn) == 4
+    assert [("REDUCED" in texts(figure)) for figure in drawn] == [scale == "reduced"] * 4
+
+
+def test_one_reduced_surface_makes_the_view_reduced() -> None:
+    surfaces = {
+        ("regression", "booth", "value", 20): make_surface("paper"),
+        ("regression", "booth", "sobolev", 20): replace(make_surface(), scale="reduced"),
+    }
+    assert "REDUCED" in texts(figures.surface_view(surfaces, "regression", "booth"))
+
+
+def test_missing_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.main(["--results", str(tmp_path)]) == 1
+    assert tables.main(["--results", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") and "`make quickstart`" in line for line in lines)
+    assert not any(tmp_path.iterdir())
+
+    write_rows(tmp_path / "regression" / "rows.csv", make_rows(tasks=("booth",), sizes=(20,), seeds=2))
+    assert figures.main(["figure_3", "--results", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("figure_3: ")
+
+
+def test_unknown_figure_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        figures.main(["figure_9"])
+    assert exit_status.value.code == 2
+    assert "there is no figure 'figure_9'; choose from figure_2, figure_3" in capsys.readouterr().err
+
+
+def test_surfaces_survive_the_file(tmp_path: Path) -> None:
+    names = {
+        ("regression", "booth", "value", 20),
+        ("regression_normalised", "styblinski_tang", "sobolev_2", 100),
+        ("regression_second_order", "bukin", "sobolev", 10_000),
+    }
+    for name in names:
+        write_surface(tmp_path / f"{'_'.join(map(str, name))}.npz", make_surface())
+    surfaces = read_surfaces(tmp_path)
+    assert surfaces.keys() == names
+    for surface in surfaces.values():
+        for field, expected in vars(make_surface()).items():
+            assert np.array_equal(getattr(surface, field), expected)
+
+
+def test_damaged_surfaces_are_refused(tmp_path: Path) -> None:
+    path = write_surface(tmp_path / "regression_booth_value_20.npz", make_surface())
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(RowsError, match=r"regression_booth_value_20\.npz: cannot be read"):
+        read_surfaces(tmp_path)
+    np.savez(path, **{name: np.array({}, dtype=object) for name in ("x", "seed")})  # loading this would run a pickle
+    with pytest.raises(RowsError, match="cannot be read"):
+        read_surfaces(tmp_path)
+    path.rename(tmp_path / "regression_tower_value_20.npz")
+    with pytest.raises(RowsError, match="the name is not"):
+        read_surfaces(tmp_path)
+
+
+def test_drawing_imports_nothing_that_trains() -> None:
+    program = "import sys, scripts.figures, scripts.report; print({'torch', 'sobolev', 'experiments'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
