@@ -17,6 +17,7 @@ to that length: rows are neither lost nor doubled wherever a run is killed.
 from __future__ import annotations
 
 import csv
+import ctypes
 import fcntl
 import hashlib
 import importlib
@@ -240,11 +241,7 @@ def _prepare_process(config: RunConfig) -> torch.device:
     compute = config.compute
     if compute.threads < 0:
         raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
-    # Before torch starts its threads, which inherit it. Adam's moments of a dead ReLU decay into denormal numbers within
-    # a thousand steps, and arithmetic on those made training three times slower.
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(compute.threads or len(os.sched_getaffinity(0)))
-    keep_freed_memory()
+    prepare_cpu(compute.threads or len(os.sched_getaffinity(0)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     has_cuda = torch.cuda.is_available()
     try:
@@ -258,13 +255,15 @@ def _prepare_process(config: RunConfig) -> torch.device:
     return device
 
 
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory instead of giving it back to the kernel at each step.
+def prepare_cpu(threads: int) -> None:
+    """Threads, and two settings without which small steps cost several times their arithmetic.
 
-    Faulting large blocks in again can cost more than the arithmetic done on them. Elsewhere a no-op.
+    Denormal numbers count as zero: Adam's moments of a dead ReLU decay into them within a thousand steps, and a
+    product with one takes a hundred times as long. Freed memory stays with the process: glibc would give large
+    blocks back to the kernel, to fault them in again at the next step. (Without glibc that part is a no-op.)
     """
-    import ctypes
-
+    torch.set_flush_denormal(True)  # first: threads inherit it when they start
+    torch.set_num_threads(threads)
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

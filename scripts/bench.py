@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from experiments.run import keep_freed_memory, replacing
+from experiments.run import prepare_cpu, replacing
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
@@ -36,8 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("results/regression/bench.csv"))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    prepare_cpu(arguments.threads)
     rows = bench_regression(arguments.networks, arguments.rounds)
     columns = list(rows[0])
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
