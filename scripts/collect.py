@@ -4,8 +4,9 @@ python -m scripts.collect                              every complete run under 
 python -m scripts.collect --runs a/runs b/runs         from several machines' folders
 python -m scripts.collect --results my_results regression
 
-Rows already in the results stay unless a collected run answers the same question: the same experiment, task, method,
-training size and seed. Of two runs for one question the one at paper scale is taken; two at the same scale are refused.
+A cell is one experiment, task, method and training size. Rows already in the results stay unless a collected run
+answers the same question, cell and seed. A cell at paper scale takes no reduced rows, and a run at paper scale replaces
+the reduced rows of its cell. Two collected runs that answer one question at one scale are refused.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from pathlib import Path
 
 from experiments.run import COLUMNS, replacing
 
-KEY = ("experiment", "task", "method", "n_train", "seed")
-MANIFEST_COLUMNS = ("revision", "dirty", "python", "torch", "numpy", "platform", "device", "threads", "precision")
+CELL = ("experiment", "task", "method", "n_train")
+MANIFEST = (
+    *("run_id", "revision", "dirty", "python", "torch", "numpy", "platform", "device", "threads", "precision"),
+    "wall_seconds",
+)
+
+Rows = list[dict[str, str]]
 
 
 def main() -> None:
@@ -47,41 +53,56 @@ def main() -> None:
 
 def collect(runs: list[Path], folder: Path) -> None:
     """Merge complete runs of one domain into `folder`: rows.csv, runs.csv and surfaces/."""
-    rows_by_key: dict[tuple, list[dict[str, str]]] = {}
+    shipped: dict[tuple, Rows] = {}
     for row in read_csv(folder / "rows.csv"):
-        rows_by_key.setdefault(tuple(row[column] for column in KEY), []).append(row)
-    manifests = {row["run_id"]: row for row in read_csv(folder / "runs.csv")}
-    source: dict[tuple, tuple[Path, str]] = {}
-    surfaces: dict[str, Path] = {}
-    for run in runs:
-        scale = json.loads((run / "summary.json").read_text())["scale"]
-        fresh: dict[tuple, list[dict[str, str]]] = {}
+        shipped.setdefault(question(row), []).append(row)
+    manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
+    fresh: dict[tuple, tuple[Rows, Path]] = {}
+    # Reduced runs first, so that those at paper scale replace them.
+    for run in sorted(runs, key=lambda run: scale(run) == "paper"):
+        answers: dict[tuple, Rows] = {}
         for row in read_csv(run / "metrics.csv"):
-            fresh.setdefault(tuple(row[column] for column in KEY), []).append(row | {"scale": scale})
-        for key, rows in fresh.items():
-            other, other_scale = source.get(key, (None, ""))
-            if other and other_scale == scale:
-                sys.exit(f"error: {other} and {run} both answer {' '.join(key)}: move one of them away")
-            if other_scale != "paper":
-                rows_by_key[key], source[key] = rows, (run, scale)
-                surfaces["_".join(key[:4])] = run / "surface.npz"
+            answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
+        for key, rows in answers.items():
+            other = fresh.get(key)
+            if other and scale(other[1]) == scale(run):
+                sys.exit(f"error: {other[1]} and {run} both answer {' '.join(key)}: move one of them away")
+            fresh[key] = rows, run
+    for key, (rows, _) in fresh.items():
+        if rows[0]["scale"] == "paper" or shipped.get(key, rows)[0]["scale"] != "paper":
+            shipped[key] = rows
+    at_paper_scale = {key[:-1] for key, rows in shipped.items() if rows[0]["scale"] == "paper"}
+    kept = {k: rows for k, rows in shipped.items() if k[:-1] not in at_paper_scale or rows[0]["scale"] == "paper"}
+    write_csv(folder / "rows.csv", (*COLUMNS, "scale"), [row for key in sorted(kept, key=order) for row in kept[key]])
+
+    for run in {run for key, (rows, run) in fresh.items() if kept.get(key) is rows}:
+        rows = read_csv(run / "metrics.csv")
+        seeds = sorted({int(row["seed"]) for row in rows})
+        of_run = dict(zip(CELL, cell(rows[0]), strict=True)) | {"seeds": " ".join(map(str, seeds))}
         manifest = json.loads((run / "manifest.json").read_text())
-        manifests[run.name] = {column: manifest[column] for column in ("run_id", *MANIFEST_COLUMNS, "wall_seconds")}
-    write_csv(folder / "rows.csv", (*COLUMNS, "scale"), [row for key in order(rows_by_key) for row in rows_by_key[key]])
-    write_csv(
-        folder / "runs.csv",
-        ("run_id", *MANIFEST_COLUMNS, "wall_seconds"),
-        [manifests[name] for name in sorted(manifests)],
-    )
-    for name, path in surfaces.items():
-        if path.exists():
+        manifests[*cell(rows[0]), of_run["seeds"]] = of_run | {name: manifest[name] for name in MANIFEST}
+        if (run / "surface.npz").exists():
             (folder / "surfaces").mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / "surfaces" / f"{name}.npz")
+            shutil.copyfile(run / "surface.npz", folder / "surfaces" / f"{'_'.join(cell(rows[0]))}.npz")
+    known = {key: row for key, row in manifests.items() if any((*key[:-1], seed) in kept for seed in key[-1].split())}
+    write_csv(folder / "runs.csv", (*CELL, "seeds", *MANIFEST), [known[key] for key in sorted(known)])
 
 
-def order(keys) -> list[tuple]:
-    """Keys sorted, with training size and seed as numbers."""
-    return sorted(keys, key=lambda key: (*key[:3], int(key[3]), int(key[4])))
+def scale(run: Path) -> str:
+    return json.loads((run / "summary.json").read_text())["scale"]
+
+
+def cell(row: dict[str, str]) -> tuple[str, ...]:
+    return tuple(row[column] for column in CELL)
+
+
+def question(row: dict[str, str]) -> tuple[str, ...]:
+    return (*cell(row), row["seed"])
+
+
+def order(key: tuple[str, ...]) -> tuple:
+    """Sorts questions with training size and seed as numbers."""
+    return (*key[:3], int(key[3]), int(key[4]))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

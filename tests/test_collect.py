@@ -1,0 +1,81 @@
+"""From run folders to rows: nothing shipped is lost, reduced and paper never mix."""
+
+import json
+
+import pytest
+
+from scripts.collect import collect, read_csv
+
+HEADER = "experiment,task,method,n_train,seed,step,split,metric,value\n"
+
+
+def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"):
+    folder = root / "regression" / name
+    folder.mkdir(parents=True)
+    rows = "".join(f"regression,booth,{method},20,{seed},9,test,value_mse,{value}\n" for seed in seeds)
+    (folder / "metrics.csv").write_text(HEADER + rows)
+    (folder / "summary.json").write_text(json.dumps({"objective": value, "scale": scale}))
+    names = [
+        "revision",
+        "dirty",
+        "python",
+        "torch",
+        "numpy",
+        "platform",
+        "device",
+        "threads",
+        "precision",
+        "wall_seconds",
+    ]
+    (folder / "manifest.json").write_text(json.dumps({"run_id": name} | dict.fromkeys(names, "x")))
+    return folder
+
+
+def values(results):
+    return {(row["method"], row["seed"]): (row["value"], row["scale"]) for row in read_csv(results / "rows.csv")}
+
+
+def test_runs_merge_with_what_is_there(tmp_path):
+    collect([make_run(tmp_path, "a", 1.0)], tmp_path / "results")
+    collect([make_run(tmp_path, "b", 2.0, method="sobolev")], tmp_path / "results")
+    assert values(tmp_path / "results") == {
+        (method, seed): (value, "reduced") for method, value in (("value", "1.0"), ("sobolev", "2.0")) for seed in "01"
+    }
+    assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["b", "a"]
+
+
+def test_a_new_run_replaces_the_same_question(tmp_path):
+    collect([make_run(tmp_path, "a", 1.0)], tmp_path / "results")
+    collect([make_run(tmp_path, "b", 2.0)], tmp_path / "results")
+    assert set(values(tmp_path / "results").values()) == {("2.0", "reduced")}
+    assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["b"]
+
+
+def test_reduced_rows_never_replace_or_join_those_at_paper_scale(tmp_path):
+    collect([make_run(tmp_path, "paper", 1.0, scale="paper")], tmp_path / "results")
+    reduced = [make_run(tmp_path, "same", 2.0), make_run(tmp_path, "more", 3.0, seeds=(7,))]
+    collect(reduced, tmp_path / "results")
+    assert values(tmp_path / "results") == {("value", "0"): ("1.0", "paper"), ("value", "1"): ("1.0", "paper")}
+    assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["paper"]
+    collect([make_run(tmp_path, "other", 4.0, scale="paper", seeds=(8, 9))], tmp_path / "results")
+    assert {seed for _, seed in values(tmp_path / "results")} == {"0", "1", "8", "9"}
+
+
+def test_a_paper_run_drops_the_reduced_rows_of_its_cell(tmp_path):
+    collect([make_run(tmp_path, "reduced", 1.0, seeds=(0, 1, 2))], tmp_path / "results")
+    collect([make_run(tmp_path, "paper", 2.0, scale="paper", seeds=(0,))], tmp_path / "results")
+    assert values(tmp_path / "results") == {("value", "0"): ("2.0", "paper")}
+    assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["paper"]
+
+
+@pytest.mark.parametrize("first", ["paper", "reduced"])
+def test_of_two_scales_collected_at_once_paper_is_taken(tmp_path, first):
+    runs = [make_run(tmp_path, scale, scale, scale=scale) for scale in ("paper", "reduced")]
+    collect(runs if first == "paper" else runs[::-1], tmp_path / "results")
+    assert set(values(tmp_path / "results").values()) == {("paper", "paper")}
+
+
+def test_two_runs_for_one_question_are_refused(tmp_path):
+    runs = [make_run(tmp_path, "a", 1.0), make_run(tmp_path, "b", 2.0)]
+    with pytest.raises(SystemExit, match="both answer regression booth value 20 0"):
+        collect(runs, tmp_path / "results")
