@@ -78,14 +78,19 @@ def collect(runs: list[Path], folder: Path) -> None:
     for run in {run for key, (rows, run) in fresh.items() if kept.get(key) is rows}:
         rows = read_csv(run / "metrics.csv")
         seeds = sorted({int(row["seed"]) for row in rows})
-        of_run = dict(zip(CELL, cell(rows[0]), strict=True)) | {"seeds": " ".join(map(str, seeds))}
+        of_run = dict(zip(CELL, cell(rows[0]), strict=True)) | {"seeds": " ".join(map(str, seeds)), "scale": scale(run)}
         manifest = json.loads((run / "manifest.json").read_text())
         manifests[*cell(rows[0]), of_run["seeds"]] = of_run | {name: manifest[name] for name in MANIFEST}
         if (run / "surface.npz").exists():
             (folder / "surfaces").mkdir(exist_ok=True)
             shutil.copyfile(run / "surface.npz", folder / "surfaces" / f"{'_'.join(cell(rows[0]))}.npz")
-    known = {key: row for key, row in manifests.items() if any((*key[:-1], seed) in kept for seed in key[-1].split())}
-    write_csv(folder / "runs.csv", (*CELL, "seeds", *MANIFEST), [known[key] for key in sorted(known)])
+    scales = {(key, rows[0]["scale"]) for key, rows in kept.items()}
+    known = {
+        key: row
+        for key, row in manifests.items()
+        if any(((*key[:-1], seed), row["scale"]) in scales for seed in key[-1].split())
+    }
+    write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [known[key] for key in sorted(known)])
 
 
 def scale(run: Path) -> str:
