@@ -15,18 +15,6 @@ def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"
     rows = "".join(f"regression,booth,{method},20,{seed},9,test,value_mse,{value}\n" for seed in seeds)
     (folder / "metrics.csv").write_text(HEADER + rows)
     (folder / "summary.json").write_text(json.dumps({"objective": value, "scale": scale}))
-    names = [
-        "revision",
-        "dirty",
-        "python",
-        "torch",
-        "numpy",
-        "platform",
-        "device",
-        "threads",
-        "precision",
-        "wall_seconds",
-    ]
     (folder / "manifest.json").write_text(json.dumps({"run_id": name} | dict.fromkeys(MANIFEST[1:], "x")))
     return folder
 
