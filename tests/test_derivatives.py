@@ -123,6 +123,31 @@ def test_convnet_with_maxpool_has_exact_parameter_gradients():
     assert torch.autograd.gradcheck(gradient_norm, tuple(model.parameters()), eps=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "order", "passes"),
+    [
+        (3, 1, 1, 1),  # reverse: one pass an output
+        (3, 3, 1, 3),
+        (2, 5, 1, 1 + 2),  # forward: the map that pulls back, and one pass an input
+        (3, 1, 2, 1 + 3),  # reverse, then reverse on 3 components
+        (3, 2, 2, 2 + 1 + 3),  # reverse, then forward as the 6 components are more than the inputs
+    ],
+)
+def test_auto_takes_the_fewer_passes(monkeypatch, inputs, outputs, order, passes):
+    calls, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: calls.append(1) or grad(*args, **options))
+    derivatives(mlp(inputs, 4, outputs), samples(inputs), order)
+    assert len(calls) == passes
+
+
+def test_values_alone_record_no_graph():
+    def f(x):
+        assert not torch.is_grad_enabled()
+        return x
+
+    derivatives(f, samples(3), order=0)
+
+
 def test_the_derivative_of_the_derivative_is_the_second():
     f, x = mlp(2, 8, 2), samples(2)
     nested = derivatives(lambda x: derivatives(f, x, create_graph=True)[1], x)[1]

@@ -95,6 +95,16 @@ def test_projected_loss_is_unbiased_up_to_the_second_moment():
         torch.testing.assert_close(projected / kind().second_moment(2), full, rtol=0.1, atol=0)
 
 
+def test_each_call_draws_as_many_vectors_as_there_are_orders():
+    ours, other = rng(), rng()
+    loss = SobolevLoss(2, weights={2: 1}, projection=projections.Sphere(3), generator=ours)
+    first, second = (loss(STUDENT, X, TEACHER).total for _ in range(2))
+    assert first != second
+    for like in (RECORDED[0], X, RECORDED[0], X):
+        loss.projection.draw(like, 1, other)
+    assert torch.equal(ours.get_state(), other.get_state())
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_distances_are_zero_with_finite_gradients_at_the_target(distance):
     p = torch.zeros(2, 3, requires_grad=True)
@@ -213,9 +223,14 @@ def test_accumulated_gradients_equal_those_of_the_full_batch():
 
 
 def test_evaluation_under_no_grad():
-    expected = SobolevLoss(1)(STUDENT, X, TEACHER)
+    def distance(prediction, target):
+        assert prediction.requires_grad == torch.is_grad_enabled()
+        return squared_l2(prediction, target)
+
+    loss = SobolevLoss(1, distances=distance)
+    expected = loss(STUDENT, X, TEACHER)
     with torch.no_grad():
-        terms = SobolevLoss(1)(STUDENT, X, TEACHER)
+        terms = loss(STUDENT, X, TEACHER)
     torch.testing.assert_close(terms.total, expected.total)
     assert not terms.total.requires_grad
 
@@ -246,7 +261,7 @@ def test_wrapped_students_and_teachers_give_the_same_loss():
     torch.testing.assert_close(wrapped, projected)
 
 
-# --- refusals and warnings ---------------------------------------------------------------------------------------------
+# --- refusals and warnings -------------------------------------------------------------------------------------------
 
 
 def test_relu_second_order_warns_once_a_loss():

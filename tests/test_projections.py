@@ -53,6 +53,13 @@ def test_second_moment_matrix_is_c_times_the_identity(kind):
     torch.testing.assert_close(v.mean(0), mean, rtol=0, atol=5 / sqrt(n))
 
 
+def test_the_sphere_is_covered_uniformly():
+    n, d = 100_000, 8
+    v = Sphere(samples=n).draw(torch.empty(1, d, dtype=torch.float64), 1, rng())
+    # Uniform vectors have E v_i^4 = 3 / d(d + 2); projecting a cube onto the sphere would favour its corners.
+    assert v.pow(4).mean().item() == pytest.approx(3 / (d * (d + 2)), rel=0.01)
+
+
 @pytest.mark.parametrize(("kind", "size"), [(Rademacher, 2**3), (Coordinate, 3)])
 def test_unbiased_exactly_over_the_whole_support(kind, size):
     n, u = 8_000, torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
