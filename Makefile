@@ -10,7 +10,7 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=joblib hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint regression regression-normalised collect figures report bench clean
+.PHONY: help setup quickstart test lint regression regression-normalised second-order theory collect figures report bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,16 +26,26 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 quickstart: setup ## a first look: every experiment at a small budget, with its figures (5 minutes with setup)
 	$(RUN) -m sweep=quickstart runs_dir=quickstart/runs $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=theory_exact runs_dir=quickstart/runs $(ARGS)
 	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
-	$(BIN)/python -m scripts.figures --results quickstart --out quickstart/figures
+	$(BIN)/python -m scripts.figures --results quickstart
+	$(BIN)/python -m scripts.theory_figures figure_2_left gaussian_pair --results quickstart
 
 regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (3 hours on 2 cores)
 	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-regression-normalised: setup ## the same grid, and second order, in the normalised protocol (15 minutes on 2 cores)
+regression-normalised: setup ## the same grid in the normalised protocol (15 minutes on 2 cores)
 	$(RUN) -m sweep=figure_2_normalised $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+second-order: setup ## what Hessians add, with a smooth activation (1 hour on 2 cores)
 	$(RUN) -m sweep=second_order $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 minutes on 2 cores)
+	for part in exact construction mismatch approximation points; do \
+	  $(RUN) -m sweep=theory_$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
 collect: setup ## complete runs in runs/ into results/ (seconds)
@@ -43,6 +53,7 @@ collect: setup ## complete runs in runs/ into results/ (seconds)
 
 figures: collect ## every figure and table, from the rows in results/ (1 minute)
 	$(BIN)/python -m scripts.figures
+	$(BIN)/python -m scripts.theory_figures
 	$(BIN)/python -m scripts.tables
 
 report: collect ## results/REPORT.md: each claim, our number, the verdict (seconds)

@@ -25,6 +25,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute")
 
 
 class Run:
-    """One run's folder, and what an experiment does with it. Made by `open_run`."""
+    """One run's folder, and what an experiment does with it: `resume` first, then `record` and `checkpoint`."""
 
     def __init__(self, config: RunConfig, directory: Path, device: torch.device):
         self.config = config
@@ -199,6 +200,8 @@ def open_run(config: RunConfig) -> Iterator[Run]:
             raise
         finally:
             run._close(error)
+            if isinstance(error, BadInput) and not (directory / "metrics.csv").exists():
+                shutil.rmtree(directory)  # refused before it began
 
 
 def execute(config: RunConfig) -> float:

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.config import register
-from experiments.errors import explain
+from experiments.errors import BadInput, explain
 from experiments.run import execute
 from tests.conftest import CONFIGS, ROOT
 
@@ -72,10 +73,10 @@ REFUSALS = {
 
 @pytest.mark.parametrize("override", REFUSALS)
 def test_what_types_cannot_refuse_is_refused_before_training(make_config, override):
-    from experiments.errors import BadInput
-
+    config = make_config(override)
     with pytest.raises(BadInput, match=REFUSALS[override]):
-        execute(make_config(override))
+        execute(config)
+    assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
 
 
 @pytest.mark.parametrize("arguments", [["dataset=rosenbrok"], ["n_train=0", "recorder=disabled"]])

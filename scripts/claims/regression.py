@@ -291,7 +291,7 @@ NORMALISED_PROTOCOL = Domain(
 SECOND_ORDER = Domain(
     title="Second-order Sobolev Training (Eq. 1 with K = 2)",
     introduction="Values, gradients and Hessians, in the normalised protocol with a smooth activation. The paper has "
-    "no such experiment, so there is no claim to judge. `make regression-normalised` runs it.",
+    "no such experiment, so there is no claim to judge. `make second-order` runs it.",
     claims=(),
     appendix=lambda evidence: tables(evidence.of("regression_second_order").rows),
 )
