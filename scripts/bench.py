@@ -173,9 +173,7 @@ def jax_program(n: int, gradient_weight: float, networks: int) -> Callable[[], N
         first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
         second = [0.999 * v + 0.001 * g * g for v, g in zip(second, gradients, strict=True)]
         rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-        parameters = [
-            p - rate * m / (jnp.sqrt(v) + 1e-8) for p, m, v in zip(parameters, first, second, strict=True)
-        ]
+        parameters = [p - rate * m / (jnp.sqrt(v) + 1e-8) for p, m, v in zip(parameters, first, second, strict=True)]
         return (parameters, first, second, count), None
 
     scan = jax.jit(lambda carry: jax.lax.scan(adam, carry, None, length=SCAN)[0])

@@ -15,10 +15,11 @@ import numpy as np
 
 from scripts.claims import NOT_RUN, Claim, Domain, Evidence, Finding
 from scripts.claims.regression import NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER
+from scripts.claims.theory import THEORY
 from scripts.rows import MIN_SEEDS, RowsError, read_rows, read_surfaces
 from scripts.tables import markdown
 
-DOMAINS: tuple[Domain, ...] = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, SECOND_ORDER)
+DOMAINS: tuple[Domain, ...] = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, SECOND_ORDER, THEORY)
 
 PREAMBLE = f"""\
 # What was reproduced

@@ -15,6 +15,11 @@ CONFIGS = ROOT / "configs"
 # What makes an experiment end in seconds, by the beginning of its name.
 TINY = {
     "regression": ["model.hidden=[16,16]", "networks=2", "n_test=200", "optimizer.steps=40", "evaluations=4"],
+    "theory_exact": ["instances=2"],
+    "theory_construction": ["width=32", "n_test=50"],
+    "theory_approximation": ["width=8", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
+    "theory_mismatch": ["model.hidden=[8]", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
+    "theory_points": ["model.hidden=[8,8]", "networks=2", "n_test=50", "optimizer.steps=20"],
 }
 
 

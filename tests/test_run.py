@@ -54,7 +54,9 @@ def test_rows_are_tidy(make_config):
     assert {tuple(row[:4]) for row in rows} == {("regression", "booth", "value", "30")}
     assert {row[4] for row in rows} == {"0", "1"}
     assert {int(row[5]) for row in rows} >= {0, 40}
-    assert {tuple(row[6:8]) for row in rows} == {(s, m) for s in ("train", "test") for m in ("value_mse", "gradient_mse")}
+    assert {tuple(row[6:8]) for row in rows} == {
+        (s, m) for s in ("train", "test") for m in ("value_mse", "gradient_mse")
+    }
     assert len({tuple(row[:8]) for row in rows}) == len(rows)
 
 
@@ -63,7 +65,14 @@ def test_identity_is_what_is_asked(make_config):
     for same in ("compute.threads=2", "recorder=offline", "compute.checkpoint_seconds=1"):
         assert run_id(make_config(same)) == base
     assert run_id(make_config(runs="elsewhere")) == base
-    for other in ("seed=1", "n_train=99", "loss=value", "dataset=booth", "optimizer.learning_rate=0.1", "normalise=true"):
+    for other in (
+        "seed=1",
+        "n_train=99",
+        "loss=value",
+        "dataset=booth",
+        "optimizer.learning_rate=0.1",
+        "normalise=true",
+    ):
         assert run_id(make_config(other)) != base
 
 
@@ -149,8 +158,6 @@ def test_wandb_failing_at_any_moment_does_not_stop_the_run(make_config, monkeypa
     plain, mirrored = make_config(), make_config("recorder=offline", runs="mirrored")
 
     class Dying:
-        summary: dict = {}
-
         def log(self, values):
             raise ConnectionError("the network is gone")
 

@@ -1,0 +1,71 @@
+r"""Theorem 2 with its constant: how well values and a wrong derivative can be matched together.
+
+Let the derivative that is given be wrong by u = g - grad f. No function h matches both,
+
+    max( sup |h - f|, sup |grad h - g| ) >= eta      for every h in C1,
+
+and eta is known. Along any path c of length l, h - f changes by the integral of u to within eta l, and it
+cannot change by more than 2 eta (on a closed path, by anything), hence
+
+    eta = max over paths  |int_c u . ds| / (2 + l),       closed paths:  |int_c u . ds| / l.
+
+These conditions are sufficient as well: they say that the constraints -eta <= h - f <= eta and
+int u - eta l <= (h - f)(end) - (h - f)(start) <= int u + eta l have no negative cycle, and then the shortest
+distance is a solution (a Lipschitz one; mollified, it comes as close to eta in C1 as one likes). The floor is
+therefore proportional to the mismatch, and positive unless u = 0.
+
+The same question in the mean square, which training minimises, is a Neumann problem:
+
+    floor = min_r  mean( r^2 + |grad r - u|^2 ),      r - laplace r = -div u,     dr/dn = u . n,       r = h - f.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def sup_floor(u_K: np.ndarray, low: float, high: float) -> float:
+    """The eta of Theorem 2 on an interval: max over [s, t] of |int_s^t u| / (2 + t - s).
+
+    Args:
+        u_K: the mismatch g - f' at K equally spaced points from low to high (trapezoid rule between them).
+        low: left end of the interval.
+        high: right end of the interval.
+
+    Raises:
+        ValueError: fewer than two points or an empty interval.
+    """
+    if len(u_K) < 2 or not high > low:
+        raise ValueError(f"expected two or more points of a nonempty interval, got {len(u_K)} on [{low}, {high}]")
+    step = (high - low) / (len(u_K) - 1)
+    integral_K = np.concatenate([[0.0], np.cumsum((u_K[1:] + u_K[:-1]) * step / 2)])
+    position_K = step * np.arange(len(u_K))
+    change_KK = np.abs(integral_K[:, None] - integral_K)
+    return float((change_KK / (2 + np.abs(position_K[:, None] - position_K))).max())
+
+
+def constant_mismatch(delta: float, length: float) -> tuple[float, float]:
+    r"""Floors for u = delta on an interval: (eta, least mean of r^2 + (r' - u)^2).
+
+    The whole interval is the worst path, so eta = delta length / (2 + length). In the mean square
+    r = delta sinh(x) / cosh(length / 2) around the middle, which leaves delta^2 (1 - 2 tanh(length / 2) / length).
+    """
+    _check(delta, length)
+    return delta * length / (2 + length), delta**2 * (1 - 2 * math.tanh(length / 2) / length)
+
+
+def rotation_mismatch(delta: float, radius: float) -> tuple[float, float]:
+    r"""Floors for u = delta (-x_2, x_1) on a disc: (eta, least mean of r^2 + |grad r - u|^2).
+
+    A field that is all rotation: div u = 0 and u . n = 0 give r = 0, so nothing is better than h = f, which leaves
+    the mean of |u|^2, delta^2 radius^2 / 2. The rim is the worst closed path: eta = delta radius = sup |u|.
+    """
+    _check(delta, radius)
+    return delta * radius, delta**2 * radius**2 / 2
+
+
+def _check(delta: float, size: float) -> None:
+    if not (delta >= 0 and size > 0 and math.isfinite(delta) and math.isfinite(size)):
+        raise ValueError(f"expected a mismatch >= 0 and a size > 0, got {delta} and {size}")

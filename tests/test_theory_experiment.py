@@ -1,0 +1,241 @@
+"""The theory's experiments, its claims and its figures, from config to picture at a tiny budget."""
+
+import csv
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments import theory
+from experiments.config import register
+from experiments.errors import BadInput
+from experiments.run import execute, run_id
+from scripts import collect, theory_figures
+from scripts.claims import Evidence
+from scripts.claims import theory as claims
+from scripts.rows import DTYPE, read_rows, select
+from sobolev.seeding import generator
+from tests.conftest import CONFIGS
+
+TRAINING = ["networks=2", "n_train=32", "n_test=50", "optimizer.steps=20", "optimizer.batch_size=16"]
+TINY = {
+    "theory_exact": ["instances=2"],
+    "theory_construction": ["n_inputs=2", "width=64", "degree=4", "n_train=200", "n_test=50"],
+    "theory_approximation": [*TRAINING, "width=8"],
+    "theory_mismatch": [*TRAINING, "model.hidden=[8]"],
+    "theory_points": [*TRAINING, "model.hidden=[8,8]"],
+}
+
+
+def tiny(experiment, runs, *overrides):
+    register()
+    base = [f"runs_dir={runs}", "recorder=disabled", "compute.threads=1", "compute.device=cpu"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", [f"experiment={experiment}", *base, *TINY[experiment], *overrides])
+        return OmegaConf.to_object(config)
+
+
+def run(experiment, runs, *overrides):
+    config = tiny(experiment, runs, *overrides)
+    execute(config)
+    with (runs / experiment / run_id(config) / "metrics.csv").open(newline="") as file:
+        return {(row["seed"], row["split"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+# --- Experiments ---
+
+
+@pytest.mark.parametrize("experiment", ["theory_approximation", "theory_mismatch", "theory_points"])
+def test_same_seed_same_rows_and_another_seed_other_rows(experiment, tmp_path):
+    first, again, other = (
+        run(experiment, tmp_path / name, f"seed={seed}") for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first == again
+    shared = [key for key in first if key[0] == "1" and key[1] == "test"]  # network 1 is in both ensembles
+    assert [first[key] for key in shared] == pytest.approx([other[key] for key in shared], rel=1e-4)
+    assert first["0", "test", shared[0][2]] != other["1", "test", shared[0][2]]
+
+
+def test_every_part_that_needs_no_training(tmp_path):
+    rows = {part: run("theory_exact", tmp_path, f"part={part}") for part in ("proposition_1", "gaussian", "hypotheses")}
+    assert max(rows["proposition_1"].values()) < 1e-9
+    assert len(rows["proposition_1"]) == 2 * 10 * 2
+    assert rows["gaussian"]["0", "exact", "twin_mean"] == pytest.approx(2.8474556, rel=1e-6)
+    of_figure = rows["hypotheses"]
+    assert (of_figure["0", "exact", "value_dimension"], of_figure["0", "exact", "sobolev_dimension"]) == (3, 0)
+    for k in range(6):  # with slopes there is one hypothesis, the target; without, there are others
+        assert of_figure["1", "hypothesis", f"sobolev_vertex_{k}"] == pytest.approx(
+            of_figure["0", "target", f"vertex_{k}"]
+        )
+    assert of_figure["0", "hypothesis", "value_vertex_1"] != of_figure["1", "hypothesis", "value_vertex_1"]
+
+
+def test_mismatch_reaches_the_floor_and_not_less(tmp_path):
+    rows = run(
+        "theory_mismatch",
+        tmp_path,
+        "model.hidden=[32]",
+        "n_train=64",
+        "optimizer.batch_size=64",
+        "optimizer.steps=1500",
+    )
+    floor = rows["0", "exact", "joint_mse"]
+    assert floor == pytest.approx(1 - math.tanh(1), rel=1e-6)  # delta = 1 on an interval of length 2
+    assert 0.99 * floor < rows["0", "test", "joint_mse"] < 1.1 * floor
+
+
+@pytest.mark.parametrize(
+    ("experiment", "override", "message"),
+    [
+        ("theory_exact", "part=gausian", "did you mean gaussian"),
+        ("theory_mismatch", "domain=disk", "did you mean disc"),
+        ("theory_mismatch", "delta=-1", "0 or more"),
+        ("theory_points", "n_inputs=0", "must be positive"),
+        ("theory_points", "loss=sobolev_2", "weights of value and gradient"),
+        ("theory_approximation", "method=sobolov", "did you mean sobolev"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(experiment, override, message, tmp_path):
+    with pytest.raises(BadInput, match=message) as error:
+        run(experiment, tmp_path, override)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("n_inputs", [1, 3])
+def test_targets_know_their_gradients(n_inputs):
+    x = torch.randn(20, n_inputs, dtype=torch.float64, requires_grad=True)
+    for target in (theory.ripple, theory.random_teacher(n_inputs, 4, generator(0, "teacher"))):
+        value, gradient = target(x)
+        assert value.shape == (20, 1)
+        torch.testing.assert_close(torch.autograd.grad(value.sum(), x)[0], gradient)
+
+
+def test_teachers_have_unit_variance_and_sunflowers_equal_areas():
+    x = torch.randn(20_000, 5, generator=generator(1, "test"), dtype=torch.float64)
+    assert theory.random_teacher(5, 8, generator(0, "teacher"))(x)[0].var().item() == pytest.approx(1, rel=0.05)
+    disc = theory.even_disc(1000)
+    assert disc.square().sum(1).mean().item() == pytest.approx(1 / 2)  # the mean of |x|^2 over the unit disc
+    assert disc.mean(0).abs().max().item() < 1e-3
+
+
+def test_difference_quotients_converge_to_derivatives():
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    errors = [
+        (theory.difference_quotients(lambda x: theory.ripple(x)[0], x, step) - theory.ripple(x)[1]).abs().max().item()
+        for step in (1e-2, 1e-3)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(100, rel=0.01)
+
+
+# --- Claims ---
+
+
+def rows_of(experiment, task, method, n_train, values, metric):
+    return [(experiment, task, method, n_train, seed, 9, "test", metric, v, "paper") for seed, v in enumerate(values)]
+
+
+def test_points_needed_interpolates_in_the_logarithms_and_is_bounded_by_the_sizes():
+    table = {4: (1.0, 0.05, 1.0), 16: (0.01, 0.01, 0.5), 64: (0.001, 0.001, 0.2)}  # seeds: crosses, at once, never
+    rows = [
+        row
+        for n, values in table.items()
+        for row in rows_of("theory_points", "d3", "value_relu", n, values, "value_nmse")
+    ]
+    needed = claims.points_needed(np.array(rows, dtype=DTYPE), 3, "value")
+    assert needed == pytest.approx({0: 8.0, 1: 4.0, 2: 64.0})
+
+
+def test_rates_recover_a_power_law():
+    rows = []
+    for width in (8, 16, 64):
+        values = [3 * width**-1.5 * (1 + 0.1 * seed) for seed in range(6)]
+        rows += rows_of("theory_approximation", f"d2_w{width}", "sobolev_relu", 99, values, "gradient_l2")
+    errors = claims.by_width(np.array(rows, dtype=DTYPE), 2, "sobolev_relu", "gradient_l2")
+    assert list(errors) == [8, 16, 64]
+    assert claims.rates(errors) == pytest.approx((1.5, 1.5, 1.5, 6))
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(3, "reproduced"), (0.5, "not reproduced"), (None, "inconclusive")])
+def test_the_rule_on_points_wins_loses_and_ties(factor, verdict):
+    rows, rng = [], np.random.default_rng(0)
+    for n in (2, 8, 32, 128):
+        for method, ratio in (("value", 1), ("sobolev", factor or 1)):
+            noise = rng.uniform(0.5, 2, size=10) if factor is None else np.ones(10)
+            rows += rows_of("theory_points", "d2", f"{method}_relu", n, noise / n / ratio, "value_nmse")
+    assert claims.fewer_points(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
+
+
+def test_a_network_below_the_floor_refutes_theorem_2():
+    for lowest, verdict in ((1.05, "reproduced"), (0.9, "not reproduced")):
+        rows = []
+        for domain in ("interval", "disc"):
+            for metric in ("joint_mse", "joint_sup"):
+                task = f"{domain}_delta0.5"
+                rows.append(("theory_mismatch", task, "sobolev", 9, 0, 0, "exact", metric, 1.0, "paper"))
+                rows += rows_of("theory_mismatch", task, "sobolev", 9, (1.02, lowest), metric)
+        assert claims.theorem_2(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(1, "reproduced"), (0.3, "not reproduced")])
+def test_theorem_1_is_judged_by_its_rate(rate, verdict):
+    rows = []
+    for n_inputs in (1, 2, 3):
+        for width in (64, 512, 4096):
+            for metric in ("gradient_sup", "value_sup"):
+                task, error = f"d{n_inputs}_w{width}", max(width, 512) ** -rate  # flat below 512: not looked at
+                rows += rows_of("theory_construction", task, "construction", 99, [error], metric)
+    assert claims.theorem_1(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
+
+
+def test_claims_without_rows_are_not_run():
+    nothing = Evidence(np.array([], dtype=DTYPE), {})
+    assert {claim.judge(nothing).verdict for claim in claims.CLAIMS} == {"not run"}
+    assert claims.tables(nothing) == ""
+
+
+# --- From runs to figures ---
+
+
+def test_runs_become_rows_figures_and_verdicts(tmp_path, monkeypatch, capsys):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    for part in ("proposition_1", "polynomials", "gaussian", "hypotheses"):
+        execute(tiny("theory_exact", runs, f"part={part}"))
+    for n_inputs in (1, 2):
+        execute(tiny("theory_construction", runs, f"n_inputs={n_inputs}"))
+    for width in (4, 8):
+        execute(tiny("theory_approximation", runs, f"width={width}"))
+    for domain in ("interval", "disc"):
+        execute(tiny("theory_mismatch", runs, f"domain={domain}"))
+    for loss in ("value", "sobolev"):
+        for n_train in (4, 16):
+            execute(tiny("theory_points", runs, f"loss={loss}", f"n_train={n_train}"))
+    monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 30)
+    monkeypatch.setattr("sys.argv", ["collect", "--runs", str(runs), "--results", str(results)])
+    collect.main()
+    rows = read_rows(results / "theory" / "rows.csv")
+    assert set(rows["scale"]) == {"reduced"}
+
+    assert theory_figures.main(["--results", str(results), "gaussian_pair"]) == 0
+    assert {path.name for path in (results / "figures").iterdir()} == {
+        f"theory_gaussian_pair.{x}" for x in ("png", "pdf")
+    }
+    for _, draw in theory_figures.FIGURES.values():
+        draw(rows).draw_without_rendering()
+
+    verdicts = {claim.key: claim.judge(Evidence(rows, {})) for claim in claims.CLAIMS}
+    assert verdicts["Theorem 1"].verdict == "not run"  # nothing in three dimensions
+    assert verdicts["Proposition 1"].verdict == "reproduced"
+    assert verdicts["Polynomials, as printed"].verdict == "not reproduced"
+    assert verdicts["Proposition 3, Gaussian"].verdict == "reproduced"
+    assert verdicts["Proposition 3, piecewise linear"].verdict == "not run"
+    assert verdicts["RQ1, in practice"].verdict == "inconclusive"  # two seeds bear no interval
+    assert "polynomials of degree 9 in 1 variable" in claims.tables(Evidence(rows, {}))
+
+    capsys.readouterr()
+    assert theory_figures.main(["--results", str(tmp_path / "nowhere")]) == 1
+    assert "make theory" in capsys.readouterr().err
+    assert len(select(rows, experiment="theory_points", task="d5")) == 2 * 2 * 2
