@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import experiments.regression
 from experiments.errors import BadInput
@@ -141,6 +142,12 @@ def test_one_process_a_run(make_config):
     config = make_config()
     with open_run(config), pytest.raises(BadInput, match="another process"), open_run(config):
         pass
+
+
+def test_denormal_numbers_count_as_zero(make_config):
+    """Adam's moments of dead ReLUs would decay into them and slow every step."""
+    execute(make_config())
+    assert (torch.full((8,), 1e-38) * 1e-3).eq(0).all()
 
 
 def test_manifest_says_what_ran_it_and_leaks_nothing(make_config, monkeypatch):
