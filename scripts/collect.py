@@ -6,7 +6,7 @@ python -m scripts.collect --results my_results regression
 
 A cell is one experiment, task, method and training size. Rows already in the results stay unless a collected run
 answers the same question, cell and seed. A cell at paper scale takes no reduced rows, and a run at paper scale replaces
-the reduced rows of its cell. Two collected runs that answer one question at one scale are refused.
+the reduced rows of its cell. Of two collected runs that answer one question at one scale the later is taken, and said.
 """
 
 from __future__ import annotations
@@ -58,16 +58,15 @@ def collect(runs: list[Path], folder: Path) -> None:
         shipped.setdefault(question(row), []).append(row)
     manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
     fresh: dict[tuple, tuple[Rows, Path]] = {}
-    # Reduced runs first, so that those at paper scale replace them.
-    for run in sorted(runs, key=lambda run: scale(run) == "paper"):
+    # What comes later replaces: reduced before paper, then by the time of completion.
+    for run in sorted(runs, key=lambda run: (scale(run) == "paper", (run / "summary.json").stat().st_mtime_ns)):
         answers: dict[tuple, Rows] = {}
         for row in read_csv(run / "metrics.csv"):
             answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
-        for key, rows in answers.items():
-            other = fresh.get(key)
-            if other and scale(other[1]) == scale(run):
-                sys.exit(f"error: {other[1]} and {run} both answer {' '.join(key)}: move one of them away")
-            fresh[key] = rows, run
+        replaced = {other for key in answers if (other := fresh.get(key, (None, run))[1]) != run}
+        for other in sorted(replaced):
+            print(f"{other} answers what {run} answers, and is left out", file=sys.stderr)
+        fresh |= {key: (rows, run) for key, rows in answers.items()}
     for key, (rows, _) in fresh.items():
         if rows[0]["scale"] == "paper" or shipped.get(key, rows)[0]["scale"] != "paper":
             shipped[key] = rows

@@ -1,6 +1,7 @@
 """From run folders to rows: nothing shipped is lost, reduced and paper never mix."""
 
 import json
+import os
 
 import pytest
 
@@ -63,7 +64,10 @@ def test_of_two_scales_collected_at_once_paper_is_taken(tmp_path, first):
     assert set(values(tmp_path / "results").values()) == {("paper", "paper")}
 
 
-def test_two_runs_for_one_question_are_refused(tmp_path):
+def test_of_two_runs_for_one_question_the_later_is_taken_and_said(tmp_path, capsys):
     runs = [make_run(tmp_path, "a", 1.0), make_run(tmp_path, "b", 2.0)]
-    with pytest.raises(SystemExit, match="both answer regression booth value 20 0"):
-        collect(runs, tmp_path / "results")
+    for age, run in enumerate(runs):
+        os.utime(run / "summary.json", (100 - age, 100 - age))
+    collect(runs, tmp_path / "results")
+    assert set(values(tmp_path / "results").values()) == {("1.0", "reduced")}
+    assert "regression/b answers what" in capsys.readouterr().err
