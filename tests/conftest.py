@@ -28,6 +28,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _denormals():
+    """A run flushes denormal numbers for its whole process; tests share theirs."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def make_config(tmp_path):
     """A function of overrides that composes a tiny config whose runs go to a folder of the test."""
