@@ -31,7 +31,7 @@ quickstart: setup ## a first look: every experiment at a small budget, with its 
 	$(BIN)/python -m scripts.figures --results quickstart
 	$(BIN)/python -m scripts.theory_figures figure_2_left gaussian_pair --results quickstart
 
-regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (3 hours on 2 cores)
+regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 hours on 2 cores)
 	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
