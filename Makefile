@@ -7,7 +7,7 @@ RUN := $(BIN)/python run.py
 ARGS ?=
 # Two single-threaded workers are as fast as two threads, and do not mind other work on the machine.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
-LOCAL := hydra/launcher=joblib hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
+LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint regression regression-normalised second-order theory collect figures report bench clean

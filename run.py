@@ -5,6 +5,8 @@ python run.py -m sweep=figure_2
 """
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import register
@@ -16,6 +18,8 @@ register()
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(config: DictConfig) -> float:
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return execute(OmegaConf.to_object(config))  # the sweeper says what failed, once the other runs have ended
     with one_line_errors():
         return execute(OmegaConf.to_object(config))
 

@@ -10,8 +10,9 @@ A run is the folder `runs/<experiment>/<run_id>/`:
 
 `run_id` comes from what is asked (the config without folders, recorder and compute), so the same question has
 the same folder: a complete run is skipped and an interrupted one resumes. Every file but metrics.csv is written
-under a temporary name and renamed. A checkpoint notes how long metrics.csv was, and resuming cuts the file back
-to that length: rows are neither lost nor doubled wherever a run is killed.
+under a temporary name and renamed. A checkpoint notes how long metrics.csv was and what it held, and resuming cuts
+the file back to that length: rows are neither lost nor doubled wherever a run is killed. Asked to stop (SIGTERM, as
+Slurm sends it, or Ctrl-C) a run saves a checkpoint first; asked twice it stops at once.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,7 @@ class Run:
         self._rows: io.TextIOWrapper | None = None
         self._wall_before = 0.0
         self._started = self._checkpointed = time.monotonic()
+        self._stop = 0  # the signal that asked to stop
 
     @property
     def complete(self) -> bool:
@@ -89,8 +93,8 @@ class Run:
         checkpoint = self._read_checkpoint()
         length = checkpoint["metrics_bytes"] if checkpoint else 0
         path = self.directory / "metrics.csv"
-        if checkpoint and (not path.exists() or path.stat().st_size < length):
-            _warn(f"{path} is shorter than its checkpoint says; the run begins again")
+        if checkpoint and (not path.exists() or _sha256(path, length) != checkpoint["metrics_sha256"]):
+            _warn(f"{path} is not what its checkpoint says; the run begins again")
             checkpoint, length = None, 0
         self._rows = path.open("a", newline="")
         self._rows.truncate(length)
@@ -101,18 +105,34 @@ class Run:
         return checkpoint["state"]
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save `state()`, plain tensors, numbers and containers, if the last checkpoint is old enough."""
-        if time.monotonic() - self._checkpointed < self.config.compute.checkpoint_seconds:
-            return
+        """Save `state()`, plain tensors, numbers and containers, if the last checkpoint is old enough.
+
+        Call it once a step: where the run was asked to stop, it saves and stops here.
+        """
+        old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
+        if old or self._stop:
+            self._save(state())
+        if self._stop == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._stop:
+            sys.exit(128 + self._stop)
+
+    def _save(self, state: dict[str, Any]) -> None:
         self._rows.flush()
         os.fsync(self._rows.fileno())
-        saved = {
-            "state": state(),
-            "metrics_bytes": os.fstat(self._rows.fileno()).st_size,
-            "wall_seconds": self._wall_seconds(),
-        }
+        length = os.fstat(self._rows.fileno()).st_size
+        buffer = io.BytesIO()  # torch would hide what the disk says behind an error of its own
+        torch.save(
+            {
+                "state": state,
+                "metrics_bytes": length,
+                "metrics_sha256": _sha256(self.directory / "metrics.csv", length),
+                "wall_seconds": self._wall_seconds(),
+            },
+            buffer,
+        )
         with replacing(self.directory / "checkpoint.pt") as path:
-            torch.save(saved, path)
+            path.write_bytes(buffer.getbuffer())
         self._checkpointed = time.monotonic()
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
@@ -124,7 +144,8 @@ class Run:
         """Mark the run complete. `summary` holds at least `objective`, the number that a sweep compares."""
         self._rows.flush()
         os.fsync(self._rows.fileno())
-        _write_json(self.directory / "manifest.json", self._manifest())
+        rows = {"metrics_sha256": _sha256(self.directory / "metrics.csv")}
+        _write_json(self.directory / "manifest.json", self._manifest() | rows)
         _write_json(self.directory / "summary.json", summary)
         self.summary = summary
         (self.directory / "checkpoint.pt").unlink(missing_ok=True)
@@ -143,14 +164,23 @@ class Run:
         if self._mirror:
             self._mirror.finish(exit_code=0 if error is None else 1)
         if isinstance(error, Exception):
-            trace = "".join(traceback.format_exception(error))
-            (self.directory / "error.txt").write_text(trace)
+            with suppress(OSError):  # a full disk is told in one line, with or without this file
+                (self.directory / "error.txt").write_text("".join(traceback.format_exception(error)))
+
+    def _ask_to_stop(self, number: int, _: object) -> None:
+        """Handles a signal. Saving waits for the next call of `checkpoint`; a second signal does not."""
+        if self._stop:
+            sys.exit(128 + number)
+        self._stop = number
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         path = self.directory / "checkpoint.pt"
         if not path.exists():
             return None
         try:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch does not compare the checksums that it writes
+                    raise zipfile.BadZipFile(damaged)
             return torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:
             _warn(f"{path} is damaged ({type(error).__name__}); the run begins again")
@@ -182,8 +212,8 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     Raises:
         BadInput: another process works on the same run, or the device does not exist.
     """
+    directory = folder_of(config)
     device = _prepare_process(config)
-    directory = Path(config.runs_dir) / config.name / run_id(config)
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
         run = Run(config, directory, device)
@@ -193,8 +223,9 @@ def open_run(config: RunConfig) -> Iterator[Run]:
             return
         error: BaseException | None = None
         try:
-            run._open()
-            yield run
+            with _handling_signals(run._ask_to_stop):
+                run._open()
+                yield run
         except BaseException as caught:
             error = caught
             raise
@@ -206,14 +237,27 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 
 def execute(config: RunConfig) -> float:
     """Do what a config asks, unless it is done already, and return the number a sweep compares."""
-    module, _, function = config.entry.rpartition(".")
-    if not module.startswith("experiments."):
-        raise BadInput(f"entry={config.entry} is outside experiments/: expected experiments.<module>.<function>")
-    entry = getattr(importlib.import_module(module), function)
+    entry = find_entry(config.entry)
     with open_run(config) as run:
         if not run.complete:
             run.finish(entry(config, run))
         return float(run.summary["objective"])
+
+
+def find_entry(name: str) -> Callable[[RunConfig, Run], dict[str, Any]]:
+    """The `main` of a module in experiments/, and nothing else: a config is text from anyone."""
+    match = re.fullmatch(r"experiments\.([a-z_]+)\.main", name)
+    if not match or not (Path(__file__).parent / f"{match[1]}.py").exists():
+        raise BadInput(f"entry={name}: expected experiments.<module>.main, of a module in experiments/")
+    return importlib.import_module(f"experiments.{match[1]}").main
+
+
+def folder_of(config: RunConfig) -> Path:
+    return Path(config.runs_dir) / config.name / run_id(config)
+
+
+def is_complete(folder: Path) -> bool:
+    return bool(_read_summary(folder))
 
 
 def run_id(config: RunConfig) -> str:
@@ -240,12 +284,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _prepare_process(config: RunConfig) -> torch.device:
-    """Threads, memory and signals of this process, and the device that the run computes on."""
+    """Threads and memory of this process, and the device that the run computes on."""
     compute = config.compute
     if compute.threads < 0:
         raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
     prepare_cpu(compute.threads or len(os.sched_getaffinity(0)))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if compute.device == "auto" else compute.device)
@@ -276,6 +319,17 @@ def prepare_cpu(threads: int) -> None:
 
 
 @contextmanager
+def _handling_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Signals that ask to stop go to `handler`, and to whoever had them once the run is over."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the run's lock; the kernel lets go of it however the process ends."""
     with (directory / ".lock").open("w") as lock:
@@ -294,6 +348,11 @@ def _read_summary(directory: Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         _warn(f"{directory / 'summary.json'} is damaged; the run begins again")
         return {}
+
+
+def _sha256(path: Path, length: int | None = None) -> str:
+    """Of a file's first `length` bytes."""
+    return hashlib.sha256(path.read_bytes()[:length]).hexdigest()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

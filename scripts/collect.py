@@ -6,13 +6,18 @@ python -m scripts.collect --results my_results regression
 
 A cell is one experiment, task, method and training size. Rows already in the results stay unless a collected run
 answers the same question, cell and seed. A cell at paper scale takes no reduced rows, and a run at paper scale replaces
-the reduced rows of its cell. Of two collected runs that answer one question at one scale the later is taken, and said.
+the reduced rows of its cell. Where rows at paper scale are there, a run with other settings (another digest in its
+run_id: another learning rate, say) is an experiment of yours and no evidence: it is left out unless --replace says
+otherwise. Of two collected runs that answer one question at one scale the later is taken. Whatever is left out is said,
+and so are rows that differ from what their run wrote, cells that a grid lacks, and results of several revisions.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -33,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of runs")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the evidence goes")
+    parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
     parser.add_argument("experiments", nargs="*", help="only these experiments")
     arguments = parser.parse_args()
     runs = [path for root in arguments.runs for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
@@ -47,22 +53,31 @@ def main() -> None:
     for path in complete:
         domains.setdefault(path.parent.name.partition("_")[0], []).append(path)
     for domain, members in domains.items():
-        collect(members, arguments.results / domain)
+        collect(members, arguments.results / domain, arguments.replace)
         print(f"{arguments.results / domain}: {len(members)} runs")
 
 
-def collect(runs: list[Path], folder: Path) -> None:
+def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
     """Merge complete runs of one domain into `folder`: rows.csv, runs.csv and surfaces/."""
     shipped: dict[tuple, Rows] = {}
     for row in read_csv(folder / "rows.csv"):
         shipped.setdefault(question(row), []).append(row)
     manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
+    shipped_by = {(*key[:-1], seed): row for key, row in manifests.items() for seed in key[-1].split()}
     fresh: dict[tuple, tuple[Rows, Path]] = {}
     # What comes later replaces: reduced before paper, then by the time of completion.
     for run in sorted(runs, key=lambda run: (scale(run) == "paper", (run / "summary.json").stat().st_mtime_ns)):
+        if not intact(run):
+            print(f"left out, metrics.csv is not what the run wrote: {run}", file=sys.stderr)
+            continue
         answers: dict[tuple, Rows] = {}
         for row in read_csv(run / "metrics.csv"):
             answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
+        there = next((shipped_by[key] for key in answers if key in shipped_by), None)
+        if there and there["scale"] == scale(run) == "paper" and there["run_id"] != run.name and not replace:
+            other = f"its settings are not those of {there['run_id']} (--replace takes it)"
+            print(f"left out, {other}: {run}", file=sys.stderr)
+            continue
         replaced = {other for key in answers if (other := fresh.get(key, (None, run))[1]) != run}
         for other in sorted(replaced):
             print(f"{other} answers what {run} answers, and is left out", file=sys.stderr)
@@ -90,6 +105,30 @@ def collect(runs: list[Path], folder: Path) -> None:
         if any(((*key[:-1], seed), row["scale"]) in scales for seed in key[-1].split())
     }
     write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [known[key] for key in sorted(known)])
+    for line in gaps(list(known.values())):
+        print(f"{folder}: {line}", file=sys.stderr)
+
+
+def gaps(runs: Rows) -> list[str]:
+    """What a reader should know: cells that an experiment's tasks, methods and sizes span but lack, mixed revisions."""
+    lines = []
+    for experiment in sorted({run["experiment"] for run in runs}):
+        of_experiment = [run for run in runs if run["experiment"] == experiment]
+        spanned = itertools.product(*(sorted({run[column] for run in of_experiment}) for column in CELL))
+        if missing := sorted(set(spanned) - {cell(run) for run in of_experiment}):
+            shown = ", ".join(" ".join(key[1:]) for key in missing[:3])
+            lines.append(
+                f"{experiment} lacks {len(missing)} cells of its grid: {shown}{', ...' if missing[3:] else ''}"
+            )
+        if len(revisions := {run["revision"][:7] + "-dirty" * (run["dirty"] == "True") for run in of_experiment}) > 1:
+            lines.append(f"{experiment} is from {len(revisions)} revisions: {', '.join(sorted(revisions))}")
+    return lines
+
+
+def intact(run: Path) -> bool:
+    """Whether a run's rows are those that its manifest was written for. Older manifests do not say."""
+    written = json.loads((run / "manifest.json").read_text()).get("metrics_sha256")
+    return written in (None, hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest())
 
 
 def scale(run: Path) -> str:

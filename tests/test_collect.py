@@ -1,11 +1,12 @@
 """From run folders to rows: nothing shipped is lost, reduced and paper never mix."""
 
+import hashlib
 import json
 import os
 
 import pytest
 
-from scripts.collect import MANIFEST, collect, read_csv
+from scripts.collect import MANIFEST, collect, gaps, read_csv
 
 HEADER = "experiment,task,method,n_train,seed,step,split,metric,value\n"
 
@@ -71,3 +72,44 @@ def test_of_two_runs_for_one_question_the_later_is_taken_and_said(tmp_path, caps
     collect(runs, tmp_path / "results")
     assert set(values(tmp_path / "results").values()) == {("1.0", "reduced")}
     assert "regression/b answers what" in capsys.readouterr().err
+
+
+def test_other_settings_are_left_out_unless_asked_for(tmp_path, capsys):
+    """A run at full size with another learning rate is somebody's experiment, not the evidence."""
+    results = tmp_path / "results"
+    collect([make_run(tmp_path, "shipped", 1.0, scale="paper")], results)
+    other = make_run(tmp_path, "other_rate", 9.0, scale="paper")
+    collect([other], results)
+    assert set(values(results).values()) == {("1.0", "paper")}
+    assert "settings are not those of shipped" in capsys.readouterr().err
+    collect([other], results, replace=True)
+    assert set(values(results).values()) == {("9.0", "paper")}
+
+
+def test_rows_that_are_not_what_the_run_wrote_are_left_out(tmp_path, capsys):
+    run = make_run(tmp_path, "a", 1.0)
+    manifest = json.loads((run / "manifest.json").read_text())
+    written = hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()
+    (run / "manifest.json").write_text(json.dumps(manifest | {"metrics_sha256": written}))
+    collect([run], tmp_path / "results")
+    assert len(values(tmp_path / "results")) == 2
+    (run / "metrics.csv").write_text((run / "metrics.csv").read_text().replace("1.0", "7.0"))
+    collect([run], tmp_path / "elsewhere")
+    assert not values(tmp_path / "elsewhere")
+    assert "not what the run wrote" in capsys.readouterr().err
+
+
+def test_gaps_and_mixed_revisions_are_said():
+    runs = [
+        {"experiment": "regression", "task": task, "method": method, "n_train": "20", "revision": rev, "dirty": dirty}
+        for task, method, rev, dirty in (
+            ("booth", "value", "1111111", "False"),
+            ("booth", "sobolev", "1111111", "False"),
+            ("beale", "value", "2222222", "True"),
+        )
+    ]
+    assert gaps(runs) == [
+        "regression lacks 1 cells of its grid: beale sobolev 20",
+        "regression is from 2 revisions: 1111111, 2222222-dirty",
+    ]
+    assert not gaps(runs[:2])

@@ -1,0 +1,54 @@
+"""The sweeper behind `python run.py -m`: Hydra's own grid, less the runs that are complete.
+
+Hydra takes sweepers from the package `hydra_plugins` alone, hence this folder.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+
+class ResumingSweeper(BasicSweeper):
+    """Launches the runs of a grid that are not complete, and reports what failed once all have ended."""
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        # Hydra imports every plugin for every command; these would slow down `--help`.
+        from experiments.errors import BadInput, explain
+        from experiments.run import folder_of, is_complete
+        from experiments.sweep import Grid, Watch, say
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that local workers are ended too
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        (jobs,) = self.split_arguments(overrides, max_batch_size=None)
+
+        folders: dict[Path, list[str]] = {}  # a question asked twice is run once
+        for job in jobs:
+            folders.setdefault(folder_of(self._compose(job)), job)
+        name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
+        grid = Grid(name, list(folders))
+        say(grid)
+        waiting = [job for folder, job in folders.items() if not is_complete(folder)]
+        if not waiting:
+            return []
+        with Watch(grid):
+            results = self.launcher.launch(waiting, initial_job_idx=0)
+        errors = [explain(result._return_value) for result in results if result.status is not JobStatus.COMPLETED]
+        if errors:
+            raise BadInput(f"{len(errors)} of {len(waiting)} runs failed; the first: {errors[0]}")
+        return results
+
+    def _compose(self, job: list[str]) -> Any:
+        """The typed config of one job."""
+        config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
+        with flag_override(config, ["struct", "readonly"], False):
+            del config["hydra"]
+        return OmegaConf.to_object(config)

@@ -1,0 +1,83 @@
+"""Sweeps: a grid is one command, goes on where it stopped, and says how far it is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.sweep import Grid
+from tests.conftest import ROOT, TINY
+
+GRID = ["dataset=booth,beale", "loss=value,sobolev", "n_train=20"]
+
+
+def sweep(folder, *overrides, **options):
+    """`python run.py -m` with tiny runs in `folder`."""
+    command = [sys.executable, "run.py", "-m", *TINY["regression"], f"runs_dir={folder}", "recorder=disabled"]
+    return subprocess.run(
+        [*command, "compute.threads=1", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def runs_of(folder):
+    return sorted(folder.glob("regression/*/"))
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]], ids=["here", "local"])
+def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
+    first = sweep(tmp_path, *GRID, *launcher)
+    assert first.returncode == 0, first.stderr
+    assert "0 of 4 runs done, 0 running, 4 to come" in first.stderr
+    assert "4 of 4 runs done" in first.stderr
+    assert "%" not in first.stderr  # no progress bar where nobody looks
+    before = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path) for path in run.iterdir()}
+    (runs_of(tmp_path)[0] / "summary.json").unlink()
+    again = sweep(tmp_path, *GRID, *launcher)
+    assert "3 of 4 runs done, 0 running, 1 to come" in again.stderr
+    after = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path)[1:] for path in run.iterdir()}
+    assert after.items() <= before.items()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    done = sweep(tmp_path, "dataset=booth", "n_train=20,0,30")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: 1 of 3 runs failed; the first: n_train must be positive, not 0"
+    assert len([run for run in runs_of(tmp_path) if (run / "summary.json").exists()]) == 2
+
+
+def test_the_picture_of_a_grid(tmp_path):
+    folders = [tmp_path / name for name in "abcd"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "summary.json").write_text('{"objective": 1}')
+    (folders[0] / "manifest.json").write_text(json.dumps({"wall_seconds": 600}))
+    grid = Grid("figure_2", folders)
+    assert str(grid.picture()) == "1 of 4 runs done, 0 running, 3 to come"
+    later = time.time() + 10
+    for folder, name in ((folders[1], "config.yaml"), (folders[2], "error.txt")):
+        (folder / name).touch()
+        os.utime(folder / name, (later, later))
+    # One is half way, one to come, at ten minutes each.
+    assert str(grid.picture()) == "1 of 4 runs done, 1 running, 1 failed, 1 to come, about 15 min left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_a_run_saves_first(tmp_path, number):
+    """Its checkpoint is newer than the asking, and the same command ends in the rows of an undisturbed run."""
+    options = [*TINY["regression"], "recorder=disabled", "compute.threads=1", "optimizer.steps=30000", "n_train=20"]
+    command = [sys.executable, "run.py", *options, f"runs_dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("regression/*/metrics.csv")):
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], stderr
+    assert "Traceback" not in stderr
+    (run,) = runs_of(tmp_path)
+    assert (run / "checkpoint.pt").exists()
+    assert not (run / "summary.json").exists()
