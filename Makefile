@@ -10,7 +10,7 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint regression regression-normalised second-order theory collect figures report bench clean
+.PHONY: help setup quickstart test lint regression regression-normalised second-order theory collect figures report wandb-sync bench faults clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ figures: collect ## every figure and table, from the rows in results/ (1 minute)
 
 report: collect ## results/REPORT.md: each claim, our number, the verdict (seconds)
 	$(BIN)/python -m scripts.report
+
+wandb-sync: setup ## send to Weights & Biases what was recorded offline in runs/
+	@find runs -type d -path '*/wandb/offline-run-*' -prune -print0 | xargs -0 -r $(BIN)/wandb sync --yes
 
 bench: setup ## speed against the naive loop and the machine's limit (2 minutes)
 	$(BIN)/python -m scripts.bench

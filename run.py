@@ -4,6 +4,8 @@ python run.py experiment=regression dataset=rosenbrock seed=3
 python run.py -m sweep=figure_2
 """
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -12,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.config import register
 from experiments.errors import one_line_errors
 from experiments.run import execute
+from experiments.trust import check_command_line
 
 register()
 
@@ -26,4 +29,5 @@ def main(config: DictConfig) -> float:
 
 if __name__ == "__main__":
     with one_line_errors():
+        check_command_line(sys.argv[1:])
         main()

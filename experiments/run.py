@@ -22,11 +22,11 @@ import ctypes
 import fcntl
 import hashlib
 import importlib
+import inspect
 import io
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +37,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,32 @@ import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from experiments.config import RunConfig
+from experiments.config import Precision, RunConfig
 from experiments.errors import BadInput
+from experiments.ranks import Ranks, joined, torchrun_ranks
 from experiments.wandb_mirror import WandbMirror
 
 COLUMNS = ("experiment", "task", "method", "n_train", "seed", "step", "split", "metric", "value")
 OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute")
+ARTIFACTS = ("*.npz", "*.safetensors", "*.png")  # what a run may leave besides rows
+OUTSIDE_IDENTITY_OF_DATASETS = ("folder", "download", "workers")
 
 
 class Run:
-    """One run's folder, and what an experiment does with it: `resume` first, then `record` and `checkpoint`."""
+    """One run's folder, and what an experiment does with it: `resume` first, then `record` and `checkpoint`.
 
-    def __init__(self, config: RunConfig, directory: Path, device: torch.device):
+    Where several processes train together, each calls the same methods; `ranks.rank` 0 alone writes.
+    """
+
+    def __init__(self, config: RunConfig, directory: Path, device: torch.device, ranks: Ranks):
         self.config = config
         self.directory = directory
         self.device = device
-        self.dtype = getattr(torch, config.compute.precision.name)
+        # bfloat16 means autocast: weights, optimisers and losses stay in float32.
+        reduced = config.compute.precision is Precision.bfloat16
+        self.dtype = torch.float32 if reduced else getattr(torch, config.compute.precision.name)
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
+        self.ranks = ranks
         self.summary: dict[str, Any] = _read_summary(directory)
         self._mirror: WandbMirror | None = None
         self._rows: io.TextIOWrapper | None = None
@@ -74,6 +85,8 @@ class Run:
 
     def record(self, step: int, rows: Iterable[tuple[int, str, str, float]]) -> None:
         """Append rows (seed, split, metric, value) measured after `step` updates."""
+        if self.ranks.rank:
+            return
         rows = list(rows)
         labels = (self.config.name, self.config.labels.task, self.config.labels.method, self.config.labels.n_train)
         writer = csv.writer(self._rows, lineterminator="\n")
@@ -90,6 +103,13 @@ class Run:
 
     def resume(self) -> dict[str, Any] | None:
         """The state of the last checkpoint, or None to begin at the beginning."""
+        if self.ranks.rank:
+            return self._read_checkpoint()["state"] if self.ranks.agree(0) else None
+        state = self._resume()
+        self.ranks.agree(int(state is not None))
+        return state
+
+    def _resume(self) -> dict[str, Any] | None:
         checkpoint = self._read_checkpoint()
         length = checkpoint["metrics_bytes"] if checkpoint else 0
         path = self.directory / "metrics.csv"
@@ -110,12 +130,13 @@ class Run:
         Call it once a step: where the run was asked to stop, it saves and stops here.
         """
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
-        if old or self._stop:
+        stop = self.ranks.agree(self._stop)
+        if (old or stop) and not self.ranks.rank:
             self._save(state())
-        if self._stop == signal.SIGINT:
+        if stop == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._stop:
-            sys.exit(128 + self._stop)
+        if stop:
+            sys.exit(128 + stop)
 
     def _save(self, state: dict[str, Any]) -> None:
         self._rows.flush()
@@ -137,20 +158,25 @@ class Run:
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Save what a figure needs besides rows as `<name>.npz`."""
+        if self.ranks.rank:
+            return
         with replacing(self.directory / f"{name}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run complete. `summary` holds at least `objective`, the number that a sweep compares."""
+        self.summary = summary
+        if self.ranks.rank:
+            return
         self._rows.flush()
         os.fsync(self._rows.fileno())
         rows = {"metrics_sha256": _sha256(self.directory / "metrics.csv")}
         _write_json(self.directory / "manifest.json", self._manifest() | rows)
         _write_json(self.directory / "summary.json", summary)
-        self.summary = summary
         (self.directory / "checkpoint.pt").unlink(missing_ok=True)
         (self.directory / "error.txt").unlink(missing_ok=True)
-        self._mirror.summarise(summary)
+        left = [path for pattern in ARTIFACTS for path in sorted(self.directory.glob(pattern))]
+        self._mirror.summarise(summary, left)
 
     def _open(self) -> None:
         with replacing(self.directory / "config.yaml") as path:
@@ -200,6 +226,7 @@ class Run:
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
             "threads": torch.get_num_threads(),
+            "processes": self.ranks.count,
             "precision": self.config.compute.precision.name,
             "wall_seconds": self._wall_seconds(),
         }
@@ -212,11 +239,20 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     Raises:
         BadInput: another process works on the same run, or the device does not exist.
     """
-    directory = folder_of(config)
-    device = _prepare_process(config)
+    if torchrun_ranks()[1] > 1 and not config.several_processes:
+        raise BadInput(f"{config.name} trains in one process: start it without torchrun")
+    directory, device = folder_of(config), _prepare_process(config)
+    with joined(device) as ranks:
+        run = partial(Run, config, directory, device, ranks)
+        with _follow(run) if ranks.rank else _lead(run, directory) as opened:
+            yield opened
+
+
+@contextmanager
+def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
-        run = Run(config, directory, device)
+        run = make_run()
         if run.complete:
             _warn(f"{directory} is complete: skipped")
             yield run
@@ -235,6 +271,13 @@ def open_run(config: RunConfig) -> Iterator[Run]:
                 shutil.rmtree(directory)  # refused before it began
 
 
+@contextmanager
+def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
+    run = make_run()
+    with _handling_signals(run._ask_to_stop):
+        yield run
+
+
 def execute(config: RunConfig) -> float:
     """Do what a config asks, unless it is done already, and return the number a sweep compares."""
     entry = find_entry(config.entry)
@@ -245,11 +288,13 @@ def execute(config: RunConfig) -> float:
 
 
 def find_entry(name: str) -> Callable[[RunConfig, Run], dict[str, Any]]:
-    """The `main` of a module in experiments/, and nothing else: a config is text from anyone."""
-    match = re.fullmatch(r"experiments\.([a-z_]+)\.main", name)
-    if not match or not (Path(__file__).parent / f"{match[1]}.py").exists():
-        raise BadInput(f"entry={name}: expected experiments.<module>.main, of a module in experiments/")
-    return importlib.import_module(f"experiments.{match[1]}").main
+    """An experiment of a module in experiments/, and nothing else it may hold: a config is text from anyone."""
+    module, _, function = name.rpartition(".")
+    ours = {f"experiments.{path.stem}" for path in Path(__file__).parent.glob("*.py")}
+    entry = getattr(importlib.import_module(module), function, None) if module in ours else None
+    if getattr(entry, "__module__", None) != module or [*inspect.signature(entry).parameters] != ["config", "run"]:
+        raise BadInput(f"entry={name}: expected experiments.<module>.<function>, a function of (config, run)")
+    return entry
 
 
 def folder_of(config: RunConfig) -> Path:
@@ -268,6 +313,8 @@ def run_id(config: RunConfig) -> str:
     asked = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     for key in OUTSIDE_IDENTITY:
         del asked[key]
+    for key in OUTSIDE_IDENTITY_OF_DATASETS:
+        asked.get("dataset", {}).pop(key, None)
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
     labels = asdict(config.labels)
     return f"{labels['task']}-{labels['method']}-n{labels['n_train']}-seed{config.seed}-{digest}".replace("/", "_")
@@ -288,12 +335,16 @@ def _prepare_process(config: RunConfig) -> torch.device:
     compute = config.compute
     if compute.threads < 0:
         raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
-    prepare_cpu(compute.threads or len(os.sched_getaffinity(0)))
+    _, _, local_rank = torchrun_ranks()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    prepare_cpu(compute.threads or max(1, len(os.sched_getaffinity(0)) // processes))
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if compute.device == "auto" else compute.device)
     except RuntimeError:
         raise BadInput(f"compute.device={compute.device}: expected cpu, cuda, cuda:<n> or auto") from None
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local_rank)
     if device.type not in ("cpu", "cuda") or (
         device.type == "cuda" and not (has_cuda and (device.index or 0) < torch.cuda.device_count())
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,10 +24,16 @@ class WandbMirror:
         if config.recorder.wandb is WandbMode.disabled:
             return
         os.environ.setdefault("WANDB_SILENT", "true")
+        if config.recorder.wandb is WandbMode.online:
+            try:
+                return self._start(config, directory, "online")
+            except Exception as error:
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                print(f"W&B is not reached, recording offline (`make wandb-sync` sends it): {first}", file=sys.stderr)
+                self._guard(_let_go)
+        self._guard(lambda: self._start(config, directory, "offline"))
 
-        self._guard(lambda: self._start(config, directory))
-
-    def _start(self, config: RunConfig, directory: Path) -> None:
+    def _start(self, config: RunConfig, directory: Path, mode: str) -> None:
         import wandb  # slow to import, and not needed when disabled
 
         self._run = wandb.init(
@@ -34,9 +41,10 @@ class WandbMirror:
             group=config.recorder.group,
             name=directory.name,
             id=directory.name,
-            resume="allow" if config.recorder.wandb is WandbMode.online else None,
+            resume="allow" if mode == "online" else None,
             dir=str(directory),
-            mode=config.recorder.wandb.name,
+            mode=mode,
+            settings=wandb.Settings(init_timeout=30, finish_timeout=60),
             config=OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True),
         )
 
@@ -51,9 +59,20 @@ class WandbMirror:
         if self._run:
             self._guard(lambda: self._run.log({"step": step, **values}))
 
-    def summarise(self, summary: dict[str, Any]) -> None:
+    def summarise(self, summary: dict[str, Any], files: list[Path]) -> None:
+        """The summary, and as one artifact the files that the run leaves besides: surfaces, weights, figures."""
         if self._run:
-            self._guard(lambda: self._run.summary.update(summary))
+            self._guard(lambda: self._summarise(summary, files))
+
+    def _summarise(self, summary: dict[str, Any], files: list[Path]) -> None:
+        import wandb
+
+        self._run.summary.update(summary)
+        if files:
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._run.name)[:128], type="run")
+            for path in files:
+                artifact.add_file(str(path))
+            self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
         """Always called: a W&B run left open would swallow the next job of a sweep."""
@@ -69,3 +88,10 @@ class WandbMirror:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"W&B failed and is left out from here on (rows are in metrics.csv): {first}", file=sys.stderr)
             self._run = None
+
+
+def _let_go() -> None:
+    """End W&B's own process: it would hold on to the id of a run that it could not start."""
+    import wandb
+
+    wandb.teardown()

@@ -152,7 +152,8 @@ def ratios(rows: np.ndarray) -> Figure:
 def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     """Train and test error over training at one size: a row a function, a column a metric.
 
-    Lines are medians over seeds; bands reach from the lower to the upper quartile.
+    Lines are medians over seeds; bands reach from the lower to the upper quartile. A panel's axis is that of the test
+    curves and a decade below: few points are fitted to many more decades, beside which test curves would be flat.
     """
     rows = select(rows, n_train=n_train)
     tasks, methods = levels(rows, "task"), levels(rows, "method")
@@ -161,6 +162,7 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     grid = figure.subplots(len(tasks), len(metrics), sharex=True, squeeze=False)
     for task, row in zip(tasks, grid, strict=True):
         for metric, axes in zip(metrics, row, strict=True):
+            tested = []
             for method in methods:
                 if (method, metric) == ("derivative", "value_mse"):
                     continue  # derivatives fix the values only up to a constant
@@ -170,6 +172,8 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
                     if not values_TS.size:
                         continue
                     low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
+                    if split == "test":
+                        tested += [low.min(), high.max()]
                     color = LOOKS[method]["color"]
                     axes.fill_between(steps, low, high, color=color, alpha=alpha)
                     axes.plot(
@@ -179,9 +183,10 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
                         linestyle=dashes,
                         markevery=[-1],
                         marker=LOOKS[method]["marker"] if split == "test" else None,
-                        clip_on=False,
                     )
             axes.set_xscale("log")
+            if tested:
+                axes.set_ylim(min(tested) / 10, max(tested) * 2)
             _log_axis(axes)
         row[0].set_ylabel(TASKS.get(task, task))
     for metric, axes in zip(metrics, grid[0], strict=True):
@@ -193,7 +198,7 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
         handles=[_handle(method) for method in methods]
         + [
             Line2D([], [], color="#555555", label="test"),
-            Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), label="train"),
+            Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), label="train (cut below)"),
         ],
         loc="outside lower center",
         ncols=len(methods) + 2,

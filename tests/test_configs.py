@@ -65,7 +65,7 @@ REFUSALS = {
     "n_train=0": "n_train must be positive",
     "loss.weights=[0,0]": "not all 0",
     "loss=sobolev_2": "use a smooth activation",
-    "entry=os.system": "outside experiments/",
+    "entry=os.system": "expected experiments",
     "compute.device=cuda:99": "not on this machine",
     "seed=-1": "seed must be 0 or more",
 }

@@ -1,0 +1,87 @@
+"""What text from others may reach: a command line or a folder of configs names choices and values, never code.
+
+Hydra calls whatever `_target_` names in `hydra.callbacks`, and logging whatever `()` or `class` names in
+`hydra.job_logging`. No experiment needs either, so overrides and foreign configs that touch them are refused before
+Hydra reads a word. Weights and checkpoints are loaded by readers that cannot run code (safetensors,
+`weights_only=True`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.errors import BadInput
+
+TARGETS = ("hydra_plugins.resuming_sweeper.", "sobolev.", "torch.")
+CALLING = ("_target_", "()", "class")  # keys whose value Hydra or logging calls
+CLOSED = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging", "hydra.searchpath")
+
+
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Refuse overrides, and folders of configs, that name code to call.
+
+    Raises:
+        BadInput: naming the override or file, and what is wrong with it.
+    """
+    folder_follows = False
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        # argparse takes a long option by any beginning of it.
+        names_folder = option in ("-cd", "-cp") or (
+            len(option) > 2 and any(whole.startswith(option) for whole in ("--config-dir", "--config-path"))
+        )
+        if folder_follows or (names_folder and equals):
+            _check_folder(Path(argument if folder_follows else value))
+        elif not argument.startswith("-"):
+            _check_override(argument)
+        folder_follows = names_folder and not equals
+
+
+def _check_override(override: str) -> None:
+    key, _, value = override.lstrip("+~").partition("=")
+    _refuse_closed(key, override)
+    if key.rpartition(".")[2] in CALLING:
+        _check_target(value, override)
+    if any(re.search(rf"(?<!\w){re.escape(name)}['\"]?\s*:", value) for name in CALLING):
+        raise BadInput(f"{override}: an override cannot name code to call")
+
+
+def _check_folder(folder: Path) -> None:
+    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+        try:
+            text = path.read_text()
+            content = yaml.safe_load(text)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise BadInput(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
+        package = re.search(r"^#\s*@package\s+(\S+)", text, re.MULTILINE)
+        for key, value in _walk(content, "" if not package or package[1].startswith("_") else package[1]):
+            _refuse_closed(key, str(path))
+            if key.rpartition(".")[2] in CALLING:
+                _check_target(str(value), str(path))
+
+
+def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    yield key, node
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield from _walk(child, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for child in node:
+            yield from _walk(child, key)
+
+
+def _refuse_closed(key: str, where: str) -> None:
+    # `@` moves a group's content to another package, `/` names a group.
+    plain = key.replace("/", ".").rpartition("@")[2] if "@" in key else key
+    if any(plain == closed or plain.startswith(closed + ".") for closed in CLOSED):
+        raise BadInput(f"{where}: {plain} decides what code is called, and is not open to change")
+
+
+def _check_target(called: str, where: str) -> None:
+    if not called.strip("'\"").startswith(TARGETS):
+        raise BadInput(f"{where}: names {called or 'something'} to call; only {', '.join(TARGETS)} may be named")

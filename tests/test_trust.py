@@ -1,0 +1,106 @@
+"""Hostile text: overrides, folders of configs, checkpoints. None of it may run code."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments.errors import BadInput
+from experiments.run import execute, find_entry, folder_of
+from experiments.trust import TARGETS, _walk, check_command_line
+from tests.conftest import CONFIGS, ROOT
+
+HOSTILE_OVERRIDES = [
+    "hydra.callbacks.x={_target_:os.system,command:touch owned}",
+    "+hydra.callbacks.x._target_=os.system",
+    "++hydra.callbacks.x='${oc.create:...}'",
+    "hydra.job_logging.handlers.x.class=os.system",
+    "+hydra.job_logging.handlers.x={'()':os.system}",
+    "hydra.searchpath=[file:///tmp/theirs]",
+    "hydra.sweeper._target_=hydra_plugins.theirs.Sweeper",
+    "model={_target_:os.system}",
+    "+model={'_target_': os.system}",
+    "+dataset@hydra.callbacks=booth",
+]
+
+
+@pytest.mark.parametrize("override", HOSTILE_OVERRIDES)
+def test_an_override_cannot_name_code(override):
+    with pytest.raises(BadInput):
+        check_command_line(["-m", override])
+
+
+def test_ordinary_commands_pass():
+    check_command_line(
+        ["-m", "sweep=figure_2", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "dataset=booth,beale"]
+    )
+    check_command_line(["--config-name=config", "model.hidden=[16,16]", "optimizer.learning_rate=1e-3"])
+    check_command_line(["hydra.sweeper.params={}", "loss=sobolev", "hydra.launcher.setup=[module load python]"])
+
+
+EVIL = "hydra:\n  callbacks:\n    x:\n      _target_: os.system\n      command: touch {owned}\n"
+HOSTILE_FILES = {
+    "callback": "# @package _global_\n" + EVIL,
+    "escaped": '# @package _global_\nhydra:\n  "\\x63allbacks":\n    x: {{"\\x5ftarget_": os.system}}\n',
+    "moved": "# @package hydra.callbacks\nx:\n  _target_: os.system\n  command: touch {owned}\n",
+    "not yaml": "a: [",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE_FILES.values(), ids=HOSTILE_FILES)
+@pytest.mark.parametrize("option", [["--config-dir", "{}"], ["--config-dir={}"], ["--config-d", "{}"], ["-cd={}"]])
+def test_a_folder_of_configs_cannot_name_code(tmp_path, content, option):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "theirs.yaml").write_text(content.format(owned=tmp_path / "owned"))
+    with pytest.raises(BadInput):
+        check_command_line([part.format(tmp_path) for part in option] + ["experiment=theirs"])
+
+
+def test_the_front_door_refuses_before_anything_is_called(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "theirs.yaml").write_text(HOSTILE_FILES["callback"].format(owned=tmp_path / "owned"))
+    command = [sys.executable, "run.py", "--config-dir", str(tmp_path), "experiment=theirs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "owned").exists()
+
+
+def test_our_own_configs_name_only_our_own_code():
+    for path in CONFIGS.rglob("*.yaml"):
+        for key, value in _walk(yaml.safe_load(path.read_text()), ""):
+            assert not key.endswith("_target_") or str(value).startswith(TARGETS), path
+
+
+@pytest.mark.parametrize(
+    "entry", ["os.system", "experiments.run.execute", "experiments.run.main", "experiments.nothing.main"]
+)
+def test_an_entry_is_an_experiment(entry):
+    with pytest.raises(BadInput, match="expected experiments"):
+        find_entry(entry)
+
+
+class Payload:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))], ids=["torch", "pickle"]
+)
+def test_a_hostile_checkpoint_is_not_run(make_config, tmp_path, capsys, save):
+    config = make_config()
+    folder_of(config).mkdir(parents=True)
+    save({"state": Payload(tmp_path / "owned")}, folder_of(config) / "checkpoint.pt")
+    execute(config)
+    assert "damaged" in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()
