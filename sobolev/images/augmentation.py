@@ -1,0 +1,92 @@
+r"""Augmentation of whole uint8 batches, on the device that they lie on.
+
+Every choice is drawn from the generator that is passed, on the generator's own device: a generator on the CPU
+augments alike wherever the pixels are.
+
+Shape suffixes: B samples, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+PADDINGS = ("zeros", "reflect")
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as image libraries grey colours
+
+
+def shift_and_flip(
+    pixels_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool, mode: str = "zeros"
+) -> Tensor:
+    """Each image moved by up to `padding` pixels either way, and mirrored left to right with probability 1/2.
+
+    The same as a random crop of the padded image. Uniform over the (2 padding + 1)^2 places.
+
+    Args:
+        pixels_BCHW: uint8, and so is the result.
+        generator: the source of randomness.
+        padding: in pixels, 0 for none.
+        flip: whether to mirror.
+        mode: what moves in from outside: "zeros" (black) or "reflect".
+
+    Raises:
+        ValueError: negative padding, an unknown mode, or more reflection than there is image.
+    """
+    if mode not in PADDINGS:
+        raise ValueError(f"mode={mode} is unknown: choose from {', '.join(PADDINGS)}")
+    n, _, height, width = pixels_BCHW.shape
+    if not 0 <= padding < min(height, width):
+        raise ValueError(f"padding={padding}: expected 0 to {min(height, width) - 1} for images of {height} x {width}")
+    device = pixels_BCHW.device
+    places_2B = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device).to(device)
+    mirrored_B = torch.randint(2, (n,), generator=generator, device=generator.device).to(device).bool()
+    if padding:
+        padded = functional.pad(pixels_BCHW, (padding,) * 4) if mode == "zeros" else _reflect(pixels_BCHW, padding)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, place, place, H, W), a view
+        pixels_BCHW = windows[torch.arange(n, device=device), :, *places_2B]
+    if flip:
+        pixels_BCHW = torch.where(mirrored_B[:, None, None, None], pixels_BCHW.flip(-1), pixels_BCHW)
+    return pixels_BCHW
+
+
+def _reflect(pixels_BCHW: Tensor, padding: int) -> Tensor:
+    """Mirrored about the edge pixels. functional.pad does not reflect uint8."""
+    for dim in (2, 3):
+        last = pixels_BCHW.shape[dim] - 1
+        outside = torch.arange(-padding, last + 1 + padding, device=pixels_BCHW.device)
+        pixels_BCHW = pixels_BCHW.index_select(dim, last - (last - outside.abs()).abs())
+    return pixels_BCHW
+
+
+def photometric(pixels_BCHW: Tensor, generator: torch.Generator, strength: float = 0.5) -> Tensor:
+    """Random brightness, contrast and colour, in random order (Howard 2013, as the Inception networks were trained).
+
+    Each is x <- r + f (x - r) cut to 0..255, with f uniform in 1 +- strength for each sample, and for r: black
+    (brightness), the image's mean luminance (contrast) or each pixel's luminance (colour).
+
+    Args:
+        pixels_BCHW: uint8 with 3 channels, and so is the result.
+        generator: the source of randomness.
+        strength: from 0 (nothing) to 1; Howard's is 0.5.
+
+    Raises:
+        ValueError: a strength outside [0, 1], or pixels without 3 channels.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength}: expected 0 to 1")
+    if pixels_BCHW.shape[1] != 3:
+        raise ValueError(f"expected pixels (B, 3, H, W), got {tuple(pixels_BCHW.shape)}")
+    n, device = len(pixels_BCHW), pixels_BCHW.device
+    factors_3B = torch.rand(3, n, generator=generator, device=generator.device).to(device) * 2 - 1
+    factors_3B = 1 + strength * factors_3B
+    order_3B = torch.rand(3, n, generator=generator, device=generator.device).argsort(0).to(device)
+    x = pixels_BCHW.float()
+    weights_C11 = x.new_tensor(LUMINANCE)[:, None, None]
+    for factor_B, which_B in zip(factors_3B, order_3B, strict=True):
+        which_B111 = which_B[:, None, None, None]
+        luminance = (x * weights_C11).sum(1, keepdim=True)
+        reference = torch.where(which_B111 == 1, luminance.mean((2, 3), keepdim=True), luminance)
+        reference = torch.where(which_B111 == 0, 0, reference)
+        x = torch.lerp(reference.expand_as(x), x, factor_B[:, None, None, None]).clamp_(0, 255)
+    return x.round_().to(torch.uint8)

@@ -1,0 +1,65 @@
+r"""A split of labelled images in memory, and the normalisation
+
+    x' = (x / 255 - mean) / std        mean and std by channel, of the training split
+
+Shape suffixes: N samples of the split, B of a batch, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+SPLITS = ("train", "validation", "test")
+
+
+class ImageError(ValueError):
+    """A data set that is missing, damaged or cannot be fetched: one line with the path, what was expected, a remedy."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split held in memory.
+
+    Attributes:
+        pixels_NCHW: uint8.
+        labels_N: int64, from 0 to n_classes - 1.
+        n_classes: of the whole set.
+        mean_C: by channel, of the training split, in units where white is 1.
+        std_C: likewise; the population's, about its mean over all pixels.
+    """
+
+    pixels_NCHW: Tensor
+    labels_N: Tensor
+    n_classes: int
+    mean_C: tuple[float, ...]
+    std_C: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set with its tensors on `device`."""
+        return replace(self, pixels_NCHW=self.pixels_NCHW.to(device), labels_N=self.labels_N.to(device))
+
+    def normalise(self, pixels_BCHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(x / 255 - mean) / std of a uint8 batch, on its device, in channels_last."""
+        return normalise(pixels_BCHW, self.mean_C, self.std_C, dtype)
+
+
+def normalise(pixels_BCHW: Tensor, mean_C: tuple[float, ...], std_C: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """(x / 255 - mean) / std of a uint8 batch, on its device, in channels_last.
+
+    Raises:
+        ValueError: pixels that are not uint8, or of another number of channels.
+    """
+    if pixels_BCHW.dtype != torch.uint8 or pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != len(mean_C):
+        raise ValueError(
+            f"expected uint8 pixels (B, {len(mean_C)}, H, W), got {pixels_BCHW.dtype} {tuple(pixels_BCHW.shape)}"
+        )
+    wide = torch.promote_types(dtype, torch.float32)  # bfloat16 would lose digits of each of the two steps
+    mean_C11, std_C11 = (torch.tensor(v, dtype=wide, device=pixels_BCHW.device)[:, None, None] for v in (mean_C, std_C))
+    x = pixels_BCHW.to(wide, memory_format=torch.channels_last)
+    return x.mul_(1 / (255 * std_C11)).sub_(mean_C11 / std_C11).to(dtype)

@@ -1,0 +1,142 @@
+r"""Convolutional networks as lists of blocks, and how a list is split into parts (Section 4.3, SM 4).
+
+A block is what the paper counts as a layer,
+
+    h_l = relu(batchnorm(W_l * h_{l-1}))        W_l 3x3, padding 1, stride s_l
+
+and the last block is the classifier. `nn.Sequential(*blocks)` is the network; `split(blocks, after)` cuts it where
+synthetic gradients stand in for what comes back. Convolutions have no bias, which BatchNorm would take away again.
+
+Shape suffixes: B samples, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+# SM 4.1, the 11 convolutions of the CIFAR-10 network.
+CIFAR_CHANNELS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
+CIFAR_STRIDES = (1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1)
+# Ours: the paper says that there are three modules and not where. These are where the resolution halves.
+CIFAR_SPLITS = (2, 5, 8)
+HEADS = ("average", "flatten")
+
+
+def conv_blocks(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    n_classes: int,
+    in_channels: int = 3,
+    head: str = "average",
+    size: int | None = None,
+    generator: torch.Generator | None = None,
+) -> list[nn.Module]:
+    """One block a convolution, then the classifier: from (B, in_channels, H, W) to (B, n_classes).
+
+    Args:
+        channels: of each convolution's output.
+        strides: of each convolution; a stride s makes a side of ceil(side / s).
+        n_classes: of the logits.
+        in_channels: 3 for colours, 1 for grey.
+        head: how feature maps meet the linear layer. The paper says only "linear 10". "average" (our default) takes
+            the mean of each map, which is a tenth of the other's weights or fewer and takes images of any size;
+            "flatten" gives the linear layer every position.
+        size: the side of the images, which "flatten" needs.
+        generator: what initial weights are drawn from; torch's global one by default. He et al. (2015) for
+            convolutions, PyTorch's default for the linear layer: ours, as the paper names none.
+
+    Raises:
+        ValueError: no convolution, channels and strides of different number, one of them not positive, an unknown head,
+            or "flatten" without `size`.
+    """
+    if not channels or len(channels) != len(strides):
+        raise ValueError(f"expected as many strides as channels, at least one, not {len(strides)} for {len(channels)}")
+    if min(*channels, *strides, n_classes, in_channels) < 1:
+        raise ValueError(
+            f"channels={list(channels)}, strides={list(strides)}, n_classes={n_classes} and in_channels={in_channels} "
+            "must all be positive"
+        )
+    if head not in HEADS:
+        raise ValueError(f"head={head} is unknown: choose from {', '.join(HEADS)}")
+    if head == "flatten" and size is None:
+        raise ValueError("head=flatten needs size, the side of the images")
+    blocks: list[nn.Module] = []
+    for before, after, stride in zip((in_channels, *channels), channels, strides, strict=False):
+        blocks.append(nn.Sequential(convolution(before, after, 3, stride, generator), nn.BatchNorm2d(after), nn.ReLU()))
+        size = size and -(-size // stride)
+    if head == "average":
+        blocks.append(average_head(channels[-1], n_classes, generator))
+    else:
+        blocks.append(nn.Sequential(nn.Flatten(), linear(channels[-1] * size**2, n_classes, generator)))
+    return blocks
+
+
+def cifar_blocks(
+    n_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    head: str = "average",
+    generator: torch.Generator | None = None,
+) -> list[nn.Module]:
+    """The paper's 11-layer network for 32 x 32 images: 12 blocks.
+
+    Args:
+        n_classes: of the logits.
+        in_channels: 3 for colours, 1 for grey.
+        width: a factor on the channels, which become multiples of 8; 1 is the paper's network.
+        head: as in `conv_blocks`.
+        generator: as in `conv_blocks`.
+
+    Raises:
+        ValueError: as `conv_blocks` does, or a width that is not positive.
+    """
+    if width <= 0:
+        raise ValueError(f"width must be positive, not {width}")
+    channels = [max(8, 8 * round(width * c / 8)) for c in CIFAR_CHANNELS]
+    return conv_blocks(channels, CIFAR_STRIDES, n_classes, in_channels, head, size=32, generator=generator)
+
+
+def split(blocks: Sequence[nn.Module], after: Sequence[int]) -> nn.ModuleList:
+    """The parts of a network that is cut after the blocks of these numbers, which count from 1: len(after) + 1 parts.
+
+    >>> [len(part) for part in split(cifar_blocks(), after=[2, 5, 8])]
+    [2, 3, 3, 4]
+
+    Raises:
+        ValueError: numbers that do not increase, or that leave a part without blocks.
+    """
+    bounds = [0, *after, len(blocks)]
+    if any(left >= right for left, right in pairwise(bounds)):
+        raise ValueError(
+            f"cannot split {len(blocks)} blocks after {list(after)}: "
+            f"expected increasing numbers from 1 to {len(blocks) - 1}"
+        )
+    return nn.ModuleList(nn.Sequential(*blocks[left:right]) for left, right in pairwise(bounds))
+
+
+def convolution(
+    in_channels: int, out_channels: int, kernel: int, stride: int, generator: torch.Generator | None
+) -> nn.Conv2d:
+    """Without bias, padded to keep the resolution at stride 1, initialised as He et al. (2015) by the fan-out."""
+    layer = nn.utils.skip_init(
+        nn.Conv2d, in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False
+    )
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    return layer
+
+
+def linear(n_inputs: int, n_outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    """PyTorch's default initialisation: weights and biases uniform in +-1/sqrt(fan_in)."""
+    layer = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(n_inputs**-0.5), n_inputs**-0.5, generator=generator)
+    return layer
+
+
+def average_head(channels: int, n_classes: int, generator: torch.Generator | None) -> nn.Sequential:
+    """The mean of each feature map, then logits."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(channels, n_classes, generator))

@@ -1,0 +1,620 @@
+"""Data sets read pixel by pixel, damage refused, downloads whole or not at all, augmentation against naive loops."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+from experiments.images import fetch
+from scripts import download as download_script
+from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, download, photometric, shift_and_flip
+from sobolev.images.download import Source
+from sobolev.seeding import generator
+from tests.fake_images import CLASSES, write_cifar10, write_folder, write_mnist
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, generator=rng(), dtype=torch.uint8)
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_every_shift_and_flip_is_a_crop_of_the_padded_image_and_all_are_as_likely(mode, flip):
+    padding, n = 2, 4000
+    image = noise(3, 6, 9)
+    pad = ((0, 0), (padding, padding), (padding, padding))
+    padded = np.pad(image.numpy(), pad, mode="constant" if mode == "zeros" else "reflect")
+    crops = [padded[:, y : y + 6, x : x + 9] for y in range(5) for x in range(5)]
+    crops += [crop[:, :, ::-1] for crop in crops] if flip else []
+    which = {crop.tobytes(): index for index, crop in enumerate(crops)}
+    moved = shift_and_flip(image.expand(n, -1, -1, -1), rng(), padding, flip, mode)
+    assert moved.dtype == torch.uint8
+    counts = np.bincount([which[sample.numpy().tobytes()] for sample in moved], minlength=len(crops))
+    expected = n / len(crops)
+    assert ((counts - expected) ** 2 / expected).sum() < 2 * len(crops)  # chi-squared
+
+
+def test_samples_are_not_mixed_and_the_generator_decides():
+    pixels = noise(1, 1, 4, 4) // 2 + torch.tensor([0, 128], dtype=torch.uint8)[:, None, None, None]
+    pixels = pixels.repeat(10, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    first, same, other = (shift_and_flip(pixels, rng(seed), 1, True, "reflect") for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(first.flatten(1).ge(128).all(1), torch.tensor([False, True]).repeat(10))
+    assert torch.equal(shift_and_flip(pixels, rng(), 0, False), pixels)
+
+
+def test_shift_and_flip_refuses():
+    with pytest.raises(ValueError, match="expected 0 to 3 for images of 4 x 6"):
+        shift_and_flip(noise(1, 3, 4, 6), rng(), 4, True)
+    with pytest.raises(ValueError, match="choose from zeros, reflect"):
+        shift_and_flip(noise(1, 3, 4, 6), rng(), 1, True, "wrap")
+
+
+def test_photometric_is_what_an_image_library_does():
+    smooth = torch.nn.functional.interpolate(noise(8, 3, 4, 4).float(), size=(16, 16), mode="bilinear")
+    pixels = smooth.to(torch.uint8)
+    source = rng(3)
+    factors = 1 + 0.5 * (torch.rand(3, 8, generator=source) * 2 - 1)
+    orders = torch.rand(3, 8, generator=source).argsort(0)
+    assert len(set(map(tuple, orders.T.tolist()))) > 2
+    changed = photometric(pixels, rng(3))
+    for sample, result, factor_3, order_3 in zip(pixels, changed, factors.T, orders.T, strict=True):
+        image = Image.fromarray(sample.permute(1, 2, 0).numpy())
+        for factor, which in zip(factor_3.tolist(), order_3.tolist(), strict=True):
+            enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[which]
+            image = enhance(image).enhance(factor)
+        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert (result.int() - expected.int()).abs().max() <= 4  # it rounds after each step
+
+
+def test_photometric_of_strength_0_is_the_identity_and_of_2_refused():
+    pixels = noise(4, 3, 5, 5)
+    assert torch.equal(photometric(pixels, rng(), 0), pixels)
+    with pytest.raises(ValueError, match="0 to 1"):
+        photometric(pixels, rng(), 2)
+    with pytest.raises(ValueError, match="3, H, W"):
+        photometric(pixels[:, :1], rng())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_normalise(dtype):
+    pixels = noise(5, 2, 4, 3)
+    images = ImageSet(pixels, torch.zeros(5, dtype=torch.int64), 10, (0.4, 0.7), (0.2, 0.3))
+    got = images.normalise(pixels, dtype)
+    assert got.dtype == dtype
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    expected = (pixels.double() / 255 - torch.tensor([0.4, 0.7])[:, None, None].double()) / torch.tensor(
+        [0.2, 0.3], dtype=torch.float64
+    )[:, None, None]
+    torch.testing.assert_close(got.double(), expected, rtol=torch.finfo(dtype).eps, atol=4 * 2**-23)
+    with pytest.raises(ValueError, match="expected uint8 pixels"):
+        images.normalise(pixels.float())
+
+
+# Sets in memory
+
+
+def test_digits_are_those_of_scikit_learn():
+    bundled = load_digits()
+    images = [np.rint(image * 255 / 16).astype(np.uint8).tobytes() for image in bundled.images]
+    known = dict(zip(images, bundled.target.tolist(), strict=True))
+    sets = {split: IN_MEMORY["digits"]("nowhere", split, 300) for split in ("train", "validation", "test")}
+    assert {split: len(s) for split, s in sets.items()} == {"train": 1137, "validation": 300, "test": 360}
+    seen = [image.numpy().tobytes() for s in sets.values() for image in s.pixels_NCHW]
+    assert sorted(seen) == sorted(images)
+    for s in sets.values():
+        assert s.pixels_NCHW.shape[1:] == (1, 8, 8)
+        assert [known[image.numpy().tobytes()] for image in s.pixels_NCHW] == s.labels_N.tolist()
+
+
+def test_the_splits_do_not_change_with_versions():
+    """Results on digits depend on which images test: these numbers belong to the published results."""
+    test = IN_MEMORY["digits"]("nowhere", "test")
+    assert hashlib.sha256(test.pixels_NCHW.numpy().tobytes()).hexdigest()[:16] == "c9821ab827a9106b"
+    held = IN_MEMORY["digits"]("nowhere", "validation", 100)
+    assert hashlib.sha256(held.pixels_NCHW.numpy().tobytes()).hexdigest()[:16] == "f18f04f8b546ce9b"
+
+
+def test_cifar10_is_read_byte_by_byte(tmp_path, monkeypatch):
+    parts = write_cifar10(tmp_path, monkeypatch)
+    for split, part in (("train", "train"), ("test", "test")):
+        images = IN_MEMORY["cifar10"](tmp_path, split)
+        assert len(images) == len(parts[part])
+        for record, pixels, label in zip(parts[part], images.pixels_NCHW, images.labels_N, strict=True):
+            assert label == record[0]
+            assert pixels[1, 2, 3] == record[1 + 1024 + 2 * 32 + 3]  # green, row 2, column 3
+            assert pixels.numpy().tobytes() == record[1:].tobytes()
+        assert images.pixels_NCHW.dtype == torch.uint8
+        assert images.labels_N.dtype == torch.int64
+
+
+def test_mnist_is_read_byte_by_byte(tmp_path, monkeypatch):
+    parts = write_mnist(tmp_path, monkeypatch)
+    for split in ("train", "test"):
+        images = IN_MEMORY["mnist"](tmp_path, split)
+        assert images.pixels_NCHW.shape[1:] == (1, 28, 28)
+        assert np.array_equal(images.pixels_NCHW[:, 0], parts[split][0])
+        assert np.array_equal(images.labels_N, parts[split][1])
+
+
+def test_validation_is_cut_from_train_and_leaves_the_statistics(tmp_path, monkeypatch):
+    write_cifar10(tmp_path, monkeypatch)
+    whole = IN_MEMORY["cifar10"](tmp_path, "train")
+    kept, held, test = (IN_MEMORY["cifar10"](tmp_path, split, 30) for split in ("train", "validation", "test"))
+    assert (len(kept), len(held), len(test)) == (70, 30, 20)
+    keys = [{image.numpy().tobytes() for image in s.pixels_NCHW} for s in (whole, kept, held)]
+    assert keys[0] == keys[1] | keys[2]
+    fewer = IN_MEMORY["cifar10"](tmp_path, "validation", 10)
+    assert {image.numpy().tobytes() for image in fewer.pixels_NCHW} < keys[2]
+    x = kept.pixels_NCHW.double() / 255
+    for images in (kept, held, test):
+        assert images.mean_C == pytest.approx(x.mean((0, 2, 3)).tolist(), rel=1e-12)
+        assert images.std_C == pytest.approx(x.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("split", "hold_out", "message"),
+    [
+        ("val", 0, "choose from train, validation, test"),
+        ("validation", 0, "expected 1 to"),
+        ("train", 1437, "to 1436 of"),
+    ],
+)
+def test_splits_that_cannot_be(split, hold_out, message):
+    with pytest.raises(ValueError, match=message):
+        IN_MEMORY["digits"]("nowhere", split, hold_out)
+
+
+def damage_cifar10(folder, how):
+    path = folder / "cifar-10-batches-bin" / "data_batch_3.bin"
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "short":
+        path.write_bytes(content[:-1])
+    else:
+        content[3073] = 10
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", "is missing"),
+        ("short", "expected 61,460 bytes, found 61,459"),
+        ("label", "labels from 0 to 9, found 10"),
+    ],
+)
+def test_damage_to_cifar10_is_refused_with_the_path_and_the_remedy(tmp_path, monkeypatch, how, message):
+    write_cifar10(tmp_path, monkeypatch)
+    path = damage_cifar10(tmp_path, how)
+    with pytest.raises(ImageError, match=message) as caught:
+        IN_MEMORY["cifar10"](tmp_path, "test")
+    assert str(path) in str(caught.value)
+    remedy = f"remove {path.parent}, then `python -m scripts.download cifar10 --folder {tmp_path}` fetches it"
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "how", ["missing", "not gzip", "cut", "magic", "count", "longer", "shorter", "checksum", "label"]
+)
+def test_damage_to_mnist_is_refused_with_the_path_and_the_remedy(tmp_path, monkeypatch, how):
+    write_mnist(tmp_path, monkeypatch)
+    path = tmp_path / "mnist" / "train-labels-idx1-ubyte.gz"
+    packed, plain = path.read_bytes(), bytearray(gzip.decompress(path.read_bytes()))
+    if how == "magic":
+        plain[3] = 3
+    if how == "count":
+        plain[7] += 1
+    if how == "label":
+        plain[8] = 10
+    changed = {"longer": plain + b"\0", "shorter": plain[:-1]}.get(how, plain)
+    content = {"not gzip": bytes(plain), "cut": packed[:-9], "checksum": packed[:-8] + b"\0" * 4 + packed[-4:]}
+    path.write_bytes(content.get(how, gzip.compress(changed)))
+    if how == "missing":
+        path.unlink()
+    with pytest.raises(ImageError) as caught:
+        IN_MEMORY["mnist"](tmp_path, "test")
+    assert str(path if how != "label" else path.parent) in str(caught.value)
+    assert f"`python -m scripts.download mnist --folder {tmp_path}`" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Downloads
+
+
+class Publisher:
+    """A server of files, which can promise more than it sends. Keeps what it was asked for."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.promise = 0
+        publisher = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                publisher.asked.append(self.path)
+                content = publisher.files.get(self.path)
+                self.send_response(200 if content is not None else 404)
+                self.send_header("Content-Length", str(len(content or b"") + publisher.promise))
+                self.end_headers()
+                self.wfile.write(content or b"")
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=[0.01])
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def publisher(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Publisher() as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def archive(publisher, tmp_path, monkeypatch):
+    """CIFAR-10 at a publisher, as it is packed there."""
+    write_cifar10(tmp_path / "original", monkeypatch)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.add(tmp_path / "original" / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    content = buffer.getvalue()
+    publisher.files["/cifar-10-binary.tar.gz"] = content
+    address = f"{publisher.address}/cifar-10-binary.tar.gz"
+    source = Source("cifar-10-batches-bin", ((address, hashlib.md5(content).hexdigest()),))
+    monkeypatch.setitem(SOURCES, "cifar10", source)
+    return content
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.glob("*") if not path.name.endswith(".lock")) if folder.exists() else []
+
+
+def test_a_download_is_unpacked_told_of_and_done_once(publisher, archive, tmp_path):
+    told = []
+    data = tmp_path / "data"
+    path = download("cifar10", data, lambda *progress: told.append(progress))
+    assert told[-1] == ("cifar-10-binary.tar.gz", len(archive), len(archive))
+    assert visible(data) == ["cifar-10-batches-bin"]
+    original = tmp_path / "original" / "cifar-10-batches-bin"
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == {p.name: p.read_bytes() for p in original.iterdir()}
+    download("cifar10", data)
+    assert len(publisher.asked) == 1
+    assert len(IN_MEMORY["cifar10"](data, "test")) == 20
+
+
+def test_mnist_comes_as_four_files(publisher, tmp_path, monkeypatch):
+    write_mnist(tmp_path / "original", monkeypatch)
+    files = []
+    for path in sorted((tmp_path / "original" / "mnist").iterdir()):
+        publisher.files[f"/{path.name}"] = path.read_bytes()
+        files.append((f"{publisher.address}/{path.name}", hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setitem(SOURCES, "mnist", Source("mnist", tuple(files)))
+    download("mnist", tmp_path / "data")
+    assert len(IN_MEMORY["mnist"](tmp_path / "data", "test")) == 20
+    publisher.files.popitem()
+    with pytest.raises(ImageError, match="Not Found"):
+        download("mnist", tmp_path / "other")
+    assert visible(tmp_path / "other") == []
+
+
+def test_a_half_finished_download_is_never_taken_for_whole(publisher, archive, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    publisher.files["/cifar-10-binary.tar.gz"] = archive[:-5]
+    for promise in (5, 0):
+        publisher.promise = promise
+        with pytest.raises(ImageError, match=f"sent {len(archive) - 5:,} bytes .*with MD5 .*, expected .*: try again"):
+            download("cifar10", data)
+        assert visible(data) == []
+    # The checksum is right, and what it is of is no archive.
+    content = archive[: len(archive) // 2]
+    publisher.files["/cut.tgz"] = content
+    cut = Source("cifar-10-batches-bin", ((f"{publisher.address}/cut.tgz", hashlib.md5(content).hexdigest()),))
+    with monkeypatch.context() as patch:
+        patch.setitem(SOURCES, "cifar10", cut)
+        with pytest.raises(ImageError, match="cannot be unpacked"):
+            download("cifar10", data)
+    assert visible(data) == []
+    # As a process leaves it that is killed while it unpacks.
+    partial = data / ".cifar-10-batches-bin.partial" / "cifar-10-batches-bin"
+    partial.mkdir(parents=True)
+    (partial / "test_batch.bin").write_bytes(b"half")
+    publisher.files["/cifar-10-binary.tar.gz"] = archive
+    download("cifar10", data)
+    assert visible(data) == ["cifar-10-batches-bin"]
+    assert len(IN_MEMORY["cifar10"](data, "test")) == 20
+
+
+def test_an_archive_that_reaches_outside_is_refused(publisher, tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("../../escaped"), io.BytesIO())
+    publisher.files["/a.tgz"] = buffer.getvalue()
+    source = Source("a", ((f"{publisher.address}/a.tgz", hashlib.md5(buffer.getvalue()).hexdigest()),))
+    monkeypatch.setitem(SOURCES, "a", source)
+    with pytest.raises(ImageError, match="cannot be unpacked"):
+        download("a", tmp_path / "data")
+    assert visible(tmp_path / "data") == []
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_processes_that_want_the_same_set_fetch_it_once(publisher, archive, tmp_path):
+    threads = [threading.Thread(target=download, args=("cifar10", tmp_path / "data")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(publisher.asked) == 1
+    assert visible(tmp_path / "data") == ["cifar-10-batches-bin"]
+
+
+def test_a_publisher_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setitem(SOURCES, "cifar10", Source("cifar-10-batches-bin", (("http://127.0.0.1:9/a.tgz", "0"),)))
+    with pytest.raises(ImageError, match=r"cannot fetch http://127.0.0.1:9/a.tgz .*: try again") as caught:
+        download("cifar10", tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="choose from cifar10"):
+        download("imagenet", tmp_path)
+
+
+def test_the_command_that_messages_name(publisher, archive, tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data"
+    monkeypatch.setattr("sys.argv", ["download", "cifar10", "--folder", str(data)])
+    download_script.main()
+    assert capsys.readouterr().out == f"{data / 'cifar-10-batches-bin'}: 100 + 20 images\n"
+    damage_cifar10(data, "short")
+    with pytest.raises(SystemExit, match=r"error: .*data_batch_3.bin is damaged.*remove .*, then"):
+        download_script.main()
+
+
+def test_a_progress_bar_counts_each_file(publisher, archive, tmp_path, monkeypatch):
+    bars = []
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr("experiments.images.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[0])
+    fetch("cifar10", tmp_path / "data")
+    assert bars[0].n == bars[0].total == len(archive)
+    assert bars[0].desc.startswith("cifar-10-binary.tar.gz")
+
+
+# Folders of images
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("images"))
+
+
+def batches(folder: ImageFolder, **options) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(folder.train(**{"seed": 1, "epoch": 2, "batch_size": 5, "size": 16} | options))
+
+
+def equal(left, right) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(a, b) for one, other in zip(left, right, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_a_folder_knows_its_classes_and_splits(root):
+    train, held, test = (ImageFolder(root, split, 6) for split in ("train", "validation", "test"))
+    assert train.classes == sorted(CLASSES)
+    assert train.n_classes == 3
+    assert (len(train), len(held), len(test)) == (18, 6, 9)
+    names = [set(folder.names_N.tolist()) for folder in (train, held)]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == 24
+    for folder in (train, held, test):
+        for name, label in zip(folder.names_N, folder.labels_N, strict=True):
+            assert name.decode().split("/")[0] == folder.classes[label]
+            assert (folder.directory / name.decode()).exists()
+
+
+def test_batches_depend_on_seed_epoch_and_number_alone(root):
+    folder = ImageFolder(root)
+    whole = batches(folder)
+    assert len(whole) == folder.batches_per_epoch(5) == 4  # of 24 images, the last is dropped
+    for pixels, labels in whole:
+        assert pixels.shape == (5, 3, 16, 16)
+        assert pixels.dtype == torch.uint8
+        assert labels.dtype == torch.int64
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert equal(whole, batches(folder))
+    assert equal(whole[2:], batches(folder, first=2))
+    assert equal(whole, batches(folder, workers=2))
+    shares = [batches(folder, rank=rank, ranks=2) for rank in range(2)]
+    for (pixels, labels), *halves in zip(whole, *shares, strict=True):
+        for rank, (share, share_labels) in enumerate(halves):
+            assert torch.equal(share, pixels[rank::2])
+            assert torch.equal(share_labels, labels[rank::2])
+    for other in ({"seed": 2}, {"epoch": 3}):
+        assert not equal(whole, batches(folder, **other))
+
+
+def test_an_epoch_shows_every_image_at_most_once(tmp_path):
+    """Images of one colour each, which no crop hides."""
+    for split in ("train", "val"):
+        for name in CLASSES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(4):
+                colour = (60 * index, 100 * CLASSES.index(name), 50)
+                Image.new("RGB", (20, 20), colour).save(tmp_path / split / name / f"{index}.png")
+    seen = []
+    for pixels, labels in batches(ImageFolder(tmp_path), batch_size=3):
+        assert torch.equal(pixels[:, 1, 0, 0] // 100, labels)
+        seen += pixels[:, :2, 0, 0].tolist()
+    assert sorted(seen) == sorted([60 * index, 100 * label] for index in range(4) for label in range(3))
+
+
+def test_random_crops_have_the_area_shape_and_place_they_should(root):
+    from sobolev.images.folder import _RandomCrops
+
+    crops = [crop for number in range(40) for crop in _RandomCrops(0, 0, 50, 0.08, True).of_batch(number)]
+    assert 0.45 < np.mean([mirrored for _, mirrored in crops]) < 0.55
+    boxes = np.array([box_of(500, 375) for box_of, _ in crops])
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2] <= 500 + 1e-9).all()
+    assert (boxes[:, 3] <= 375 + 1e-9).all()
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    area, aspect = width * height / (500 * 375), width / height
+    assert area.min() > 0.08
+    assert ((aspect > 0.75 - 1e-9) & (aspect < 4 / 3 + 1e-9)).all()
+    small = area[area < 0.5]  # those that always fit are uniform
+    assert np.histogram(small, 4, (0.08, 0.5))[0] == pytest.approx(np.full(4, len(small) / 4), rel=0.2)
+    across = boxes[:, 0] / (500 - width)
+    assert np.histogram(across, 4, (0, 1))[0] == pytest.approx(np.full(4, 500), rel=0.15)
+    # Nothing fits a ribbon: then the most of it that has a shape in range.
+    left, top, right, bottom = crops[0][0](1000, 10)
+    assert (right - left, bottom - top) == pytest.approx((40 / 3, 10))
+
+
+def test_training_crops_are_the_boxes_cut_out_and_resized(root):
+    from sobolev.images.folder import _RandomCrops
+
+    folder = ImageFolder(root)
+    (pixels, _), *_ = batches(folder, batch_size=24, epoch=0)
+    order = torch.randperm(24, generator=generator(1, "shuffle", 0))
+    for sample, index, (box_of, mirrored) in zip(
+        pixels, order, _RandomCrops(1, 0, 24, 0.08, True).of_batch(0), strict=True
+    ):
+        image = Image.open(folder.directory / folder.names_N[index].decode()).convert("RGB")
+        crop = np.array(image.resize((16, 16), Image.Resampling.BILINEAR, box_of(*image.size))).astype(int)
+        difference = sample.permute(1, 2, 0).numpy() - (crop[:, ::-1] if mirrored else crop)
+        assert np.abs(difference).mean() < 2  # halving inside the decoder is not quite a resize
+
+
+def test_evaluation_takes_the_centre_of_every_image_in_order(tmp_path):
+    pixels = noise(2, 3, 3, 32, 48, 3).numpy()
+    for split, classes in zip(("train", "val"), pixels, strict=True):
+        for name, images in zip(CLASSES, classes, strict=True):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index, image in enumerate(images):
+                Image.fromarray(image.swapaxes(0, 1) if index else image).save(tmp_path / split / name / f"{index}.png")
+    folder = ImageFolder(tmp_path, "test")
+    got = list(folder.evaluate(batch_size=4, size=12, resize=16))
+    assert [len(labels) for _, labels in got] == [4, 4, 1]
+    assert torch.equal(torch.cat([labels for _, labels in got]), torch.arange(3).repeat_interleave(3))
+    assert equal(got, list(folder.evaluate(batch_size=4, size=12, resize=16, workers=1)))
+    for pixels, name in zip(torch.cat([pixels for pixels, _ in got]), folder.names_N, strict=True):
+        image = Image.open(folder.directory / name.decode())
+        resized = image.resize((image.width // 2, image.height // 2), Image.Resampling.BILINEAR)
+        left, top = (resized.width - 12) // 2, (resized.height - 12) // 2
+        expected = np.array(resized.crop((left, top, left + 12, top + 12))).astype(int)
+        assert np.abs(pixels.permute(1, 2, 0).numpy() - expected).max() <= 1
+
+
+def test_images_of_any_colours_are_read(tmp_path):
+    root = write_folder(tmp_path, train=1, val=1)
+    colour = Image.new("RGB", (30, 40), (200, 100, 50))
+    directory = root / "val" / CLASSES[0]
+    next(directory.iterdir()).unlink()
+    for index, mode in enumerate(["RGB", "L", "CMYK"]):
+        colour.convert(mode).save(directory / f"{index}.JPEG", quality=95)
+    colour.convert("P").save(directory / "3.png")
+    colour.convert("RGBA").save(directory / "4.JPG", "PNG")  # ImageNet has a PNG with a JPEG's name
+    (directory / "notes.txt").write_text("not an image")
+    pixels, labels = next(ImageFolder(root, "test").evaluate(5, 8, 8))
+    assert labels.tolist() == [0] * 5
+    for sample, expected in zip(pixels, [(200, 100, 50), (124, 124, 124), *[(200, 100, 50)] * 3], strict=True):
+        assert (sample[:, 0, 0].int() - torch.tensor(expected)).abs().max() < 30  # CMYK and palettes are coarse
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["cut", "text", "gone"])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(tmp_path, workers, damage):
+    root = write_folder(tmp_path, train=2)
+    folder = ImageFolder(root)
+    path = root / "train" / CLASSES[1] / f"{CLASSES[1]}_0.JPEG"
+    content = path.read_bytes()
+    path.unlink() if damage == "gone" else path.write_bytes(
+        content[: len(content) // 2] if damage == "cut" else b"text"
+    )
+    with pytest.raises(ImageError, match="cannot be read") as caught:
+        batches(folder, workers=workers)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_not_a_data_set_are_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"train is missing or empty: .*n01440764/\*.JPEG"):
+        ImageFolder(tmp_path)
+    root = write_folder(tmp_path, train=1, val=1)
+    (root / "val" / "n09999999").mkdir()
+    with pytest.raises(ImageError, match="same classes, but 1 differ: n09999999 is only in val"):
+        ImageFolder(root)
+    (root / "train" / "n09999999").mkdir()
+    with pytest.raises(ImageError, match="n09999999 has no image"):
+        ImageFolder(root)
+
+
+def test_settings_that_cannot_be(root):
+    folder = ImageFolder(root)
+    with pytest.raises(ValueError, match="batch_size=25: expected 1 to 24"):
+        folder.train(0, 0, 25, 8)
+    with pytest.raises(ValueError, match="rank=2 of 2"):
+        folder.train(0, 0, 5, 8, rank=2, ranks=2)
+    with pytest.raises(ValueError, match="size=20: expected 1 to resize=16"):
+        folder.evaluate(4, 20, 16)
+    with pytest.raises(ValueError, match="expected 1 to 23 of 24"):
+        ImageFolder(root, "validation", 24)
+    with pytest.raises(ValueError, match="choose from train, validation, test"):
+        ImageFolder(root, "val")
+
+
+def test_what_an_image_takes_in_memory(tmp_path):
+    """Its name and its label, in arrays: no object an image, in this process or in a worker's copy."""
+    import gc
+    import tracemalloc
+
+    root = write_folder(tmp_path, train=1, val=1)
+    for name in CLASSES:
+        image = root / "train" / name / f"{name}_0.JPEG"
+        for index in range(1, 2000):
+            image.with_name(f"{name}_{index}.JPEG").hardlink_to(image)
+    ImageFolder(root)
+    tracemalloc.start()
+    folder = ImageFolder(root)
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(folder) == 6000
+    assert held / len(folder) < 50
