@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -16,7 +17,8 @@ Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", 
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
-Precision = enum.Enum("Precision", ["float32", "float64"])
+Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16"])  # bfloat16: products only
+Products = enum.Enum("Products", ["float32", "bfloat16"])
 
 
 @dataclass
@@ -51,6 +53,7 @@ class ComputeConfig:
 class RunConfig:
     """What every experiment has."""
 
+    several_processes: ClassVar[bool] = False  # whether torchrun may start it
     name: str = MISSING  # the experiment's name: folder of its runs, column of its rows
     entry: str = MISSING  # the function that runs it, experiments.<module>.<function>
     seed: int = MISSING
@@ -65,6 +68,37 @@ class BenchmarkDatasetConfig:
     """Points drawn uniformly from the domain of an optimisation benchmark."""
 
     name: str = MISSING
+
+
+@dataclass
+class ImageDatasetConfig:
+    """Images that are held in memory: digits, mnist or cifar10."""
+
+    name: str = MISSING
+    n_train: int = MISSING  # images of the publisher's train part; a label shows it
+    folder: str = MISSING  # where data sets lie, each in a folder of its own
+    download: bool = MISSING  # from the publisher, if it is not there
+    hold_out: int = MISSING  # training images that make the validation split instead
+    padding: int = MISSING  # pixels by which images are moved at most
+    flip: bool = MISSING  # mirror half of them
+
+
+@dataclass
+class ImageFolderConfig:
+    """Images that are read as they are needed: <folder>/<directory>/{train,val}/<class>/*.JPEG."""
+
+    name: str = MISSING
+    n_train: int = MISSING  # images in train/; a label shows it
+    folder: str = MISSING
+    directory: str = MISSING
+    download: bool = MISSING
+    hold_out: int = MISSING
+    size: int = MISSING  # side of the crops
+    resize: int = MISSING  # shorter side of an image whose centre is evaluated
+    min_area: float = MISSING  # of a crop, as a part of the image's
+    flip: bool = MISSING
+    colour: float = MISSING  # strength of random brightness, contrast and colour, 0 for none
+    workers: int = MISSING  # processes that decode
 
 
 @dataclass
@@ -105,6 +139,83 @@ class RegressionConfig(RunConfig):
     networks: int = MISSING  # seeds seed, seed + 1, ...
     normalise: bool = MISSING
     evaluations: int = MISSING  # how often over training, evenly in log(step)
+
+
+@dataclass
+class PredictorConfig:
+    """3 x 3 convolutions with ReLU, then a linear layer."""
+
+    channels: list[int] = MISSING
+    strides: list[int] = MISSING
+    head: str = MISSING  # what the linear layer sees: flatten or average
+
+
+@dataclass
+class DecoupledModelConfig:
+    """A network, where it is split, and what stands at the splits."""
+
+    name: str = MISSING
+    network: str = MISSING  # convnet or resnet50
+    channels: list[int] = MISSING  # of a convnet
+    strides: list[int] = MISSING
+    head: str = MISSING  # of a convnet: average or flatten
+    splits: list[int] = MISSING  # after blocks of these numbers, from 1
+    label_predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    direct_channels: list[int] = MISSING  # of direct SG, but for the last, which are the hidden layer's
+
+
+@dataclass
+class TechniqueConfig:
+    """What crosses a split and what its predictor learns from: see sobolev/decoupling/technique.py."""
+
+    name: str = MISSING
+    crosses: str = MISSING
+    value: float = MISSING
+    gradient: float = MISSING
+    label: float = MISSING
+    distance: str = MISSING
+    reduction: str = MISSING
+    targets: str = MISSING
+
+
+@dataclass
+class SGDConfig:
+    """SGD for the network, Adam at a constant rate for the predictors."""
+
+    learning_rate: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING  # of kernels; not of BatchNorm and biases
+    milestones: list[float] = MISSING  # where the learning rate falls to a tenth, as parts of the steps
+    steps: int = MISSING
+    batch_size: int = MISSING  # of all processes together
+    predictor_learning_rate: float = MISSING
+
+
+@dataclass
+class DecoupledConfig(RunConfig):
+    """Section 4.3: one network, trained by one technique."""
+
+    several_processes: ClassVar[bool] = True
+    model: DecoupledModelConfig = field(default_factory=DecoupledModelConfig)
+    technique: TechniqueConfig = field(default_factory=TechniqueConfig)
+    optimizer: SGDConfig = field(default_factory=SGDConfig)
+    evaluate_on: str = MISSING  # test, or validation with dataset.hold_out images: tuning
+    evaluations: int = MISSING  # how often over training, evenly
+    gradient_samples: int = MISSING  # images, about, on which synthetic and true gradients are compared
+
+
+@dataclass
+class SyntheticGradientsConfig(DecoupledConfig):
+    """On images that fit into memory."""
+
+    dataset: ImageDatasetConfig = field(default_factory=ImageDatasetConfig)
+
+
+@dataclass
+class SyntheticGradientsFolderConfig(DecoupledConfig):
+    """On images that are read as they are needed."""
+
+    dataset: ImageFolderConfig = field(default_factory=ImageFolderConfig)
 
 
 @dataclass
@@ -166,13 +277,116 @@ class PointsConfig(TrainingConfig):
     loss: LossConfig = field(default_factory=LossConfig)
 
 
+@dataclass
+class AtariDatasetConfig:
+    """What a game is played with: the fields of `sobolev.atari.AtariOptions`."""
+
+    game: str = MISSING
+    actions: list[str] = MISSING
+    action_repeat: int = MISSING
+    stack: int = MISSING
+    max_pool: bool = MISSING
+    noop_max: int = MISSING
+    fire_reset: bool = MISSING
+    sticky_actions: float = MISSING
+    max_episode_frames: int = MISSING
+
+
+@dataclass
+class TeacherConfig:
+    """Synchronous advantage actor-critic. An update learns from environments x horizon steps."""
+
+    algorithm: str = MISSING  # ppo or a2c; a label shows it
+    steps: int = MISSING
+    environments: int = MISSING
+    horizon: int = MISSING
+    epochs: int = MISSING
+    minibatches: int = MISSING
+    learning_rate: float = MISSING
+    discount: float = MISSING
+    trace: float = MISSING  # lambda of the generalised advantages
+    clip: float = MISSING  # 0: off
+    value_weight: float = MISSING
+    entropy_weight: float = MISSING
+    normalise_advantages: bool = MISSING
+    max_gradient_norm: float = MISSING
+    clip_rewards: bool = MISSING
+    life_is_episode: bool = MISSING
+    products: Products = MISSING
+    segment: int = MISSING  # steps between resets of all environments
+
+
+@dataclass
+class TrainTeacherConfig(RunConfig):
+    """Section 4.2: a policy that plays one game."""
+
+    dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    evaluation_episodes: int = MISSING
+
+
+@dataclass
+class RecordedDatasetConfig(AtariDatasetConfig):
+    """States that a teacher visits, split by whole episodes in the order of time."""
+
+    teacher: str = MISSING  # its file
+    n_states: int = MISSING
+    recording_environments: int = MISSING  # that the teacher plays in at once
+    recording_seed: int = MISSING
+    folder: str = MISSING  # where recordings are kept
+    split: list[float] = MISSING  # parts: [train, validation, test]
+
+
+@dataclass
+class StudentConfig:
+    """Convolutions without padding, [channels, kernel, stride] each, then one linear layer, all with ReLU."""
+
+    convolutions: list[list[int]] = MISSING
+    hidden: int = MISSING
+
+
+@dataclass
+class ObjectiveConfig:
+    """Section 4.2: kl_weight KL + gradient_weight E_v || difference of the gradients of <log pi, v> ||."""
+
+    name: str = MISSING
+    kl_weight: float = MISSING
+    gradient_weight: float = MISSING  # alpha
+    divergence: str = MISSING  # student_teacher, as printed, or teacher_student
+    norm: str = MISSING  # l2, as printed, or squared_l2
+    projection: str = MISSING  # sphere, gaussian, rademacher or coordinate
+    samples: int = MISSING  # projections a state and update
+
+
+@dataclass
+class DistillConfig(RunConfig):
+    """Section 4.2: a student learns a teacher's policy from states that the teacher visited."""
+
+    dataset: RecordedDatasetConfig = field(default_factory=RecordedDatasetConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    n_train: int = MISSING  # the first so many states of the train part
+    products: Products = MISSING  # of the derivative sweeps
+    recorded_gib: float = MISSING  # the teacher's gradients are kept if they take no more; else computed at each step
+    evaluate_on: str = MISSING  # test, or validation: tuning
+    n_evaluate: int = MISSING  # states, evenly spaced
+    n_gradients: int = MISSING  # of these, where gradients are compared
+    evaluations: int = MISSING  # how often over training, evenly in log(step)
+    play_episodes: int = MISSING  # whole games that the student plays in the end; 0 for none
+
+
 TYPES = {
     "regression_types": RegressionConfig,
+    "synthetic_gradients_types": SyntheticGradientsConfig,
+    "synthetic_gradients_folder_types": SyntheticGradientsFolderConfig,
     "theory_exact_types": ExactConfig,
     "theory_construction_types": ConstructionConfig,
     "theory_approximation_types": ApproximationConfig,
     "theory_mismatch_types": MismatchConfig,
     "theory_points_types": PointsConfig,
+    "train_teacher_types": TrainTeacherConfig,
+    "distill_atari_types": DistillConfig,
 }
 
 

@@ -8,6 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.config import RunConfig, register
+from sobolev.atari import AtariOptions, teacher_bytes
+from sobolev.networks.atari_policies import teacher
+from sobolev.seeding import generator
+from tests.fake_images import write_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -15,6 +19,26 @@ CONFIGS = ROOT / "configs"
 # What makes an experiment end in seconds, by the beginning of its name.
 TINY = {
     "regression": ["model.hidden=[16,16]", "networks=2", "n_test=200", "optimizer.steps=40", "evaluations=4"],
+    "synthetic_gradients_imagenet": [
+        *("optimizer.steps=2", "optimizer.batch_size=4", "evaluations=1", "gradient_samples=4"),
+        *(
+            "dataset.workers=0",
+            "dataset.size=32",
+            "dataset.resize=40",
+            "dataset.n_train=6",
+            "compute.precision=float32",
+        ),
+    ],
+    "synthetic_gradients": ["optimizer.steps=12", "evaluations=2", "gradient_samples=100"],
+    "train_teacher": [
+        *("teacher.steps=96", "teacher.segment=32", "teacher.environments=2", "teacher.horizon=8"),
+        *("teacher.minibatches=2", "evaluation_episodes=2", "dataset.max_episode_frames=200"),
+    ],
+    "distill_atari": [
+        *("dataset.n_states=400", "dataset.max_episode_frames=400", "n_train=120", "n_evaluate=40", "n_gradients=8"),
+        *("optimizer.steps=6", "optimizer.batch_size=40", "evaluations=3", "play_episodes=1"),
+        *("student.convolutions=[[4,8,4],[8,4,2]]", "student.hidden=16"),
+    ],
     "theory_exact": ["instances=2"],
     "theory_construction": ["width=32", "n_test=50"],
     "theory_approximation": ["width=8", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
@@ -35,8 +59,22 @@ def _denormals():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(scope="session")
+def atari_folder(tmp_path_factory):
+    """A folder with an untrained teacher of Breakout, teacher.safetensors, and room for the states that it visits."""
+    folder = tmp_path_factory.mktemp("atari")
+    options = AtariOptions("breakout", ("noop", "fire", "right", "left"), max_episode_frames=400)
+    policy = teacher(4, generator(0, "teacher"))
+    # A policy that is not uniform, and no unit whose kink lies at a black frame.
+    torch.nn.init.normal_(policy.actions.weight, std=0.3, generator=generator(0, "actions"))
+    for number, layer in enumerate((*policy.convolutions, policy.hidden)):
+        torch.nn.init.normal_(layer.bias, std=0.05, generator=generator(0, "biases", number))
+    (folder / "teacher.safetensors").write_bytes(teacher_bytes(policy, options))
+    return folder
+
+
 @pytest.fixture
-def make_config(tmp_path):
+def make_config(tmp_path, request):
     """A function of overrides that composes a tiny config whose runs go to a folder of the test."""
     register()
 
@@ -44,6 +82,13 @@ def make_config(tmp_path):
         base = [f"runs_dir={tmp_path / runs}", "recorder=disabled", "compute.threads=1", "compute.device=cpu"]
         experiment = next((o.partition("=")[2] for o in overrides if o.startswith("experiment=")), "regression")
         tiny = next(tiny for name, tiny in TINY.items() if experiment.startswith(name))
+        if experiment.endswith("_imagenet"):
+            if not (tmp_path / "data").exists():
+                write_folder(tmp_path / "data" / "imagenet", train=2, val=1)
+            base.append(f"dataset.folder={tmp_path / 'data'}")
+        if experiment.startswith("distill_atari"):
+            folder = request.getfixturevalue("atari_folder")
+            base += [f"dataset.teacher={folder / 'teacher.safetensors'}", f"dataset.folder={folder}"]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return OmegaConf.to_object(compose("config", [*base, *tiny, *overrides]))
 

@@ -1,0 +1,66 @@
+"""Several processes that train one network together: torchrun --nproc-per-node 2 run.py experiment=...
+
+Process 0 alone opens the run's folder, records and saves. The others compute with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; alone by default."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where messages between them lie
+
+    def agree(self, number: int) -> int:
+        """The largest of all processes' numbers. All must call it alike; it waits for the last."""
+        if self.count == 1:
+            return number
+        largest = torch.tensor(number, device=self.device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Every count-th sample from this process's on."""
+        return batch[self.rank :: self.count]
+
+    def sum(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Sums over all processes, by name."""
+        if not sums:
+            return {}
+        values = torch.stack([value.double() for value in sums.values()])
+        if self.count > 1:
+            distributed.all_reduce(values)
+        return dict(zip(sums, values.tolist(), strict=True))
+
+
+def torchrun_ranks() -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as torchrun tells them; (0, 1, 0) without it."""
+    rank, count, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return (int(rank), int(count), int(local)) if rank and count and local else (0, 1, 0)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Meet the other processes that torchrun has started, if it has."""
+    rank, count, _ = torchrun_ranks()
+    if count == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, count, device)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,249 @@
+"""Faults on purpose:  python -m scripts.faults [--kills 20] [names ...]
+
+Every kind of run is disturbed in every way below, and the same command is typed again. A fault is survived if what the
+user was told is clear (a known exit status, no traceback), no file under a final name is damaged, and the run ends in
+the rows of one that nothing disturbed, bit for bit.
+
+    kill        SIGKILL at a random moment of the training
+    terminate   SIGTERM, as Slurm sends it: the run saves first
+    interrupt   SIGINT, Ctrl-C: likewise
+    truncate    checkpoint or rows of a stopped run lose their end
+    flip        a bit of them is flipped
+    together    two processes ask for the same run at once: one is refused
+    full disk   the run's folder is on a file system that fills up (needs root)
+    no W&B      its server does not answer
+
+Writes faults.csv into --results: how many of each were tried, and how many survived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Some seconds of training each; `checkpoint_seconds` below makes resuming matter.
+EXPERIMENTS = {
+    "regression": "experiment=regression n_train=20 networks=2 n_test=200 model.hidden=[32,32] optimizer.steps=8000",
+    "theory": "experiment=theory_points networks=2 n_test=200 optimizer.steps=8000",
+    "synthetic_gradients": "experiment=synthetic_gradients optimizer.steps=150 gradient_samples=100",
+}
+COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
+PATIENCE = 300  # seconds for one command
+FULL_DISK_BYTES = 40_000  # the first rows fit, a checkpoint does not
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One kind of run, its command, and what it ends in when nothing disturbs it."""
+
+    overrides: list[str]
+    folder: Path
+    rows: bytes
+    seconds: float  # from the first row to the end
+    chance: random.Random
+
+    def start(self, runs: Path, *more: str, **environment: str) -> subprocess.Popen:
+        return start([*self.overrides, "recorder=disabled", *more], runs, **environment)
+
+    def stopped(self, runs: Path, number: int) -> tuple[int, str]:
+        """Send a signal at a random moment of the training: exit status and what was said."""
+        process = self.start(runs)
+        wait_for_rows(process, runs)
+        time.sleep(self.chance.uniform(0, self.seconds))
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE)
+        return process.returncode, said
+
+    def ends_well(self, runs: Path) -> bool:
+        """Whether the same command now ends in the undisturbed rows."""
+        process = self.start(runs)
+        _, said = process.communicate(timeout=PATIENCE)
+        return process.returncode == 0 and "Traceback" not in said and rows_of(runs) == self.rows
+
+    def somewhere(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{name}_", dir=self.folder))
+
+
+def prepare(name: str, folder: Path, seed: int) -> Bench:
+    """Run once undisturbed."""
+    overrides = EXPERIMENTS[name].split() + COMMON.split()
+    runs = folder / "undisturbed"
+    process = start([*overrides, "recorder=disabled"], runs)
+    wait_for_rows(process, runs)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=PATIENCE)
+    if process.returncode:
+        sys.exit(f"error: {name} fails undisturbed: {said}")
+    return Bench(overrides, folder, rows_of(runs), time.monotonic() - began, random.Random(seed))
+
+
+def kill(bench: Bench, times: int) -> Iterator[bool]:
+    """All kills of one run, over and over until it ends; then those of the next."""
+    runs, since = bench.somewhere("kill"), 0
+    for number in range(times):
+        status, _ = bench.stopped(runs, signal.SIGKILL)
+        since += 1
+        if status == 0 or number == times - 1:
+            yield from [whole_files(runs) and bench.ends_well(runs)] * since
+            runs, since = bench.somewhere("kill"), 0
+
+
+def asked(number: int, expected: int) -> Callable[[Bench, int], Iterator[bool]]:
+    def ask(bench: Bench, times: int) -> Iterator[bool]:
+        for _ in range(times):
+            runs = bench.somewhere("asked")
+            status, said = bench.stopped(runs, number)
+            saved = status == expected and any(runs.glob("*/*/checkpoint.pt"))
+            yield (saved or status == 0) and "Traceback" not in said and bench.ends_well(runs)
+
+    return ask
+
+
+def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench, int], Iterator[bool]]:
+    def spoil(bench: Bench, times: int) -> Iterator[bool]:
+        for number in range(times):
+            runs = bench.somewhere("damaged")
+            bench.stopped(runs, signal.SIGTERM)
+            victims = [*runs.glob("*/*/checkpoint.pt"), *runs.glob("*/*/metrics.csv")]
+            victim = victims[number % len(victims)]
+            victim.write_bytes(damage(victim.read_bytes(), bench.chance))
+            if any(runs.glob("*/*/summary.json")):  # it had ended before the signal: nothing is read again
+                shutil.rmtree(next(runs.glob("*/*/")))
+            yield bench.ends_well(runs)
+
+    return spoil
+
+
+def truncate(content: bytes, chance: random.Random) -> bytes:
+    return content[: chance.randrange(len(content))]
+
+
+def flip(content: bytes, chance: random.Random) -> bytes:
+    flipped = bytearray(content)
+    flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
+    return bytes(flipped)
+
+
+def together(bench: Bench, times: int) -> Iterator[bool]:
+    for _ in range(times):
+        runs = bench.somewhere("together")
+        both = [bench.start(runs), bench.start(runs)]
+        ends = [(process.communicate(timeout=PATIENCE)[1], process.returncode) for process in both]
+        # The second may come so late that the run is complete, and is skipped.
+        clear = all(status == 0 or "being run by another process" in said for said, status in ends)
+        yield clear and min(status for _, status in ends) == 0 and rows_of(runs) == bench.rows
+
+
+def full_disk(bench: Bench, times: int) -> Iterator[bool]:
+    if os.geteuid() or not shutil.which("mount"):
+        print("full disk: not tried, mounting a file system needs root", file=sys.stderr)
+        return
+    for _ in range(times):
+        runs = bench.somewhere("full")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_BYTES}", "tmpfs", runs], check=True)
+        try:
+            process = bench.start(runs)
+            _, said = process.communicate(timeout=PATIENCE)
+            last = said.strip().splitlines()[-1] if said.strip() else ""
+            clear = process.returncode == 1 and last.startswith("error: the disk is full") and whole_files(runs)
+            subprocess.run(["mount", "-o", "remount,size=1g", runs], check=True)
+            yield clear and bench.ends_well(runs)
+        finally:
+            subprocess.run(["umount", "--lazy", runs], check=True)
+
+
+def no_wandb(bench: Bench, times: int) -> Iterator[bool]:
+    for _ in range(times):
+        runs = bench.somewhere("wandb")
+        unreachable = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+        process = bench.start(runs, "recorder=online", **unreachable)
+        _, said = process.communicate(timeout=PATIENCE)
+        yield process.returncode == 0 and "W&B is not reached" in said and rows_of(runs) == bench.rows
+
+
+# How many of each for one kill out of 20.
+FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
+    "kill": (kill, 1),
+    "terminate": (asked(signal.SIGTERM, 128 + signal.SIGTERM), 0.25),
+    "interrupt": (asked(signal.SIGINT, 128 + signal.SIGINT), 0.25),
+    "truncate": (damaged(truncate), 0.2),
+    "flip": (damaged(flip), 0.2),
+    "together": (together, 0.1),
+    "full disk": (full_disk, 0.05),
+    "no W&B": (no_wandb, 0.05),
+}
+
+
+def start(overrides: list[str], runs: Path, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "run.py", *overrides, f"runs_dir={runs}"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+
+
+def wait_for_rows(process: subprocess.Popen, runs: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not any(runs.glob("*/*/metrics.csv")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def rows_of(runs: Path) -> bytes:
+    (path,) = runs.glob("*/*/metrics.csv")
+    return path.read_bytes()
+
+
+def whole_files(runs: Path) -> bool:
+    """No file under a final name is empty (the lock and the rows are not written by renaming)."""
+    return all(
+        path.stat().st_size
+        for path in runs.glob("*/*/*")
+        if path.is_file() and not path.name.startswith(".") and path.name not in ("metrics.csv", "error.txt")
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"kinds of run, of {', '.join(EXPERIMENTS)}; all by default")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="SIGKILLs for each kind of run; other faults in proportion"
+    )
+    parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=FAULTS, metavar="fault")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where faults.csv goes")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in EXPERIMENTS:
+            parser.error(f"there is no {name!r}; choose from {', '.join(EXPERIMENTS)}")
+
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.names or EXPERIMENTS:
+            (Path(folder) / name).mkdir()
+            bench = prepare(name, Path(folder) / name, options.seed)
+            for fault in options.faults:
+                inject, share = FAULTS[fault]
+                survived = list(inject(bench, max(1, round(options.kills * share))))
+                if survived:
+                    lines.append((name, fault, len(survived), sum(survived)))
+                    print(f"{name}, {fault}: {sum(survived)} of {len(survived)} survived", flush=True)
+    options.results.mkdir(parents=True, exist_ok=True)
+    with (options.results / "faults.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("experiment", "fault", "tried", "survived"), *lines])
+    return int(any(tried != survived for _, _, tried, survived in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

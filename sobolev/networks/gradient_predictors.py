@@ -1,0 +1,145 @@
+"""Predictors of the loss, and through it of its gradient, from a hidden layer (Section 4.3, SM 4).
+
+A label predictor p(h) has m(h, y) = L(p(h), y) = -log p_y(h), and its synthetic gradient is dm/dh. A direct predictor
+puts out the gradient itself.
+
+Shape suffixes: B batch, C channels, H height, W width of the hidden layer, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sobolev.networks.convnets import HEADS
+
+
+class LabelPredictor(nn.Module):
+    """log p(h): 3 x 3 convolutions with ReLU, then a linear layer and log-softmax. No normalisation.
+
+    The paper's module for CIFAR-10 is `channels=[128], strides=[1]`; that for ImageNet is `channels=[64, 64],
+    strides=[1, 2], head="average"` (a 1 x 1 convolution of an average is a linear layer). Whether the former averages
+    over positions before its linear layer is not said; `flatten` is our reading.
+
+    Args:
+        shape: (C, H, W) of the hidden layer.
+        n_classes: K.
+        channels: of each convolution.
+        strides: of each convolution.
+        head: what the linear layer sees: every position (`flatten`) or their mean (`average`).
+        generator: what initial weights are drawn from; torch's global one by default. PyTorch's default distribution.
+
+    Raises:
+        ValueError: channels and strides differ in length, or an unknown head.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        n_classes: int,
+        channels: Sequence[int] = (128,),
+        strides: Sequence[int] = (1,),
+        head: str = "flatten",
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if len(channels) != len(strides) or not channels:
+            raise ValueError(f"a predictor needs a stride for each convolution: {len(channels)} and {len(strides)}")
+        if head not in HEADS:
+            raise ValueError(f"head {head!r} is unknown: choose from {', '.join(HEADS)}")
+        width, *size = shape
+        self.convolutions = nn.ModuleList()
+        for out_channels, stride in zip(channels, strides, strict=True):
+            self.convolutions.append(nn.Conv2d(width, out_channels, 3, stride, padding=1))
+            width = out_channels
+            size = [-(-length // stride) for length in size]
+        self.head = head
+        self.linear = nn.Linear(width * size[0] * size[1] if head == "flatten" else width, n_classes)
+        initialise(self, generator)
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        """log p (B, K), in float32 or better."""
+        return self.linearise(h_BCHW)[0]
+
+    def linearise(self, h_BCHW: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """log p at h, and the function v -> D_h log p(h) v, both differentiable in the parameters.
+
+        The ReLUs' masks are constant almost everywhere, so the derivative runs forward through the same layers.
+        That makes the gradient of any function of dm/dh an ordinary backward pass: <dm/dh, v> = D_h m v.
+        """
+        masks = []
+        for convolution in self.convolutions:
+            h_BCHW = convolution(h_BCHW).relu()
+            masks.append(h_BCHW.detach() > 0)
+        log_p_BK = at_least_float32(self.linear(self._pool(h_BCHW))).log_softmax(1)
+
+        def tangent(v_BCHW: Tensor) -> Tensor:
+            for convolution, mask in zip(self.convolutions, masks, strict=True):
+                v_BCHW = functional.conv2d(v_BCHW, convolution.weight, None, convolution.stride, padding=1) * mask
+            v_BK = functional.linear(self._pool(v_BCHW), self.linear.weight).to(log_p_BK.dtype)
+            return v_BK - (log_p_BK.exp() * v_BK).sum(1, keepdim=True)
+
+        return log_p_BK, tangent
+
+    def _pool(self, h_BCHW: Tensor) -> Tensor:
+        if self.head == "average":
+            return h_BCHW.mean((2, 3))
+        return h_BCHW.movedim(1, -1).flatten(1)  # positions first: no copy where memory is channels-last
+
+
+class DirectPredictor(nn.Module):
+    """The gradient itself: resolution-preserving 3 x 3 convolutions with ReLU between (Direct SG, SM 4).
+
+    The paper gives three convolutions of 128 kernels, and neither how the gradient gets its channels nor how it sees
+    the label. Ours: the third has as many kernels as the hidden layer has channels, the label enters as a constant
+    plane for each class beside h, and the third starts at zero, so that training begins without a gradient rather than
+    with a random one.
+
+    Args:
+        shape: (C, H, W) of the hidden layer.
+        n_classes: K.
+        channels: of each convolution but the last, whose number is the hidden layer's.
+        generator: what initial weights are drawn from; torch's global one by default.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        n_classes: int,
+        channels: Sequence[int] = (128, 128),
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.n_classes = n_classes
+        widths = [shape[0] + n_classes, *channels, shape[0]]
+        self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
+        initialise(self, generator)
+        nn.init.zeros_(self.convolutions[-1].weight)
+        nn.init.zeros_(self.convolutions[-1].bias)
+
+    def forward(self, h_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        """The synthetic gradient, of h's shape."""
+        planes_BK = functional.one_hot(labels_B, self.n_classes).to(h_BCHW.dtype)
+        planes_BKHW = planes_BK[:, :, None, None].expand(-1, -1, *h_BCHW.shape[2:])
+        g_BCHW = torch.cat([h_BCHW, planes_BKHW], 1)
+        for convolution in self.convolutions[:-1]:
+            g_BCHW = convolution(g_BCHW).relu()
+        return self.convolutions[-1](g_BCHW)
+
+
+def initialise(predictor: nn.Module, generator: torch.Generator | None) -> None:
+    """PyTorch's default for convolutions and linear layers: weights and biases uniform in +-1/sqrt(fan_in)."""
+    for layer in predictor.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Logarithms and losses are not computed in 8 or 11 bits."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -1,0 +1,226 @@
+"""The synthetic-gradients experiment: its data, recipe, metrics, resuming, and two processes as one."""
+
+import csv
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments import synthetic_gradients as experiment
+from experiments.errors import BadInput
+from experiments.ranks import Ranks
+from experiments.run import execute, run_id
+from sobolev.decoupling import TECHNIQUES, Comparison
+from tests.conftest import CONFIGS, ROOT, TINY
+
+SGD = "experiment=synthetic_gradients"
+
+
+def read(config) -> list[dict[str, str]]:
+    (path,) = Path(config.runs_dir).glob("*/*/metrics.csv")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_every_technique_runs_and_its_config_is_the_librarys(make_config, name):
+    config = make_config(SGD, f"technique={name}")
+    assert experiment.technique_of(config) == TECHNIQUES[name]
+    assert 0 <= execute(config) <= 1
+    rows = read(config)
+    metrics = {row["metric"] for row in rows if row["split"] == "test"}
+    assert {"loss", "accuracy_top1", "accuracy_top5", "gradient_cosine/1", "gradient_relative_error/3"} <= metrics
+    assert ("predicted_loss/2" in metrics) == (TECHNIQUES[name].crosses == "derivative")
+    assert {row["split"] for row in rows} == {"train", "test"}
+    assert {row["method"] for row in rows} == {name}
+    assert {row["n_train"] for row in rows} == {"1437"}
+
+
+def test_every_technique_has_a_config():
+    assert {path.stem for path in (CONFIGS / "technique").glob("*.yaml")} == set(TECHNIQUES)
+
+
+def test_the_papers_cifar10_network_and_recipe(make_config):
+    config = make_config(SGD, "dataset=cifar10", "technique=sobolev", "optimizer=sgd_cifar10", "optimizer.steps=100000")
+    network = experiment.build(config, n_classes=10, shape=(3, 32, 32))
+    kernels = [module for module in network.parts.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert [kernel.out_channels for kernel in kernels] == [64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
+    assert [predictor.convolutions[0].out_channels for predictor in network.predictors] == [128] * 3
+    assert [predictor.linear.in_features for predictor in network.predictors] == [128 * s * s for s in (32, 16, 8)]
+    rates = {step: experiment.learning_rate(config.optimizer, step) for step in (0, 39_999, 40_000, 60_000, 80_000)}
+    assert list(rates.values()) == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.0001])
+    assert experiment.scale(config) == "paper"
+    config.model.channels[0] = 32
+    assert experiment.scale(config) == "reduced"
+
+
+@pytest.mark.parametrize(("model", "splits"), [("resnet50_1", 1), ("resnet50_3", 3)])
+def test_the_papers_imagenet_recipe(make_config, model, splits):
+    config = make_config("experiment=synthetic_gradients_imagenet", f"model={model}", "optimizer.steps=200000")
+    network = experiment.build(config, n_classes=10, shape=(3, 64, 64))
+    assert len(network.predictors) == splits
+    assert [convolution.stride[0] for convolution in network.predictors[0].convolutions] == [1, 2]
+    assert experiment.learning_rate(config.optimizer, 100_000) == pytest.approx(0.01)
+    assert experiment.learning_rate(config.optimizer, 174_999) == pytest.approx(0.001)
+    assert experiment.scale(config) == "reduced"  # a folder of six images
+
+
+def test_weight_decay_is_for_kernels(make_config):
+    config = make_config(SGD)
+    network = experiment.build(config, 10, (1, 8, 8))
+    decayed, other = experiment.make_optimizers(network, config.optimizer)[0].param_groups
+    assert all(parameter.dim() > 1 for parameter in decayed["params"])
+    assert decayed["weight_decay"] == 1e-4
+    assert other["weight_decay"] == 0
+    assert len(decayed["params"]) + len(other["params"]) == len(list(network.parts.parameters()))
+
+
+def test_metrics_of_gradients_are_those_of_one_long_vector():
+    torch.manual_seed(0)
+    parts = [
+        Comparison(torch.rand(4), torch.randn(4, 10), [torch.rand(4)], [torch.randn(4, 3)], [torch.randn(4, 3)])
+        for _ in range(2)
+    ]
+    labels = torch.arange(4)
+    sums = [experiment.sums_of(part, labels) | experiment.comparison_sums(part) for part in parts]
+    total = {name: sums[0][name] + sums[1][name] for name in sums[0]}
+
+    class Alone:
+        ranks = Ranks()
+
+    metrics = experiment.averages(total, Alone)
+    synthetic, true = (
+        torch.cat([getattr(part, name)[0].flatten() for part in parts]) for name in ("synthetic_B", "true_B")
+    )
+    logits, loss = (torch.cat([getattr(part, name) for part in parts]) for name in ("logits_BK", "loss_B"))
+    predicted = torch.cat([part.predicted_losses_B[0] for part in parts])
+    ranks_of_label = (logits > logits.gather(1, labels.repeat(2)[:, None])).sum(1)
+    expected = {
+        "loss": loss.mean(),
+        "accuracy_top1": (ranks_of_label < 1).float().mean(),
+        "accuracy_top5": (ranks_of_label < 5).float().mean(),
+        "predicted_loss/1": predicted.mean(),
+        "predicted_loss_error/1": (predicted - loss).abs().mean(),
+        "gradient_cosine/1": torch.cosine_similarity(synthetic, true, dim=0),
+        "gradient_relative_error/1": (synthetic - true).norm() / true.norm(),
+    }
+    assert metrics == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-5)
+
+
+def test_backpropagation_has_perfect_gradients_and_noprop_none(make_config):
+    for name, cosine, error in (("backprop", 1, 0), ("noprop", 0, 1)):
+        config = make_config(SGD, f"technique={name}", runs=name)
+        execute(config)
+        rows = {row["metric"]: float(row["value"]) for row in read(config) if row["split"] == "test"}
+        assert [rows[f"gradient_cosine/{k}"] for k in (1, 2, 3)] == pytest.approx([cosine] * 3)
+        assert [rows[f"gradient_relative_error/{k}"] for k in (1, 2, 3)] == pytest.approx([error] * 3, abs=1e-6)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["sobolev", "direct"])
+def test_an_interrupted_run_ends_as_one_that_never_was(make_config, monkeypatch, name):
+    options = (SGD, f"technique={name}", "compute.checkpoint_seconds=0", "dataset.padding=1", "dataset.flip=true")
+    whole, broken = make_config(*options, runs="whole"), make_config(*options, runs="broken")
+    assert run_id(whole) == run_id(broken)
+    execute(whole)
+    learning_rate = experiment.learning_rate
+
+    def interrupt(config, step):
+        if step == 9:
+            raise Interrupted
+        return learning_rate(config, step)
+
+    monkeypatch.setattr(experiment, "learning_rate", interrupt)
+    with pytest.raises(Interrupted):
+        execute(broken)
+    monkeypatch.setattr(experiment, "learning_rate", learning_rate)
+    execute(broken)
+    assert read(broken) == read(whole)
+
+
+def test_where_a_data_set_lies_is_not_what_a_run_asks(make_config):
+    assert run_id(make_config(SGD, "dataset.folder=elsewhere")) == run_id(make_config(SGD))
+    assert run_id(make_config(SGD, "dataset.flip=true")) != run_id(make_config(SGD))
+
+
+def test_bfloat16_means_autocast_and_float32_weights(make_config):
+    exact, reduced = make_config(SGD, runs="32"), make_config(SGD, "compute.precision=bfloat16", runs="16")
+    objectives = execute(exact), execute(reduced)
+    losses = [float(next(r["value"] for r in read(c) if r["metric"] == "loss")) for c in (exact, reduced)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+    assert losses[0] != losses[1]
+    assert objectives == pytest.approx([objectives[0]] * 2, abs=0.2)
+
+
+REFUSALS = {
+    "technique.crosses=everything": "crosses must be one of gradient, nothing, output, derivative",
+    "model.splits=[9]": "cannot split 5 blocks",
+    "model.network=vgg": "model.network=vgg is unknown",
+    "model.label_predictor.head=maximum": "head=maximum is unknown|'maximum' is unknown",
+    "dataset.n_train=100": "there are 1437: set dataset.n_train=1437",
+    "dataset=cifar10": "cifar-10-batches-bin.* is missing",
+    "evaluate_on=validation": "set dataset.hold_out",
+    "evaluate_on=train": "evaluate_on=train is unknown",
+    "optimizer.batch_size=2000": "expected 1 to 1437",
+    "optimizer.milestones=[40000]": "between 0 and 1",
+    "optimizer.steps=0": "optimizer.steps must be positive",
+    "seed=-1": "seed must be 0 or more",
+}
+
+
+@pytest.mark.parametrize("override", REFUSALS)
+def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_path, override):
+    config = make_config(SGD, override)
+    config.dataset.folder, config.dataset.download = str(tmp_path), False
+    with pytest.raises(BadInput, match=REFUSALS[override]) as caught:
+        execute(config)
+    assert "\n" not in str(caught.value)
+    assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
+
+
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "run.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_two_processes_under_torchrun_evaluate_as_one(make_config, tmp_path):
+    """Before training, that is: each process's BatchNorm then goes by its own half of the batch."""
+    options = [
+        SGD,
+        *TINY["synthetic_gradients"],
+        "recorder=disabled",
+        "compute.device=cpu",
+        "compute.precision=float64",
+    ]
+    done = torchrun(2, *options, f"runs_dir={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+    config = make_config(SGD, "compute.precision=float64", runs="one")
+    execute(config)
+    one, (path,) = read(config), (tmp_path / "two").glob("*/*/metrics.csv")
+    with path.open(newline="") as file:
+        two = list(csv.DictReader(file))
+    assert [row["metric"] for row in two] == [row["metric"] for row in one]
+    for a, b in zip(one, two, strict=True):
+        if a["step"] == "0":
+            assert float(a["value"]) == pytest.approx(float(b["value"]), rel=1e-9)
+    (manifest,) = (tmp_path / "two").glob("*/*/manifest.json")
+    assert yaml.safe_load(manifest.read_text())["processes"] == 2
+    losses = [float(row["value"]) for row in two if row["metric"] == "loss"]
+    assert all(map(math.isfinite, losses))
+
+
+def test_experiments_of_one_process_refuse_torchrun(make_config, monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match="regression trains in one process: start it without torchrun"):
+        execute(make_config())
