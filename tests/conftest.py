@@ -32,7 +32,7 @@ TINY = {
     "synthetic_gradients": ["optimizer.steps=12", "evaluations=2", "gradient_samples=100"],
     "train_teacher": [
         *("teacher.steps=96", "teacher.segment=32", "teacher.environments=2", "teacher.horizon=8"),
-        *("teacher.minibatches=2", "evaluation_episodes=2", "dataset.max_episode_frames=200"),
+        *("teacher.minibatches=2", "evaluation_episodes=2", "dataset.max_episode_frames=100"),
     ],
     "distill_atari": [
         *("dataset.n_states=400", "dataset.max_episode_frames=400", "n_train=120", "n_evaluate=40", "n_gradients=8"),

@@ -1,0 +1,420 @@
+"""Section 4.2: a student learns a teacher's policy from states that the teacher visited, with its gradients or without.
+
+The student is measured over training on states of episodes that it has not learned from, and in the end plays itself.
+Values and metrics are computed in the run's precision; `products` is that of the derivative sweeps in training.
+
+Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat cells (see `ReLUSweeps`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.config import DistillConfig, OptimizerConfig, Schedule
+from experiments.errors import BadInput
+from experiments.run import Run
+from sobolev import projections
+from sobolev.atari import RecordedStates, Recording, Teacher, load_teacher, play, record
+from sobolev.distillation import (
+    DIVERGENCES,
+    NORMS,
+    ComputedGradients,
+    DistillationStep,
+    RecordedGradients,
+    kl_student_teacher,
+    kl_teacher_student,
+)
+from sobolev.networks.atari_policies import Architecture, AtariPolicy, Convolution
+from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.seeding import generator
+
+PROJECTIONS = {
+    "sphere": projections.Sphere,
+    "gaussian": projections.Gaussian,
+    "rademacher": projections.Rademacher,
+    "coordinate": projections.Coordinate,
+}
+SPLITS = ("train", "validation", "test")
+NEARLY_UNIFORM = 0.9  # share of the greatest entropy from which on a policy counts as uniform (claim D3); ours
+SHOWN_STATES = 4  # in the figure of gradients
+# Smaller than any of these is `reduced`. The updates are ours: the paper gives none.
+FULL_STATES, FULL_STEPS, FULL_BATCH, FULL_EVALUATED = 100_000, 20_000, 200, 5_000
+FULL_STUDENT = ([[16, 8, 4], [32, 4, 2]], 256)
+
+
+def main(config: DistillConfig, run: Run) -> dict:
+    """Distil one student; the objective is its final KL(student || teacher) on held-out episodes."""
+    check(config)
+
+    # Data
+    teacher = open_teacher(config)
+    recorded = open_states(config, teacher, run)
+    parts = split_by_episodes(config, recorded)
+    teacher.policy.to(run.device, run.dtype)
+    teacher_sweeps = ReLUSweeps(teacher.policy)
+    train = States.of(recorded, np.asarray(parts["train"]), teacher_sweeps, run)
+    measured = {
+        split: Measured.of(recorded, np.asarray(parts[split]), teacher_sweeps, config, run)
+        for split in ("train", config.evaluate_on)
+    }
+    del recorded  # all its frames
+
+    # Model and objective
+    policy = AtariPolicy(teacher.policy.n_actions, architecture(config), generator=generator(config.seed, "init")).to(
+        run.device, run.dtype
+    )
+    student = ReLUSweeps(policy, getattr(torch, config.products.name))
+    objective = config.objective
+    step = DistillationStep(
+        student,
+        objective.kl_weight,
+        objective.gradient_weight,
+        objective.divergence,
+        objective.norm,
+        teacher_gradients(config, teacher, train.raw_NI) if objective.gradient_weight else None,
+    )
+    projection = PROJECTIONS[objective.projection](objective.samples)
+    optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
+
+    # Loop
+    first, steps = 0, config.optimizer.steps
+    if state := run.resume():
+        first = state["step"]
+        student.load_state_dict(state["student"])
+        student.refresh()
+        optimizer.load_state_dict(state["optimizer"])
+    evaluate_at = set(evaluation_steps(steps, config.evaluations))
+    batches = shuffled_batches(config.n_train, config.optimizer.batch_size, config.seed, first)
+    progress = run.progress(first, steps + 1)
+    for update in progress:
+        run.checkpoint(
+            lambda update=update: {
+                "step": update,
+                "student": student.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+        )
+        if update in evaluate_at:
+            now = ReLUSweeps(student.store(policy))
+            errors = {split: states.errors(now) for split, states in measured.items()}
+            facts = measured[config.evaluate_on].facts() if update == 0 else {}
+            run.record(update, rows(errors | {"teacher": facts}, config.seed))
+            progress.set_postfix(kl=f"{errors[config.evaluate_on]['kl']:.3g}")
+        if update < steps:
+            index_B = next(batches).to(run.device)
+            targets_BA = train.teacher_NA[index_B]
+            v_SBA = projection.draw(
+                torch.empty(targets_BA.shape, dtype=run.dtype), 1, generator(config.seed, "projection", update)
+            )
+            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, v_SBA.to(run.device))
+            optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
+            optimizer.step()
+            student.refresh()
+
+    # Evaluate
+    final = errors[config.evaluate_on]
+    if not all(math.isfinite(value) for value in final.values()):
+        raise BadInput(f"training diverged (KL {final['kl']}): lower optimizer.learning_rate")
+    if config.play_episodes:
+        played = play_beside(policy, teacher, config, run)
+        run.record(steps, rows({"play": played}, config.seed))
+    save_saliency(run, measured[config.evaluate_on], ReLUSweeps(policy), teacher_sweeps, config, scale(config))
+    return {
+        "objective": final["kl"],
+        "scale": scale(config),
+        "steps": steps,
+        "teacher_sha256": teacher.sha256,
+        **{f"{config.evaluate_on}_{name}": value for name, value in final.items()},
+        **({f"play_{name}": value for name, value in played.items()} if config.play_episodes else {}),
+    }
+
+
+def check(config: DistillConfig) -> None:
+    """Refuse what no type can."""
+    positive = {key: getattr(config, key) for key in ("n_train", "n_evaluate", "n_gradients", "evaluations")} | {
+        "dataset.n_states": config.dataset.n_states,
+        "dataset.recording_environments": config.dataset.recording_environments,
+        "optimizer.steps": config.optimizer.steps,
+        "optimizer.batch_size": config.optimizer.batch_size,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "objective.samples": config.objective.samples,
+        "student.hidden": config.student.hidden,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise BadInput(f"{key} must be positive, not {value}")
+    not_negative = {
+        "seed": config.seed,
+        "play_episodes": config.play_episodes,
+        "recorded_gib": config.recorded_gib,
+        "dataset.recording_seed": config.dataset.recording_seed,
+        "objective.kl_weight": config.objective.kl_weight,
+        "objective.gradient_weight": config.objective.gradient_weight,
+    }
+    for key, value in not_negative.items():
+        if value < 0:
+            raise BadInput(f"{key} must be 0 or more, not {value}")
+    if config.objective.kl_weight == config.objective.gradient_weight == 0:
+        raise BadInput("objective.kl_weight and objective.gradient_weight are both 0: there is nothing to learn from")
+    choices = {
+        "objective.divergence": (config.objective.divergence, DIVERGENCES),
+        "objective.norm": (config.objective.norm, NORMS),
+        "objective.projection": (config.objective.projection, PROJECTIONS),
+        "evaluate_on": (config.evaluate_on, SPLITS[1:]),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise BadInput(f"{key}={value} is not one of {', '.join(known)}")
+    split = config.dataset.split
+    if len(split) != 3 or min(split) <= 0 or not math.isclose(sum(split), 1):
+        raise BadInput(f"dataset.split={split}: expected parts for train, validation and test that sum to 1")
+    if config.dataset.stack != 4:
+        raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's networks read 4 frames")
+    try:
+        ReLUSweeps(AtariPolicy(2, architecture(config)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"student.convolutions={config.student.convolutions}: {error}") from None
+
+
+def scale(config: DistillConfig) -> str:
+    """`paper` where nothing is smaller than the shipped experiment, else `reduced`."""
+    whole = (
+        config.dataset.n_states >= FULL_STATES
+        and config.optimizer.steps >= FULL_STEPS
+        and config.optimizer.batch_size >= FULL_BATCH
+        and config.n_evaluate >= FULL_EVALUATED
+        and (config.student.convolutions, config.student.hidden) == FULL_STUDENT
+    )
+    return "paper" if whole else "reduced"
+
+
+def architecture(config: DistillConfig) -> Architecture:
+    return Architecture(tuple(Convolution(*layer) for layer in config.student.convolutions), config.student.hidden)
+
+
+def open_teacher(config: DistillConfig) -> Teacher:
+    """The teacher, if it plays what the config says."""
+    path, game = config.dataset.teacher, config.dataset.game
+    try:
+        teacher = load_teacher(path)
+    except ValueError as error:
+        raise BadInput(
+            f"{error}: `python run.py experiment=train_teacher dataset.game={game}`, then "
+            "`python -m scripts.export_teachers` make one"
+        ) from None
+    trained = asdict(teacher.options)
+    wanted = {key: getattr(config.dataset, key) for key in trained}
+    wanted["actions"] = tuple(wanted["actions"]) or trained["actions"]
+    for key, value in trained.items():
+        if wanted[key] != value:
+            raise BadInput(f"dataset.{key}={wanted[key]}, but the teacher at {path} was trained with {value}")
+    return teacher
+
+
+def open_states(config: DistillConfig, teacher: Teacher, run: Run) -> RecordedStates:
+    """The states that the teacher visits, recorded now if they were not before."""
+    dataset = config.dataset
+    try:
+        recording = Recording(teacher, dataset.n_states, dataset.recording_environments, dataset.recording_seed)
+        with tqdm(desc=f"{dataset.game} states", total=dataset.n_states, disable=None, mininterval=0.5) as progress:
+            path = record(recording, dataset.folder, torch.get_num_threads(), run.device, progress.update)
+        return RecordedStates.load(path, recording)
+    except ValueError as error:
+        raise BadInput(f"dataset: {error}") from None
+
+
+def split_by_episodes(config: DistillConfig, recorded: RecordedStates) -> dict[str, range]:
+    """Indices of each part, in the order of time; of the train part the first `n_train`."""
+    try:
+        parts = dict(zip(SPLITS, recorded.split(*config.dataset.split), strict=True))
+    except ValueError as error:
+        raise BadInput(f"dataset.split: {error}") from None
+    if len(parts["train"]) < config.n_train:
+        raise BadInput(
+            f"n_train={config.n_train}, but the train part of the recording has {len(parts['train'])} states: "
+            "lower n_train, or raise dataset.n_states or the first of dataset.split"
+        )
+    return parts | {"train": parts["train"][: config.n_train]}
+
+
+def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -> RecordedGradients | ComputedGradients:
+    """Recorded if they fit into `recorded_gib`, else computed anew at each step."""
+    products = getattr(torch, config.products.name)
+    dtype = torch.bfloat16 if products == torch.bfloat16 else torch.float16
+    if RecordedGradients.bytes(len(raw_NI), teacher.policy.n_actions, dtype) > config.recorded_gib * 2**30:
+        return ComputedGradients(ReLUSweeps(teacher.policy, products))
+    try:
+        return RecordedGradients(ReLUSweeps(teacher.policy), raw_NI, dtype)
+    except ValueError as error:
+        raise BadInput(f"{error} with recorded_gib=0") from None
+
+
+@dataclass(frozen=True)
+class States:
+    """States as flat cells in bytes, and the teacher's log-probabilities there."""
+
+    raw_NI: Tensor
+    teacher_NA: Tensor
+
+    @classmethod
+    def of(
+        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUSweeps, run: Run, chunk: int = 500
+    ) -> States:
+        n_chunks = -(-len(indices) // chunk)
+        raw, log_p = [], []
+        for part in np.array_split(indices, n_chunks):
+            raw.append(teacher.flat_cells(recorded.stack(torch.from_numpy(part)).to(run.device)))
+            log_p.append(teacher.values(raw[-1])[1].log_softmax(-1))
+        return cls(torch.cat(raw), torch.cat(log_p))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """States that a student is measured on; the first of them, evenly spaced in time as all are, also by gradients.
+
+    Attributes:
+        gradient_at: positions in `states` where gradients are compared.
+        v_GA: one projection each, on the unit sphere.
+        gradient_GI: the teacher's gradients of <log pi, v> there.
+    """
+
+    states: States
+    gradient_at: Tensor
+    v_GA: Tensor
+    gradient_GI: Tensor
+
+    @classmethod
+    def of(
+        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUSweeps, config: DistillConfig, run: Run
+    ) -> Measured:
+        chosen = indices[evenly(len(indices), config.n_evaluate)]
+        states = States.of(recorded, chosen, teacher, run)
+        at = torch.from_numpy(evenly(len(chosen), config.n_gradients)).to(run.device)
+        like = torch.empty(len(at), states.teacher_NA.shape[1], dtype=run.dtype)
+        v_GA = projections.Sphere().draw(like, 1, generator(0, "measured projections"))[0].to(run.device)
+        return cls(states, at, v_GA, projected_gradients(teacher, states.raw_NI[at], v_GA))
+
+    def errors(self, student: ReLUSweeps, chunk: int = 500) -> dict[str, float]:
+        """Means over the states: both KL divergences, how often the most probable action differs, and the gradients'
+        error E_v || grad <log pi*, v> - grad <log pi, v> ||."""
+        log_q = self.states.teacher_NA
+        log_p = torch.cat([student.values(part)[1].log_softmax(-1) for part in self.states.raw_NI.split(chunk)])
+        gradient_GI = projected_gradients(student, self.states.raw_NI[self.gradient_at], self.v_GA)
+        errors = {
+            "kl": kl_student_teacher(log_p, log_q),
+            "kl_teacher_student": kl_teacher_student(log_p, log_q),
+            "action_error": log_p.argmax(-1) != log_q.argmax(-1),
+            "gradient_error": (gradient_GI - self.gradient_GI).norm(dim=1),
+        }
+        return {name: error.double().mean().item() for name, error in errors.items()}
+
+    def facts(self) -> dict[str, float]:
+        """What the teacher is like on these states."""
+        log_q = self.states.teacher_NA.double()
+        entropy = -(log_q.exp() * log_q).sum(-1)
+        return {
+            "entropy": entropy.mean().item(),
+            "nearly_uniform": (entropy > NEARLY_UNIFORM * math.log(log_q.shape[1])).double().mean().item(),
+            "gradient_norm": self.gradient_GI.norm(dim=1).double().mean().item(),
+        }
+
+
+def projected_gradients(sweeps: ReLUSweeps, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
+    """The gradients of <log pi, v> by states in [0, 1] (N, I)."""
+    gradients = []
+    for raw_BI, v_BA in zip(raw_NI.split(chunk), v_NA.split(chunk), strict=True):
+        inputs, logits_BA = sweeps.values(raw_BI)
+        w_BA = v_BA - v_BA.sum(-1, keepdim=True) * logits_BA.softmax(-1)
+        gradients.append(sweeps.backward(w_BA, inputs, to_input=True)[1])
+    return torch.cat(gradients)
+
+
+def play_beside(policy: AtariPolicy, teacher: Teacher, config: DistillConfig, run: Run) -> dict[str, float]:
+    """Whole games drawn from the student, and how far it is from the teacher on the states that it visits itself."""
+    visited: list[tuple[Tensor, Tensor]] = []
+
+    def log_probs(state_BCHW: Tensor) -> Tensor:
+        with torch.no_grad():
+            visited.append((policy(state_BCHW), teacher.policy(state_BCHW)))
+        return visited[-1][0]
+
+    scores = play(
+        log_probs,
+        teacher.options,
+        config.play_episodes,
+        config.seed,
+        threads=torch.get_num_threads(),
+        device=run.device,
+    )
+    log_p, log_q = (torch.cat(column) for column in zip(*visited, strict=True))
+    return {
+        "score": float(scores.mean()),
+        "score_std": float(scores.std()),
+        "kl": kl_student_teacher(log_p, log_q).double().mean().item(),
+        "action_error": (log_p.argmax(-1) != log_q.argmax(-1)).double().mean().item(),
+    }
+
+
+def save_saliency(
+    run: Run, measured: Measured, student: ReLUSweeps, teacher: ReLUSweeps, config: DistillConfig, scale: str
+) -> None:
+    """Gradients of the log-probability of the teacher's choice, of teacher and student: the decisive state, that of
+    least entropy, of each of a few equal parts of the measured states."""
+    log_q = measured.states.teacher_NA
+    entropy = -(log_q.exp() * log_q).sum(-1)
+    starts = torch.arange(len(log_q), device=log_q.device).tensor_split(SHOWN_STATES)
+    shown = torch.stack([part[entropy[part].argmin()] for part in starts if len(part)])
+    raw = measured.states.raw_NI[shown]
+    choice = torch.nn.functional.one_hot(log_q[shown].argmax(-1), log_q.shape[1]).to(log_q.dtype)
+    gradients = {
+        f"{name}_gradient": sweeps.from_flat_cells(projected_gradients(sweeps, raw, choice)).to(torch.float16)
+        for name, sweeps in (("teacher", teacher), ("student", student))
+    }
+    arrays = {"state": teacher.from_flat_cells(raw), "choice": choice.argmax(-1), **gradients}
+    numbers = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+    run.save_arrays("saliency", **numbers, seed=np.array(config.seed), scale=np.array(scale))
+
+
+def evenly(n: int, at_most: int) -> np.ndarray:
+    """Positions of at most so many of n things, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
+
+
+def shuffled_batches(n: int, batch_size: int, seed: int, first: int) -> Iterator[Tensor]:
+    """Endless batches of indices from update `first` on. The order of epoch k is drawn from (seed, k) alone.
+
+    States that do not fill a last batch wait for the next epoch.
+    """
+    batch_size = min(n, batch_size)
+    per_epoch = n // batch_size
+    for epoch in range(first // per_epoch, 2**62):
+        order = torch.randperm(n, generator=generator(seed, "shuffle", epoch))
+        start = first % per_epoch if epoch == first // per_epoch else 0
+        yield from order[: per_epoch * batch_size].view(per_epoch, batch_size)[start:]
+
+
+def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
+    """The rate of update number `step`, from 0."""
+    if optimizer.schedule is Schedule.cosine:
+        return optimizer.learning_rate * (1 + math.cos(math.pi * step / optimizer.steps)) / 2
+    return optimizer.learning_rate
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """0, then about `evaluations` steps evenly spaced in their logarithm over three decades, up to the last."""
+    spaced = np.geomspace(max(steps / 1000, 1), steps, evaluations)
+    return sorted({0, steps, *np.rint(spaced).astype(int).tolist()})
+
+
+def rows(errors: dict[str, dict[str, float]], seed: int) -> Iterator[tuple[int, str, str, float]]:
+    """(seed, split, metric, value)."""
+    for split, by_metric in errors.items():
+        for metric, value in by_metric.items():
+            yield seed, split, metric, value

@@ -1,0 +1,282 @@
+"""Section 4.2 of the paper, Atari policy distillation: its claims and our rules.
+
+The rules were written down before any of the results existed. L is log10(value-only / Sobolev) of a test metric at the
+end of training, paired by seed: above 0 Sobolev Training is better. A cell, a game and a training size, is won where
+the 95% interval of the median of L lies above 0. The paper gives neither training sizes nor numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from scripts.claims import Claim, Domain, Evidence, Finding, above, at_least, every, find, negation
+from scripts.rows import Interval, final, levels, log_ratio, median_interval, select
+from scripts.tables import format_interval, format_number, markdown
+
+EXPERIMENT = "distill_atari"
+COMMAND = "make distillation report"
+GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
+CLEAR_GAMES = ("breakout", "space_invaders")  # the paper expects no gap in Pong (D3)
+SIZES = (1_000, 5_000, 10_000, 25_000, 50_000)  # 1, 5, 10, 25 and 50 per cent of 100,000 states
+METRICS = {"kl": "KL", "action_error": "action-prediction error"}
+OVERFITTED = 1.1  # final test KL over the least of the run from which on a student counts as overfitted; ours
+
+Cell = tuple[str, int]
+
+
+def log_ratios(rows: np.ndarray, metric: str) -> dict[Cell, Interval]:
+    """L of every game and size for which both methods were run; seeds where a metric is 0 are left out."""
+    rows = select(rows, split="test", metric=metric)
+    ratios = {}
+    for game in levels(rows, "task"):
+        for n_train in levels(rows, "n_train"):
+            value, sobolev = (positive(final(rows, task=game, method=m, n_train=n_train)) for m in ("value", "sobolev"))
+            ratio = log_ratio(value, sobolev)
+            if ratio.n:
+                ratios[game, n_train] = ratio
+    return ratios
+
+
+def positive(by_seed: dict[int, float]) -> dict[int, float]:
+    return {seed: value for seed, value in by_seed.items() if value > 0}
+
+
+def by_seed(rows: np.ndarray, game: str, sizes: Iterable[int] = SIZES) -> dict[int, float]:
+    """For each seed, L of the KL divergence averaged over sizes; for seeds with both methods at every size."""
+    rows = select(rows, split="test", metric="kl", task=game)
+    value, sobolev = ([final(rows, method=m, n_train=n) for n in sizes] for m in ("value", "sobolev"))
+    seeds = set.intersection(*(set(cell) for cell in value + sobolev))
+    return {
+        seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
+        for seed in sorted(seeds)
+    }
+
+
+def overfitting(rows: np.ndarray, **cell: object) -> dict[int, float]:
+    """Final test KL over the least test KL of the run, by seed."""
+    rows = select(rows, split="test", metric="kl", **cell)
+    last = final(rows)
+    return {seed: value / rows[rows["seed"] == seed]["value"].min() for seed, value in last.items()}
+
+
+def missing_cells(have: Iterable[Cell], needed: Iterable[Cell]) -> str:
+    """Which cells were not run, in words; empty if all were."""
+    have = set(have)
+    by_game: dict[str, list[int]] = {}
+    for game, n_train in needed:
+        if (game, n_train) not in have:
+            by_game.setdefault(game, []).append(n_train)
+    return "; ".join(f"{GAMES[game]} at {', '.join(f'{n:,}' for n in sizes)}" for game, sizes in by_game.items())
+
+
+def times(interval: Interval) -> str:
+    """An interval of log10 ratios, as a factor."""
+    return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
+
+
+def closer_to_the_teacher(evidence: Evidence) -> Finding:
+    """D1."""
+    evidence = evidence.of(EXPERIMENT)
+    ratios = {metric: log_ratios(evidence.rows, metric) for metric in METRICS}
+    needed = [(game, n_train) for game in CLEAR_GAMES for n_train in SIZES]
+    words = [
+        f"{METRICS[metric]}: "
+        + ", ".join(
+            f"{GAMES.get(game, game)} at {n_train:,} {times(ratio)}" for (game, n_train), ratio in cells.items()
+        )
+        for metric, cells in ratios.items()
+        if cells
+    ]
+    return find(
+        evidence,
+        lambda: every(
+            at_least(4, (above(ratios[metric][game, n_train], 0) for n_train in SIZES))
+            for metric in METRICS
+            for game in CLEAR_GAMES
+        ),
+        missing_cells(set.intersection(*map(set, ratios.values())), needed),
+        f"value-only / Sobolev. {'. '.join(words)}" if words else "",
+    )
+
+
+def most_with_little_data(evidence: Evidence) -> Finding:
+    """D1's second half."""
+    evidence = evidence.of(EXPERIMENT)
+    few, many = SIZES[0], SIZES[-1]
+    differences, words = {}, []
+    for game in CLEAR_GAMES:
+        least, most = (by_seed(evidence.rows, game, [n_train]) for n_train in (few, many))
+        differences[game] = median_interval(least[seed] - most[seed] for seed in sorted(least.keys() & most.keys()))
+        words.append(
+            f"{GAMES[game]}: {times(median_interval(least.values()))} at {few:,} states, "
+            f"{times(median_interval(most.values()))} at {many:,}, the first over the second {times(differences[game])}"
+        )
+    ratios = log_ratios(evidence.rows, "kl")
+    missing = missing_cells(ratios, [(game, n_train) for game in CLEAR_GAMES for n_train in (few, many)])
+    return find(
+        evidence,
+        lambda: every(above(difference, 0) for difference in differences.values()),
+        missing,
+        "" if missing else f"KL, value-only / Sobolev. {'. '.join(words)}",
+    )
+
+
+def overfits_little(evidence: Evidence) -> Finding:
+    """D2."""
+    evidence = evidence.of(EXPERIMENT)
+    found: dict[Cell, dict[str, dict[int, float]]] = {}
+    for game in GAMES:
+        for n_train in SIZES:
+            both = {m: overfitting(evidence.rows, task=game, n_train=n_train, method=m) for m in ("value", "sobolev")}
+            if all(both.values()):
+                found[game, n_train] = both
+    words = [
+        f"{GAMES[game]} at {n_train:,}: {format_interval(median_interval(both['sobolev'].values()))} "
+        f"(value only: {format_interval(median_interval(both['value'].values()))})"
+        for (game, n_train), both in found.items()
+    ]
+    least = SIZES[0]
+    return find(
+        evidence,
+        lambda: every(
+            [negation(above(median_interval(both["sobolev"].values()), OVERFITTED)) for both in found.values()]
+            + [above(log_ratio(found[game, least]["value"], found[game, least]["sobolev"]), 0) for game in CLEAR_GAMES]
+        ),
+        missing_cells(found, [(game, n_train) for game in GAMES for n_train in SIZES]),
+        f"final test KL / least test KL of the run, Sobolev: {'; '.join(words)}" if words else "",
+    )
+
+
+def small_gap_in_pong(evidence: Evidence) -> Finding:
+    """D3."""
+    evidence = evidence.of(EXPERIMENT)
+    gaps = {game: by_seed(evidence.rows, game) for game in GAMES}
+    pong = gaps["pong"]
+    differences = {
+        game: median_interval(gaps[game][seed] - pong[seed] for seed in sorted(gaps[game].keys() & pong.keys()))
+        for game in CLEAR_GAMES
+    }
+    uniform = uniform_share(evidence.rows)
+    ratios = log_ratios(evidence.rows, "kl")
+    missing = missing_cells(ratios, [(game, n_train) for game in GAMES for n_train in SIZES])
+    words = [f"{GAMES[game]} {times(median_interval(gap.values()))}" for game, gap in gaps.items() if gap]
+    return find(
+        evidence,
+        lambda: every([*(above(difference, 0) for difference in differences.values()), uniform.get("pong", 0) > 0.5]),
+        missing,
+        "KL, value-only / Sobolev, geometric mean over sizes: "
+        + ", ".join(words)
+        + ". Share of test states where the teacher is nearly uniform: "
+        + ", ".join(f"{GAMES[game]} {share:.0%}" for game, share in uniform.items())
+        if words
+        else "",
+    )
+
+
+def uniform_share(rows: np.ndarray) -> dict[str, float]:
+    """Share of held-out states where the teacher's entropy is above 0.9 of the greatest, by game."""
+    rows = select(rows, split="teacher", metric="nearly_uniform")
+    return {game: float(np.median(of_game["value"])) for game in GAMES if len(of_game := select(rows, task=game))}
+
+
+def tables(evidence: Evidence) -> str:
+    """The end of training in every cell: test errors, gradients, overfitting, and how the student plays."""
+    rows = evidence.of(EXPERIMENT).rows
+    if not len(rows):
+        return ""
+    lines = []
+    for game in levels(rows, "task"):
+        for n_train in levels(select(rows, task=game), "n_train"):
+            for method in levels(select(rows, task=game, n_train=n_train), "method"):
+                cell = select(rows, task=game, n_train=n_train, method=method)
+                entries = [
+                    format_interval(median_interval(values))
+                    if (values := final(cell, split=s, metric=m).values())
+                    else "-"
+                    for s, m in (
+                        ("test", "kl"),
+                        ("train", "kl"),
+                        ("test", "action_error"),
+                        ("test", "gradient_error"),
+                        ("play", "score"),
+                        ("play", "kl"),
+                    )
+                ]
+                seeds = len(set(cell["seed"].tolist()))
+                lines.append([GAMES.get(game, game), f"{n_train:,}", method, *entries, str(seeds), cell["scale"][0]])
+    facts = [
+        f"{GAMES.get(game, game)}: entropy {format_number(fact['entropy'])}, nearly uniform on "
+        f"{fact['nearly_uniform']:.0%} of the states, mean gradient norm {format_number(fact['gradient_norm'])}"
+        for game, fact in teacher_facts(rows).items()
+    ]
+    head = ["game", "states", "method", "test KL", "train KL", "action error", "gradient error", "score", "KL in play"]
+    return (
+        "#### The end of training\n\nMedians over seeds. 'Score' and 'KL in play': the student plays, and is compared "
+        "with the teacher on the states that it visits itself.\n\n"
+        + markdown([*head, "seeds", "scale"], lines)
+        + "\n\nThe teachers on the test states. "
+        + "; ".join(facts)
+        + "."
+    )
+
+
+def teacher_facts(rows: np.ndarray) -> dict[str, dict[str, float]]:
+    """{game: {fact: median over runs}} of what runs note of their teachers."""
+    rows = select(rows, split="teacher")
+    return {
+        game: {
+            metric: float(np.median(select(rows, task=game, metric=metric)["value"]))
+            for metric in ("entropy", "nearly_uniform", "gradient_norm")
+        }
+        for game in levels(rows, "task")
+    }
+
+
+DISTILLATION = Domain(
+    title="Atari policy distillation (Section 4.2)",
+    introduction="The paper's networks, objective and batch size; learning rate and alpha chosen by game and method on "
+    "validation episodes. Teachers are ours, and so are the training sizes and the number of updates.",
+    claims=(
+        Claim(
+            key="D1",
+            sentence="The Sobolev student is closer to the teacher, in KL divergence and in action prediction.",
+            paper="curves (Figure 4)",
+            rule="In Breakout and in Space Invaders, and in both metrics, at least 4 of the 5 sizes (1, 5, 10, 25 and "
+            "50 per cent of 100,000 states) are won. Pong is D3's.",
+            command=COMMAND,
+            judge=closer_to_the_teacher,
+        ),
+        Claim(
+            key="D1, little data",
+            sentence="Its advantage is largest with little data.",
+            paper="curves (Figure 4)",
+            rule="In Breakout and in Space Invaders, L of the KL divergence is larger at 1 per cent than at 50 (the "
+            "interval of the median of the difference, paired by seed, lies above 0).",
+            command=COMMAND,
+            judge=most_with_little_data,
+        ),
+        Claim(
+            key="D2",
+            sentence="Sobolev Training overfits little or not at all.",
+            paper="curves (Figure 4)",
+            rule=f"In every game and size the interval of the Sobolev students' final test KL over the least of their "
+            f"run lies below {OVERFITTED} (the number is ours), and at 1 per cent, in Breakout and in Space Invaders, "
+            "this ratio is larger without gradients (paired by seed).",
+            command=COMMAND,
+            judge=overfits_little,
+        ),
+        Claim(
+            key="D3",
+            sentence="In Pong the gap is small: the teacher's policy is uniform most of the time.",
+            paper="curves (Figure 4)",
+            rule="L of the KL divergence, averaged over sizes, is smaller in Pong than in Breakout and than in Space "
+            "Invaders (paired by seed), and Pong's teacher has more than 0.9 of the greatest entropy on more than half "
+            "of the test states (the number is ours).",
+            command=COMMAND,
+            judge=small_gap_in_pong,
+        ),
+    ),
+    appendix=tables,
+)

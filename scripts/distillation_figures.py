@@ -1,0 +1,292 @@
+"""Figures of distillation:  python -m scripts.distillation_figures [--results results] [--out folder] [names ...]
+
+Each is a function of the rows in results/distill, or of the gradients that runs leave in results/distill/saliency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from scripts.claims.distillation import EXPERIMENT, GAMES
+from scripts.rows import (
+    METHODS,
+    MIN_SEEDS,
+    RowsError,
+    curve,
+    final,
+    levels,
+    median_interval,
+    read_rows,
+    scale_of,
+    select,
+)
+
+matplotlib.style.use(Path(__file__).with_name("paper.mplstyle"))
+
+LOOKS = {
+    "value": {"color": "#0072B2", "marker": "o"},
+    "sobolev": {"color": "#D55E00", "marker": "s"},
+    "derivative": {"color": "#CC79A7", "marker": "D"},
+}
+METRICS = {
+    "action_error": "action error",
+    "kl": "KL",
+    "gradient_error": "gradient error",
+}
+ACROSS = {("test", metric): title for metric, title in METRICS.items()} | {
+    ("play", "kl"): "KL in play",
+    ("play", "score"): "score",
+}
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Gradients of the log-probability of the teacher's choice, by states in [0, 1]. S: states, C: frames of a stack.
+
+    Attributes:
+        state_SCHW: raw frames.
+        teacher_SCHW: the teacher's gradients.
+        student_SCHW: the student's.
+        scale: `paper` or `reduced`.
+    """
+
+    state_SCHW: np.ndarray
+    teacher_SCHW: np.ndarray
+    student_SCHW: np.ndarray
+    scale: str
+
+
+Saliencies = dict[tuple[str, str, int], Saliency]  # (game, method, n_train)
+
+
+def figure_4(rows: np.ndarray) -> Figure:
+    """Figure 4: action-prediction error and KL(student || teacher) over training, a column a training size.
+
+    Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states.
+    """
+    games, sizes, methods = _games(rows), levels(rows, "n_train"), _methods(rows)
+    panels = [(game, metric) for metric in ("action_error", "kl") for game in games]
+    figure = Figure(figsize=(7, 0.9 + 1.25 * len(panels)))
+    grid = figure.subplots(len(panels), len(sizes), sharex=True, sharey="row", squeeze=False)
+    for (game, metric), line in zip(panels, grid, strict=True):
+        for n_train, axes in zip(sizes, line, strict=True):
+            for method in methods:
+                for split, dashes, alpha in (("test", "-", 0.18), ("train", (0, (3, 1.5)), 0.0)):
+                    cell = select(rows, task=game, n_train=n_train, method=method, split=split, metric=metric)
+                    steps, values_TS = curve(cell[cell["step"] > 0])
+                    if not values_TS.size:
+                        continue
+                    low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
+                    color = LOOKS[method]["color"]
+                    if alpha:
+                        axes.fill_between(steps, low, high, color=color, alpha=alpha)
+                    axes.plot(steps, median, color=color, linestyle=dashes, linewidth=1.2 if alpha else 0.7)
+            axes.set_xscale("log")
+            _log_axis(axes)
+        line[0].set_ylabel(f"{GAMES.get(game, game)}\n{METRICS[metric]}")
+    for n_train, axes in zip(sizes, grid[0], strict=True):
+        axes.set_title(f"{n_train:,} states")
+    for axes in grid[-1]:
+        axes.set_xlabel("optimiser updates")
+    figure.align_ylabels()
+    dashes = [Line2D([], [], color="#555555", label="test states")]
+    dashes.append(Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), linewidth=0.7, label="training states"))
+    figure.legend(handles=[_handle(m, marker=False) for m in methods] + dashes, loc="outside lower center", ncols=5)
+    _title(figure, "Figure 4: distance to the teacher over training", rows, "median and quartiles")
+    return figure
+
+
+def final_values(rows: np.ndarray) -> Figure:
+    """The end of training against the training size, a row a game: on test episodes, and where the student plays."""
+    games, sizes, methods = _games(rows), levels(rows, "n_train"), _methods(rows)
+    columns = {key: title for key, title in ACROSS.items() if len(select(rows, split=key[0], metric=key[1]))}
+    figure = Figure(figsize=(7, 0.9 + 1.45 * len(games)))
+    grid = figure.subplots(len(games), len(columns), sharex=True, squeeze=False)
+    for game, line in zip(games, grid, strict=True):
+        for (split, metric), axes in zip(columns, line, strict=True):
+            for k, method in enumerate(methods):
+                cells = {n: final(rows, task=game, method=method, n_train=n, split=split, metric=metric) for n in sizes}
+                intervals = {n: median_interval(cell.values()) for n, cell in cells.items() if cell}
+                x = np.array(list(intervals)) * 1.06 ** (k - (len(methods) - 1) / 2)
+                axes.plot(x, [i.median for i in intervals.values()], linewidth=0.8, **LOOKS[method])
+                for at, interval in zip(x, intervals.values(), strict=True):
+                    axes.plot([at] * 2, [interval.low, interval.high], color=LOOKS[method]["color"])
+            axes.set_xscale("log")
+            if metric != "score":
+                _log_axis(axes)
+        line[0].set_ylabel(GAMES.get(game, game))
+    for title, axes in zip(columns.values(), grid[0], strict=True):
+        axes.set_title(title, fontsize=7)
+    for axes in grid[-1]:
+        axes.set_xlabel("training states")
+    figure.legend(handles=[_handle(m) for m in methods], loc="outside lower center", ncols=len(methods))
+    enough = len(set(rows["seed"].tolist())) >= MIN_SEEDS
+    _title(figure, "The end of training", rows, "median, 95% interval" if enough else "median and range: few seeds")
+    return figure
+
+
+def saliency(saliencies: Saliencies, game: str, n_train: int) -> Figure:
+    """The gradient of the log-probability of the teacher's choice by the newest frame, a row a state, beside the frame.
+
+    Red raises it and blue lowers it. A panel's range is the 99.5th percentile of its own absolute values; the number is
+    the cosine between student's and teacher's gradient over all frames of the state.
+    """
+    students = {m: saliencies[game, m, n_train] for m in METHODS if (game, m, n_train) in saliencies}
+    first = next(iter(students.values()))
+    n_states, columns = len(first.state_SCHW), 2 + len(students)
+    figure = Figure(figsize=(1.45 * columns, 0.85 + 1.4 * n_states))
+    grid = figure.subplots(n_states, columns, squeeze=False)
+    for s, line in enumerate(grid):
+        line[0].imshow(first.state_SCHW[s, -1], cmap="gray", vmin=0, vmax=255)
+        _heat(line[1], first.teacher_SCHW[s, -1])
+        for axes, (method, student) in zip(line[2:], students.items(), strict=True):
+            _heat(axes, student.student_SCHW[s, -1])
+            alike = cosine(student.student_SCHW[s], student.teacher_SCHW[s])
+            axes.text(0.03, 0.03, f"{alike:.2f}", transform=axes.transAxes, color=LOOKS[method]["color"], weight="bold")
+    for axes, title in zip(grid[0], ("newest frame", "teacher", *(METHODS[m] for m in students)), strict=True):
+        axes.set_title(title)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(False)
+    figure.suptitle(
+        f"{GAMES.get(game, game)}, {n_train:,} training states\n"
+        "gradient of log pi (chosen action)\nnumber: cosine with the teacher's",
+        x=0.01,
+        ha="left",
+    )
+    if any(student.scale != "paper" for student in students.values()):
+        _reduced(figure)
+    return figure
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel().astype(float), b.ravel().astype(float)
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms else 0.0
+
+
+def _heat(axes, gradient_HW: np.ndarray) -> None:
+    gradient_HW = gradient_HW.astype(float)
+    reach = np.quantile(np.abs(gradient_HW), 0.995) or 1.0
+    axes.imshow(gradient_HW, cmap="RdBu_r", vmin=-reach, vmax=reach)
+
+
+def _games(rows: np.ndarray) -> list[str]:
+    """The games of the rows: the paper's in its order, then others."""
+    found = levels(rows, "task")
+    return [game for game in GAMES if game in found] + [game for game in found if game not in GAMES]
+
+
+def _methods(rows: np.ndarray) -> list[str]:
+    return [method for method in levels(rows, "method") if method in LOOKS]
+
+
+def _log_axis(axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _handle(method: str, marker: bool = True) -> Line2D:
+    look = LOOKS[method] if marker else {"color": LOOKS[method]["color"]}
+    return Line2D([], [], label=METHODS[method], **look)
+
+
+def _title(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
+    seeds = len(set(rows["seed"].tolist()))
+    figure.suptitle(f"{title}\n{seeds} seed{'s' * (seeds > 1)}: {spread}", x=0.01, ha="left")
+    if scale_of(rows) == "reduced":
+        _reduced(figure)
+
+
+def _reduced(figure: Figure) -> None:
+    figure.text(0.99, 0.995, "REDUCED", color="#D55E00", ha="right", va="top", weight="bold")
+
+
+def read_saliencies(folder: Path) -> Saliencies:
+    """Read every `distill_atari_<game>_<method>_<n_train>.npz` of a folder; none if the folder is missing.
+
+    Raises:
+        RowsError: an array is missing or damaged.
+    """
+    pattern = re.compile(rf"{EXPERIMENT}_(.+)_({'|'.join(LOOKS)})_(\d+)")
+    found: Saliencies = {}
+    for path in sorted(folder.glob("*.npz")):
+        match = pattern.fullmatch(path.stem)
+        if match is None:
+            continue  # another experiment's
+        game, method, n_train = match.groups()
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                found[game, method, int(n_train)] = Saliency(
+                    arrays["state"], arrays["teacher_gradient"], arrays["student_gradient"], str(arrays["scale"])
+                )
+        except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
+            raise RowsError(f"{path}: cannot be read ({error}); delete it and collect again") from None
+    return found
+
+
+NAMES = ("figure_4", "final_values", "saliency")
+
+
+def draw(names: list[str], rows: np.ndarray, saliencies: Saliencies) -> Iterator[tuple[str, str, Figure]]:
+    """The named figures that rows and gradients allow: (name, file name, figure), one at a time."""
+    if "figure_4" in names and len(rows):
+        yield "figure_4", "figure_4", figure_4(rows)
+    if "final_values" in names and len(rows):
+        yield "final_values", "distillation_final_values", final_values(rows)
+    if "saliency" in names:
+        for game, n_train in sorted({(game, n_train) for game, _, n_train in saliencies}):
+            yield "saliency", f"distillation_saliency_{game}_{n_train}", saliency(saliencies, game, n_train)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw, print the path of each file written, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.distillation_figures", description="Draw distillation.")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds distill/rows.csv")
+    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in NAMES:
+            parser.error(f"there is no figure {name!r}; choose from {', '.join(NAMES)}")
+    names, out, folder = options.names or NAMES, options.out or options.results / "figures", options.results / "distill"
+    if not (folder / "rows.csv").is_file():
+        print(f"error: no rows at {folder / 'rows.csv'}: `make distillation` makes them", file=sys.stderr)
+        return 1
+    try:
+        rows = select(read_rows(folder / "rows.csv"), experiment=EXPERIMENT)
+        saliencies = read_saliencies(folder / "saliency")
+    except RowsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = set()
+    for name, file_name, figure in draw(names, rows, saliencies):
+        for path in (out / f"{file_name}.png", out / f"{file_name}.pdf"):
+            # Without dates and versions, the same rows give the same file.
+            figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"CreationDate": None})
+            figure.set_layout_engine("none")  # the layout of the first file serves both
+            print(path)
+        drawn.add(name)
+    missing = set(names) - drawn
+    for name in sorted(missing):
+        print(f"{name}: {folder} has not what it shows; `make distillation` makes it", file=sys.stderr)
+    return 1 if missing & set(options.names) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Atari games, many at once, as the paper plays them: grey 84x84 frames, 4 to a state, each action for 4 frames.
+
+The emulator, its preprocessing and its threads are ale_py's `AtariVectorEnv` (ROMs come with the package). Every option
+is passed on explicitly: the defaults of gymnasium's constructors differ from one another.
+
+Shape suffixes: N environments, C frames of a state, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import ale_py
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from sobolev.networks.atari_policies import FRAME
+
+
+@dataclass(frozen=True)
+class AtariOptions:
+    """What a game is played with.
+
+    Args:
+        game: the name of a ROM, for example breakout; `games()` lists them.
+        actions: names of the actions that an agent has, for example (noop, right, left); empty for every action that
+            the game distinguishes.
+        action_repeat: frames that an action lasts.
+        stack: C, frames of a state; before an episode's first frame they are zero.
+        max_pool: each pixel's maximum over the last two frames, against flicker.
+        noop_max: an episode begins after up to so many frames without an action; with `sticky_actions`, its only
+            randomness.
+        fire_reset: press fire once at an episode's beginning, where the game has it.
+        sticky_actions: probability that the emulator repeats the previous action.
+        max_episode_frames: where an episode is cut, in frames of the emulator.
+    """
+
+    game: str
+    actions: tuple[str, ...] = ()
+    action_repeat: int = 4
+    stack: int = 4
+    max_pool: bool = True
+    noop_max: int = 30
+    fire_reset: bool = True
+    sticky_actions: float = 0.0
+    max_episode_frames: int = 108_000
+
+
+class Step(NamedTuple):
+    """What one step of N environments gives. Where an episode ended before this step, the action had no effect."""
+
+    states_NCHW: np.ndarray  # uint8
+    rewards_N: np.ndarray  # int32, as the game scores
+    terminated_N: np.ndarray  # bool: the game is over
+    truncated_N: np.ndarray  # bool: cut at `max_episode_frames`
+    lives_N: np.ndarray  # int32; 0 in games without lives
+
+
+class Environments:
+    """N copies of one game. Deterministic by seeds, whatever the number of threads.
+
+    An episode that has ended is begun anew in the *next* step, whose action is ignored and whose reward is 0: a
+    learner leaves that transition out.
+
+    Lives are reported and nothing more. The emulator's own option to end an episode at a lost life restarts the
+    whole game, so that later lives would never be played.
+
+    Raises:
+        ValueError: an unknown game or action, or a count that is not positive.
+    """
+
+    def __init__(self, options: AtariOptions, n: int, threads: int = 0):
+        if options.game not in games():
+            raise ValueError(f"{options.game!r} is not an ALE game{_nearest(options.game, games())}")
+        if n < 1:
+            raise ValueError(f"expected an environment or more, not {n}")
+        for name, least in (("action_repeat", 1), ("stack", 1), ("noop_max", 0), ("max_episode_frames", 1)):
+            if getattr(options, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(options, name)}")
+        if not 0 <= options.sticky_actions < 1:
+            raise ValueError(f"sticky_actions is a probability below 1, not {options.sticky_actions}")
+        self.options, self.n = options, n
+        self._emulators = AtariVectorEnv(
+            options.game,
+            n,
+            batch_size=0,
+            num_threads=threads,
+            thread_affinity_offset=-1,
+            max_num_frames_per_episode=options.max_episode_frames,
+            repeat_action_probability=options.sticky_actions,
+            full_action_space=False,
+            continuous=False,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+            img_height=FRAME,
+            img_width=FRAME,
+            grayscale=True,
+            stack_num=options.stack,
+            frameskip=options.action_repeat,
+            maxpool=options.max_pool,
+            noop_max=options.noop_max,
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+            use_fire_reset=options.fire_reset,
+        )
+        known = [action.name.lower() for action in self._emulators.ale.get_action_set()]
+        self.actions = options.actions or tuple(known)
+        for action in self.actions:
+            if action not in known:
+                raise ValueError(f"{action!r} is not an action of {options.game}{_nearest(action, known)}")
+        self._indices = np.array([known.index(action) for action in self.actions])
+
+    @property
+    def n_actions(self) -> int:
+        return len(self.actions)
+
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """Begin an episode in each environment, from one seed each (N,); states (N, C, H, W)."""
+        return self._emulators.reset(seed=seeds)[0]
+
+    def step(self, actions_N: np.ndarray) -> Step:
+        """Take one action, an index into `actions`, in each environment."""
+        states, rewards, terminated, truncated, info = self._emulators.step(self._indices[actions_N])
+        return Step(states, rewards, terminated, truncated, info["lives"])
+
+
+def games() -> list[str]:
+    """The games whose ROMs come with ale_py."""
+    return sorted(path.stem for path in (Path(ale_py.__file__).parent / "roms").glob("*.bin"))
+
+
+def _nearest(name: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), choices, n=3, cutoff=0.5) or choices
+    return f"; the nearest: {', '.join(close)}"

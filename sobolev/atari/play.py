@@ -1,0 +1,61 @@
+"""Whole episodes, to say how well a policy plays.
+
+Shape suffixes: N environments, C frames of a state, H rows, W columns, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sobolev.atari.actor_critic import sample
+from sobolev.atari.environments import AtariOptions, Environments
+from sobolev.seeding import generator
+
+
+def environment_seeds(seed: int, stream: str, n: int, *indices: int) -> np.ndarray:
+    """One seed an environment (n,), in what the emulator takes."""
+    return torch.randint(2**31 - 1, (n,), generator=generator(seed, stream, *indices)).numpy()
+
+
+@torch.no_grad()
+def play(
+    log_probs: Callable[[Tensor], Tensor],
+    options: AtariOptions,
+    episodes: int,
+    seed: int,
+    greedy: bool = False,
+    threads: int = 0,
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
+    """The scores (episodes,) of whole games, all lives, as the game counts them.
+
+    Each episode has an environment of its own, so that short ones are not counted more often than long ones.
+
+    Args:
+        log_probs: states (N, C, H, W) in bytes to log-probabilities (N, A).
+        options: what is played.
+        episodes: how many.
+        seed: of the environments and the draws.
+        greedy: take the most probable action instead of drawing one.
+        threads: of the emulators; 0: as many as there are cores.
+        device: where `log_probs` expects states.
+    """
+    environments = Environments(options, episodes, threads)
+    states = environments.reset(environment_seeds(seed, "play", episodes))
+    scores, playing = np.zeros(episodes), np.ones(episodes, bool)
+    actions = np.zeros(episodes, int)
+    uniform = generator(seed, "play actions")
+    while playing.any():
+        log_probs_NA = log_probs(torch.from_numpy(states[playing]).to(device)).float().cpu()
+        noise_NA = torch.rand(episodes, environments.n_actions, generator=uniform)[torch.from_numpy(playing)]
+        chosen = log_probs_NA.argmax(1) if greedy else sample(log_probs_NA, noise_NA)
+        actions[playing] = chosen.numpy()
+        step = environments.step(actions)
+        scores += step.rewards_N * playing
+        playing &= ~(step.terminated_N | step.truncated_N)
+        states = step.states_NCHW
+    return scores

@@ -1,0 +1,307 @@
+"""The states that a teacher visits, recorded once and read many times.
+
+A recording is a folder of shards (compressed NumPy files, each a stretch of time) and `header.json`, written last. A
+frame is stored once and stacked with those before it on reading, which takes a quarter of the memory.
+
+Recording is deterministic by seed. An interrupted one goes on where it was: the emulators are brought back to it by the
+actions in the shards that are there, without the teacher.
+
+Shape suffixes: S states in all, B states of a batch, T steps, N environments, C frames of a state, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sobolev.atari.actor_critic import sample
+from sobolev.atari.environments import Environments
+from sobolev.atari.play import environment_seeds
+from sobolev.atari.teachers import Teacher
+from sobolev.networks.atari_policies import FRAME
+from sobolev.seeding import generator
+
+FORMAT = "sobolev recorded states 1"
+SHARD_STEPS = 500  # of each environment
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is recorded: so many states of a teacher that plays in so many environments at once, by its own odds."""
+
+    teacher: Teacher
+    states: int = 100_000
+    environments: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("states", "environments"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a recording's {name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All that the recorded states depend on."""
+        return {
+            "format": FORMAT,
+            "teacher": self.teacher.sha256,
+            "options": asdict(self.teacher.options) | {"actions": list(self.teacher.options.actions)},
+            "states": self.states,
+            "environments": self.environments,
+            "seed": self.seed,
+            "ale_py": version("ale-py"),
+        }
+
+    @property
+    def name(self) -> str:
+        """The folder's name: the game and a hash of the description."""
+        digest = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:10]
+        return f"{self.teacher.options.game}-{digest}"
+
+
+def record(
+    recording: Recording,
+    folder: str | Path,
+    threads: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] = lambda states: None,
+) -> Path:
+    """Record into `folder / recording.name`, unless it is there, and return that path.
+
+    Another process that records the same waits for this one.
+
+    Args:
+        recording: what.
+        folder: where recordings are kept.
+        threads: of the emulators; 0: as many as there are cores.
+        device: where the teacher computes.
+        progress: called with the number of states that a shard has added.
+
+    Raises:
+        ValueError: shards of an interrupted recording are damaged, or the emulator now plays otherwise.
+    """
+    path = Path(folder) / recording.name
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (path / "header.json").exists():
+            _record(recording, path, threads, torch.device(device), progress)
+    return path
+
+
+@torch.no_grad()
+def _record(
+    recording: Recording, path: Path, threads: int, device: torch.device, progress: Callable[[int], None]
+) -> None:
+    n = recording.environments
+    policy = recording.teacher.policy.to(device)
+    environments = Environments(recording.teacher.options, n, threads)
+    states_NCHW = environments.reset(environment_seeds(recording.seed, "recorded environments", n))
+    alive_N = np.ones(n, bool)
+    missing, checksums = recording.states, {}
+    while missing > 0:
+        file = path / f"shard_{len(checksums):03}.npz"
+        known = _read_shard(file) if file.exists() else None
+        uniform_TNA = torch.rand(
+            SHARD_STEPS, n, environments.n_actions, generator=generator(recording.seed, "recorded", len(checksums))
+        )
+        shard: dict[str, list[np.ndarray]] = {"frames": [], "actions": [], "alive": [], "rewards": []}
+        added = 0
+        for t in range(SHARD_STEPS):
+            if known is None:
+                log_probs_NA = policy(torch.from_numpy(states_NCHW).to(device)).cpu()
+                actions_N = sample(log_probs_NA, uniform_TNA[t]).numpy()
+            elif np.array_equal(known["frames"][t], states_NCHW[:, -1]):
+                actions_N = known["actions"][t].astype(np.int64)
+            else:
+                raise ValueError(f"{file} was recorded in another way: remove {path}")
+            step = environments.step(actions_N)
+            # Copied: a view would keep the whole stack.
+            for name, array in (
+                ("frames", states_NCHW[:, -1].copy()),
+                ("actions", actions_N.astype(np.uint8)),
+                ("alive", alive_N),
+                ("rewards", step.rewards_N),
+            ):
+                shard[name].append(array)
+            added += int(alive_N.sum())
+            states_NCHW, alive_N = step.states_NCHW, ~(step.terminated_N | step.truncated_N)
+            if added >= missing:
+                break
+        if known is None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **{name: np.stack(arrays) for name, arrays in shard.items()})
+            _write(file, buffer.getvalue())
+        checksums[file.name] = _sha256(file)
+        missing -= added
+        progress(added)
+    _write(path / "header.json", json.dumps(recording.description | {"shards": checksums}, indent=2).encode())
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Episodes (E,) in the order in which they began. The last of each environment is cut by the recording's end."""
+
+    starts: np.ndarray  # the index of the first state
+    lengths: np.ndarray
+    scores: np.ndarray
+    whole: np.ndarray  # bool
+
+
+@dataclass(frozen=True)
+class RecordedStates:
+    """States in the order of their episodes: those of one episode follow each other.
+
+    Args:
+        frames_SHW: the newest frame of each state, uint8.
+        actions_S: what the teacher did there, an index into the actions of its options.
+        first_S: the index of the first state of the same episode.
+        n_frames: C.
+        episodes: where episodes begin and how they went.
+    """
+
+    frames_SHW: Tensor
+    actions_S: Tensor
+    first_S: Tensor
+    n_frames: int
+    episodes: Episodes
+
+    def __len__(self) -> int:
+        return len(self.frames_SHW)
+
+    def to(self, device: str | torch.device) -> RecordedStates:
+        tensors = {name: getattr(self, name).to(device) for name in ("frames_SHW", "actions_S", "first_S")}
+        return replace(self, **tensors)
+
+    def stack(self, indices_B: Tensor) -> Tensor:
+        """The states (B, C, H, W), uint8, as the environment showed them: zeros before an episode's first frame."""
+        back_C = torch.arange(1 - self.n_frames, 1, device=indices_B.device)
+        at_BC = indices_B[:, None] + back_C
+        before_BC = at_BC < self.first_S[indices_B][:, None]
+        states = self.frames_SHW.index_select(0, at_BC.clamp_(min=0).flatten())
+        states = states.view(len(indices_B), self.n_frames, FRAME, FRAME)
+        states[before_BC] = 0
+        return states
+
+    def split(self, *fractions: float) -> list[range]:
+        """Consecutive indices, part by part, never two parts of one episode.
+
+        Each part ends with the episode in which it reaches its fraction of all states; what is over goes to no part
+        unless the fractions add up to 1.
+
+        Raises:
+            ValueError: fractions that are not positive or add up to more than 1; fewer episodes than parts.
+        """
+        if min(fractions, default=0) <= 0 or sum(fractions) > 1 + 1e-9:
+            raise ValueError(f"fractions are positive and add up to 1 at most, not {fractions}")
+        ends = self.episodes.starts + self.episodes.lengths
+        parts, start, wanted = [], 0, 0.0
+        for fraction in fractions:
+            wanted += fraction
+            reached = np.searchsorted(ends, round(wanted * len(self)))
+            stop = int(ends[min(reached, len(ends) - 1)])
+            if stop <= start:
+                raise ValueError(f"{len(ends)} episodes are too few for parts of {fractions}: record more states")
+            parts.append(range(start, stop))
+            start = stop
+        return parts
+
+    @classmethod
+    def load(cls, path: str | Path, recording: Recording | None = None) -> RecordedStates:
+        """Read what `record` wrote; with `recording`, nothing else is accepted.
+
+        Raises:
+            ValueError: a file that is missing, damaged or of another recording; names it.
+        """
+        path = Path(path)
+        header = _read_header(path / "header.json")
+        for key, value in (recording.description if recording else {"format": FORMAT}).items():
+            if header.get(key) != value:
+                raise ValueError(f"{path / 'header.json'}: {key} is {header.get(key)!r}, expected {value!r}")
+        for name, checksum in header["shards"].items():
+            if not (path / name).is_file():
+                raise ValueError(f"{path / name} is missing: remove {path} to record it again")
+            if _sha256(path / name) != checksum:
+                raise ValueError(f"{path / name} is not what was recorded: remove {path} to record it again")
+        shards = [_read_shard(path / name, skip="frames") for name in header["shards"]]
+        alive_TN, actions_TN, rewards_TN = (
+            np.concatenate([shard[name] for shard in shards]) for name in ("alive", "actions", "rewards")
+        )
+
+        # Each state's step, environment and the step at which its episode began; states one step too many are left out.
+        steps_S, environments_S = np.unravel_index(np.flatnonzero(alive_TN)[: header["states"]], alive_TN.shape)
+        began_TN = alive_TN & ~np.vstack([np.zeros_like(alive_TN[:1]), alive_TN[:-1]])
+        step_T1 = np.arange(len(alive_TN))[:, None]
+        began_S = np.maximum.accumulate(np.where(began_TN, step_T1, 0))[steps_S, environments_S]
+        order_S = np.lexsort((steps_S, environments_S, began_S))
+        place_TN = np.full(alive_TN.shape, -1)
+        place_TN[steps_S[order_S], environments_S[order_S]] = np.arange(len(order_S))
+
+        frames_SHW = np.empty((len(order_S), FRAME, FRAME), np.uint8)
+        step = 0
+        for name in header["shards"]:  # one at a time: unpacked they are large
+            frames_TNHW = _read_shard(path / name)["frames"]
+            place = place_TN[step : step + len(frames_TNHW)]
+            frames_SHW[place[place >= 0]] = frames_TNHW[place >= 0]
+            step += len(frames_TNHW)
+
+        steps_S, environments_S, began_S = steps_S[order_S], environments_S[order_S], began_S[order_S]
+        starts = np.flatnonzero(steps_S == began_S)
+        lengths = np.diff(starts, append=len(order_S))
+        after = steps_S[starts + lengths - 1] + 1  # a dead transition follows the last state of a whole episode
+        ran_out = after >= len(alive_TN)
+        whole = ~ran_out & ~alive_TN[np.where(ran_out, 0, after), environments_S[starts]]
+        return cls(
+            frames_SHW=torch.from_numpy(frames_SHW),
+            actions_S=torch.from_numpy(actions_TN[steps_S, environments_S].astype(np.int64)),
+            first_S=torch.from_numpy(np.repeat(starts, lengths)),
+            n_frames=header["options"]["stack"],
+            episodes=Episodes(starts, lengths, np.add.reduceat(rewards_TN[steps_S, environments_S], starts), whole),
+        )
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(file.read_text())
+        header["shards"].items(), header["options"]["stack"], header["states"]
+    except FileNotFoundError:
+        raise ValueError(f"{file.parent} holds no complete recording: it has no {file.name}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{file} is no header of a recording") from None
+    return header
+
+
+def _read_shard(file: Path, skip: str | None = None) -> dict[str, np.ndarray]:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            shard = {name: arrays[name] for name in ("frames", "actions", "alive", "rewards") if name != skip}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is no shard of a recording ({error}): remove it") from None
+    return shard
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Under a temporary name, renamed once it is whole and on the disk."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

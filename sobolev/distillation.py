@@ -1,0 +1,241 @@
+r"""Policy distillation with Sobolev Training: the objective of Section 4.2, and a fast step of it.
+
+    L = k KL(pi(s) || pi*(s)) + a E_v || grad_s <log pi*(s), v> - grad_s <log pi(s), v> ||      (mean over states)
+
+`distillation_loss` is that objective as a `SobolevLoss`, for any two networks. `DistillationStep` gives the same
+parameter gradients for ReLU policies with neither autograd nor double backpropagation. With p = pi(s), logits y and
+sigma = sum_a v_a, the projected log-probability is <log p, v> = <y, v> - sigma logsumexp(y), so that
+
+    grad_s <log p, v> = D_s <y, w>,     w = v - sigma p.
+
+Let e = dL/d(grad_s <log p, v>), for the norm as printed a D / ||D|| with D the difference of the two gradients. The
+masks of the ReLUs have no derivative, so what e does to the parameters is what the scalar <y', w> does, where
+y' = D_s y . e is the tangent of the logits along e. It has two parts: through y' with w held, and through w with y'
+held. The second reaches the parameters through the logits, and joins the gradient of the KL divergence there:
+
+    through y'        dW_l += g_l u_{l-1}^T          u: tangent sweep along e;  g: backward sweep of w
+    through y         r = k dKL/dy - sigma p * (y' - <p, y'>),     dW_l += g'_l h_{l-1}^T     g': backward sweep of r
+
+That is 6 products a layer (values, two backward, one tangent, two for the weights) where value-only training takes 3.
+
+The teacher is fixed and so are the states. What the Sobolev term needs of it at a state is a combination of the
+derivatives of its A logits whose coefficients sum to zero: A - 1 fields of the state's size, which `RecordedGradients`
+keeps in float16, so that training does not run the teacher again. Where they do not fit, `ComputedGradients` runs it.
+
+Shape suffixes: S projections, B samples, A actions, I inputs: states as flat cells (see `ReLUSweeps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sobolev.losses import SobolevLoss
+from sobolev.networks.atari_policies import FRAME
+from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.projections import Projection
+
+TeacherGradients = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def kl_student_teacher(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
+    """KL(p || q) of a student p from its teacher q, for each state (B,): the direction that the paper prints."""
+    return (log_p_BA.exp() * (log_p_BA - log_q_BA)).sum(-1)
+
+
+def kl_teacher_student(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
+    """KL(q || p) of a teacher q from its student p, for each state (B,): the direction common in distillation."""
+    return kl_student_teacher(log_q_BA, log_p_BA)
+
+
+DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
+NORMS = ("l2", "squared_l2")
+
+
+def distillation_loss(
+    kl_weight: float = 1.0,
+    gradient_weight: float = 1.0,
+    divergence: str = "student_teacher",
+    norm: str = "l2",
+    projection: Projection | None = None,
+    generator: torch.Generator | None = None,
+) -> SobolevLoss:
+    """The objective of Section 4.2, for a student and a teacher that return log-probabilities (B, A).
+
+    Args:
+        kl_weight: weight of the KL divergence; 0 trains on gradients alone.
+        gradient_weight: the paper's alpha; 0 is value-only training.
+        divergence: a key of `DIVERGENCES`.
+        norm: "l2", the paper's, or "squared_l2".
+        projection: how v is drawn; None compares the gradients of every action's log-probability.
+        generator: what v is drawn from.
+
+    Raises:
+        ValueError: an unknown divergence or norm, or both weights 0.
+    """
+    _check(divergence, norm)
+    return SobolevLoss(
+        order=1,
+        weights=(kl_weight, gradient_weight),
+        distances=(DIVERGENCES[divergence], norm),
+        projection=projection,
+        generator=generator,
+    )
+
+
+class StepTerms(NamedTuple):
+    """What a step measured on its batch: means over states, unweighted, without a graph."""
+
+    kl: Tensor
+    gradient_error: Tensor | None  # the distance of gradients by states in [0, 1]; None if they were not needed
+
+
+class DistillationStep:
+    """Parameter gradients of `distillation_loss` for a ReLU policy, by the sweeps of `ReLUSweeps`.
+
+    Calling it sets `.grad` of the student's parameters. After the optimiser's step call `student.refresh()`.
+
+    Args:
+        student: the sweeps that are trained.
+        kl_weight, gradient_weight, divergence, norm: as for `distillation_loss`.
+        teacher_gradients: a function of (index_B, raw_BI, w_BA) that gives D <logits*, w> by states in [0, 1], for w
+            that sum to zero over actions: `RecordedGradients` or `ComputedGradients`. None for value-only training.
+
+    Raises:
+        ValueError: an unknown divergence or norm, both weights 0, or a gradient weight without teacher gradients.
+    """
+
+    def __init__(
+        self,
+        student: ReLUSweeps,
+        kl_weight: float = 1.0,
+        gradient_weight: float = 1.0,
+        divergence: str = "student_teacher",
+        norm: str = "l2",
+        teacher_gradients: TeacherGradients | None = None,
+    ):
+        _check(divergence, norm)
+        if kl_weight == 0 and gradient_weight == 0:
+            raise ValueError("every weight is 0, so there is nothing to learn from")
+        if gradient_weight and teacher_gradients is None:
+            raise ValueError("a gradient weight needs teacher_gradients")
+        self.student, self.teacher_gradients = student, teacher_gradients
+        self.kl_weight, self.gradient_weight = kl_weight, gradient_weight
+        self.divergence, self.norm = divergence, norm
+        for parameter in student.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> StepTerms:
+        """One batch: numbers of its states, raw flat cells, the teacher's log-probabilities, and projections."""
+        student = self.student
+        for parameter in student.parameters():
+            parameter.grad.zero_()
+        inputs, logits_BA = student.values(raw_BI)
+        log_p_BA = logits_BA.log_softmax(-1)
+        p_BA = log_p_BA.exp()
+        kl_B = DIVERGENCES[self.divergence](log_p_BA, teacher_BA)
+        r_BA = self._kl_by_logits(log_p_BA, p_BA, kl_B, teacher_BA).mul_(self.kl_weight / len(raw_BI))
+        errors = []
+        for v_BA in v_SBA if self.gradient_weight else ():
+            curvature_BA, error = self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
+            r_BA += curvature_BA
+            errors.append(error)
+        signals, _ = student.backward(r_BA, inputs, to_input=False)
+        student.accumulate(inputs, signals, of_values=True)
+        return StepTerms(kl_B.mean(), torch.stack(errors).mean() if errors else None)
+
+    def _kl_by_logits(self, log_p_BA: Tensor, p_BA: Tensor, kl_B: Tensor, teacher_BA: Tensor) -> Tensor:
+        if self.divergence == "teacher_student":
+            return p_BA - teacher_BA.exp()
+        return p_BA * (log_p_BA - teacher_BA - kl_B[:, None])
+
+    def _gradient_term(
+        self,
+        index_B: Tensor,
+        raw_BI: Tensor,
+        inputs: list[Tensor],
+        p_BA: Tensor,
+        teacher_BA: Tensor,
+        v_BA: Tensor,
+        samples: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Adds to `.grad` what one projection does through the tangent; returns its part of r, and the distance."""
+        sigma_B1 = v_BA.sum(-1, keepdim=True)
+        signals, difference_BI = self.student.backward(v_BA - sigma_B1 * p_BA, inputs, to_input=True)
+        difference_BI -= self.teacher_gradients(index_B, raw_BI, v_BA - sigma_B1 * teacher_BA.exp())
+        distance_B1 = torch.linalg.vector_norm(difference_BI, dim=1, keepdim=True).to(p_BA.dtype)
+        # e = D times one number a sample. The tangent sweep is linear: it runs along D, and the signals are scaled.
+        scale = self.gradient_weight / (len(p_BA) * samples)
+        if self.norm == "l2":
+            factor_B1 = torch.where(distance_B1 > 0, scale / distance_B1, torch.zeros_like(distance_B1))
+        else:
+            factor_B1, distance_B1 = torch.full_like(distance_B1, 2 * scale), distance_B1.square()
+        tangents, change_BA = self.student.tangent(difference_BI, inputs)
+        for g in signals:
+            g *= factor_B1.view(-1, *[1] * (g.dim() - 1)).to(g.dtype)
+        self.student.accumulate(tangents, signals, of_values=False)
+        change_BA = change_BA * factor_B1
+        curvature_BA = -sigma_B1 * p_BA * (change_BA - (p_BA * change_BA).sum(-1, keepdim=True))
+        return curvature_BA, distance_B1.mean()
+
+
+class ComputedGradients:
+    """The teacher's projected gradients, computed at each step: its values and a backward sweep."""
+
+    def __init__(self, teacher: ReLUSweeps):
+        self.teacher = teacher
+
+    def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:
+        inputs, _ = self.teacher.values(raw_BI)
+        return self.teacher.backward(w_BA.to(self.teacher.weights[-1].dtype), inputs, to_input=True)[1]
+
+
+class RecordedGradients:
+    """The teacher's gradients at fixed states: D (y_a - y_A) for each action a but the last, A, once and for all.
+
+    Combinations are summed in float32. Memory is `bytes(states, actions, dtype)`.
+
+    Args:
+        teacher: its sweeps, in the precision that the fields are computed in before they are rounded.
+        raw_NI: the states, as flat cells.
+        dtype: what fields, coefficients and combinations are rounded to: by 2^-9 of themselves in bfloat16, 2^-11 in
+            float16.
+
+    Raises:
+        ValueError: a field beyond the range of dtype.
+    """
+
+    def __init__(self, teacher: ReLUSweeps, raw_NI: Tensor, dtype: torch.dtype, chunk: int = 250):
+        n_actions = teacher.weights[-1].shape[0]
+        self.n_fields = n_actions - 1
+        n_states, n_inputs = raw_NI.shape
+        fields_NFI = torch.empty(n_states, self.n_fields, n_inputs, dtype=dtype, device=raw_NI.device)
+        eye_AA = torch.eye(n_actions, dtype=teacher.weights[-1].dtype, device=raw_NI.device)
+        for states_BI, fields_BFI in zip(raw_NI.split(chunk), fields_NFI.split(chunk), strict=True):
+            inputs, _ = teacher.values(states_BI)
+            for field in range(self.n_fields):
+                w_BA = (eye_AA[field] - eye_AA[-1]).repeat(len(states_BI), 1)
+                fields_BFI[:, field] = teacher.backward(w_BA, inputs, to_input=True)[1]
+            if not fields_BFI.isfinite().all():
+                raise ValueError(f"the teacher's gradients exceed the range of {dtype}: compute them instead")
+        self.rows = fields_NFI.view(-1, n_inputs)
+
+    @staticmethod
+    def bytes(n_states: int, n_actions: int, dtype: torch.dtype, n_inputs: int = 4 * FRAME * FRAME) -> int:
+        return n_states * (n_actions - 1) * n_inputs * dtype.itemsize
+
+    def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:
+        row_BF = index_B[:, None] * self.n_fields + torch.arange(self.n_fields, device=index_B.device)
+        w_BF = w_BA[:, :-1].to(self.rows.dtype)
+        return torch.nn.functional.embedding_bag(row_BF, self.rows, per_sample_weights=w_BF, mode="sum")
+
+
+def _check(divergence: str, norm: str) -> None:
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {divergence!r}")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")

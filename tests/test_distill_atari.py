@@ -1,0 +1,258 @@
+"""The experiment: what it measures, its refusals, and that nothing is lost when it is interrupted."""
+
+import csv
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import experiments.distill_atari as distill
+from experiments.config import DistillConfig
+from experiments.errors import BadInput
+from experiments.run import execute, run_id
+from sobolev.atari import RecordedStates, Recording, load_teacher, record
+from sobolev.distillation import ComputedGradients, RecordedGradients, kl_student_teacher
+from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.seeding import generator
+from tests.conftest import ROOT
+
+SHIPPED = sorted((ROOT / "results" / "teachers").glob("*.safetensors"))
+
+
+def folder(config: DistillConfig) -> Path:
+    return Path(config.runs_dir) / config.name / run_id(config)
+
+
+def read_rows(config: DistillConfig) -> list[dict[str, str]]:
+    with (folder(config) / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(config: DistillConfig, split: str, metric: str) -> dict[int, float]:
+    return {
+        int(row["step"]): float(row["value"])
+        for row in read_rows(config)
+        if (row["split"], row["metric"]) == (split, metric)
+    }
+
+
+def make(make_config, *overrides: str, **options: str) -> DistillConfig:
+    return make_config("experiment=distill_atari", *overrides, **options)
+
+
+@pytest.mark.parametrize("objective", ["value", "sobolev", "derivative"])
+def test_what_a_run_leaves(make_config, objective):
+    config = make(make_config, f"objective={objective}")
+    kl = execute(config)
+    test = numbers(config, "test", "kl")
+    assert list(test) == distill.evaluation_steps(6, 3)
+    assert test[6] == pytest.approx(kl, rel=1e-6)
+    for split in ("train", "test"):
+        for metric in ("kl", "kl_teacher_student", "action_error", "gradient_error"):
+            assert list(numbers(config, split, metric)) == list(test)
+    assert numbers(config, "teacher", "entropy")[0] <= math.log(4)
+    assert {row["method"] for row in read_rows(config)} == {objective}
+    assert numbers(config, "play", "score")[6] >= 0
+    summary = json.loads((folder(config) / "summary.json").read_text())
+    assert summary["scale"] == "reduced"
+    with np.load(folder(config) / "saliency.npz") as arrays:
+        assert arrays["state"].shape == arrays["student_gradient"].shape == (4, 4, 84, 84)
+
+
+def test_methods_begin_with_the_same_student_and_learn_different_ones(make_config):
+    configs = [make(make_config, f"objective={name}", "play_episodes=0") for name in ("value", "sobolev")]
+    ends = [execute(config) for config in configs]
+    starts = [numbers(config, "test", "kl")[0] for config in configs]
+    assert starts[0] == starts[1]
+    assert ends[0] != ends[1]
+    assert max(ends) < starts[0]
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch):
+    options = ("compute.checkpoint_seconds=0", "play_episodes=0", "n_train=100")  # 3 epochs
+    whole, parts = (make(make_config, *options, runs=runs) for runs in ("whole", "parts"))
+    execute(whole)
+    true_rate = distill.learning_rate
+
+    for stop in (1, 4):
+
+        def failing(optimizer, step, stop=stop):
+            if step == stop:
+                raise RuntimeError("stopped")
+            return true_rate(optimizer, step)
+
+        monkeypatch.setattr(distill, "learning_rate", failing)
+        with pytest.raises(RuntimeError, match="stopped"):
+            execute(parts)
+        assert (folder(parts) / "checkpoint.pt").exists()
+    monkeypatch.setattr(distill, "learning_rate", true_rate)
+    execute(parts)
+    assert (folder(parts) / "metrics.csv").read_bytes() == (folder(whole) / "metrics.csv").read_bytes()
+    with np.load(folder(whole) / "saliency.npz") as first, np.load(folder(parts) / "saliency.npz") as second:
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_training_states_are_of_other_episodes_than_those_measured(make_config):
+    config = make(make_config)
+    recorded = states_of(config)
+    parts = distill.split_by_episodes(config, recorded)
+    assert len(parts["train"]) == config.n_train
+    held = {split: set(recorded.first_S[list(part)].tolist()) for split, part in parts.items()}
+    assert all(held.values())
+    for one, other in itertools.combinations(held, 2):
+        assert not held[one] & held[other]
+    assert max(parts["train"]) < min(parts["validation"]) <= max(parts["validation"]) < min(parts["test"])
+
+
+def states_of(config: DistillConfig) -> RecordedStates:
+    dataset = config.dataset
+    recording = Recording(
+        load_teacher(dataset.teacher), dataset.n_states, dataset.recording_environments, dataset.recording_seed
+    )
+    return RecordedStates.load(record(recording, dataset.folder), recording)
+
+
+def test_metrics_are_those_of_a_loop_over_states(make_config):
+    """Values and gradients of each state alone, in float64, by autograd."""
+    config = make(make_config, "play_episodes=0")
+    teacher = load_teacher(config.dataset.teacher)
+    run = FakeRun()
+    recorded = states_of(config)
+    test = np.asarray(distill.split_by_episodes(config, recorded)["test"])
+    sweeps = ReLUSweeps(teacher.policy.double())
+    measured = distill.Measured.of(recorded, test, sweeps, config, run)
+    pupil = distill.AtariPolicy(4, distill.architecture(config), generator=generator(1, "init")).double()
+    found = measured.errors(ReLUSweeps(pupil))
+
+    shown = test[distill.evenly(len(test), config.n_evaluate)]
+    x = recorded.stack(torch.from_numpy(shown)).double() / 255
+    assert len(x) == 40
+    kl, differs, gaps = [], [], []
+    for n, state in enumerate(x):
+        leaf = state[None].clone().requires_grad_()
+        log_p, log_q = pupil(leaf)[0], teacher.policy(leaf)[0]
+        kl.append(sum((p.exp() * (p - q)).item() for p, q in zip(log_p, log_q, strict=True)))
+        differs.append(log_p.argmax() != log_q.argmax())
+        if n in measured.gradient_at.tolist():
+            v = measured.v_GA[measured.gradient_at.tolist().index(n)]
+            gaps.append(torch.autograd.grad((log_q - log_p) @ v, leaf)[0].norm().item())
+    assert found["kl"] == pytest.approx(np.mean(kl), rel=1e-9)
+    assert found["action_error"] == pytest.approx(np.mean(differs))
+    assert found["gradient_error"] == pytest.approx(np.mean(gaps), rel=1e-9)
+    assert len(gaps) == config.n_gradients
+    facts = measured.facts()
+    entropy = torch.distributions.Categorical(logits=teacher.policy(x)).entropy().mean()
+    assert facts["entropy"] == pytest.approx(entropy.item(), rel=1e-9)
+
+
+class FakeRun:
+    device, dtype = torch.device("cpu"), torch.float64
+
+
+@pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path.stem if path else "untrained")
+def test_gradients_equal_finite_differences_on_real_frames(make_config, atari_folder, path):
+    """Central differences of <log pi, v> by single pixels, where the frames' and the teacher's own edges are."""
+    teacher = load_teacher(path or atari_folder / "teacher.safetensors")
+    recorded = states_of(make(make_config))
+    policy = teacher.policy.double()
+    sweeps = ReLUSweeps(policy)
+    raw = recorded.stack(torch.arange(20, 380, 120))
+    v = torch.randn(len(raw), policy.n_actions, generator=generator(0, "v"), dtype=torch.float64)
+    gradient = sweeps.from_flat_cells(distill.projected_gradients(sweeps, sweeps.flat_cells(raw), v))
+    x, h = raw.double() / 255, 1e-7
+    largest = gradient.flatten(1).abs().topk(6, dim=1).indices
+    for b, pixels in enumerate(largest.tolist()):
+        for pixel in pixels:
+            step = torch.zeros_like(x[b]).flatten()
+            step[pixel] = h
+            ends = [policy((x[b] + s * step.view_as(x[b]))[None])[0] @ v[b] for s in (1, -1)]
+            slope = ((ends[0] - ends[1]) / (2 * h)).item()
+            assert gradient[b].flatten()[pixel].item() == pytest.approx(slope, rel=1e-4)
+
+
+def test_the_teachers_gradients_are_recorded_where_they_fit(make_config):
+    config = make(make_config)
+    teacher = load_teacher(config.dataset.teacher)
+    raw = torch.zeros(20, 4 * 84 * 84, dtype=torch.uint8)
+    assert isinstance(distill.teacher_gradients(config, teacher, raw), RecordedGradients)
+    config.recorded_gib = RecordedGradients.bytes(20, 4, torch.bfloat16) / 2**30 - 1e-9
+    assert isinstance(distill.teacher_gradients(config, teacher, raw), ComputedGradients)
+
+
+@pytest.mark.parametrize("overrides", [(), ("products=float32",)])
+def test_recorded_and_computed_gradients_train_alike(make_config, overrides):
+    ends = [execute(make(make_config, f"recorded_gib={gib}", "play_episodes=0", *overrides)) for gib in ("4.0", "0.0")]
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)
+
+
+def test_bfloat16_changes_the_end_by_less_than_the_seed_does(make_config):
+    ends = {
+        (products, seed): execute(
+            make(make_config, f"products={products}", f"seed={seed}", "optimizer.steps=30", "play_episodes=0")
+        )
+        for products in ("float32", "bfloat16")
+        for seed in range(3)
+    }
+    exact = [ends["float32", seed] for seed in range(3)]
+    assert max(abs(ends["bfloat16", seed] - exact[seed]) for seed in range(3)) < 0.2 * (max(exact) - min(exact))
+
+
+def test_batches_are_an_epochs_permutation_from_any_update():
+    batches = [next(distill.shuffled_batches(10, 4, 3, first)) for first in range(6)]
+    running = distill.shuffled_batches(10, 4, 3, 0)
+    for batch in batches:
+        assert torch.equal(batch, next(running))
+    for epoch in range(3):
+        assert len(set(torch.cat(batches[2 * epoch : 2 * epoch + 2]).tolist())) == 8
+    assert len(next(distill.shuffled_batches(3, 200, 0, 0))) == 3
+
+
+def test_the_student_is_compared_on_the_states_it_visits(make_config):
+    """A student that is its own teacher is at distance 0 wherever it goes."""
+    config = make(make_config)
+    teacher = load_teacher(config.dataset.teacher)
+    run = FakeRun()
+    same = distill.play_beside(teacher.policy, teacher, config, run)
+    assert same["kl"] == 0
+    assert same["action_error"] == 0
+    other = distill.AtariPolicy(4, distill.architecture(config), generator=generator(1, "init"))
+    assert distill.play_beside(other, teacher, config, run)["kl"] > 0.01
+    uniform = torch.full((1, 4), 0.25).log()
+    assert kl_student_teacher(uniform, uniform) == 0
+
+
+REFUSALS = {
+    "n_train=0": "n_train must be positive",
+    "n_train=600": "the train part of the recording has",
+    "objective.samples=0": "objective.samples must be positive",
+    "objective.gradient_weight=-1": "objective.gradient_weight must be 0 or more",
+    "objective.divergence=js": "objective.divergence=js is not one of student_teacher, teacher_student",
+    "objective.norm=l1": "objective.norm=l1 is not one of l2, squared_l2",
+    "objective.projection=ball": "sphere, gaussian, rademacher, coordinate",
+    "evaluate_on=train": "validation, test",
+    "dataset.split=[0.5,0.5,0.5]": "that sum to 1",
+    "dataset.stack=3": "read 4 frames",
+    "dataset.teacher=nowhere.safetensors": "there is no teacher at nowhere.safetensors.*experiment=train_teacher",
+    "dataset=atari/pong": r"dataset.game=pong, but the teacher at .* was trained with breakout",
+    "dataset.sticky_actions=0.25": "dataset.sticky_actions=0.25, but the teacher .* with 0.0",
+    "student.convolutions=[[16,7,4]]": "the stride must divide both",
+    "student.convolutions=[[16,8]]": "student.convolutions",
+}
+
+
+@pytest.mark.parametrize("override", REFUSALS)
+def test_refusals_are_one_line_and_leave_no_run(make_config, override):
+    config = make(make_config, override)
+    with pytest.raises(BadInput, match=REFUSALS[override]) as caught:
+        execute(config)
+    assert "\n" not in str(caught.value)
+    assert not any(Path(config.runs_dir).glob("*/*"))
+
+
+def test_both_weights_0_are_refused(make_config):
+    with pytest.raises(BadInput, match="nothing to learn from"):
+        execute(make(make_config, "objective=value", "objective.kl_weight=0"))

@@ -1,0 +1,209 @@
+"""From rows of distillation to claims and figures, and from the search's runs to the tuned configs."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import yaml
+
+from scripts import distillation_figures, tune_distillation
+from scripts.claims import Evidence
+from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, uniform_share
+from scripts.distillation_figures import cosine, read_saliencies
+from scripts.report import report
+from scripts.rows import DTYPE
+from tests.test_scripts import write_rows
+
+STEPS = (0, 10, 100)
+
+
+def as_in_the_paper(game: str, n_train: int) -> float:
+    return 0.02 if game == "pong" else 0.5 if n_train <= 5_000 else 0.2
+
+
+def make_rows(
+    log10_ratio: Callable[[str, int], float] = as_in_the_paper,
+    seeds: int = 8,
+    games=tuple(GAMES),
+    sizes=SIZES,
+    overfitted: Callable[[str, str], float] = lambda method, game: 1.5 if method == "value" else 1.0,
+    uniform: float = 0.8,
+    scale: str = "paper",
+) -> np.ndarray:
+    """Rows of both methods whose final test errors differ by the ratio asked for, and were `overfitted` times less."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for game, n_train, seed in itertools.product(games, sizes, range(seeds)):
+        base, wobble = rng.normal(-1, 0.3), rng.normal(0, 0.01)
+        for method in ("value", "sobolev"):
+            cell = ("distill_atari", game, method, n_train, seed)
+            end = 10 ** (base - (log10_ratio(game, n_train) + wobble if method == "sobolev" else 0))
+            values = (10 * end, end / overfitted(method, game), end)
+            for (step, value), metric in itertools.product(
+                zip(STEPS, values, strict=True), ("kl", "action_error", "gradient_error")
+            ):
+                rows.append((*cell, step, "test", metric, value, scale))
+                rows.append((*cell, step, "train", metric, value / 2, scale))
+            for metric, value in {"entropy": 1.0, "nearly_uniform": uniform, "gradient_norm": 50.0}.items():
+                rows.append((*cell, 0, "teacher", metric, value, scale))
+            rows.append((*cell, STEPS[-1], "play", "score", 100.0, scale))
+            rows.append((*cell, STEPS[-1], "play", "kl", end, scale))
+    return np.array(rows, dtype=DTYPE)
+
+
+def verdicts(rows: np.ndarray) -> dict[str, str]:
+    return {claim.key: claim.judge(Evidence(rows, {})).verdict for claim in DISTILLATION.claims}
+
+
+def test_verdicts_where_all_is_as_in_the_paper():
+    assert set(verdicts(make_rows()).values()) == {"reproduced"}
+
+
+def test_log_ratios_are_paired_and_leave_zeros_out():
+    rows = make_rows(lambda game, n: 0.3, seeds=6)
+    assert all(abs(ratio.median - 0.3) < 0.02 for ratio in log_ratios(rows, "kl").values())
+    zero = (rows["metric"] == "action_error") & (rows["seed"] == 0) & (rows["method"] == "sobolev")
+    rows["value"][zero] = 0
+    assert {ratio.n for ratio in log_ratios(rows, "action_error").values()} == {5}
+
+
+def test_overfitting_is_the_end_over_the_minimum():
+    rows = make_rows(seeds=2)
+    ratios = overfitting(rows, task="breakout", n_train=1_000, method="value")
+    assert ratios == pytest.approx({0: 1.5, 1: 1.5})
+    assert uniform_share(rows) == {game: 0.8 for game in GAMES}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (make_rows(lambda game, n: -0.3), {"D1": "not reproduced", "D1, little data": "inconclusive"}),
+        (
+            make_rows(lambda game, n: 0.0 if n < 5_000 else 0.5),
+            {"D1": "reproduced", "D1, little data": "not reproduced"},
+        ),
+        (
+            make_rows(lambda game, n: 0.5 if n < 5_000 else -0.5),
+            {"D1": "not reproduced", "D1, little data": "reproduced"},
+        ),
+        (make_rows(seeds=5), {"D1": "inconclusive", "D2": "inconclusive", "D3": "inconclusive"}),
+        (make_rows(overfitted=lambda method, game: 1.3), {"D1": "reproduced", "D2": "not reproduced"}),
+        (make_rows(overfitted=lambda method, game: 1.0), {"D2": "inconclusive"}),
+        (make_rows(uniform=0.2), {"D3": "not reproduced"}),
+        (make_rows(lambda game, n: 0.5 if game == "pong" else 0.1), {"D1": "reproduced", "D3": "not reproduced"}),
+        (make_rows(games=("breakout",)), {"D1": "not run", "D2": "not run", "D3": "not run"}),
+        (make_rows(sizes=(1_000, 50_000)), {"D1": "not run", "D1, little data": "reproduced"}),
+        (make_rows()[:0], {"D1": "not run", "D1, little data": "not run", "D2": "not run", "D3": "not run"}),
+    ],
+)
+def test_each_rule_turns_on_its_cells(rows, expected):
+    found = verdicts(rows)
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_the_report_names_what_is_missing():
+    text = report(Evidence(make_rows(games=("breakout",)), {}), [DISTILLATION])
+    assert "Missing: Space Invaders at 1,000, 5,000, 10,000, 25,000, 50,000" in text
+    assert re.search(r"Breakout at 1,000 3\.[12]", text)  # 10^0.5
+    assert "| Breakout | 1,000 | value |" in text
+    assert "nearly uniform on 80% of the states" in text
+
+
+# Figures
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What collecting leaves: one game, two sizes, three seeds, and one state's gradients."""
+    rows = make_rows(games=("breakout",), sizes=(1_000, 5_000), seeds=3, scale="reduced")
+    write_rows(tmp_path / "distill" / "rows.csv", rows)
+    rng = np.random.default_rng(0)
+    state = rng.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
+    teacher = rng.normal(size=(2, 4, 84, 84)).astype(np.float16)
+    (tmp_path / "distill" / "saliency").mkdir()
+    for method, share in (("value", 0.0), ("sobolev", 1.0)):
+        student = share * teacher + (1 - share) * rng.normal(size=teacher.shape)
+        np.savez(
+            tmp_path / "distill" / "saliency" / f"distill_atari_breakout_{method}_1000.npz",
+            state=state,
+            teacher_gradient=teacher,
+            student_gradient=student.astype(np.float16),
+            scale="reduced",
+        )
+    return tmp_path
+
+
+def test_every_figure_renders(results, tmp_path, capsys):
+    assert distillation_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
+    printed = capsys.readouterr().out.split()
+    assert len(printed) == 6
+    drawn = tmp_path / "figures" / "distillation_final_values.png"
+    content = drawn.read_bytes()
+    assert distillation_figures.main(["final_values", "--results", str(results), "--out", str(drawn.parent)]) == 0
+    assert drawn.read_bytes() == content  # the same rows give the same file
+
+
+def test_the_gradient_figure_shows_what_was_recorded(results):
+    saliencies = read_saliencies(results / "distill" / "saliency")
+    figure = distillation_figures.saliency(saliencies, "breakout", 1_000)
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["newest frame", "teacher", "value only", "Sobolev"]
+    numbers = [float(axes.texts[0].get_text()) for axes in figure.axes[2:4]]
+    assert abs(numbers[0]) < 0.05
+    assert numbers[1] == 1.0
+    shown = figure.axes[1].images[0].get_array()
+    np.testing.assert_allclose(shown, saliencies["breakout", "value", 1_000].teacher_SCHW[0, -1].astype(float))
+    assert cosine(np.zeros(3), np.ones(3)) == 0
+
+
+def test_figure_4_draws_the_medians(results):
+    rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
+    figure = distillation_figures.figure_4(rows)
+    assert len(figure.axes) == 2
+    cell = rows[(rows["method"] == "value") & (rows["metric"] == "action_error") & (rows["split"] == "test")]
+    expected = [np.median(cell[cell["step"] == step]["value"]) for step in STEPS[1:]]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), expected)
+    assert not any("REDUCED" in text.get_text() for text in figure.texts)
+
+
+def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
+    assert distillation_figures.main(["--results", str(tmp_path / "nothing")]) == 1
+    assert "make distillation" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        distillation_figures.main(["figure_5"])
+    broken = results / "distill" / "saliency" / "distill_atari_breakout_value_1000.npz"
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert distillation_figures.main(["--results", str(results)]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+# Tuning
+
+
+def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
+    kl = {(1e-4, 0.1): [0.3, 0.1, 0.2], (3e-4, 0.1): [0.15, 0.16, 0.9], (1e-3, 0.1): [0.4, 0.4, 0.4]}
+    for (rate, alpha), by_seed in kl.items():
+        for seed, value in enumerate(by_seed):
+            run = tmp_path / "runs" / "distill_atari_search" / f"{rate}-{seed}"
+            run.mkdir(parents=True)
+            config = {
+                "dataset": {"game": "pong"},
+                "objective": {"name": "sobolev", "gradient_weight": alpha},
+                "optimizer": {"learning_rate": rate},
+            }
+            (run / "config.yaml").write_text(yaml.safe_dump(config))
+            (run / "summary.json").write_text(json.dumps({"objective": value}))
+    arguments = ["--runs", str(tmp_path / "runs"), "--configs", str(tmp_path)]
+    assert tune_distillation.main(arguments) == 0
+    written = tmp_path / "tuned" / "atari" / "pong_sobolev.yaml"
+    assert yaml.safe_load(written.read_text()) == {
+        "optimizer": {"learning_rate": 0.0003},
+        "objective": {"gradient_weight": 0.1},
+    }
+    assert written.read_text().startswith("# @package _global_\n")
+    said = capsys.readouterr()
+    assert "learning rate 0.0003, alpha 0.1" in said.out
+    assert "end of its grid" not in said.err
+    assert tune_distillation.main(["--runs", str(tmp_path / "none")]) == 1

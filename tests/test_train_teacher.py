@@ -1,0 +1,171 @@
+"""The experiment that trains a teacher: resuming, what it learns from, what it refuses; and teachers that ship."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import experiments.train_teacher
+from experiments.errors import BadInput
+from experiments.run import execute, folder_of
+from experiments.train_teacher import learn
+from scripts import export_teachers
+from sobolev.atari import ActorCritic, Objective, Rollout, load_teacher
+from sobolev.networks.atari_policies import teacher
+from sobolev.seeding import generator
+
+TEACHER = "experiment=train_teacher"
+
+
+def interrupted(config, monkeypatch, update: int) -> None:
+    """Run until the update of that number has been learned from."""
+    calls = 0
+
+    def failing(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > update:
+            raise RuntimeError("pulled the plug")
+        return learn(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.train_teacher, "learn", failing)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            execute(config)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, capsys):
+    """Six updates in segments of two; stopped in the middle of one and at the end of another."""
+    whole, parts = make_config(TEACHER), make_config(TEACHER, "compute.checkpoint_seconds=0", runs="parts")
+    execute(whole)
+    interrupted(parts, monkeypatch, 3)
+    interrupted(parts, monkeypatch, 2)
+    execute(parts)
+    assert "begins again" not in capsys.readouterr().err
+    for name in ("metrics.csv", "teacher.safetensors"):
+        assert (folder_of(whole) / name).read_bytes() == (folder_of(parts) / name).read_bytes()
+    rows = (folder_of(whole) / "metrics.csv").read_text()
+    for metric in ("train,entropy", "test,score", "test,score_greedy"):
+        assert metric in rows
+
+
+def test_dead_transitions_are_not_learned_from():
+    settings = SimpleNamespace(discount=0.99, trace=0.95, minibatches=2, max_gradient_norm=0.5)
+    learned = []
+    for action in (0, 3):
+        actor = ActorCritic(teacher(4, generator(0, "policy")), generator=generator(0, "value"))
+        rollout = Rollout.empty(6, (2, 4, 84, 84), torch.device("cpu"))
+        rollout.states_TNCHW.random_(0, 256, generator=generator(0, "states"))
+        rollout.rewards_TN.normal_(generator=generator(0, "rewards"))
+        rollout.log_probs_TN.fill_(-1.4)
+        rollout.alive_TN.fill_(True)
+        rollout.ended_TN[2, 0] = rollout.terminal_TN[2, 0] = True
+        rollout.alive_TN[3, 0] = False
+        rollout.actions_TN[3, 0] = action
+        rollout.values_TN[3, 0] = rollout.rewards_TN[3, 0] = action
+        rollout.states_TNCHW[3, 0] = action
+        optimizer = torch.optim.SGD(actor.parameters(), lr=0.1)
+        learn(rollout, actor, Objective(0.1, 0.5, 0.01, True), optimizer, [generator(0, "shuffle")], settings)
+        learned.append(torch.cat([parameter.detach().flatten() for parameter in actor.parameters()]))
+    start = ActorCritic(teacher(4, generator(0, "policy")), generator=generator(0, "value"))
+    assert not torch.equal(learned[0], torch.cat([p.detach().flatten() for p in start.parameters()]))
+    assert torch.equal(learned[0], learned[1])
+
+
+def test_learns_which_action_pays():
+    """States of one brightness pay for one action, those of another for another."""
+    settings = SimpleNamespace(discount=0.0, trace=0.0, minibatches=2, max_gradient_norm=0.5)
+    actor = ActorCritic(teacher(3, generator(0, "policy")), generator=generator(0, "value"))
+    optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
+    rollout = Rollout.empty(8, (8, 4, 84, 84), torch.device("cpu"))
+    rollout.states_TNCHW[:, ::2] = 200
+    best = torch.tensor([1, 2] * 4)
+    rollout.alive_TN.fill_(True)
+    rollout.terminal_TN.fill_(True)
+    for step in range(12):
+        with torch.no_grad():
+            log_probs, values = actor(rollout.states_TNCHW.flatten(0, 1))
+        probabilities = log_probs.exp().view(9, 8, 3)[:8]
+        rollout.actions_TN = probabilities.flatten(0, 1).multinomial(1, generator=generator(0, "act", step)).view(8, 8)
+        rollout.log_probs_TN = log_probs.view(9, 8, 3)[:8].gather(2, rollout.actions_TN[..., None]).squeeze(2)
+        rollout.values_TN = values.view(9, 8)
+        rollout.rewards_TN = (rollout.actions_TN == best).float()
+        shuffles = [generator(0, "shuffle", step, epoch) for epoch in range(2)]
+        learn(rollout, actor, Objective(0.2, 0.5, 0.0, True), optimizer, shuffles, settings)
+    assert rollout.rewards_TN.mean() > 0.8
+
+
+def test_a2c_is_the_same_code(make_config):
+    config = make_config(TEACHER, "teacher=a2c", "teacher.horizon=8", "teacher.minibatches=1")
+    assert (config.teacher.clip, config.teacher.epochs, config.labels.method) == (0, 1, "a2c")
+    execute(config)
+    assert (folder_of(config) / "teacher.safetensors").exists()
+
+
+REFUSALS = {
+    "dataset.game=brekout": "'brekout' is not an ALE game; the nearest: breakout",
+    "dataset.actions=[jump]": "'jump' is not an action of breakout",
+    "dataset.stack=3": "reads 4 frames",
+    "teacher.algorithm=a2c": "use teacher=a2c",
+    "teacher.algorithm=pp0": "did you mean ppo",
+    "teacher.clip=0": "use teacher=a2c",
+    "teacher.steps=3": "less than one update's 16 steps",
+    "teacher.segment=3": "less than one update's 16 steps",
+    "teacher.minibatches=9": "too many for an update of 16 steps",
+    "teacher.discount=2": "between 0 and 1",
+    "teacher.entropy_weight=-1": "0 or more",
+    "evaluation_episodes=0": "must be positive",
+    "seed=-1": "seed must be 0 or more",
+}
+
+
+@pytest.mark.parametrize("override", REFUSALS)
+def test_refusals_are_one_line_and_leave_no_folder(make_config, override):
+    config = make_config(TEACHER, override)
+    with pytest.raises(BadInput, match=REFUSALS[override]):
+        execute(config)
+    assert not folder_of(config).exists()
+
+
+def test_games_ship_with_their_actions(make_config):
+    numbers = {"pong": 3, "breakout": 0, "space_invaders": 0}
+    for game, number in numbers.items():
+        dataset = make_config(TEACHER, f"dataset=atari/{game}").dataset
+        assert (dataset.game, len(dataset.actions)) == (game, number)
+
+
+def export(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["export_teachers", *map(str, arguments)])
+    export_teachers.main()
+
+
+def test_export_takes_the_teacher_with_most_steps_and_writes_its_card(make_config, tmp_path, monkeypatch):
+    execute(make_config(TEACHER, "teacher.steps=16", "evaluation_episodes=1"))
+    config = make_config(TEACHER)
+    execute(config)
+    export(monkeypatch, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    card = json.loads((tmp_path / "out" / "breakout.json").read_text())
+    read = load_teacher(tmp_path / "out" / "breakout.safetensors")
+    assert card["sha256"] == read.sha256
+    assert card["training"]["steps"] == 96
+    assert card["frames"] == 4 * 96
+    assert card["options"]["max_episode_frames"] == 100
+    scores = np.load(folder_of(config) / "scores.npz")["score"]
+    assert card["score"]["episodes"] == len(scores) == 2
+    assert card["score"]["mean"] == pytest.approx(scores.mean(), abs=0.01)
+
+
+def test_export_says_what_is_missing(make_config, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"^error: no complete run of train_teacher .* makes one$"):
+        export(monkeypatch, "--runs", tmp_path)
+    config = make_config(TEACHER, "teacher.steps=16", "dataset.max_episode_frames=40")
+    execute(config)
+    (folder_of(config) / "teacher.safetensors").write_bytes(b"short")
+    with pytest.raises(SystemExit, match="not a whole safetensors file"):
+        export(monkeypatch, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "breakout.json").exists()
