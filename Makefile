@@ -10,7 +10,8 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint regression regression-normalised second-order theory collect figures report wandb-sync bench faults clean
+.PHONY: help setup quickstart test lint regression regression-normalised second-order theory synthetic-gradients \
+  teachers distillation distillation-search collect figures report wandb-sync bench faults clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,12 +49,31 @@ theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 mi
 	  $(RUN) -m sweep=theory_$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
+synthetic-gradients: setup ## Table 1's techniques on the digits, 3 seeds (10 minutes on 2 cores)
+	$(RUN) -m sweep=synthetic_gradients $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+teachers: setup ## train the Atari teachers: Pong, Breakout, Space Invaders (9 core-hours, less on a GPU)
+	$(RUN) -m experiment=train_teacher dataset=atari/pong,atari/breakout,atari/space_invaders $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.export_teachers --runs runs
+
+distillation: setup ## Figure 4: 180 students of shipped teachers (40 core-hours: narrow it with ARGS, or use a GPU)
+	$(RUN) -m sweep=figure_4 $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (4 core-hours)
+	$(RUN) -m sweep=figure_4_search $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=figure_4_search_value $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.tune_distillation
+
 collect: setup ## complete runs in runs/ into results/ (seconds)
 	@if [ -d runs ]; then $(BIN)/python -m scripts.collect; fi
 
 figures: collect ## every figure and table, from the rows in results/ (1 minute)
 	$(BIN)/python -m scripts.figures
 	$(BIN)/python -m scripts.theory_figures
+	$(BIN)/python -m scripts.synthetic_figures
+	$(BIN)/python -m scripts.distillation_figures
 	$(BIN)/python -m scripts.tables
 
 report: collect ## results/REPORT.md: each claim, our number, the verdict (seconds)
@@ -64,6 +84,9 @@ wandb-sync: setup ## send to Weights & Biases what was recorded offline in runs/
 
 bench: setup ## speed against the naive loop and the machine's limit (2 minutes)
 	$(BIN)/python -m scripts.bench
+
+faults: setup ## break every kind of run on purpose and see it end in the same rows (30 minutes)
+	$(BIN)/python -m scripts.faults
 
 test: setup ## the tests (2 minutes, no GPU, no network)
 	$(BIN)/python -m pytest

@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("results/distill/bench.csv"))
+    parser.add_argument("--out", type=Path, default=Path("results/distillation/bench.csv"))
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
     rows = bench(arguments.rounds)

@@ -31,6 +31,10 @@ MANIFEST = (
     "wall_seconds",
 )
 
+# The folder in the results of experiments whose name begins with a word; others have that of their first word.
+DOMAINS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
+ARRAYS = {"surface.npz": "surfaces", "saliency.npz": "saliency"}  # what figures need besides rows, and where it goes
+
 Rows = list[dict[str, str]]
 
 
@@ -51,14 +55,20 @@ def main() -> None:
         sys.exit(f"error: no complete run under {', '.join(map(str, arguments.runs))}: python run.py makes one")
     domains: dict[str, list[Path]] = {}
     for path in complete:
-        domains.setdefault(path.parent.name.partition("_")[0], []).append(path)
-    for domain, members in domains.items():
-        collect(members, arguments.results / domain, arguments.replace)
-        print(f"{arguments.results / domain}: {len(members)} runs")
+        domains.setdefault(domain(path.parent.name), []).append(path)
+    for folder, members in domains.items():
+        collect(members, arguments.results / folder, arguments.replace)
+        print(f"{arguments.results / folder}: {len(members)} runs")
+
+
+def domain(experiment: str) -> str:
+    """The folder in the results where an experiment's rows go."""
+    word = experiment.partition("_")[0]
+    return DOMAINS.get(word, word)
 
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
-    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv and surfaces/."""
+    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, surfaces/ and saliency/."""
     shipped: dict[tuple, Rows] = {}
     for row in read_csv(folder / "rows.csv"):
         shipped.setdefault(question(row), []).append(row)
@@ -69,6 +79,9 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
     for run in sorted(runs, key=lambda run: (scale(run) == "paper", (run / "summary.json").stat().st_mtime_ns)):
         if not intact(run):
             print(f"left out, metrics.csv is not what the run wrote: {run}", file=sys.stderr)
+            continue
+        if "evaluate_on: validation" in (run / "config.yaml").read_text().splitlines():
+            print(f"left out, it was measured on validation data: {run}", file=sys.stderr)
             continue
         answers: dict[tuple, Rows] = {}
         for row in read_csv(run / "metrics.csv"):
@@ -89,15 +102,18 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
     kept = {k: rows for k, rows in shipped.items() if k[:-1] not in at_paper_scale or rows[0]["scale"] == "paper"}
     write_csv(folder / "rows.csv", (*COLUMNS, "scale"), [row for key in sorted(kept, key=order) for row in kept[key]])
 
-    for run in {run for key, (rows, run) in fresh.items() if kept.get(key) is rows}:
+    taken = {run: question(rows[0]) for key, (rows, run) in fresh.items() if kept.get(key) is rows}
+    # Of several arrays of one cell those of its first seed stay.
+    for run in sorted(taken, key=lambda run: order(taken[run]), reverse=True):
         rows = read_csv(run / "metrics.csv")
         seeds = sorted({int(row["seed"]) for row in rows})
         of_run = dict(zip(CELL, cell(rows[0]), strict=True)) | {"seeds": " ".join(map(str, seeds)), "scale": scale(run)}
         manifest = json.loads((run / "manifest.json").read_text())
         manifests[*cell(rows[0]), of_run["seeds"]] = of_run | {name: manifest[name] for name in MANIFEST}
-        if (run / "surface.npz").exists():
-            (folder / "surfaces").mkdir(exist_ok=True)
-            shutil.copyfile(run / "surface.npz", folder / "surfaces" / f"{'_'.join(cell(rows[0]))}.npz")
+        for name, arrays in ARRAYS.items():
+            if (run / name).exists():
+                (folder / arrays).mkdir(exist_ok=True)
+                shutil.copyfile(run / name, folder / arrays / f"{'_'.join(cell(rows[0]))}.npz")
     scales = {(key, rows[0]["scale"]) for key, rows in kept.items()}
     known = {
         key: row
@@ -114,8 +130,11 @@ def gaps(runs: Rows) -> list[str]:
     lines = []
     for experiment in sorted({run["experiment"] for run in runs}):
         of_experiment = [run for run in runs if run["experiment"] == experiment]
-        spanned = itertools.product(*(sorted({run[column] for run in of_experiment}) for column in CELL))
-        if missing := sorted(set(spanned) - {cell(run) for run in of_experiment}):
+        spanned = set(itertools.product(*({run[column] for run in of_experiment} for column in CELL)))
+        sizes = {(run["task"], run["n_train"]) for run in of_experiment}
+        if len(sizes) == len({task for task, _ in sizes}):  # data sets, each of its own size
+            spanned = {key for key in spanned if (key[1], key[3]) in sizes}
+        if missing := sorted(spanned - {cell(run) for run in of_experiment}):
             shown = ", ".join(" ".join(key[1:]) for key in missing[:3])
             lines.append(
                 f"{experiment} lacks {len(missing)} cells of its grid: {shown}{', ...' if missing[3:] else ''}"

@@ -1,23 +1,22 @@
 """Figures of distillation:  python -m scripts.distillation_figures [--results results] [--out folder] [names ...]
 
-Each is a function of the rows in results/distill, or of the gradients that runs leave in results/distill/saliency.
+Each is a function of the rows in results/distillation, or of the gradients in results/distillation/saliency.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from scripts import drawing
 from scripts.claims.distillation import EXPERIMENT, GAMES
 from scripts.rows import (
     METHODS,
@@ -31,8 +30,6 @@ from scripts.rows import (
     scale_of,
     select,
 )
-
-matplotlib.style.use(Path(__file__).with_name("paper.mplstyle"))
 
 LOOKS = {
     "value": {"color": "#0072B2", "marker": "o"},
@@ -160,14 +157,12 @@ def saliency(saliencies: Saliencies, game: str, n_train: int) -> Figure:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(False)
-    figure.suptitle(
-        f"{GAMES.get(game, game)}, {n_train:,} training states\n"
+    drawing.title(
+        figure,
+        f"{GAMES.get(game, game)}, {n_train:,} training states",
         "gradient of log pi (chosen action)\nnumber: cosine with the teacher's",
-        x=0.01,
-        ha="left",
+        "paper" if all(student.scale == "paper" for student in students.values()) else "reduced",
     )
-    if any(student.scale != "paper" for student in students.values()):
-        _reduced(figure)
     return figure
 
 
@@ -207,13 +202,7 @@ def _handle(method: str, marker: bool = True) -> Line2D:
 
 def _title(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
     seeds = len(set(rows["seed"].tolist()))
-    figure.suptitle(f"{title}\n{seeds} seed{'s' * (seeds > 1)}: {spread}", x=0.01, ha="left")
-    if scale_of(rows) == "reduced":
-        _reduced(figure)
-
-
-def _reduced(figure: Figure) -> None:
-    figure.text(0.99, 0.995, "REDUCED", color="#D55E00", ha="right", va="top", weight="bold")
+    drawing.title(figure, title, f"{seeds} seed{'s' * (seeds > 1)}: {spread}", scale_of(rows))
 
 
 def read_saliencies(folder: Path) -> Saliencies:
@@ -255,15 +244,8 @@ def draw(names: list[str], rows: np.ndarray, saliencies: Saliencies) -> Iterator
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.distillation_figures", description="Draw distillation.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds distill/rows.csv")
-    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
-    options = parser.parse_args(arguments)
-    for name in options.names:
-        if name not in NAMES:
-            parser.error(f"there is no figure {name!r}; choose from {', '.join(NAMES)}")
-    names, out, folder = options.names or NAMES, options.out or options.results / "figures", options.results / "distill"
+    options = drawing.parse("distillation_figures", NAMES, "distillation", arguments)
+    names, folder = options.names or NAMES, options.results / "distillation"
     if not (folder / "rows.csv").is_file():
         print(f"error: no rows at {folder / 'rows.csv'}: `make distillation` makes them", file=sys.stderr)
         return 1
@@ -273,14 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out.mkdir(parents=True, exist_ok=True)
     drawn = set()
     for name, file_name, figure in draw(names, rows, saliencies):
-        for path in (out / f"{file_name}.png", out / f"{file_name}.pdf"):
-            # Without dates and versions, the same rows give the same file.
-            figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"CreationDate": None})
-            figure.set_layout_engine("none")  # the layout of the first file serves both
-            print(path)
+        drawing.save(figure, options.out / file_name)
         drawn.add(name)
     missing = set(names) - drawn
     for name in sorted(missing):

@@ -6,13 +6,10 @@ A figure with any reduced row says so on its face.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +18,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
+from scripts import drawing
 from scripts.rows import (
     METHODS,
     MIN_SEEDS,
@@ -38,8 +36,6 @@ from scripts.rows import (
     scale_of,
     select,
 )
-
-matplotlib.style.use(Path(__file__).with_name("paper.mplstyle"))
 
 # Colour and marker each tell the methods apart on their own.
 LOOKS = {
@@ -343,9 +339,8 @@ def _head(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
 
 def _title(figure: Figure, title: str, experiment: str, scale: str, detail: str) -> None:
     """Name the figure, its protocol and, where it is not the paper's, its scale."""
-    figure.suptitle(f"{title}\n{PROTOCOLS.get(experiment, experiment)}; {detail}", x=0.01, ha="left")
-    if scale == "reduced":
-        figure.text(0.99, 0.985, "REDUCED: not the paper's scale", color="#D55E00", ha="right", va="top", weight="bold")
+    protocol = PROTOCOLS.get(experiment, experiment)
+    drawing.title(figure, title, f"{protocol}; {detail}", scale, mark="REDUCED: not the paper's scale")
 
 
 NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios")
@@ -374,31 +369,17 @@ def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterat
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.figures", description="Draw figures from recorded rows.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds regression/rows.csv")
-    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
-    options = parser.parse_args(arguments)
-    for name in options.names:
-        if name not in NAMES:
-            parser.error(f"there is no figure {name!r}; choose from {', '.join(NAMES)}")
+    options = drawing.parse("figures", NAMES, "regression", arguments)
     names = options.names or NAMES
-    out = options.out or options.results / "figures"
-
     regression = options.results / "regression"
     try:
         rows, surfaces = read_rows(regression / "rows.csv"), read_surfaces(regression / "surfaces")
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out.mkdir(parents=True, exist_ok=True)
     drawn = set()
     for name, file_name, figure in draw(names, rows, surfaces):
-        for path in (out / f"{file_name}.png", out / f"{file_name}.pdf"):
-            # Without dates and versions, the same rows give the same file.
-            figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"CreationDate": None})
-            figure.set_layout_engine("none")  # the layout of the first file serves both
-            print(path)
+        drawing.save(figure, options.out / file_name)
         drawn.add(name)
     missing = [name for name in names if name not in drawn]
     for name in missing:

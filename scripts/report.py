@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from scripts.claims import NOT_RUN, Claim, Domain, Evidence, Finding
+from scripts.claims.distillation import DISTILLATION
 from scripts.claims.regression import NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER
+from scripts.claims.synthetic_gradients import SYNTHETIC_GRADIENTS
 from scripts.claims.theory import THEORY
 from scripts.rows import MIN_SEEDS, RowsError, read_rows, read_surfaces
 from scripts.tables import markdown
 
-DOMAINS: tuple[Domain, ...] = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, SECOND_ORDER, THEORY)
+DOMAINS: tuple[Domain, ...] = (
+    *(PAPER_PROTOCOL, NORMALISED_PROTOCOL, SECOND_ORDER, THEORY),
+    *(DISTILLATION, SYNTHETIC_GRADIENTS),
+)
 
 PREAMBLE = f"""\
 # What was reproduced
@@ -27,9 +32,11 @@ PREAMBLE = f"""\
 Written by `make report` from the rows in `results/`; no number was typed by hand. Each verdict follows from a rule
 that was written down before the results were seen.
 
-- An interval is a 95% bootstrap interval of the median over seeds; a comparison of two methods is paired by seed.
+- An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise; a comparison of two
+  methods is paired by seed.
 - **reproduced**: the rule holds. **not reproduced**: it does not hold, whichever way the open comparisons would fall.
-  **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds. **not run**: no rows.
+  **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or
+  another number that a part gives). **not run**: no rows.
 - Scale **paper** is the full budget; **reduced** is a smaller one, and no statement about the paper's numbers.
 """
 

@@ -3,8 +3,8 @@
 A row is one number that a run measured: `experiment,task,method,n_train,seed,step,split,metric,value,scale`. Rows are a
 NumPy structured array with these fields. A cell is what differs only by seed: one task, method and training size.
 
-Every interval is a 95% percentile bootstrap of a median over seeds. It resamples from a fixed generator, so that the
-same rows always give the same interval.
+An interval of a median over seeds is a 95% percentile bootstrap. It resamples from a fixed generator, so that the same
+rows always give the same interval. Where there are three seeds, which no bootstrap can bear, it is Student's of a mean.
 """
 
 from __future__ import annotations
@@ -167,6 +167,25 @@ def median_interval(values: Iterable[float]) -> Interval:
         (values,), np.median, n_resamples=4999, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     return Interval(float(np.median(values)), float(interval.low), float(interval.high), len(values))
+
+
+class Estimate(NamedTuple):
+    """A number and its 95% interval, of n seeds. The ends are NaN where there are fewer than two."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_estimate(values: Iterable[float]) -> Estimate:
+    """The mean of the values with Student's 95% interval: mean +- t(0.975; n - 1) std / sqrt(n)."""
+    values = np.asarray(list(values), dtype=float)
+    if len(values) < 2:
+        return Estimate(float(values[0]) if len(values) else np.nan, np.nan, np.nan, len(values))
+    mean = float(values.mean())
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - reach, mean + reach, len(values))
 
 
 def log_ratio(numerator: dict[int, float], denominator: dict[int, float]) -> Interval:

@@ -1,13 +1,14 @@
 """Tables from recorded rows:  python -m scripts.tables [--results results] [--out results/tables]
 
-For each experiment, the test errors at the end of training as Markdown and as CSV: medians over seeds, each with its
-95% bootstrap interval.
+For each regression experiment, the test errors at the end of training as Markdown and as CSV: medians over seeds, each
+with its 95% bootstrap interval. And Table 1, synthetic gradients: means over seeds beside the paper's numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,9 +16,82 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scripts.rows import METHODS, TASKS, Interval, RowsError, curve, final, levels, median_interval, read_rows, select
+from scripts.rows import (
+    METHODS,
+    SCALES,
+    TASKS,
+    Estimate,
+    Interval,
+    RowsError,
+    curve,
+    final,
+    levels,
+    mean_estimate,
+    median_interval,
+    read_rows,
+    select,
+)
 
 METRICS = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
+
+TECHNIQUES = {
+    "backprop": "backpropagation",
+    "noprop": "Noprop",
+    "direct": "Direct SG",
+    "vfbn": "VFBN",
+    "critic": "Critic",
+    "sobolev": "Sobolev",
+    "sobolev_label": "Sobolev and labels",
+}
+IMAGES = {
+    "digits": "digits",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "imagenet_resnet50_1": "ImageNet, 1 module",
+    "imagenet_resnet50_3": "ImageNet, 3 modules",
+    "imagenette_resnet50_1": "Imagenette, 1 module",
+    "imagenette_resnet50_3": "Imagenette, 3 modules",
+}
+ACCURACIES = {"accuracy_top1": "top-1", "accuracy_top5": "top-5"}
+# Table 1 of the paper, per cent: {(task, metric): {technique: (mean, standard deviation)}}; NaN where it gives none.
+TABLE_1: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
+    ("cifar10", "accuracy_top1"): {
+        "backprop": (94.3, np.nan),
+        "noprop": (54.5, 1.15),
+        "direct": (79.2, 0.01),
+        "vfbn": (88.5, 2.70),
+        "critic": (93.2, 0.02),
+        "sobolev": (93.5, 0.01),
+    },
+    ("imagenet_resnet50_1", "accuracy_top1"): {
+        "backprop": (75.0, np.nan),
+        "noprop": (54.0, 0.29),
+        "vfbn": (57.9, 2.03),
+        "critic": (71.7, 0.23),
+        "sobolev": (72.0, 0.05),
+    },
+    ("imagenet_resnet50_1", "accuracy_top5"): {
+        "backprop": (92.3, np.nan),
+        "noprop": (77.3, 0.06),
+        "vfbn": (81.5, 1.20),
+        "critic": (90.5, 0.15),
+        "sobolev": (90.8, 0.01),
+    },
+    ("imagenet_resnet50_3", "accuracy_top1"): {
+        "backprop": (75.0, np.nan),
+        "noprop": (18.7, 0.18),
+        "vfbn": (28.3, 5.24),
+        "critic": (65.7, 0.56),
+        "sobolev": (66.5, 0.22),
+    },
+    ("imagenet_resnet50_3", "accuracy_top5"): {
+        "backprop": (92.3, np.nan),
+        "noprop": (38.0, 0.34),
+        "vfbn": (52.9, 6.62),
+        "critic": (86.9, 0.33),
+        "sobolev": (87.4, 0.11),
+    },
+}
 
 
 class Entry(NamedTuple):
@@ -96,16 +170,94 @@ def convergence(cell: np.ndarray) -> Convergence:
     return Convergence(int(steps[half]), int(steps[-1]), float(change))
 
 
+def where(task: str, scale: str) -> dict[str, str]:
+    """What selects the rows of one task of Section 4.3 at one scale."""
+    experiment = "synthetic_gradients_imagenet" if task.startswith("imagenet") else "synthetic_gradients"
+    return {"experiment": experiment, "task": task, "scale": scale}
+
+
+class Accuracy(NamedTuple):
+    """The test accuracy of one technique at the end of training, over its seeds, and the paper's; per cent."""
+
+    task: str
+    scale: str
+    metric: str
+    technique: str
+    mean: float
+    std: float  # NaN for one seed
+    low: float
+    high: float
+    seeds: int
+    step: int
+    paper_task: str  # whose row of Table 1 the paper's number is; empty where it has none
+    paper_mean: float
+    paper_std: float
+
+
+def accuracies(rows: np.ndarray) -> list[Accuracy]:
+    """One entry for each task, scale, metric and technique of Section 4.3 that the rows hold."""
+    entries, rows = [], select(rows, split="test")
+    for task, scale, metric, technique in itertools.product(IMAGES, SCALES, ACCURACIES, TECHNIQUES):
+        cell = select(rows, **where(task, scale), method=technique, metric=metric)
+        if not len(cell) or (metric == "accuracy_top5" and not task.startswith("imagenet")):
+            continue
+        values = [100 * value for value in final(cell).values()]
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+        paper_task = task.replace("imagenette", "imagenet")
+        mean, spread = TABLE_1.get((paper_task, metric), {}).get(technique, (np.nan, np.nan))
+        estimate = mean_estimate(values)
+        entries.append(
+            Accuracy(
+                *(task, scale, metric, technique),
+                *(estimate.value, std, estimate.low, estimate.high, estimate.n),
+                int(cell["step"].max()),
+                *("" if np.isnan(mean) else paper_task, mean, spread),
+            )
+        )
+    return entries
+
+
+def table_1(entries: Iterable[Accuracy]) -> str:
+    """Table 1 as Markdown: a row a task, scale and metric, below it the paper's row where there is one."""
+    groups: dict[tuple[str, str, str], dict[str, Accuracy]] = {}
+    for entry in entries:
+        groups.setdefault((entry.task, entry.scale, entry.metric), {})[entry.technique] = entry
+    shown = [technique for technique in TECHNIQUES if any(technique in group for group in groups.values())]
+    lines = []
+    for (task, scale, metric), group in groups.items():
+        seeds = "/".join(str(n) for n in sorted({entry.seeds for entry in group.values()}))
+        ours = [format_accuracy(group[technique]) if technique in group else "-" for technique in shown]
+        lines.append([IMAGES[task], ACCURACIES[metric], "ours", *ours, seeds, scale])
+        paper_task = task.replace("imagenette", "imagenet")
+        if paper := TABLE_1.get((paper_task, metric)):
+            numbers = [format_spread(*paper[technique]) if technique in paper else "-" for technique in shown]
+            whose = "the paper's" if task == paper_task else "the paper's, of ImageNet"
+            lines.append(["", ACCURACIES[metric], whose, *numbers, "", "paper"])
+    return markdown(["task", "accuracy, %", "whose", *(TECHNIQUES[t] for t in shown), "seeds", "scale"], lines)
+
+
+def format_spread(mean: float, std: float) -> str:
+    """`93.5 ± 0.01`, or the mean alone where there is no standard deviation."""
+    return f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.2f}"
+
+
+def format_accuracy(entry: Accuracy) -> str:
+    """Mean and standard deviation over seeds, and the mean's interval where there is one."""
+    interval = "" if np.isnan(entry.low) else f" [{entry.low:.1f}, {entry.high:.1f}]"
+    return format_spread(entry.mean, entry.std) + interval
+
+
 def format_number(value: float) -> str:
     """Three significant digits: 0.0123, 45.6, 7.89e+04."""
     return f"{value:.3g}"
 
 
-def format_interval(interval: Interval) -> str:
+def format_interval(interval: Interval | Estimate) -> str:
     """`median [low, high]`, or the median alone where there is no interval."""
-    if np.isnan(interval.low):
-        return format_number(interval.median)
-    return f"{format_number(interval.median)} [{format_number(interval.low)}, {format_number(interval.high)}]"
+    middle, low, high, _ = interval
+    if np.isnan(low):
+        return format_number(middle)
+    return f"{format_number(middle)} [{format_number(low)}, {format_number(high)}]"
 
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -116,25 +268,37 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Write the tables, print the path of each, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.tables", description="Tables from recorded rows.")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds regression/rows.csv")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv")
     parser.add_argument("--out", type=Path, help="folder for the tables (default: tables in --results)")
     options = parser.parse_args(arguments)
     out = options.out or options.results / "tables"
+    regression, images = (options.results / domain / "rows.csv" for domain in ("regression", "synthetic_gradients"))
     try:
-        entries = final_errors(read_rows(options.results / "regression" / "rows.csv"))
+        errors = final_errors(read_rows(regression)) if regression.is_file() or not images.is_file() else []
+        ours = accuracies(read_rows(images)) if images.is_file() else []
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out.mkdir(parents=True, exist_ok=True)
-    for experiment in dict.fromkeys(entry.experiment for entry in entries):
-        of_experiment = [entry for entry in entries if entry.experiment == experiment]
-        (out / f"{experiment}.md").write_text(errors_table(of_experiment) + "\n")
-        with (out / f"{experiment}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Entry._fields)
-            writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in entry] for entry in of_experiment)
-        print(out / f"{experiment}.md", out / f"{experiment}.csv", sep="\n")
+    for experiment in dict.fromkeys(entry.experiment for entry in errors):
+        of_experiment = [entry for entry in errors if entry.experiment == experiment]
+        write(out / experiment, errors_table(of_experiment), of_experiment)
+    if ours:
+        write(out / "table_1", table_1(ours), ours)
     return 0
+
+
+def write(stem: Path, table: str, entries: Sequence[Entry] | Sequence[Accuracy]) -> None:
+    """Write `stem`.md and `stem`.csv, and print both paths. A field that is not known is empty."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    as_markdown, as_csv = stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.csv")
+    as_markdown.write_text(table + "\n")
+    with as_csv.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(entries[0]._fields)
+        for entry in entries:
+            fields = [f"{value:.6g}" if isinstance(value, float) else value for value in entry]
+            writer.writerow(["" if field == "nan" else field for field in fields])
+    print(as_markdown, as_csv, sep="\n")
 
 
 if __name__ == "__main__":

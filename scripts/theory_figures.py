@@ -5,22 +5,18 @@ Each is a function of the rows in results/theory, and says in its second line wh
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from scripts import drawing
 from scripts.claims.theory import ACTIVATIONS, LEARNED, by_width, dimensions, number, numbers, points_needed
 from scripts.rows import Interval, RowsError, final, median_interval, read_rows, scale_of, select
-
-matplotlib.style.use(Path(__file__).with_name("paper.mplstyle"))
 
 BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#999999", "#000000"
 METHODS = {"value": ("value only", BLUE), "sobolev": ("Sobolev", ORANGE)}
@@ -308,9 +304,7 @@ def _slope(axes: Axes, exponent: int) -> None:
 
 def _title(figure: Figure, rows: np.ndarray, title: str, sentence: str) -> None:
     """What the figure is, what it shows in one sentence and, where it is not whole, that it is reduced."""
-    figure.suptitle(f"{title}\n{sentence}", x=0.01, ha="left")
-    if scale_of(rows) == "reduced":
-        figure.text(0.99, 0.985, "REDUCED", color=ORANGE, ha="right", va="top", weight="bold")
+    drawing.title(figure, title, sentence, scale_of(rows))
 
 
 FIGURES: dict[str, tuple[str, Callable[[np.ndarray], Figure]]] = {  # the experiment that each needs
@@ -326,15 +320,7 @@ FIGURES: dict[str, tuple[str, Callable[[np.ndarray], Figure]]] = {  # the experi
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.theory_figures", description="Draw the theory's figures.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(FIGURES)}; all by default")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds theory/rows.csv")
-    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
-    options = parser.parse_args(arguments)
-    for name in options.names:
-        if name not in FIGURES:
-            parser.error(f"there is no figure {name!r}; choose from {', '.join(FIGURES)}")
-    out = options.out or options.results / "figures"
+    options = drawing.parse("theory_figures", FIGURES, "theory", arguments)
     path = options.results / "theory" / "rows.csv"
     if not path.is_file():
         print(f"error: no rows at {path}: `make theory` makes them", file=sys.stderr)
@@ -344,7 +330,6 @@ def main(arguments: list[str] | None = None) -> int:
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out.mkdir(parents=True, exist_ok=True)
     missing = []
     for name in options.names or FIGURES:
         experiment, draw = FIGURES[name]
@@ -352,12 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
             missing.append(name)
             print(f"{name}: {path} has no rows of {experiment}; `make theory` makes them", file=sys.stderr)
             continue
-        figure = draw(rows)
-        for file in (out / f"theory_{name}.png", out / f"theory_{name}.pdf"):
-            # Without dates and versions, the same rows give the same file.
-            figure.savefig(file, metadata={"Software": None} if file.suffix == ".png" else {"CreationDate": None})
-            figure.set_layout_engine("none")  # the layout of the first file serves both
-            print(file)
+        drawing.save(draw(rows), options.out / f"theory_{name}")
     return 1 if set(missing) & set(options.names) else 0
 
 

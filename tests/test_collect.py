@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
-from scripts.collect import MANIFEST, collect, gaps, read_csv
+from scripts.collect import MANIFEST, collect, domain, gaps, main, read_csv
 
 HEADER = "experiment,task,method,n_train,seed,step,split,metric,value\n"
 
@@ -16,6 +18,7 @@ def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"
     folder.mkdir(parents=True)
     rows = "".join(f"regression,booth,{method},20,{seed},9,test,value_mse,{value}\n" for seed in seeds)
     (folder / "metrics.csv").write_text(HEADER + rows)
+    (folder / "config.yaml").write_text("evaluate_on: test\n")
     (folder / "summary.json").write_text(json.dumps({"objective": value, "scale": scale}))
     (folder / "manifest.json").write_text(json.dumps({"run_id": name} | dict.fromkeys(MANIFEST[1:], "x")))
     return folder
@@ -86,6 +89,14 @@ def test_other_settings_are_left_out_unless_asked_for(tmp_path, capsys):
     assert set(values(results).values()) == {("9.0", "paper")}
 
 
+def test_what_was_measured_on_validation_data_is_no_evidence(tmp_path, capsys):
+    run = make_run(tmp_path, "a", 1.0)
+    (run / "config.yaml").write_text("evaluate_on: validation\n")
+    collect([run], tmp_path / "results")
+    assert not values(tmp_path / "results")
+    assert "validation" in capsys.readouterr().err
+
+
 def test_rows_that_are_not_what_the_run_wrote_are_left_out(tmp_path, capsys):
     run = make_run(tmp_path, "a", 1.0)
     manifest = json.loads((run / "manifest.json").read_text())
@@ -113,3 +124,47 @@ def test_gaps_and_mixed_revisions_are_said():
         "regression is from 2 revisions: 1111111, 2222222-dirty",
     ]
     assert not gaps(runs[:2])
+
+
+def test_data_sets_of_their_own_sizes_span_no_sizes():
+    sizes = {"digits": "1437", "mnist": "60000"}
+    runs = [
+        {"experiment": "e", "task": task, "method": method, "n_train": n, "revision": "1", "dirty": "False"}
+        for task, n in sizes.items()
+        for method in ("critic", "sobolev")
+    ]
+    assert not gaps(runs)
+    assert gaps(runs[:3]) == ["e lacks 1 cells of its grid: mnist sobolev 60000"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "folder"),
+    [
+        ("regression", "regression"),
+        ("regression_normalised", "regression"),
+        ("theory_exact", "theory"),
+        ("distill_atari", "distillation"),
+        ("train_teacher", "teachers"),
+        ("synthetic_gradients", "synthetic_gradients"),
+        ("synthetic_gradients_imagenet", "synthetic_gradients"),
+        ("mine_too", "mine"),
+    ],
+)
+def test_an_experiment_has_one_folder(experiment, folder):
+    assert domain(experiment) == folder
+
+
+def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
+    shipped = {domain(path.stem) for path in Path("configs/experiment").glob("*.yaml")}
+    assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients"}
+
+
+def test_collecting_sorts_runs_by_domain(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path, "a", 1.0)
+    (run / "config.yaml").touch()
+    run.parent.rename(tmp_path / "synthetic_gradients_imagenet")
+    arguments = ["--runs", str(tmp_path), "--results", str(tmp_path / "results")]
+    monkeypatch.setattr(sys, "argv", ["collect", *arguments])
+    main()
+    assert len(values(tmp_path / "results" / "synthetic_gradients")) == 2
+    assert capsys.readouterr().out == f"{tmp_path / 'results' / 'synthetic_gradients'}: 1 runs\n"

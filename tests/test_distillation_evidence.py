@@ -119,15 +119,15 @@ def test_the_report_names_what_is_missing():
 def results(tmp_path):
     """What collecting leaves: one game, two sizes, three seeds, and one state's gradients."""
     rows = make_rows(games=("breakout",), sizes=(1_000, 5_000), seeds=3, scale="reduced")
-    write_rows(tmp_path / "distill" / "rows.csv", rows)
+    write_rows(tmp_path / "distillation" / "rows.csv", rows)
     rng = np.random.default_rng(0)
     state = rng.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
     teacher = rng.normal(size=(2, 4, 84, 84)).astype(np.float16)
-    (tmp_path / "distill" / "saliency").mkdir()
+    (tmp_path / "distillation" / "saliency").mkdir()
     for method, share in (("value", 0.0), ("sobolev", 1.0)):
         student = share * teacher + (1 - share) * rng.normal(size=teacher.shape)
         np.savez(
-            tmp_path / "distill" / "saliency" / f"distill_atari_breakout_{method}_1000.npz",
+            tmp_path / "distillation" / "saliency" / f"distill_atari_breakout_{method}_1000.npz",
             state=state,
             teacher_gradient=teacher,
             student_gradient=student.astype(np.float16),
@@ -147,7 +147,7 @@ def test_every_figure_renders(results, tmp_path, capsys):
 
 
 def test_the_gradient_figure_shows_what_was_recorded(results):
-    saliencies = read_saliencies(results / "distill" / "saliency")
+    saliencies = read_saliencies(results / "distillation" / "saliency")
     figure = distillation_figures.saliency(saliencies, "breakout", 1_000)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["newest frame", "teacher", "value only", "Sobolev"]
     numbers = [float(axes.texts[0].get_text()) for axes in figure.axes[2:4]]
@@ -173,7 +173,7 @@ def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
     assert "make distillation" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         distillation_figures.main(["figure_5"])
-    broken = results / "distill" / "saliency" / "distill_atari_breakout_value_1000.npz"
+    broken = results / "distillation" / "saliency" / "distill_atari_breakout_value_1000.npz"
     broken.write_bytes(broken.read_bytes()[:100])
     assert distillation_figures.main(["--results", str(results)]) == 1
     assert "cannot be read" in capsys.readouterr().err

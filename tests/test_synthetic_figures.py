@@ -1,0 +1,414 @@
+"""From rows of synthetic gradients to Table 1, figures and verdicts, on rows that are made here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from scripts import report, synthetic_figures, tables
+from scripts.claims import Evidence
+from scripts.claims.synthetic_gradients import (
+    CIFAR,
+    CIFAR_REDUCED,
+    DIGITS,
+    IMAGENET_1,
+    IMAGENET_3,
+    IMAGENETTE_1,
+    IMAGENETTE_3,
+    MNIST,
+    SETTINGS,
+    SYNTHETIC_GRADIENTS,
+    Setting,
+    exceeds,
+    mean_error,
+    ratio_of_deviations,
+    unpaired_difference,
+)
+from scripts.rows import DTYPE, Estimate, mean_estimate, select
+from scripts.synthetic_figures import FIGURES, LOOKS, draw
+from scripts.tables import TABLE_1, TECHNIQUES, accuracies, where
+from tests.test_scripts import texts, write_rows
+
+STEPS = (0, 100, 300, 1000)
+ALL = tuple(TECHNIQUES)
+SCATTER = np.array([-1.0, 0.4, 0.6, 1.2, -1.2, 0.0])  # of seeds, times a technique's spread
+
+DEPTH = {"digits": 1, "mnist": 1, "cifar10": 2}  # how far techniques lie apart
+
+
+def as_in_the_paper(setting: Setting, technique: str) -> float:
+    """Final accuracy, per cent."""
+    paper = TABLE_1.get((setting.task.replace("imagenette", "imagenet"), "accuracy_top1"), {})
+    if technique in paper and setting.scale == "paper":
+        return paper[technique][0]
+    apart = {"noprop": 9, "direct": 5, "vfbn": 4, "critic": 2, "sobolev": 1}.get(technique, 0)
+    return 90 - apart * (5 if setting is IMAGENETTE_3 else DEPTH.get(setting.task, 1))
+
+
+def reliable(technique: str) -> float:
+    """Standard deviation's scale, percentage points."""
+    return {"sobolev": 0.005, "sobolev_label": 0.0005}.get(technique, 0.05)
+
+
+def fast(technique: str) -> float:
+    """How much of the way to its final accuracy a technique has gone in the middle of training."""
+    return 0.9 if technique == "sobolev_label" else 0.7
+
+
+def make_rows(
+    final: Callable[[Setting, str], float] = as_in_the_paper,
+    spread: Callable[[str], float] = reliable,
+    speed: Callable[[str], float] = fast,
+    settings: Sequence[Setting] = SETTINGS,
+    techniques: Sequence[str] = ALL,
+    seeds: int = 3,
+) -> np.ndarray:
+    """Rows of runs whose final accuracies and their scatter over seeds are as asked for."""
+    rows = []
+    for setting in settings:
+        labels = where(setting.task, setting.scale)
+        splits = (1,) if setting.task.endswith("_1") else (1, 2, 3)
+        for technique in techniques:
+            for seed, scatter in enumerate(np.roll(SCATTER[:seeds], ALL.index(technique))):
+                end = (final(setting, technique) + spread(technique) * scatter) / 100
+                middle = speed(technique) * end
+                for step, top1 in zip(STEPS, (0.1, middle / 2, middle, end), strict=True):
+                    measured = {"accuracy_top1": top1, "accuracy_top5": (1 + top1) / 2, "loss": 1.1 - top1}
+                    for k in splits:
+                        measured[f"gradient_cosine/{k}"] = top1 * k / 3
+                        measured[f"gradient_relative_error/{k}"] = 1 / (1 + top1 * k)
+                        if technique not in ("backprop", "noprop", "direct"):
+                            measured[f"predicted_loss/{k}"] = 1.2 - top1
+                    for metric, value in measured.items():
+                        cell = (labels["experiment"], setting.task, technique, 100, seed, step)
+                        rows.append((*cell, "test", metric, value, setting.scale))
+                        if metric in ("loss", "accuracy_top1"):
+                            rows.append((*cell, "train", metric, 0.5, setting.scale))
+    return np.array(rows, dtype=DTYPE)
+
+
+# Statistics
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    assert mean_estimate([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5, 3))
+    one, none = mean_estimate([5.0]), mean_estimate([])
+    assert (one.value, one.n, np.isnan(one.low)) == (5.0, 1, True)
+    assert none.n == 0
+
+
+def test_welchs_interval_against_its_formula() -> None:
+    a, b = {0: 3.0, 1: 4.5, 2: 4.0}, {0: 1.0, 1: 1.2, 2: 0.7, 3: 0.9}
+    x, y = (np.array(list(values.values())) for values in (a, b))
+    u, v = x.var(ddof=1) / 3, y.var(ddof=1) / 4
+    freedom = (u + v) ** 2 / (u**2 / 2 + v**2 / 3)
+    reach = stats.t.ppf(0.975, freedom) * (u + v) ** 0.5
+    middle = x.mean() - y.mean()
+    assert unpaired_difference(a, b) == pytest.approx((middle, middle - reach, middle + reach, 3))
+    assert unpaired_difference({0: 1.0}, b).n == 1
+    assert np.isnan(unpaired_difference({}, b).value)
+
+
+def test_the_interval_of_a_ratio_of_deviations_covers_it() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        a, b = (dict(enumerate(scale * rng.normal(size=3))) for scale in (6.0, 2.0))
+        estimate = ratio_of_deviations(a, b)
+        covered += estimate.low <= 3 <= estimate.high
+    assert 0.92 < covered / 400 < 0.98
+    other_way = ratio_of_deviations(b, a)
+    assert (1 / other_way.value, 1 / other_way.high, 1 / other_way.low) == pytest.approx(estimate[:3])
+    assert np.isnan(ratio_of_deviations(a, dict.fromkeys(b, 1.0)).low)
+
+
+def test_comparisons_are_open_without_an_interval() -> None:
+    assert exceeds(Estimate(2, 1, 3, 3)) is True
+    assert exceeds(Estimate(2, 1, 3, 3), 4) is False
+    assert exceeds(Estimate(2, 1, 3, 3), 2.5) is None
+    assert exceeds(Estimate(2, 1, 3, 2)) is None
+    assert exceeds(Estimate(2, 2, 2, 3)) is None
+    assert exceeds(Estimate(np.nan, np.nan, np.nan, 3)) is None
+
+
+def test_mean_error_is_the_area_under_the_curve() -> None:
+    rows = make_rows(settings=[MNIST], techniques=["sobolev"], seeds=2)
+    for seed, error in mean_error(rows, MNIST, "sobolev").items():
+        curve = select(rows, seed=seed, split="test", metric="accuracy_top1")
+        area = 0.0
+        for k in range(len(STEPS) - 1):
+            area += (STEPS[k + 1] - STEPS[k]) * (2 - curve["value"][k] - curve["value"][k + 1]) / 2
+        assert error == pytest.approx(100 * area / STEPS[-1])
+
+
+# Verdicts
+
+
+def verdicts(rows: np.ndarray) -> dict[str, str]:
+    return {claim.key: claim.judge(Evidence(rows, {})).verdict for claim in SYNTHETIC_GRADIENTS.claims}
+
+
+def test_verdicts_where_all_is_as_in_the_paper() -> None:
+    found = verdicts(make_rows())
+    assert set(found.values()) == {"reproduced"}
+    assert len(found) == len(SYNTHETIC_GRADIENTS.claims) == 27
+
+
+def test_verdicts_without_rows() -> None:
+    assert set(verdicts(make_rows()[:0]).values()) == {"not run"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_verdicts_with_too_few_seeds(seeds: int) -> None:
+    assert set(verdicts(make_rows(seeds=seeds)).values()) == {"inconclusive"}
+
+
+def test_reduced_rows_are_no_evidence_at_the_papers_scale() -> None:
+    found = verdicts(make_rows(settings=[CIFAR_REDUCED, DIGITS]))
+    assert {key for key, verdict in found.items() if verdict != "not run"} == {
+        *(f"{claim}, {s.name}" for s in (DIGITS, CIFAR_REDUCED) for claim in ("S1", "S2", "SM 4.1, faster")),
+        *(f"SM 4.1, more stable, {s.name}" for s in (DIGITS, CIFAR_REDUCED)),
+        "S3, digits to CIFAR-10, reduced",
+    }
+    findings = {claim.key: claim.judge(Evidence(make_rows(), {})) for claim in SYNTHETIC_GRADIENTS.claims}
+    for key, finding in findings.items():
+        assert key.endswith(f", {finding.scale}")
+
+
+def test_another_split_or_experiment_is_no_evidence() -> None:
+    validated, mine = make_rows(), make_rows()
+    validated["split"][validated["split"] == "test"] = "validation"
+    mine["experiment"] = "synthetic_mine"
+    assert set(verdicts(np.concatenate([validated, mine])).values()) == {"not run"}
+
+
+def changed(**points: float) -> Callable[[Setting, str], float]:
+    return lambda setting, technique: points.get(technique, as_in_the_paper(setting, technique))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # The others are as in the paper: 93.5, 93.2, 88.5, 79.2 and 54.5.
+        (make_rows(changed(critic=94.0), settings=[CIFAR]), {"S1, CIFAR-10, paper": "not reproduced"}),
+        (make_rows(changed(critic=93.5), settings=[CIFAR]), {"S1, CIFAR-10, paper": "inconclusive"}),
+        (make_rows(changed(direct=50.0), settings=[CIFAR]), {"S1, CIFAR-10, paper": "not reproduced"}),
+        (
+            make_rows(settings=[CIFAR], techniques=[t for t in ALL if t not in ("direct", "backprop")]),
+            {"S1, CIFAR-10, paper": "not run", "S2, CIFAR-10, paper": "not run"},
+        ),
+        (
+            make_rows(settings=[IMAGENET_1], techniques=[t for t in ALL if t != "direct"]),
+            {"S1, ImageNet, 1 module, paper": "reproduced", "S2, ImageNet, 1 module, paper": "reproduced"},
+        ),
+        (
+            make_rows(settings=[IMAGENETTE_1], techniques=["backprop", "critic", "sobolev"]),
+            {"S1, Imagenette, 1 module, reduced": "not run"},
+        ),
+        (make_rows(spread=lambda t: 0.05, settings=[CIFAR]), {"S2, CIFAR-10, paper": "inconclusive"}),
+        (
+            make_rows(spread=lambda t: 0.01 if t == "direct" else 0.1, settings=[CIFAR]),
+            {"S2, CIFAR-10, paper": "not reproduced", "S1, CIFAR-10, paper": "inconclusive"},
+        ),
+        (make_rows(spread=lambda t: 0.0, settings=[CIFAR]), {"S2, CIFAR-10, paper": "inconclusive"}),
+        # A ratio of 3 decides with 6 seeds, which need one above 2.7, and not with 3.
+        (
+            make_rows(spread=lambda t: 0.02 if t == "sobolev" else 0.06, settings=[MNIST]),
+            {"S2, MNIST, reduced": "inconclusive"},
+        ),
+        (
+            make_rows(spread=lambda t: 0.02 if t == "sobolev" else 0.06, settings=[MNIST], seeds=6),
+            {"S2, MNIST, reduced": "reproduced"},
+        ),
+        (
+            make_rows(changed(vfbn=60.0), settings=[IMAGENET_1, IMAGENET_3]),
+            {"S3, ImageNet, 1 module to ImageNet, 3 modules, paper": "not reproduced"},
+        ),
+        (
+            make_rows(lambda s, t: 80 if t in ("sobolev", "critic") else 70, settings=[CIFAR, IMAGENET_3]),
+            {"S3, CIFAR-10 to ImageNet, 3 modules, paper": "inconclusive"},
+        ),
+        (
+            make_rows(settings=[IMAGENETTE_1, IMAGENETTE_3], techniques=["critic", "sobolev"]),
+            {"S3, Imagenette, 1 module to Imagenette, 3 modules, reduced": "not run"},
+        ),
+        (make_rows(changed(backprop=93.0), settings=[CIFAR]), {"Recipe check, CIFAR-10, paper": "not reproduced"}),
+        (make_rows(changed(backprop=95.0), settings=[CIFAR]), {"Recipe check, CIFAR-10, paper": "not reproduced"}),
+        (make_rows(changed(backprop=94.5), settings=[CIFAR]), {"Recipe check, CIFAR-10, paper": "inconclusive"}),
+        (
+            make_rows(speed=lambda t: 0.6 if t == "sobolev_label" else 0.7, settings=[MNIST]),
+            {"SM 4.1, faster, MNIST, reduced": "not reproduced", "SM 4.1, more stable, MNIST, reduced": "reproduced"},
+        ),
+        (
+            make_rows(spread=lambda t: 0.05, settings=[MNIST]),
+            {"SM 4.1, faster, MNIST, reduced": "reproduced", "SM 4.1, more stable, MNIST, reduced": "inconclusive"},
+        ),
+        (
+            make_rows(spread=lambda t: 0.5 if t == "sobolev_label" else 0.05, settings=[MNIST]),
+            {"SM 4.1, more stable, MNIST, reduced": "not reproduced"},
+        ),
+    ],
+)
+def test_each_rule_turns_on_its_numbers(rows: np.ndarray, expected: dict[str, str]) -> None:
+    found = verdicts(rows)
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_each_command_makes_what_its_rules_need() -> None:
+    for setting in SETTINGS:
+        name, *overrides = setting.sweep.split()
+        params = yaml.safe_load(Path(f"configs/sweep/{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+        params |= dict(override.split("=") for override in overrides)
+        assert set(setting.ranking) <= set(params["technique"].split(","))
+        assert len(str(params["seed"]).split(",")) >= 3
+    assert set(TECHNIQUES) == {path.stem for path in Path("configs/technique").glob("*.yaml")}
+
+
+def test_the_report_shows_numbers_scale_and_commands() -> None:
+    rows = make_rows(settings=[DIGITS, IMAGENETTE_1], techniques=[t for t in ALL if t != "noprop"])
+    text = report.report(Evidence(rows, {}), [SYNTHETIC_GRADIENTS])
+    assert "### S1, digits, reduced: not run" in text
+    assert "- Ours (reduced): percentage points: Sobolev - Critic +1.00 [+0.89, +1.11]" in text
+    assert "Missing: Noprop on digits, reduced" in text
+    assert "- Remake: `python run.py -m sweep=sg_mnist; make report`" in text
+    assert "| digits | reduced | 100 | 1,000 | 8 x 8 digits" in text
+    assert "| Imagenette, 1 module | Sobolev | 0.297 | - | - |" in text  # 0.89 / 3
+    assert "93.5 ± 0.01, 93.2 ± 0.02" in text  # the paper's
+    assert SYNTHETIC_GRADIENTS.appendix(Evidence(rows[:0], {})) == ""
+
+
+def test_the_whole_report_has_the_section() -> None:
+    assert "## Synthetic gradients (Section 4.3)" in report.report(Evidence(make_rows()[:0], {}))
+
+
+# Table 1
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    rows = make_rows(settings=[CIFAR, IMAGENETTE_1, DIGITS])
+    write_rows(folder / "synthetic_gradients" / "rows.csv", rows)
+    return folder
+
+
+def test_table_1_holds_our_numbers_beside_the_papers(results: Path, tmp_path: Path, capsys) -> None:
+    assert tables.main(["--results", str(results), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "table_1.md"), str(tmp_path / "table_1.csv")]
+    with (tmp_path / "table_1.csv").open() as file:
+        entries = {(e["task"], e["metric"], e["technique"]): e for e in csv.DictReader(file)}
+    seeds = 88.5 + 0.05 * SCATTER[:3]
+    vfbn = entries["cifar10", "accuracy_top1", "vfbn"]
+    assert float(vfbn["mean"]) == pytest.approx(seeds.mean(), rel=1e-5)
+    assert float(vfbn["std"]) == pytest.approx(seeds.std(ddof=1), rel=1e-4)
+    assert (vfbn["paper_task"], vfbn["paper_mean"], vfbn["paper_std"]) == ("cifar10", "88.5", "2.7")
+    assert (vfbn["seeds"], vfbn["scale"], vfbn["step"]) == ("3", "paper", "1000")
+    assert entries["digits", "accuracy_top1", "critic"]["paper_mean"] == ""
+    assert entries["cifar10", "accuracy_top1", "backprop"]["paper_std"] == ""
+    assert entries["imagenette_resnet50_1", "accuracy_top5", "vfbn"]["paper_task"] == "imagenet_resnet50_1"
+    assert ("cifar10", "accuracy_top5", "vfbn") not in entries
+
+    lines = (tmp_path / "table_1.md").read_text().splitlines()
+    head, cifar, paper = lines[0], *lines[3:5]
+    column = head.split(" | ").index("VFBN")
+    assert cifar.split(" | ")[column] == "88.5 ± 0.04 [88.4, 88.6]"
+    assert paper.split(" | ")[column] == "88.5 ± 2.70"
+    assert cifar.endswith("| 3 | paper |")
+    assert lines[2].startswith("| digits | top-1 | ours |")
+    assert "| the paper's, of ImageNet |" in lines[6]
+
+
+def test_scales_of_one_task_are_lines_of_their_own() -> None:
+    entries = accuracies(make_rows(settings=[CIFAR, CIFAR_REDUCED], techniques=["critic"], seeds=1))
+    assert [(e.scale, round(e.mean), e.seeds) for e in entries] == [("paper", 93, 1), ("reduced", 86, 1)]
+    lines = tables.table_1(entries).splitlines()
+    assert [line.split(" | ")[-1] for line in lines[2:]] == ["paper |", "paper |", "reduced |", "paper |"]
+
+
+# Figures
+
+
+def test_every_figure_renders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "synthetic_gradients" / "rows.csv", make_rows(settings=[DIGITS]))
+    assert synthetic_figures.main(["--results", str(tmp_path)]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(printed) == sorted((tmp_path / "figures").iterdir())
+    assert {path.stem for path in printed} == {f"synthetic_gradients_{name}" for name in FIGURES}
+    for path in printed:
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
+    again = tmp_path / "again"
+    assert synthetic_figures.main(["table_1", "--results", str(tmp_path), "--out", str(again)]) == 0
+    for path in again.iterdir():
+        assert path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes()
+
+
+def test_techniques_differ_in_colour_and_in_marker() -> None:
+    assert set(LOOKS) == set(TECHNIQUES)
+    for part in ("color", "marker"):
+        assert len({look[part] for look in LOOKS.values()}) == len(LOOKS)
+
+
+def test_the_table_figure_shows_seeds_means_and_the_paper() -> None:
+    figure = draw("table_1", make_rows(settings=[CIFAR, DIGITS]))
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == ["digits (reduced)", "CIFAR-10 (paper)"]
+    drawn = np.concatenate([line.get_ydata() for line in panels["CIFAR-10 (paper)"].lines])
+    for value in (*(88.5 + 0.05 * SCATTER[:3]), mean_estimate(88.5 + 0.05 * SCATTER[:3]).low):
+        assert np.isclose(drawn, value).any()
+    hollow = [line for line in panels["CIFAR-10 (paper)"].lines if line.get_markerfacecolor() == "none"]
+    shown = {round(float(line.get_ydata()[0]), 1) for line in hollow}
+    assert shown == {94.3, 54.5, 79.2, 88.5, 93.2, 93.5}
+    assert not any(line.get_markerfacecolor() == "none" for line in panels["digits (reduced)"].lines)
+
+
+def test_curves_are_means_over_seeds() -> None:
+    rows = make_rows(settings=[CIFAR], techniques=["sobolev"])
+    (line,) = draw("accuracy", rows).axes[0].lines
+    cell = select(rows, split="test", metric="accuracy_top1")
+    expected = [100 * cell["value"][cell["step"] == step].mean() for step in STEPS]
+    np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_gradients_have_a_panel_a_split() -> None:
+    rows = make_rows(settings=[CIFAR_REDUCED, IMAGENETTE_1])
+    for name, metric in (("gradient_cosine", "gradient_cosine/2"), ("gradient_error", "gradient_relative_error/2")):
+        figure = draw(name, rows)
+        assert [axes.get_title() for axes in figure.axes[:3]] == ["split 1", "split 2", "split 3"]
+        assert [axes.axison for axes in figure.axes] == [True] * 4 + [False] * 2  # Imagenette has one module here
+        of_techniques = [line for line in figure.axes[1].lines if len(line.get_xdata()) == len(STEPS)]
+        assert len(of_techniques) == 5  # neither backpropagation nor Noprop
+        cell = select(rows, task="cifar10", method="critic", split="test", metric=metric)
+        expected = [cell["value"][cell["step"] == step].mean() for step in STEPS]
+        assert any(np.allclose(line.get_ydata(), expected) for line in of_techniques)
+
+
+def test_predictions_are_beside_the_loss() -> None:
+    figure = draw("predicted_loss", make_rows(settings=[DIGITS], techniques=["critic", "sobolev", "vfbn"]))
+    assert [axes.get_title() for axes in figure.axes] == ["Critic", "Sobolev"]
+    loss, *predicted = (line.get_ydata() for line in figure.axes[0].lines)
+    assert len(predicted) == 3
+    np.testing.assert_allclose(predicted[0] - loss, 0.1)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_reduced_rows_say_so(name: str) -> None:
+    assert "REDUCED" not in texts(draw(name, make_rows(settings=[CIFAR])))
+    assert "REDUCED" in texts(draw(name, make_rows(settings=[CIFAR, DIGITS])))
+
+
+def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert synthetic_figures.main(["--results", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: no rows at ")
+    rows = make_rows(settings=[DIGITS], techniques=["backprop"], seeds=1)
+    write_rows(tmp_path / "synthetic_gradients" / "rows.csv", rows)
+    assert synthetic_figures.main(["predicted_loss", "--results", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("predicted_loss: ")
+    with pytest.raises(SystemExit):
+        synthetic_figures.main(["figure_9"])
+    assert "choose from table_1, accuracy" in capsys.readouterr().err
