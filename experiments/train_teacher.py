@@ -75,7 +75,8 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
             segment = Segment()
             state = {"update": update, "actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
             state = copy.deepcopy(state)  # a checkpoint saves the segment's beginning, however far the segment is
-            players.begin(environment_seeds(seed, "environments", settings.environments, update))
+            if update < updates:
+                players.begin(environment_seeds(seed, "environments", settings.environments, update))
         run.checkpoint(lambda state=state: state)
         if update < updates:
             segment.scores += players.collect(rollout, actor, generator(seed, "actions", update))
@@ -199,8 +200,7 @@ class Players:
         self.scores_N = np.zeros(len(seeds_N))
 
     def rollout(self, device: torch.device) -> Rollout:
-        shape = (self.environments.n, self.options.stack, 84, 84)
-        return Rollout.empty(self.settings.horizon, shape, device)
+        return Rollout.empty(self.settings.horizon, self.environments.n, self.options.stack, device)
 
     @torch.no_grad()
     def collect(self, rollout: Rollout, actor: ActorCritic, randomness: torch.Generator) -> list[float]:
@@ -210,8 +210,8 @@ class Players:
         device = rollout.actions_TN.device
         uniform_TNA = torch.rand(horizon, n, self.environments.n_actions, generator=randomness).to(device)
         for t in range(horizon + 1):
-            rollout.states_TNCHW[t].copy_(torch.from_numpy(self.states_NCHW))
-            log_probs_NA, rollout.values_TN[t] = actor(rollout.states_TNCHW[t], weights)
+            rollout.states_TNHWC[t] = torch.from_numpy(self.states_NCHW).to(device).permute(0, 2, 3, 1)
+            log_probs_NA, rollout.values_TN[t] = actor(rollout.states_TNHWC[t].permute(0, 3, 1, 2), weights)
             if t == horizon:
                 break
             actions_N = sample(log_probs_NA, uniform_TNA[t])
@@ -248,7 +248,7 @@ def learn(
     """One epoch a generator over what the environments lived through; what each minibatch says of itself."""
     advantages_TN = rollout.advantages(settings.discount, settings.trace)
     returns_TN = advantages_TN + rollout.values_TN[:-1]
-    states = rollout.states_TNCHW[:-1].flatten(0, 1)
+    states = rollout.states_TNHWC[:-1].flatten(0, 1)
     data = (rollout.actions_TN, rollout.log_probs_TN, advantages_TN, returns_TN)
     flat = [tensor.flatten() for tensor in data]
     alive = rollout.alive_TN.flatten().nonzero().squeeze(1)
@@ -256,7 +256,7 @@ def learn(
     for randomness in shuffles:
         order = torch.randperm(len(alive), generator=randomness).to(alive.device)
         for batch in alive[order].tensor_split(settings.minibatches):
-            log_probs_BA, values_B = actor(states[batch])
+            log_probs_BA, values_B = actor(states[batch].permute(0, 3, 1, 2))
             loss, losses = objective(log_probs_BA, values_B, *(tensor[batch] for tensor in flat))
             optimizer.zero_grad()
             loss.backward()

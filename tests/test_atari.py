@@ -113,6 +113,7 @@ class TestActorCritic:
         actor, states = ActorCritic(policy, generator=generator(0, "value")), frames(5)
         log_probs, values = actor(states)
         torch.testing.assert_close(log_probs, policy(states))
+        torch.testing.assert_close(actor(states.contiguous(memory_format=torch.channels_last))[0], log_probs)
         torch.testing.assert_close(values, actor.value(policy.features(states)).squeeze(1))
         direction = torch.randn(5, 6, generator=generator(0, "direction"))
         ours = torch.autograd.grad((log_probs * direction).sum(), [*policy.parameters()])
@@ -133,7 +134,7 @@ class TestActorCritic:
 
     def test_advantages_are_sums_over_each_episode(self):
         rng = np.random.default_rng(0)
-        rollout = Rollout.empty(30, (3, 4, 84, 84), torch.device("cpu"))
+        rollout = Rollout.empty(30, 3, 4, torch.device("cpu"))
         rollout.rewards_TN, rollout.values_TN = torch.from_numpy(rng.normal(size=(30, 3))), torch.randn(31, 3).double()
         rollout.terminal_TN = torch.from_numpy(rng.random((30, 3)) < 0.1)
         rollout.ended_TN = torch.from_numpy(rng.random((30, 3)) < 0.1)

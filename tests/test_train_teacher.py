@@ -59,8 +59,8 @@ def test_dead_transitions_are_not_learned_from():
     learned = []
     for action in (0, 3):
         actor = ActorCritic(teacher(4, generator(0, "policy")), generator=generator(0, "value"))
-        rollout = Rollout.empty(6, (2, 4, 84, 84), torch.device("cpu"))
-        rollout.states_TNCHW.random_(0, 256, generator=generator(0, "states"))
+        rollout = Rollout.empty(6, 2, 4, torch.device("cpu"))
+        rollout.states_TNHWC.random_(0, 256, generator=generator(0, "states"))
         rollout.rewards_TN.normal_(generator=generator(0, "rewards"))
         rollout.log_probs_TN.fill_(-1.4)
         rollout.alive_TN.fill_(True)
@@ -68,7 +68,7 @@ def test_dead_transitions_are_not_learned_from():
         rollout.alive_TN[3, 0] = False
         rollout.actions_TN[3, 0] = action
         rollout.values_TN[3, 0] = rollout.rewards_TN[3, 0] = action
-        rollout.states_TNCHW[3, 0] = action
+        rollout.states_TNHWC[3, 0] = action
         optimizer = torch.optim.SGD(actor.parameters(), lr=0.1)
         learn(rollout, actor, Objective(0.1, 0.5, 0.01, True), optimizer, [generator(0, "shuffle")], settings)
         learned.append(torch.cat([parameter.detach().flatten() for parameter in actor.parameters()]))
@@ -82,14 +82,14 @@ def test_learns_which_action_pays():
     settings = SimpleNamespace(discount=0.0, trace=0.0, minibatches=2, max_gradient_norm=0.5)
     actor = ActorCritic(teacher(3, generator(0, "policy")), generator=generator(0, "value"))
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
-    rollout = Rollout.empty(8, (8, 4, 84, 84), torch.device("cpu"))
-    rollout.states_TNCHW[:, ::2] = 200
+    rollout = Rollout.empty(8, 8, 4, torch.device("cpu"))
+    rollout.states_TNHWC[:, ::2] = 200
     best = torch.tensor([1, 2] * 4)
     rollout.alive_TN.fill_(True)
     rollout.terminal_TN.fill_(True)
     for step in range(12):
         with torch.no_grad():
-            log_probs, values = actor(rollout.states_TNCHW.flatten(0, 1))
+            log_probs, values = actor(rollout.states_TNHWC.flatten(0, 1).permute(0, 3, 1, 2))
         probabilities = log_probs.exp().view(9, 8, 3)[:8]
         rollout.actions_TN = probabilities.flatten(0, 1).multinomial(1, generator=generator(0, "act", step)).view(8, 8)
         rollout.log_probs_TN = log_probs.view(9, 8, 3)[:8].gather(2, rollout.actions_TN[..., None]).squeeze(2)

@@ -9,13 +9,14 @@ F features.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sobolev.networks.atari_policies import AtariPolicy
+from sobolev.networks.atari_policies import FRAME, AtariPolicy
 
 Weights = list[tuple[Tensor, Tensor]]
 
@@ -23,8 +24,9 @@ Weights = list[tuple[Tensor, Tensor]]
 class ActorCritic(nn.Module):
     """A policy and, on its hidden layer, a linear estimate of the value.
 
-    The layers up to the hidden one are computed in `products`. Frames stay bytes until the first convolution: whole
-    numbers up to 255 are exact in bfloat16, so the division by 255 goes to that convolution's weights.
+    The layers up to the hidden one are computed in `products`, with channels last, which is fastest where states are
+    stored so too. Frames stay bytes until the first convolution: whole numbers up to 255 are exact in bfloat16, so
+    the division by 255 goes to that convolution's weights.
 
     Args:
         policy: what is trained, and all that is kept.
@@ -47,24 +49,26 @@ class ActorCritic(nn.Module):
         h = frames_BCHW.to(self.products)
         for (weight, bias), convolution in zip(convolutions, self.policy.architecture.convolutions, strict=True):
             h = F.conv2d(h, weight, bias, convolution.stride).relu_()
-        features_BF = F.linear(h.flatten(1), *hidden).relu_().to(self.value.weight.dtype)
+        features_BF = F.linear(h.permute(0, 2, 3, 1).flatten(1), *hidden).relu_().to(self.value.weight.dtype)
         return self.policy.actions(features_BF).log_softmax(-1), self.value(features_BF).squeeze(-1)
 
     def cast(self) -> Weights:
         """(weight, bias) up to the hidden layer in the type of the products: once for many calls that do not train."""
-        layers = [*self.policy.convolutions, self.policy.hidden]
-        scaled = [layers[0].weight / 255, *(layer.weight for layer in layers[1:])]
-        return [
-            (weight.to(self.products), layer.bias.to(self.products))
-            for weight, layer in zip(scaled, layers, strict=True)
-        ]
+        *convolutions, hidden = layers = [*self.policy.convolutions, self.policy.hidden]
+        scaled = [convolutions[0].weight / 255, *(convolution.weight for convolution in convolutions[1:])]
+        weights = [weight.to(self.products).contiguous(memory_format=torch.channels_last) for weight in scaled]
+        channels = convolutions[-1].out_channels
+        side = math.isqrt(hidden.in_features // channels)
+        of_hidden = hidden.weight.to(self.products).view(-1, channels, side, side).permute(0, 2, 3, 1).flatten(1)
+        biases = [layer.bias.to(self.products) for layer in layers]
+        return list(zip([*weights, of_hidden], biases, strict=True))
 
 
 @dataclass
 class Rollout:
     """T steps of N environments under one policy. `states` has one more, for the value after the last step."""
 
-    states_TNCHW: Tensor  # uint8, T + 1
+    states_TNHWC: Tensor  # uint8, T + 1
     actions_TN: Tensor
     log_probs_TN: Tensor  # of the actions taken
     values_TN: Tensor  # T + 1
@@ -74,14 +78,12 @@ class Rollout:
     alive_TN: Tensor  # bool: not such a step; only these are learned from
 
     @classmethod
-    def empty(cls, steps: int, shape_NCHW: tuple[int, ...], device: torch.device) -> Rollout:
-        n = shape_NCHW[0]
-
+    def empty(cls, steps: int, n: int, n_frames: int, device: torch.device) -> Rollout:
         def zeros(steps: int, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.zeros(steps, n, *shape, dtype=dtype, device=device)
 
         return cls(
-            states_TNCHW=zeros(steps + 1, torch.uint8, *shape_NCHW[1:]),
+            states_TNHWC=zeros(steps + 1, torch.uint8, FRAME, FRAME, n_frames),
             actions_TN=zeros(steps, torch.int64),
             log_probs_TN=zeros(steps, torch.float32),
             values_TN=zeros(steps + 1, torch.float32),

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sobolev.atari.environments import AtariOptions
-from sobolev.networks.atari_policies import AtariPolicy, teacher
+from sobolev.networks.atari_policies import ARCHITECTURES, AtariPolicy
 
 FORMAT = "sobolev atari teacher 1"
 
@@ -56,7 +56,7 @@ def load_teacher(path: str | Path) -> Teacher:
         options = AtariOptions(**options | {"actions": tuple(options["actions"])})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say what it plays ({error!r})") from None
-    policy = teacher(len(options.actions))
+    policy = AtariPolicy(len(options.actions), ARCHITECTURES["teacher"])
     expected = {name: tensor.shape for name, tensor in policy.state_dict().items()}
     if set(tensors) != set(expected):
         raise ValueError(f"{path} differs from a teacher in {', '.join(sorted(set(tensors) ^ set(expected)))}")
