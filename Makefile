@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,parallel,dev]'
 	@touch $@
 
-quickstart: setup ## a first look: every experiment at a small budget, with its figures (5 minutes with setup)
+quickstart: setup ## a first look: regression, theory, synthetic gradients at a small budget (5 minutes with setup)
 	$(RUN) -m sweep=quickstart runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=theory_exact runs_dir=quickstart/runs $(ARGS)
 	$(RUN) -m sweep=synthetic_gradients seed=0 technique=backprop,noprop,critic,sobolev optimizer.steps=300 \
@@ -60,7 +60,7 @@ teachers: setup ## train the Atari teachers: Pong, Breakout, Space Invaders (9 c
 	$(RUN) -m experiment=train_teacher dataset=atari/pong,atari/breakout,atari/space_invaders $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.export_teachers --runs runs
 
-distillation: setup ## Figure 4: 180 students of shipped teachers (40 core-hours: narrow it with ARGS, or use a GPU)
+distillation: setup ## Figure 4: 180 students of the teachers (60 core-hours: narrow it with ARGS, or use a GPU)
 	$(RUN) -m sweep=figure_4 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 

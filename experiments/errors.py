@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 OURS = "SOBOLEV_ONE_LINE_ERRORS"
 
 
@@ -51,7 +53,9 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is not a choice{nearest(choice, error.options)}"
+        # Of a group within a group Hydra lists the outer one's choices.
+        options = [path.stem for path in (CONFIGS / group).glob("*.yaml")] or error.options
+        return f"{group}={choice} is not a choice{nearest(choice, options)}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         node = cause.parent_node

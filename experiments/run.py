@@ -194,8 +194,13 @@ class Run:
                 (self.directory / "error.txt").write_text("".join(traceback.format_exception(error)))
 
     def _ask_to_stop(self, number: int, _: object) -> None:
-        """Handles a signal. Saving waits for the next call of `checkpoint`; a second signal does not."""
-        if self._stop:
+        """Handles a signal. Saving waits for the next call of `checkpoint`; a second signal does not.
+
+        Before training there is nothing to save, and nothing to wait for.
+        """
+        if self._stop or self._rows is None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
             sys.exit(128 + number)
         self._stop = number
 
@@ -308,9 +313,12 @@ def is_complete(folder: Path) -> bool:
 def run_id(config: RunConfig) -> str:
     """A name for the question: its labels, its seed and a hash of all that is asked.
 
-    Folders, recorder and compute do not enter: where and how a run is computed is not what it asks.
+    Folders, recorder and compute do not enter: where and how a run is computed is not what it asks. Precision is the
+    exception, because rows depend on it.
     """
     asked = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    if (precision := asked["compute"]["precision"]) != "float32":
+        asked["precision"] = precision
     for key in OUTSIDE_IDENTITY:
         del asked[key]
     for key in OUTSIDE_IDENTITY_OF_DATASETS:
@@ -337,7 +345,9 @@ def _prepare_process(config: RunConfig) -> torch.device:
         raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
     _, _, local_rank = torchrun_ranks()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    prepare_cpu(compute.threads or max(1, len(os.sched_getaffinity(0)) // processes))
+    # What this process may use, where the system can say it.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    prepare_cpu(compute.threads or max(1, cores // processes))
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if compute.device == "auto" else compute.device)
@@ -396,7 +406,7 @@ def _read_summary(directory: Path) -> dict[str, Any]:
         return json.loads((directory / "summary.json").read_text())
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError:
+    except ValueError:  # not JSON, or not even text
         _warn(f"{directory / 'summary.json'} is damaged; the run begins again")
         return {}
 

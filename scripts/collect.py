@@ -6,7 +6,7 @@ python -m scripts.collect --results my_results regression
 
 A cell is one experiment, task, method and training size. Rows already in the results stay unless a collected run
 answers the same question, cell and seed. A cell at paper scale takes no reduced rows, and a run at paper scale replaces
-the reduced rows of its cell. Where rows at paper scale are there, a run with other settings (another digest in its
+the reduced rows of its cell. Where rows of a run's scale are there, one with other settings (another digest in its
 run_id: another learning rate, say) is an experiment of yours and no evidence: it is left out unless --replace says
 otherwise. Of two collected runs that answer one question at one scale the later is taken. Whatever is left out is said,
 and so are rows that differ from what their run wrote, cells that a grid lacks, and results of several revisions.
@@ -19,6 +19,7 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -51,8 +52,8 @@ def main() -> None:
     complete = [path for path in runs if (path / "summary.json").exists()]
     for path in sorted(set(runs) - set(complete)):
         print(f"not complete, left out: {path}", file=sys.stderr)
-    if not complete:
-        sys.exit(f"error: no complete run under {', '.join(map(str, arguments.runs))}: python run.py makes one")
+    if not runs:
+        sys.exit(f"error: no run under {', '.join(map(str, arguments.runs))}: python run.py makes one")
     domains: dict[str, list[Path]] = {}
     for path in complete:
         domains.setdefault(domain(path.parent.name), []).append(path)
@@ -86,8 +87,11 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
         answers: dict[tuple, Rows] = {}
         for row in read_csv(run / "metrics.csv"):
             answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
+        if not all(math.isfinite(float(row["value"])) for rows in answers.values() for row in rows):
+            print(f"left out, not every value is finite: {run}", file=sys.stderr)
+            continue
         there = next((shipped_by[key] for key in answers if key in shipped_by), None)
-        if there and there["scale"] == scale(run) == "paper" and there["run_id"] != run.name and not replace:
+        if there and there["scale"] == scale(run) and there["run_id"] != run.name and not replace:
             other = f"its settings are not those of {there['run_id']} (--replace takes it)"
             print(f"left out, {other}: {run}", file=sys.stderr)
             continue
@@ -102,23 +106,23 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
     kept = {k: rows for k, rows in shipped.items() if k[:-1] not in at_paper_scale or rows[0]["scale"] == "paper"}
     write_csv(folder / "rows.csv", (*COLUMNS, "scale"), [row for key in sorted(kept, key=order) for row in kept[key]])
 
-    taken = {run: question(rows[0]) for key, (rows, run) in fresh.items() if kept.get(key) is rows}
-    # Of several arrays of one cell those of its first seed stay.
-    for run in sorted(taken, key=lambda run: order(taken[run]), reverse=True):
+    owners = {key: row["run_id"] for key, row in shipped_by.items()}  # whose rows answer a question
+    owners |= {key: run.name for key, (rows, run) in fresh.items() if kept.get(key) is rows}
+    for run in {run for _, run in fresh.values() if run.name in owners.values()}:
         rows = read_csv(run / "metrics.csv")
         seeds = sorted({int(row["seed"]) for row in rows})
         of_run = dict(zip(CELL, cell(rows[0]), strict=True)) | {"seeds": " ".join(map(str, seeds)), "scale": scale(run)}
         manifest = json.loads((run / "manifest.json").read_text())
         manifests[*cell(rows[0]), of_run["seeds"]] = of_run | {name: manifest[name] for name in MANIFEST}
+        first = min(int(key[-1]) for key in kept if key[:-1] == cell(rows[0]))
         for name, arrays in ARRAYS.items():
-            if (run / name).exists():
+            if (run / name).exists() and seeds[0] == first:  # a cell's arrays are those of its first seed
                 (folder / arrays).mkdir(exist_ok=True)
                 shutil.copyfile(run / name, folder / arrays / f"{'_'.join(cell(rows[0]))}.npz")
-    scales = {(key, rows[0]["scale"]) for key, rows in kept.items()}
     known = {
         key: row
         for key, row in manifests.items()
-        if any(((*key[:-1], seed), row["scale"]) in scales for seed in key[-1].split())
+        if any(owners[*key[:-1], seed] == row["run_id"] for seed in key[-1].split() if (*key[:-1], seed) in kept)
     }
     write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [known[key] for key in sorted(known)])
     for line in gaps(list(known.values())):

@@ -1,8 +1,8 @@
 """Faults on purpose:  python -m scripts.faults [--kills 20] [names ...]
 
-Every kind of run is disturbed in every way below, and the same command is typed again. A fault is survived if what the
-user was told is clear (a known exit status, no traceback), no file under a final name is damaged, and the run ends in
-the rows of one that nothing disturbed, bit for bit.
+Runs of each kind that needs no teacher are disturbed in every way below, and the same command is typed again. A fault
+is survived if what the user was told is clear (a known exit status, no traceback), no file under a final name is
+empty, and the run ends in the rows of one that nothing disturbed, bit for bit.
 
     kill        SIGKILL at a random moment of the training
     terminate   SIGTERM, as Slurm sends it: the run saves first
@@ -31,6 +31,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from experiments.run import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 # Some seconds of training each; `checkpoint_seconds` below makes resuming matter.
@@ -90,7 +92,7 @@ def prepare(name: str, folder: Path, seed: int) -> Bench:
 
 
 def kill(bench: Bench, times: int) -> Iterator[bool]:
-    """All kills of one run, over and over until it ends; then those of the next."""
+    """All kills of one run, over and over until it ends; then those of the next. They survive or fail together."""
     runs, since = bench.somewhere("kill"), 0
     for number in range(times):
         status, _ = bench.stopped(runs, signal.SIGKILL)
@@ -116,11 +118,11 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
         for number in range(times):
             runs = bench.somewhere("damaged")
             bench.stopped(runs, signal.SIGTERM)
+            if any(runs.glob("*/*/summary.json")):
+                continue  # it had ended before the signal, and nothing of it is read again: no case
             victims = [*runs.glob("*/*/checkpoint.pt"), *runs.glob("*/*/metrics.csv")]
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
-            if any(runs.glob("*/*/summary.json")):  # it had ended before the signal: nothing is read again
-                shutil.rmtree(next(runs.glob("*/*/")))
             yield bench.ends_well(runs)
 
     return spoil
@@ -192,8 +194,11 @@ def start(overrides: list[str], runs: Path, **environment: str) -> subprocess.Po
 
 
 def wait_for_rows(process: subprocess.Popen, runs: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not any(runs.glob("*/*/metrics.csv")) and process.poll() is None and time.monotonic() < deadline:
+    """Until this process trains: the rows of an attempt are touched when it resumes, after its config was written."""
+    began, deadline = time.time() - 1, time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(rows.with_name("config.yaml").stat().st_mtime > began for rows in runs.glob("*/*/metrics.csv")):
+            return
         time.sleep(0.02)
 
 
@@ -239,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
                     lines.append((name, fault, len(survived), sum(survived)))
                     print(f"{name}, {fault}: {sum(survived)} of {len(survived)} survived", flush=True)
     options.results.mkdir(parents=True, exist_ok=True)
-    with (options.results / "faults.csv").open("w", newline="") as file:
+    with replacing(options.results / "faults.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([("experiment", "fault", "tried", "survived"), *lines])
     return int(any(tried != survived for _, _, tried, survived in lines))

@@ -2,7 +2,8 @@
 
 For each game and approach, the learning rate and alpha whose runs of `sweep=figure_4_search` and
 `sweep=figure_4_search_value` ended with the least KL divergence on the validation episodes (the median over seeds).
-A best value at the end of its grid is said: the grid should then be wider.
+A best value at the end of its grid is said: the grid should then be wider. Runs of a game that differ in anything else,
+and runs measured on test episodes, are refused.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from experiments.run import replacing
+from experiments.run import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS, replacing
 
 EXPERIMENT = "distill_atari_search"
+SWEPT = {"seed", "optimizer.learning_rate", "objective.gradient_weight"}
+APPROACH = {"objective.name", "objective.kl_weight"}  # what makes the difference between approaches, besides alpha
 
 
 class Choice(NamedTuple):
@@ -35,10 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of runs")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds tuned/atari")
     options = parser.parse_args(arguments)
-    found = read(options.runs)
-    if not found:
-        where = ", ".join(map(str, options.runs))
-        print(f"error: no complete run of {EXPERIMENT} under {where}: `python run.py -m sweep=figure_4_search`")
+    try:
+        found = read(options.runs)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     for (game, approach), by_choice in sorted(found.items()):
         best = min(by_choice, key=lambda choice: statistics.median(by_choice[choice]))
@@ -55,15 +58,45 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(roots: list[Path]) -> Found:
+    """Validation KL of every complete run of the search.
+
+    Raises:
+        ValueError: there is no run, one was not measured on validation episodes, or two of a game differ in more than
+            what is searched for.
+    """
     found: Found = {}
-    for root in roots:
-        for summary in sorted(root.glob(f"{EXPERIMENT}/*/summary.json")):
-            config = OmegaConf.load(summary.with_name("config.yaml"))
-            objective = config.objective
-            choice = Choice(config.optimizer.learning_rate, objective.gradient_weight)
-            by_choice = found.setdefault((config.dataset.game, objective.name), {})
-            by_choice.setdefault(choice, []).append(json.loads(summary.read_text())["objective"])
+    first: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
+    for summary in (path for root in roots for path in sorted(root.glob(f"{EXPERIMENT}/*/summary.json"))):
+        config, folder = OmegaConf.load(summary.with_name("config.yaml")), summary.parent
+        if config.evaluate_on != "validation":
+            raise ValueError(f"{folder} was measured with evaluate_on={config.evaluate_on}: choose on validation alone")
+        game, approach, asked = config.dataset.game, config.objective.name, settings(config)
+        for group, free in (((game, approach), SWEPT), ((game,), SWEPT | APPROACH)):
+            other, expected = first.setdefault(group, (folder, asked))
+            keys = sorted((asked.keys() | expected.keys()) - free)
+            if differ := [key for key in keys if asked.get(key) != expected.get(key)]:
+                said = ", ".join(f"{key} ({asked.get(key)} and {expected.get(key)})" for key in differ)
+                raise ValueError(f"{folder} and {other} differ in {said}: keep the runs of one search only")
+        choice = Choice(config.optimizer.learning_rate, config.objective.gradient_weight)
+        by_choice = found.setdefault((game, approach), {})
+        by_choice.setdefault(choice, []).append(json.loads(summary.read_text())["objective"])
+    if not found:
+        where = ", ".join(map(str, roots))
+        raise ValueError(f"no complete run of {EXPERIMENT} under {where}: `python run.py -m sweep=figure_4_search`")
     return found
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """What a run asks, {"optimizer.steps": 5000, ...}; labels, which repeat it, are left out."""
+    asked = OmegaConf.to_container(config)
+    for key in (*OUTSIDE_IDENTITY, "labels"):
+        asked.pop(key, None)
+    for key in OUTSIDE_IDENTITY_OF_DATASETS:
+        asked["dataset"].pop(key, None)
+    flat = {}
+    for name, value in asked.items():
+        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def describe(best: Choice, by_choice: dict[Choice, list[float]]) -> str:

@@ -37,11 +37,11 @@ def test_runs_merge_with_what_is_there(tmp_path):
     assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["b", "a"]
 
 
-def test_a_new_run_replaces_the_same_question(tmp_path):
+def test_the_same_run_made_again_replaces_itself(tmp_path):
     collect([make_run(tmp_path, "a", 1.0)], tmp_path / "results")
-    collect([make_run(tmp_path, "b", 2.0)], tmp_path / "results")
+    collect([make_run(tmp_path / "again", "a", 2.0)], tmp_path / "results")
     assert set(values(tmp_path / "results").values()) == {("2.0", "reduced")}
-    assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["b"]
+    assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["a"]
 
 
 def test_reduced_rows_never_replace_or_join_those_at_paper_scale(tmp_path):
@@ -63,9 +63,9 @@ def test_a_paper_run_drops_the_reduced_rows_of_its_cell(tmp_path):
 
 @pytest.mark.parametrize("first", ["paper", "reduced"])
 def test_of_two_scales_collected_at_once_paper_is_taken(tmp_path, first):
-    runs = [make_run(tmp_path, scale, scale, scale=scale) for scale in ("paper", "reduced")]
+    runs = [make_run(tmp_path, scale, value, scale=scale) for scale, value in (("paper", 1.0), ("reduced", 2.0))]
     collect(runs if first == "paper" else runs[::-1], tmp_path / "results")
-    assert set(values(tmp_path / "results").values()) == {("paper", "paper")}
+    assert set(values(tmp_path / "results").values()) == {("1.0", "paper")}
 
 
 def test_of_two_runs_for_one_question_the_later_is_taken_and_said(tmp_path, capsys):
@@ -77,16 +77,24 @@ def test_of_two_runs_for_one_question_the_later_is_taken_and_said(tmp_path, caps
     assert "regression/b answers what" in capsys.readouterr().err
 
 
-def test_other_settings_are_left_out_unless_asked_for(tmp_path, capsys):
-    """A run at full size with another learning rate is somebody's experiment, not the evidence."""
+@pytest.mark.parametrize("scale", ["paper", "reduced"])
+def test_other_settings_are_left_out_unless_asked_for(tmp_path, capsys, scale):
+    """A run of the same size with another learning rate is somebody's experiment, not the evidence."""
     results = tmp_path / "results"
-    collect([make_run(tmp_path, "shipped", 1.0, scale="paper")], results)
-    other = make_run(tmp_path, "other_rate", 9.0, scale="paper")
+    collect([make_run(tmp_path, "shipped", 1.0, scale=scale)], results)
+    other = make_run(tmp_path, "other_rate", 9.0, scale=scale, seeds=(0, 1, 2))
     collect([other], results)
-    assert set(values(results).values()) == {("1.0", "paper")}
+    assert set(values(results).values()) == {("1.0", scale)}
     assert "settings are not those of shipped" in capsys.readouterr().err
     collect([other], results, replace=True)
-    assert set(values(results).values()) == {("9.0", "paper")}
+    assert set(values(results).values()) == {("9.0", scale)}
+    assert [row["run_id"] for row in read_csv(results / "runs.csv")] == ["other_rate"]
+
+
+def test_a_run_that_diverged_is_left_out(tmp_path, capsys):
+    collect([make_run(tmp_path, "a", float("nan"))], tmp_path / "results")
+    assert not values(tmp_path / "results")
+    assert "not every value is finite" in capsys.readouterr().err
 
 
 def test_what_was_measured_on_validation_data_is_no_evidence(tmp_path, capsys):

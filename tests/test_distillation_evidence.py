@@ -4,17 +4,22 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from experiments.config import register
 from scripts import distillation_figures, tune_distillation
 from scripts.claims import Evidence
 from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, uniform_share
 from scripts.distillation_figures import cosine, read_saliencies
 from scripts.report import report
 from scripts.rows import DTYPE
+from tests.conftest import CONFIGS
 from tests.test_scripts import write_rows
 
 STEPS = (0, 10, 100)
@@ -68,6 +73,29 @@ def test_log_ratios_are_paired_and_leave_zeros_out():
     zero = (rows["metric"] == "action_error") & (rows["seed"] == 0) & (rows["method"] == "sobolev")
     rows["value"][zero] = 0
     assert {ratio.n for ratio in log_ratios(rows, "action_error").values()} == {5}
+
+
+def test_a_cell_whose_errors_are_0_was_run_and_has_no_ratio():
+    rows = make_rows(seeds=6)
+    cell = (rows["task"] == "breakout") & (rows["n_train"] == 1_000) & (rows["metric"] == "action_error")
+    rows["value"][cell & (rows["method"] == "sobolev") & (rows["step"] == STEPS[-1])] = 0
+    assert log_ratios(rows, "action_error")["breakout", 1_000].n == 0
+    finding = next(claim for claim in DISTILLATION.claims if claim.key == "D1").judge(Evidence(rows, {}))
+    assert finding.verdict == "reproduced"  # the other 4 of 5 sizes are won
+    assert "action-prediction error: Breakout at 1,000 no ratio (in every seed a method's error is 0)" in finding.ours
+    assert "Missing" not in finding.ours
+    assert "nan" not in finding.ours
+    half = rows[~(cell & (rows["method"] == "sobolev"))]
+    assert ("breakout", 1_000) not in log_ratios(half, "action_error")
+
+
+def test_the_introduction_is_true_of_the_tuned_configs():
+    """It says that each file tells whether it was chosen on validation episodes."""
+    assert "`configs/tuned/`, where each file says whether" in DISTILLATION.introduction
+    files = sorted((CONFIGS / "tuned" / "atari").glob("*.yaml"))
+    assert len(files) == 9
+    for path in files:
+        assert re.search(r"^# (Not tuned yet: defaults|Written by .*: validation KL)", path.read_text(), re.MULTILINE)
 
 
 def test_overfitting_is_the_end_over_the_minimum():
@@ -169,7 +197,8 @@ def test_figure_4_draws_the_medians(results):
 
 
 def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
-    assert distillation_figures.main(["--results", str(tmp_path / "nothing")]) == 1
+    assert distillation_figures.main(["--results", str(tmp_path / "nothing")]) == 0  # `make figures` goes on
+    assert distillation_figures.main(["figure_4", "--results", str(tmp_path / "nothing")]) == 1
     assert "make distillation" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         distillation_figures.main(["figure_5"])
@@ -182,20 +211,37 @@ def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
 # Tuning
 
 
+def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, game: str = "pong", **other) -> dict:
+    """A search run's config, as far as choosing reads it; a dotted key of `other` has __ for its dot."""
+    config = {
+        **{"seed": 1000, "runs_dir": "runs", "evaluate_on": "validation", "n_train": 5000},
+        "dataset": {"game": game, "folder": "data/atari"},
+        "student": {"hidden": 256},
+        "objective": {"name": approach, "kl_weight": float(approach != "derivative"), "gradient_weight": alpha},
+        "optimizer": {"learning_rate": rate, "steps": 5000},
+        "labels": {"method": f"{approach}_lr{rate}_alpha{alpha}"},
+        **{"recorder": {"group": "figure_4_search"}, "compute": {"threads": 1}},
+    }
+    for key, value in other.items():
+        section, _, name = key.rpartition("__")
+        (config[section] if section else config)[name] = value
+    return config
+
+
+def write_runs(folder: Path, configs: list[dict], kl: list[float]) -> list[str]:
+    """Complete runs, and the arguments that choose among them."""
+    for number, (config, value) in enumerate(zip(configs, kl, strict=True)):
+        run = folder / "runs" / "distill_atari_search" / str(number)
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (run / "summary.json").write_text(json.dumps({"objective": value}))
+    return ["--runs", str(folder / "runs"), "--configs", str(folder)]
+
+
 def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
-    kl = {(1e-4, 0.1): [0.3, 0.1, 0.2], (3e-4, 0.1): [0.15, 0.16, 0.9], (1e-3, 0.1): [0.4, 0.4, 0.4]}
-    for (rate, alpha), by_seed in kl.items():
-        for seed, value in enumerate(by_seed):
-            run = tmp_path / "runs" / "distill_atari_search" / f"{rate}-{seed}"
-            run.mkdir(parents=True)
-            config = {
-                "dataset": {"game": "pong"},
-                "objective": {"name": "sobolev", "gradient_weight": alpha},
-                "optimizer": {"learning_rate": rate},
-            }
-            (run / "config.yaml").write_text(yaml.safe_dump(config))
-            (run / "summary.json").write_text(json.dumps({"objective": value}))
-    arguments = ["--runs", str(tmp_path / "runs"), "--configs", str(tmp_path)]
+    kl = {1e-4: [0.3, 0.1, 0.2], 3e-4: [0.15, 0.16, 0.9], 1e-3: [0.4, 0.4, 0.4]}
+    configs = [asked(rate=rate, seed=seed) for rate in kl for seed in range(3)]
+    arguments = write_runs(tmp_path, configs, [value for by_seed in kl.values() for value in by_seed])
     assert tune_distillation.main(arguments) == 0
     written = tmp_path / "tuned" / "atari" / "pong_sobolev.yaml"
     assert yaml.safe_load(written.read_text()) == {
@@ -207,3 +253,60 @@ def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
     assert "learning rate 0.0003, alpha 0.1" in said.out
     assert "end of its grid" not in said.err
     assert tune_distillation.main(["--runs", str(tmp_path / "none")]) == 1
+
+
+def test_approaches_games_and_machines_may_differ(tmp_path):
+    configs = [
+        *(asked("value", 0.0), asked("sobolev", 0.1), asked("sobolev", 0.3), asked("derivative", 1.0)),
+        asked("value", 0.0, compute={"threads": 16}, dataset__folder="elsewhere", seed=1001),
+        asked("value", 0.0, game="breakout", optimizer__steps=9),
+    ]
+    assert tune_distillation.main(write_runs(tmp_path, configs, [0.1] * len(configs))) == 0
+    names = {"pong_value", "pong_sobolev", "pong_derivative", "breakout_value"}
+    assert {path.stem for path in (tmp_path / "tuned" / "atari").iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (asked(rate=1e-3, evaluate_on="test"), "1 was measured with evaluate_on=test: choose on validation alone"),
+        (asked(rate=1e-3, optimizer__steps=50), r"1 and .*0 differ in optimizer.steps \(50 and 5000\)"),
+        (asked(rate=1e-3, n_train=10), r"differ in n_train \(10 and 5000\)"),
+        (asked(rate=1e-3, student__hidden=64), r"differ in student.hidden \(64 and 256\)"),
+        (asked(rate=1e-3, products="float32"), r"differ in products \(float32 and None\)"),
+        (asked(rate=1e-3, objective__kl_weight=2.0), r"differ in objective.kl_weight \(2.0 and 1.0\)"),
+        (asked("value", 0.0, optimizer__steps=50), r"differ in optimizer.steps \(50 and 5000\)"),
+    ],
+)
+def test_runs_of_several_searches_and_test_episodes_are_refused(tmp_path, capsys, second, said):
+    assert tune_distillation.main(write_runs(tmp_path, [asked(), second], [0.1, 0.2])) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(said, error)
+    assert not (tmp_path / "tuned").exists()
+
+
+def jobs(sweep: str) -> list[dict]:
+    """The configs of a sweep's runs, before their types are made plain."""
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
+        grid = [[f"{key}={choice}" for choice in str(choices).split(",")] for key, choices in params.items()]
+        games = [choices for choices in grid if choices[0].startswith("dataset=")]
+        grid = [choices if choices not in games else choices[:1] for choices in grid]  # one game stands for all
+        return [OmegaConf.to_container(compose("config", [f"sweep={sweep}", *job])) for job in itertools.product(*grid)]
+
+
+def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path):
+    """As many choices for either approach, no seed of Figure 4, rates in the paper's range, and runs that compare."""
+    value, sobolev = jobs("figure_4_search_value"), jobs("figure_4_search")
+    rates = [{job["optimizer"]["learning_rate"] for job in approach} for approach in (value, sobolev)]
+    assert len(value) == len(sobolev) == len(rates[0])
+    assert rates[1] < rates[0]
+    assert (min(rates[0]), max(rates[0])) == (1e-5, 1e-3)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        params = compose("config", ["sweep=figure_4"], return_hydra_config=True).hydra.sweeper.params
+    assert not {str(job["seed"]) for job in value + sobolev} & set(params.seed.split(","))
+    both = value + sobolev
+    assert tune_distillation.main(write_runs(tmp_path, both, [0.1] * len(both))) == 0

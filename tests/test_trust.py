@@ -12,7 +12,7 @@ import yaml
 
 from experiments.errors import BadInput
 from experiments.run import execute, find_entry, folder_of
-from experiments.trust import TARGETS, _walk, check_command_line
+from experiments.trust import TARGET, _walk, check_command_line
 from tests.conftest import CONFIGS, ROOT
 
 HOSTILE_OVERRIDES = [
@@ -26,6 +26,9 @@ HOSTILE_OVERRIDES = [
     "model={_target_:os.system}",
     "+model={'_target_': os.system}",
     "+dataset@hydra.callbacks=booth",
+    "+hydra/callbacks=theirs",
+    "+hydra.sweeper.params.x._target_=torch.utils.collect_env.run",
+    "+hydra.launcher.x={_target_:torch.utils.collect_env.run,command:touch owned}",
 ]
 
 
@@ -52,6 +55,18 @@ HOSTILE_FILES = {
 }
 
 
+def test_a_file_lands_where_its_folder_says(tmp_path):
+    for place, content in (
+        ("hydra/callbacks", "x: {a: 1}"),
+        ("experiment", "defaults:\n  - override /hydra/callbacks: x"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "theirs.yaml").write_text(content)
+        with pytest.raises(BadInput, match="decides what code is called"):
+            check_command_line(["--config-dir", str(tmp_path)])
+        (tmp_path / place / "theirs.yaml").unlink()
+
+
 @pytest.mark.parametrize("content", HOSTILE_FILES.values(), ids=HOSTILE_FILES)
 @pytest.mark.parametrize("option", [["--config-dir", "{}"], ["--config-dir={}"], ["--config-d", "{}"], ["-cd={}"]])
 def test_a_folder_of_configs_cannot_name_code(tmp_path, content, option):
@@ -75,7 +90,7 @@ def test_the_front_door_refuses_before_anything_is_called(tmp_path):
 def test_our_own_configs_name_only_our_own_code():
     for path in CONFIGS.rglob("*.yaml"):
         for key, value in _walk(yaml.safe_load(path.read_text()), ""):
-            assert not key.endswith("_target_") or str(value).startswith(TARGETS), path
+            assert not key.endswith("._target_") or value == TARGET, path
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,23 @@ SIZES = (1_000, 5_000, 10_000, 25_000, 50_000)  # 1, 5, 10, 25 and 50 per cent o
 METRICS = {"kl": "KL", "action_error": "action-prediction error"}
 OVERFITTED = 1.1  # final test KL over the least of the run from which on a student counts as overfitted; ours
 
+NO_RATIO = "no ratio (in every seed a method's error is 0)"
+
 Cell = tuple[str, int]
 
 
 def log_ratios(rows: np.ndarray, metric: str) -> dict[Cell, Interval]:
-    """L of every game and size for which both methods were run; seeds where a metric is 0 are left out."""
+    """L of every game and size for which both methods were run; seeds where a metric is 0 are left out.
+
+    Where that leaves none, the interval is of 0 seeds: the cell was run, but has no ratio.
+    """
     rows = select(rows, split="test", metric=metric)
     ratios = {}
     for game in levels(rows, "task"):
         for n_train in levels(rows, "n_train"):
-            value, sobolev = (positive(final(rows, task=game, method=m, n_train=n_train)) for m in ("value", "sobolev"))
-            ratio = log_ratio(value, sobolev)
-            if ratio.n:
-                ratios[game, n_train] = ratio
+            value, sobolev = (final(rows, task=game, method=m, n_train=n_train) for m in ("value", "sobolev"))
+            if value.keys() & sobolev.keys():
+                ratios[game, n_train] = log_ratio(positive(value), positive(sobolev))
     return ratios
 
 
@@ -84,7 +88,8 @@ def closer_to_the_teacher(evidence: Evidence) -> Finding:
     words = [
         f"{METRICS[metric]}: "
         + ", ".join(
-            f"{GAMES.get(game, game)} at {n_train:,} {times(ratio)}" for (game, n_train), ratio in cells.items()
+            f"{GAMES.get(game, game)} at {n_train:,} {times(ratio) if ratio.n else NO_RATIO}"
+            for (game, n_train), ratio in cells.items()
         )
         for metric, cells in ratios.items()
         if cells
@@ -236,8 +241,9 @@ def teacher_facts(rows: np.ndarray) -> dict[str, dict[str, float]]:
 
 DISTILLATION = Domain(
     title="Atari policy distillation (Section 4.2)",
-    introduction="The paper's networks, objective and batch size; learning rate and alpha chosen by game and method on "
-    "validation episodes. Teachers are ours, and so are the training sizes and the number of updates.",
+    introduction="The paper's networks, objective and batch size; learning rate and alpha by game and method from "
+    "`configs/tuned/`, where each file says whether they were chosen on validation episodes or are defaults. Teachers "
+    "are ours, and so are the training sizes and the number of updates.",
     claims=(
         Claim(
             key="D1",
