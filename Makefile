@@ -64,13 +64,13 @@ distillation: setup ## Figure 4: 180 students of the teachers (60 core-hours: na
 	$(RUN) -m sweep=figure_4 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (4 core-hours)
+distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (6 core-hours)
 	$(RUN) -m sweep=figure_4_search $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=figure_4_search_value $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.tune_distillation
 
 collect: setup ## complete runs in runs/ into results/ (seconds)
-	@if [ -d runs ]; then $(BIN)/python -m scripts.collect; fi
+	@$(BIN)/python -m scripts.collect
 
 figures: collect ## every figure and table, from the rows in results/ (1 minute)
 	$(BIN)/python -m scripts.figures

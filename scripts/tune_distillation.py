@@ -87,8 +87,9 @@ def read(roots: list[Path]) -> Found:
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """What a run asks, {"optimizer.steps": 5000, ...}; labels, which repeat it, are left out."""
+    """What a run's rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out."""
     asked = OmegaConf.to_container(config)
+    asked["precision"] = asked["compute"]["precision"]
     for key in (*OUTSIDE_IDENTITY, "labels"):
         asked.pop(key, None)
     for key in OUTSIDE_IDENTITY_OF_DATASETS:

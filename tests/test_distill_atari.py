@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import experiments.distill_atari as distill
-from experiments.config import DistillConfig
+from experiments.config import DistillConfig, register
 from experiments.errors import BadInput
 from experiments.run import execute, run_id
 from sobolev.atari import RecordedStates, Recording, load_teacher, record
 from sobolev.distillation import ComputedGradients, RecordedGradients, kl_student_teacher
 from sobolev.networks.relu_sweeps import ReLUSweeps
 from sobolev.seeding import generator
-from tests.conftest import ROOT
+from tests.conftest import CONFIGS, ROOT
 
 SHIPPED = sorted((ROOT / "results" / "teachers").glob("*.safetensors"))
 
@@ -61,6 +63,33 @@ def test_what_a_run_leaves(make_config, objective):
     assert summary["scale"] == "reduced"
     with np.load(folder(config) / "saliency.npz") as arrays:
         assert arrays["state"].shape == arrays["student_gradient"].shape == (4, 4, 84, 84)
+
+
+def shipped(*overrides: str) -> DistillConfig:
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", ["experiment=distill_atari", *overrides]))
+
+
+@pytest.mark.parametrize("game", ["breakout", "space_invaders", "pong"])
+@pytest.mark.parametrize("objective", ["value", "sobolev", "derivative"])
+def test_what_ships_is_of_the_papers_scale(game, objective):
+    tuned = ("optimizer.learning_rate=1e-4", "objective.gradient_weight=0.03", "n_train=50000", "seed=5")
+    assert distill.scale(shipped(f"dataset=atari/{game}", f"objective={objective}", *tuned)) == "paper"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("objective.divergence=teacher_student", "objective.norm=squared_l2", "objective.projection=gaussian"),
+        *("objective.samples=2", "n_gradients=8", "n_evaluate=100", "student=quarter"),
+        *("optimizer.steps=100", "optimizer.batch_size=50"),
+        *("dataset.n_states=200000", "dataset.recording_environments=8", "dataset.recording_seed=1"),
+        *("dataset.split=[0.5,0.25,0.25]", "dataset.teacher=mine.safetensors"),
+    ],
+)
+def test_another_loss_or_other_states_are_not_of_the_papers_scale(override):
+    assert distill.scale(shipped(override)) == "reduced"
 
 
 def test_methods_begin_with_the_same_student_and_learn_different_ones(make_config):

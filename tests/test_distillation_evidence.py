@@ -220,7 +220,7 @@ def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, gam
         "objective": {"name": approach, "kl_weight": float(approach != "derivative"), "gradient_weight": alpha},
         "optimizer": {"learning_rate": rate, "steps": 5000},
         "labels": {"method": f"{approach}_lr{rate}_alpha{alpha}"},
-        **{"recorder": {"group": "figure_4_search"}, "compute": {"threads": 1}},
+        **{"recorder": {"group": "figure_4_search"}, "compute": {"threads": 1, "precision": "float32"}},
     }
     for key, value in other.items():
         section, _, name = key.rpartition("__")
@@ -258,7 +258,7 @@ def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
 def test_approaches_games_and_machines_may_differ(tmp_path):
     configs = [
         *(asked("value", 0.0), asked("sobolev", 0.1), asked("sobolev", 0.3), asked("derivative", 1.0)),
-        asked("value", 0.0, compute={"threads": 16}, dataset__folder="elsewhere", seed=1001),
+        asked("value", 0.0, compute__threads=16, dataset__folder="elsewhere", seed=1001),
         asked("value", 0.0, game="breakout", optimizer__steps=9),
     ]
     assert tune_distillation.main(write_runs(tmp_path, configs, [0.1] * len(configs))) == 0
@@ -273,6 +273,7 @@ def test_approaches_games_and_machines_may_differ(tmp_path):
         (asked(rate=1e-3, optimizer__steps=50), r"1 and .*0 differ in optimizer.steps \(50 and 5000\)"),
         (asked(rate=1e-3, n_train=10), r"differ in n_train \(10 and 5000\)"),
         (asked(rate=1e-3, student__hidden=64), r"differ in student.hidden \(64 and 256\)"),
+        (asked(rate=1e-3, compute__precision="float64"), r"differ in precision \(float64 and float32\)"),
         (asked(rate=1e-3, products="float32"), r"differ in products \(float32 and None\)"),
         (asked(rate=1e-3, objective__kl_weight=2.0), r"differ in objective.kl_weight \(2.0 and 1.0\)"),
         (asked("value", 0.0, optimizer__steps=50), r"differ in optimizer.steps \(50 and 5000\)"),
@@ -288,14 +289,14 @@ def test_runs_of_several_searches_and_test_episodes_are_refused(tmp_path, capsys
 
 
 def jobs(sweep: str) -> list[dict]:
-    """The configs of a sweep's runs, before their types are made plain."""
+    """The configs of a sweep's runs of one game, as they write them."""
     register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
         grid = [[f"{key}={choice}" for choice in str(choices).split(",")] for key, choices in params.items()]
-        games = [choices for choices in grid if choices[0].startswith("dataset=")]
-        grid = [choices if choices not in games else choices[:1] for choices in grid]  # one game stands for all
-        return [OmegaConf.to_container(compose("config", [f"sweep={sweep}", *job])) for job in itertools.product(*grid)]
+        grid = [choices[:1] if choices[0].startswith("dataset=") else choices for choices in grid]
+        configs = [compose("config", [f"sweep={sweep}", *job]) for job in itertools.product(*grid)]
+    return [OmegaConf.to_container(config, resolve=True, enum_to_str=True) for config in configs]
 
 
 def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path):
