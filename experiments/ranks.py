@@ -6,7 +6,7 @@ Process 0 alone opens the run's folder, records and saves. The others compute wi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,14 +34,19 @@ class Ranks:
         """Every count-th sample from this process's on."""
         return batch[self.rank :: self.count]
 
-    def sum(self, sums: dict[str, Tensor]) -> dict[str, float]:
+    def sum(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all processes, by name."""
-        if not sums:
-            return {}
+        if self.count == 1 or not sums:
+            return sums
         values = torch.stack([value.double() for value in sums.values()])
+        distributed.all_reduce(values)
+        return dict(zip(sums, values, strict=True))
+
+    def level(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process what process 0 has, in place."""
         if self.count > 1:
-            distributed.all_reduce(values)
-        return dict(zip(sums, values.tolist(), strict=True))
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
 
 
 def torchrun_ranks() -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ Shape suffixes: B samples of a batch, C channels, H rows, W columns, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments.config import DecoupledConfig, ImageDatasetConfig, SGDConfig
+from experiments.config import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig, SGDConfig
 from experiments.errors import BadInput, nearest
 from experiments.images import fetch
 from experiments.run import Run
-from sobolev.decoupling import Comparison, DecoupledNetwork, ParallelStep, Step, Technique
-from sobolev.images import IN_MEMORY, SOURCES, ImageFolder, ImageSet, photometric, shift_and_flip
-from sobolev.networks.convnets import CIFAR_CHANNELS, conv_blocks, split
+from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
+from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
+from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
 from sobolev.networks.resnet import resnet50_blocks
 from sobolev.seeding import generator
@@ -35,7 +35,9 @@ NETWORKS = ("convnet", "resnet50")
 SPLITS = ("test", "validation")
 EVALUATED = 100  # images at a time
 CIFAR_STEPS, CIFAR_BATCH = 100_000, 320  # below any of these, or with a narrower network, a run is `reduced`
+CIFAR_PREDICTOR = {"channels": [128], "strides": [1], "head": "flatten"}
 IMAGENET_STEPS, IMAGENET_BATCH, IMAGENET_TRAIN = 200_000, 1088, 1_281_167
+IMAGENET_PREDICTOR = {"channels": [64, 64], "strides": [1, 2], "head": "average"}
 
 Batch = tuple[Tensor, Tensor]  # x_BCHW, normalised; labels_B
 Images = ImageSet | ImageFolder
@@ -69,7 +71,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
         run.checkpoint(lambda step=step, tally=tally: state_of(step, network, optimizers, tally))
         if step in evaluate_at:
             measured = evaluate(network, evaluated, config, run)
-            seen = averages(tally, run) if tally else {}
+            seen = averages(tally) if tally else {}
             run.record(step, rows(config.seed, {"train": seen, config.evaluate_on: measured}))
             tally = {}
         if step < steps:
@@ -79,6 +81,8 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             for optimizer in optimizers:
                 optimizer.step()
             tally = {name: tally[name] + value for name, value in sums.items()} if tally else sums
+    if not math.isfinite(measured["loss"]):
+        raise BadInput(f"training diverged (loss {measured['loss']}): lower optimizer.learning_rate")
     return {
         "objective": 1 - measured["accuracy_top1"],
         "scale": scale(config),
@@ -126,14 +130,19 @@ def check(config: DecoupledConfig) -> None:
 
 
 def scale(config: DecoupledConfig) -> str:
-    """`paper` where nothing is smaller than in the paper's rows of Table 1, else `reduced`: digits and MNIST always."""
-    optimizer, dataset = config.optimizer, config.dataset
+    """`paper` where nothing is smaller than in the paper's rows of Table 1 and the techniques are the paper's, else
+    `reduced`: digits and MNIST always."""
+    model, optimizer, dataset = config.model, config.optimizer, config.dataset
+    modules, predictor = len(model.splits), asdict(model.label_predictor)
+    whole = dataset.hold_out == 0 and technique_of(config) == TECHNIQUES.get(config.technique.name)
     if dataset.name == "cifar10":
-        whole = optimizer.steps >= CIFAR_STEPS and optimizer.batch_size >= CIFAR_BATCH
-        whole = whole and config.model.channels == list(CIFAR_CHANNELS)
+        whole &= optimizer.steps >= CIFAR_STEPS and optimizer.batch_size >= CIFAR_BATCH
+        whole &= (model.channels, model.strides) == (list(CIFAR_CHANNELS), list(CIFAR_STRIDES))
+        whole &= modules == 3 and predictor == CIFAR_PREDICTOR and model.direct_channels == [128, 128]
     elif dataset.name == "imagenet":
-        whole = optimizer.steps >= IMAGENET_STEPS and optimizer.batch_size >= IMAGENET_BATCH
-        whole = whole and dataset.n_train >= IMAGENET_TRAIN and dataset.size >= 224
+        whole &= optimizer.steps >= IMAGENET_STEPS and optimizer.batch_size >= IMAGENET_BATCH
+        whole &= dataset.n_train >= IMAGENET_TRAIN and dataset.size >= 224
+        whole &= model.network == "resnet50" and modules in (1, 3) and predictor == IMAGENET_PREDICTOR
     else:
         whole = False
     return "paper" if whole else "reduced"
@@ -143,15 +152,16 @@ def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]
     """The split that is trained on and the one that is evaluated. Sets in memory lie on the device."""
     dataset = config.dataset
     try:
-        if dataset.download and dataset.name in SOURCES:
+        directory = Path(dataset.folder) / getattr(dataset, "directory", "")
+        there = isinstance(dataset, ImageFolderConfig) and directory.exists()  # perhaps one of your own
+        if dataset.download and dataset.name in SOURCES and not there:
             fetch(dataset.name, dataset.folder)
         if isinstance(dataset, ImageDatasetConfig):
             read = IN_MEMORY[dataset.name]
             sets = [read(dataset.folder, s, dataset.hold_out).to(device) for s in ("train", config.evaluate_on)]
         else:
-            root = Path(dataset.folder) / dataset.directory
-            sets = [ImageFolder(root, s, dataset.hold_out) for s in ("train", config.evaluate_on)]
-    except (ValueError, OSError) as error:
+            sets = [ImageFolder(directory, s, dataset.hold_out) for s in ("train", config.evaluate_on)]
+    except ValueError as error:
         raise BadInput(f"dataset={dataset.name}: {error}") from None
     found = len(sets[0]) + dataset.hold_out
     if found != dataset.n_train:
@@ -240,13 +250,17 @@ def learner(network: DecoupledNetwork, run: Run) -> Callable[[Tensor, Tensor], S
 
         return learn
 
+    if run.config.optimizer.batch_size % run.ranks.count:
+        raise BadInput(
+            f"optimizer.batch_size={run.config.optimizer.batch_size} does not divide by {run.ranks.count} processes"
+        )
     parallel = DistributedDataParallel(ParallelStep(network))
 
     def learn_together(x_BCHW: Tensor, labels_B: Tensor) -> Sums:
         with run.autocast():
             carrier = parallel(x_BCHW, labels_B)
         carrier.backward()
-        return sums_of(parallel.module.last, labels_B)
+        return run.ranks.sum(sums_of(parallel.module.last, labels_B))
 
     return learn_together
 
@@ -278,7 +292,7 @@ def train_batches(images: Images, config: DecoupledConfig, first: int, run: Run)
             order_N = torch.randperm(len(images), generator=generator(config.seed, "shuffle", epoch)).to(run.device)
             pixels = ((images.pixels_NCHW[chosen], images.labels_N[chosen]) for chosen in order_N.split(batch_size))
             pixels = islice(pixels, start, per_epoch)
-        for k, (pixels_BCHW, labels_B) in enumerate(pixels, start):
+        for k, (pixels_BCHW, labels_B) in enumerate(readable(pixels), start):
             pixels_BCHW, labels_B = (t.to(run.device, non_blocking=True) for t in (pixels_BCHW, labels_B))
             if isinstance(images, ImageFolder):
                 if dataset.colour:
@@ -301,14 +315,23 @@ def evaluation_batches(images: Images, config: DecoupledConfig, run: Run) -> Ite
     else:
         batches = zip(images.pixels_NCHW.split(EVALUATED), images.labels_N.split(EVALUATED), strict=True)
         batches = ((run.ranks.share(pixels), run.ranks.share(labels)) for pixels, labels in batches)
-    for pixels_BCHW, labels_B in batches:
+    for pixels_BCHW, labels_B in readable(batches):
         yield images.normalise(pixels_BCHW.to(run.device), run.dtype), labels_B.to(run.device)
+
+
+def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; an image that cannot be read ends the run in one line."""
+    try:
+        yield from batches
+    except ImageError as error:
+        raise BadInput(str(error)) from None
 
 
 @torch.no_grad()
 def evaluate(network: DecoupledNetwork, images: Images, config: DecoupledConfig, run: Run) -> dict[str, float]:
     """Every metric, in evaluation mode; gradients are compared on batches spread over the split."""
     network.eval()
+    run.ranks.level(network.buffers())  # statistics of BatchNorm are each process's own
     n_batches = -(-len(images) // EVALUATED)
     every = max(1, n_batches // -(-config.gradient_samples // EVALUATED))
     total: Sums = {}
@@ -323,7 +346,7 @@ def evaluate(network: DecoupledNetwork, images: Images, config: DecoupledConfig,
                 sums = sums_of(Step(loss_B, logits_BK, [], []), labels_B)
         total = {name: total.get(name, 0) + sums.get(name, 0) for name in total | sums}
     network.train()
-    return averages(total, run)
+    return averages(run.ranks.sum(total))
 
 
 def sums_of(seen: Step | Comparison, labels_B: Tensor) -> Sums:
@@ -358,13 +381,13 @@ def comparison_sums(comparison: Comparison) -> Sums:
     return sums
 
 
-def averages(sums: Sums, run: Run) -> dict[str, float]:
-    """Metrics from sums over samples and processes.
+def averages(sums: Sums) -> dict[str, float]:
+    """Metrics from sums over samples.
 
     Of the gradients of all samples compared, as one vector: the cosine between synthetic and true, 0 where there is
     none, and |synthetic - true| / |true|.
     """
-    total = run.ranks.sum(sums)
+    total = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
     samples, compared = total.pop("samples"), total.pop("compared", 0)
     metrics = {}
     for name, value in total.items():

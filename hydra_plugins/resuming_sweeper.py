@@ -22,9 +22,12 @@ class ResumingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.errors import BadInput, explain
+        from experiments.ranks import torchrun_ranks
         from experiments.run import folder_of, is_complete
         from experiments.sweep import Grid, Watch, say
 
+        if torchrun_ranks()[1] > 1:
+            raise BadInput("torchrun starts one run: start those of a sweep one by one, or a sweep on each device")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that local workers are ended too
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])

@@ -13,9 +13,10 @@ import yaml
 
 from experiments import synthetic_gradients as experiment
 from experiments.errors import BadInput
-from experiments.ranks import Ranks
 from experiments.run import execute, run_id
-from sobolev.decoupling import TECHNIQUES, Comparison
+from scripts.bench_decoupling import count
+from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork
+from sobolev.networks.gradient_predictors import LabelPredictor
 from tests.conftest import CONFIGS, ROOT, TINY
 
 SGD = "experiment=synthetic_gradients"
@@ -59,6 +60,19 @@ def test_the_papers_cifar10_network_and_recipe(make_config):
     assert experiment.scale(config) == "reduced"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("dataset.hold_out=25000", "model.splits=[8]", "model.label_predictor.channels=[1]"),
+        *("technique.targets=bootstrapped", "technique.reduction=mean"),
+    ],
+)
+def test_what_is_not_the_papers_is_not_called_so(make_config, override):
+    whole = (SGD, "dataset=cifar10", "technique=sobolev", "optimizer=sgd_cifar10", "optimizer.steps=100000")
+    assert experiment.scale(make_config(*whole)) == "paper"
+    assert experiment.scale(make_config(*whole, override)) == "reduced"
+
+
 @pytest.mark.parametrize(("model", "splits"), [("resnet50_1", 1), ("resnet50_3", 3)])
 def test_the_papers_imagenet_recipe(make_config, model, splits):
     config = make_config("experiment=synthetic_gradients_imagenet", f"model={model}", "optimizer.steps=200000")
@@ -89,11 +103,7 @@ def test_metrics_of_gradients_are_those_of_one_long_vector():
     labels = torch.arange(4)
     sums = [experiment.sums_of(part, labels) | experiment.comparison_sums(part) for part in parts]
     total = {name: sums[0][name] + sums[1][name] for name in sums[0]}
-
-    class Alone:
-        ranks = Ranks()
-
-    metrics = experiment.averages(total, Alone)
+    metrics = experiment.averages(total)
     synthetic, true = (
         torch.cat([getattr(part, name)[0].flatten() for part in parts]) for name in ("synthetic_B", "true_B")
     )
@@ -186,6 +196,14 @@ def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_pa
     assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
 
 
+def test_an_image_that_cannot_be_read_is_named(make_config, tmp_path):
+    config = make_config("experiment=synthetic_gradients_imagenet")
+    damaged = next((tmp_path / "data" / "imagenet" / "val").glob("*/*.JPEG"))
+    damaged.write_bytes(b"no image")
+    with pytest.raises(BadInput, match=f"{damaged.name} cannot be read"):
+        execute(config)
+
+
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "run.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -224,3 +242,19 @@ def test_experiments_of_one_process_refuse_torchrun(make_config, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match="regression trains in one process: start it without torchrun"):
         execute(make_config())
+
+
+def test_operations_of_a_sobolev_step_are_counted_as_on_paper():
+    """Products: 3 a layer by backpropagation, 2 in the first; 5 in a predictor's convolution, 7 in its linear layer."""
+    torch.manual_seed(0)
+    batch, side, n_classes = 2, 4, 10
+    parts = [torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 4, 3, padding=1)]
+    parts[1] = torch.nn.Sequential(parts[1], torch.nn.Flatten(), torch.nn.Linear(4 * side**2, n_classes))
+    predictor = LabelPredictor((8, side, side), n_classes, [6], [1])
+    network = DecoupledNetwork(parts, [predictor], TECHNIQUES["sobolev"])
+    x, labels = torch.randn(batch, 3, side, side), torch.randint(n_classes, (batch,))
+    one = {"below": 3 * 8 * 9 * side**2, "above": 8 * 4 * 9 * side**2, "head": 4 * side**2 * n_classes}
+    one |= {"convolution": 8 * 6 * 9 * side**2, "linear": 6 * side**2 * n_classes}
+    products = {"below": 2, "above": 3, "head": 3, "convolution": 5, "linear": 7}
+    expected = 2 * batch * sum(products[layer] * one[layer] for layer in one)
+    assert count(lambda: network.step(x, labels)) == expected
