@@ -85,8 +85,11 @@ report: collect ## results/REPORT.md: each claim, our number, the verdict (secon
 wandb-sync: setup ## send to Weights & Biases what was recorded offline in runs/
 	@find runs -type d -path '*/wandb/offline-run-*' -prune -print0 | xargs -0 -r $(BIN)/wandb sync --yes
 
-bench: setup ## speed against the naive loop and the machine's limit (2 minutes)
+bench: setup ## speed against naive loops, counts of operations and the machine's limit (10 minutes)
 	$(BIN)/python -m scripts.bench
+	$(BIN)/python -m scripts.bench_decoupling
+	$(BIN)/python -m scripts.bench_distillation
+	$(BIN)/python -m scripts.bench_atari
 
 faults: setup ## break every kind of run on purpose and see it end in the same rows (30 minutes)
 	$(BIN)/python -m scripts.faults

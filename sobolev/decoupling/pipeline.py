@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import queue
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class Pipeline:
         limit: steps that a part remembers while their targets are under way. Older ones train no predictor.
 
     Raises:
-        ValueError: a technique without predictors, whose parts have nothing to learn from until the true gradient comes.
+        ValueError: a technique without predictors: its parts learn nothing before the true gradient comes.
     """
 
     def __init__(
@@ -146,16 +147,20 @@ class Pipeline:
             raise ValueError(f"crosses={network.technique.crosses} has no predictors to learn from without waiting")
         self.network = network.share_memory()
         devices = devices or ["cpu"] * len(network.parts)
-        context = multiprocessing.get_context("spawn")
-        self._inboxes = [context.Queue() for _ in network.parts]
-        self._reports = context.Queue()
+        context = _context()
+        # Each queue has one writer: of two, one that stands still could hold up the other.
+        self._up, down, reports = ([context.Queue() for _ in network.parts] for _ in range(3))
+        self._queues = self._up, down, reports  # which must outlive the start of the processes
         self._over = context.Event()
+        self._heard = _merged(reports)
         self.updates = [0] * len(network.parts)  # of each part, as far as heard
         self.lessons = [0] * len(network.predictors)  # of each predictor
         self.processes = []
         for k, (part, predictor) in enumerate(zip(network.parts, [*network.predictors, None], strict=True)):
             settings = (network.technique, make_optimizer, make_predictor_optimizer, limit, k == 0)
-            arguments = (k, part, predictor, settings, devices[k], self._inboxes, self._reports, self._over)
+            sources = [self._up[k], down[k]]
+            neighbours = (self._up[k + 1] if predictor else None, down[k - 1] if k else None)
+            arguments = (k, part, predictor, settings, devices[k], sources, neighbours, reports[k], self._over)
             self.processes.append(context.Process(target=_work, args=arguments, daemon=True))
         self._fed = 0
 
@@ -165,13 +170,12 @@ class Pipeline:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """End the processes, once they have worked off what has reached them; an error ends them at once.
+        """End the processes, once each part has learned from all that was fed; an error ends them at once.
 
         Weights come back to the network. Targets that are still on their way are lost: `wait` first for those.
         """
         if kind is None:
-            for inbox in self._inboxes:
-                inbox.put((STOP,))
+            self._up[0].put((STOP,))
             stopped = 0
             while stopped < len(self.processes):
                 stopped += self._hear() == STOP
@@ -183,7 +187,7 @@ class Pipeline:
 
     def feed(self, x_B: Tensor, labels_B: Tensor) -> None:
         """Hand a batch to the lowest part, without waiting for it."""
-        self._inboxes[0].put(("batch", self._fed, x_B, labels_B))
+        self._up[0].put(("batch", self._fed, x_B.clone().share_memory_(), labels_B.clone().share_memory_()))
         self._fed += 1
 
     def wait(self, updates: Sequence[int] = (), lessons: Sequence[int] = ()) -> None:
@@ -208,7 +212,7 @@ class Pipeline:
         """The next report; what it says is counted."""
         while True:
             try:
-                what, k, text = self._reports.get(timeout=1)
+                what, k, text = self._heard.get(timeout=1)
                 break
             except queue.Empty:
                 for number, process in enumerate(self.processes):
@@ -223,13 +227,40 @@ class Pipeline:
         return what
 
 
+def _merged(sources: list) -> queue.SimpleQueue:
+    """One queue of this process with what comes from several processes."""
+    merged = queue.SimpleQueue()
+
+    def forward(source: Any) -> None:
+        while True:
+            merged.put(source.get())
+
+    for source in sources:
+        threading.Thread(target=forward, args=(source,), daemon=True).start()
+    return merged
+
+
+def _shared(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.share_memory_()
+
+
+def _context() -> Any:
+    """Processes that inherit nothing, so that CUDA works in them; where there is a fork server, PyTorch's import."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # which optimisers import when first used: seconds
+    return context
+
+
 def _work(
     k: int,
     part: nn.Module,
     predictor: nn.Module | None,
     settings: tuple,
     device: str,
-    inboxes: list,
+    sources: list,
+    neighbours: tuple,
     reports: Any,
     over: Any,
 ) -> None:
@@ -238,15 +269,18 @@ def _work(
     local = copy.deepcopy((part, predictor))
     stage = _Stage(*(module and module.to(device) for module in local), *settings)
 
-    def sender(neighbour: int, kind: str) -> Send:
+    above, below = neighbours
+
+    def sender(neighbour: Any, kind: str) -> Send:
         def send(step: int, *tensors: Tensor | None) -> None:
-            inboxes[neighbour].put((kind, step, *tensors))
+            # Here: a queue's own thread would move the memory while this one computes with it.
+            neighbour.put((kind, step, *map(_shared, tensors)))
 
         return send
 
-    up, down = sender(k + 1, "batch"), sender(k - 1, "target")
+    up, down = sender(above, "batch"), sender(below, "target")
     try:
-        for kind, *content in iter(inboxes[k].get, (STOP,)):
+        for kind, *content in iter(_merged(sources).get, (STOP,)):
             step, *tensors = content
             tensors = [None if tensor is None else tensor.to(device) for tensor in tensors]
             if kind == "batch":
@@ -254,12 +288,14 @@ def _work(
             elif not stage.target(step, tuple(tensors), down):
                 continue
             reports.put((kind, k, ""))
+        if above:
+            above.put((STOP,))
         for shared, learned in zip((part, predictor), local, strict=True):
             if shared is not None:
                 shared.load_state_dict(learned.state_dict())
         reports.put((STOP, k, ""))
         over.wait()  # what was sent lies in this process until it is received
-        for inbox in inboxes:
-            inbox.cancel_join_thread()
+        for neighbour in filter(None, neighbours):
+            neighbour.cancel_join_thread()  # nobody reads any more
     except Exception:
         reports.put(("error", k, traceback.format_exc()))
