@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sobolev import Derivatives, SobolevLoss, projections
+from sobolev.distillation import distillation_loss
+from sobolev.networks import MLPEnsemble
+from sobolev.networks.atari_policies import ARCHITECTURES, AtariPolicy
+from sobolev.seeding import generator
 
 STEPS = 3
 LOSSES = {
@@ -36,10 +42,52 @@ def problem() -> tuple[Derivatives, torch.Tensor]:
     return Derivatives(model), torch.rand(8, 2, dtype=torch.float64)
 
 
+def regression() -> tuple[nn.Module, Callable[[nn.Module, int, int], torch.Tensor]]:
+    """The ensemble of Section 4.1, each of its networks with its own points."""
+    ensemble = MLPEnsemble((2, 8, 1), [generator(seed, "init") for seed in range(3)], "relu").double()
+    x_EN2 = torch.rand(3, 8, 2, generator=generator(0, "data"), dtype=torch.float64)
+    loss = SobolevLoss(1, reduction="none", batch_dims=2)
+
+    def objective(model: nn.Module, rank: int, ranks: int) -> torch.Tensor:
+        x = x_EN2[:, rank::ranks]
+        return loss(model, x, (x.square().sum(-1, keepdim=True), 2 * x[:, :, None])).total.mean(1).sum()
+
+    return Derivatives(ensemble, batch_dims=2), objective
+
+
+def distillation() -> tuple[nn.Module, Callable[[nn.Module, int, int], torch.Tensor]]:
+    """The objective of Section 4.2 on the paper's networks, with every action in place of random projections."""
+    student, master = (
+        AtariPolicy(3, ARCHITECTURES[name], generator=generator(0, name)).double() for name in ("student", "teacher")
+    )
+    states_BCHW = torch.rand(4, 4, 84, 84, generator=generator(0, "data"), dtype=torch.float64)
+    loss = distillation_loss()
+
+    def objective(model: nn.Module, rank: int, ranks: int) -> torch.Tensor:
+        return loss(model, states_BCHW[rank::ranks], master).total
+
+    return Derivatives(student), objective
+
+
+EXPERIMENTS = {"regression": regression, "distillation": distillation}  # synthetic gradients: tests/test_decoupling.py
+
+
+def descend(model: nn.Module, objective: Callable, rank: int, ranks: int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        objective(model, rank, ranks).backward()
+        optimizer.step()
+
+
 def one_of_two(rank: int, store: str, results: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     trained = {}
+    for name, experiment in EXPERIMENTS.items():
+        model, objective = experiment()
+        descend(DistributedDataParallel(model), objective, rank, 2)
+        trained[name] = model.state_dict()
     for name, loss in LOSSES.items():
         model, x = problem()
         parallel = DistributedDataParallel(model, find_unused_parameters=name == "derivative only")
@@ -59,5 +107,10 @@ def test_two_processes_equal_one(tmp_path):
     for name, loss in LOSSES.items():
         model, x = problem()
         train(model, loss, x)
+        for rank in range(2):
+            torch.testing.assert_close(trained[rank][name], model.state_dict(), msg=lambda m, name=name: f"{name}: {m}")
+    for name, experiment in EXPERIMENTS.items():
+        model, objective = experiment()
+        descend(model, objective, 0, 1)
         for rank in range(2):
             torch.testing.assert_close(trained[rank][name], model.state_dict(), msg=lambda m, name=name: f"{name}: {m}")
