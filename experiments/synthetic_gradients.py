@@ -31,7 +31,7 @@ from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
 from sobolev.networks.resnet import resnet50_blocks
 from sobolev.seeding import generator
 
-NETWORKS = ("convnet", "resnet50")
+NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
 SPLITS = ("test", "validation")
 EVALUATED = 100  # images at a time
 CIFAR_STEPS, CIFAR_BATCH = 100_000, 320  # below any of these, or with a narrower network, a run is `reduced`
@@ -194,7 +194,8 @@ def build(config: DecoupledConfig, n_classes: int, shape: tuple[int, int, int]) 
                 model.channels, model.strides, n_classes, shape[0], model.head, size=shape[1], generator=draw
             )
         else:
-            blocks = resnet50_blocks(n_classes, shape[0], generator=draw)
+            zero_last = model.network == "resnet50_zero_last"
+            blocks = resnet50_blocks(n_classes, shape[0], zero_last=zero_last, generator=draw)
         parts = split(blocks, model.splits)
         predictors = []
         for k, hidden in enumerate(shapes_at_splits(parts, shape)):
