@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.config import DistillConfig, OptimizerConfig, Schedule
+from experiments.config import DistillConfig
 from experiments.errors import BadInput
 from experiments.run import Run
+from experiments.schedules import evaluation_steps, learning_rate
 from sobolev import projections
 from sobolev.atari import RecordedStates, Recording, Teacher, load_teacher, play, record
 from sobolev.distillation import (
@@ -414,19 +415,6 @@ def shuffled_batches(n: int, batch_size: int, seed: int, first: int) -> Iterator
         order = torch.randperm(n, generator=generator(seed, "shuffle", epoch))
         start = first % per_epoch if epoch == first // per_epoch else 0
         yield from order[: per_epoch * batch_size].view(per_epoch, batch_size)[start:]
-
-
-def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
-    """The rate of update number `step`, from 0."""
-    if optimizer.schedule is Schedule.cosine:
-        return optimizer.learning_rate * (1 + math.cos(math.pi * step / optimizer.steps)) / 2
-    return optimizer.learning_rate
-
-
-def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """0, then about `evaluations` steps evenly spaced in their logarithm over three decades, up to the last."""
-    spaced = np.geomspace(max(steps / 1000, 1), steps, evaluations)
-    return sorted({0, steps, *np.rint(spaced).astype(int).tolist()})
 
 
 def rows(errors: dict[str, dict[str, float]], seed: int) -> Iterator[tuple[int, str, str, float]]:

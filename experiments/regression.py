@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config import OptimizerConfig, RegressionConfig, Schedule
+from experiments.config import RegressionConfig
 from experiments.errors import BadInput, nearest
 from experiments.run import Run
+from experiments.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
 from sobolev.functions import BENCHMARKS, BenchmarkFunction
 from sobolev.losses import SobolevLoss
@@ -235,19 +236,6 @@ def shuffled_batches(data: list[Tensor], batch_size: int, seeds: range, first: i
         start = first % per_epoch if epoch == first // per_epoch else 0
         for batch in range(start, per_epoch):
             yield [tensor[:, batch * batch_size : (batch + 1) * batch_size] for tensor in shuffled]
-
-
-def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
-    """The rate of update number `step`, from 0."""
-    if optimizer.schedule is Schedule.cosine:
-        return optimizer.learning_rate * (1 + math.cos(math.pi * step / optimizer.steps)) / 2
-    return optimizer.learning_rate
-
-
-def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """0, then about `evaluations` steps evenly spaced in their logarithm over three decades, up to the last."""
-    spaced = np.geomspace(max(steps / 1000, 1), steps, evaluations)
-    return sorted({0, steps, *np.rint(spaced).astype(int).tolist()})
 
 
 def rows(errors: dict[str, list[Tensor]], seeds: range) -> Iterator[tuple[int, str, str, float]]:

@@ -23,13 +23,12 @@ from experiments.config import (
     ConstructionConfig,
     ExactConfig,
     MismatchConfig,
-    OptimizerConfig,
     PointsConfig,
-    Schedule,
     TrainingConfig,
 )
 from experiments.errors import BadInput, nearest
 from experiments.run import Run
+from experiments.schedules import learning_rate
 from sobolev.derivatives import derivatives
 from sobolev.losses import SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
@@ -413,13 +412,6 @@ def difference_quotients(f: Callable[[Tensor], Tensor], x_ENI: Tensor, step: flo
     """Central differences (E, N, I) of f, whose values are (E, N, 1), over 2 step along each input."""
     shifts_II = step * torch.eye(x_ENI.shape[-1], dtype=x_ENI.dtype, device=x_ENI.device)
     return torch.cat([f(x_ENI + shift_I) - f(x_ENI - shift_I) for shift_I in shifts_II], -1) / (2 * step)
-
-
-def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
-    """The rate of update number `step`, from 0."""
-    if optimizer.schedule is Schedule.cosine:
-        return optimizer.learning_rate * (1 + math.cos(math.pi * step / optimizer.steps)) / 2
-    return optimizer.learning_rate
 
 
 def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objective: str) -> dict:

@@ -38,15 +38,20 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
     rows = bench_regression(arguments.networks, arguments.rounds)
+    show(rows, arguments.out)
+
+
+def show(rows: list[dict[str, str | int]], out: Path) -> None:
+    """Write the rows of a benchmark as CSV, and print them as a table."""
     columns = list(rows[0])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.out) as path, path.open("w", newline="") as file:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     for row in [dict(zip(columns, columns, strict=True)), *rows]:
         print("  ".join(f"{row[column]!s:>{max(14, len(column))}}" for column in columns))
-    print(arguments.out)
+    print(out)
 
 
 def bench_regression(networks: int, rounds: int) -> list[dict[str, str | int]]:

@@ -11,7 +11,6 @@ Wall-clock seconds say what a user waits. Where other work shares the machine, C
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 import sys
@@ -25,8 +24,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.config import TrainTeacherConfig, register
-from experiments.run import prepare_cpu, replacing
+from experiments.run import prepare_cpu
 from experiments.train_teacher import Players, atari_options, learn
+from scripts.bench import show
 from sobolev.atari import ActorCritic, Environments, Objective, environment_seeds
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
@@ -53,14 +53,7 @@ def main() -> None:
         }
         for name, (wall, cpu) in alternate(candidates, arguments.rounds).items()
     ]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.out) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    for row in [dict(zip(rows[0], rows[0], strict=True)), *rows]:
-        print("  ".join(f"{value!s:>17}" for value in row.values()))
-    print(arguments.out)
+    show(rows, arguments.out)
 
 
 def alternate(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,6 @@ medians are compared, so that a noisy machine slows all of them alike.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from experiments.run import prepare_cpu, replacing
-from scripts.bench import alternate
+from experiments.run import prepare_cpu
+from scripts.bench import alternate, show
 from sobolev.decoupling import TECHNIQUES, DecoupledNetwork
 from sobolev.networks.convnets import CIFAR_SPLITS, cifar_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
@@ -38,15 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
     rows = bench(arguments.batch, arguments.rounds, torch.device(arguments.device))
-    columns = list(rows[0])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.out) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        print("  ".join(f"{row[column]!s:>14}" for column in columns))
-    print(arguments.out)
+    show(rows, arguments.out)
 
 
 def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:

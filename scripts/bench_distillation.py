@@ -17,14 +17,13 @@ turn in each round, and medians are compared, so a noisy machine slows all of th
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from experiments.run import prepare_cpu, replacing
-from scripts.bench import alternate, matrix_product
+from experiments.run import prepare_cpu
+from scripts.bench import alternate, matrix_product, show
 from sobolev import projections
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
 from sobolev.networks.atari_policies import FRAME, AtariPolicy, student, teacher
@@ -43,15 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
     rows = bench(arguments.rounds)
-    columns = list(rows[0])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.out) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        print("  ".join(f"{row[column]!s:>{max(12, len(column))}}" for column in columns))
-    print(arguments.out)
+    show(rows, arguments.out)
 
 
 def bench(rounds: int) -> list[dict[str, str | int]]:

@@ -232,8 +232,12 @@ def _handle(technique: str) -> Line2D:
 
 
 def _head(figure: Figure, rows: np.ndarray, title: str, spread: str) -> None:
-    seeds = len(set(rows["seed"].tolist()))
-    drawing.title(figure, title, f"{seeds} seed{'s' * (seeds > 1)}: {spread}", scale_of(rows))
+    by_cell: dict[tuple, set[int]] = {}
+    for row in rows:
+        by_cell.setdefault((row["experiment"], row["task"], row["method"], row["scale"]), set()).add(row["seed"])
+    fewest, most = (choose(map(len, by_cell.values())) for choose in (min, max))
+    count = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
+    drawing.title(figure, title, f"{count}: {spread}", scale_of(rows))
 
 
 # The metric and the techniques that each shows.

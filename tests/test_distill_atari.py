@@ -16,6 +16,7 @@ import experiments.distill_atari as distill
 from experiments.config import DistillConfig, register
 from experiments.errors import BadInput
 from experiments.run import execute, run_id
+from experiments.schedules import evaluation_steps
 from sobolev.atari import RecordedStates, Recording, load_teacher, record
 from sobolev.distillation import ComputedGradients, RecordedGradients, kl_student_teacher
 from sobolev.networks.relu_sweeps import ReLUSweeps
@@ -51,7 +52,7 @@ def test_what_a_run_leaves(make_config, objective):
     config = make(make_config, f"objective={objective}")
     kl = execute(config)
     test = numbers(config, "test", "kl")
-    assert list(test) == distill.evaluation_steps(6, 3)
+    assert list(test) == evaluation_steps(6, 3)
     assert test[6] == pytest.approx(kl, rel=1e-6)
     for split in ("train", "test"):
         for metric in ("kl", "kl_teacher_student", "action_error", "gradient_error"):

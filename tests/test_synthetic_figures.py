@@ -413,3 +413,9 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         synthetic_figures.main(["figure_9"])
     assert "choose from table_1, accuracy" in capsys.readouterr().err
+
+
+def test_the_title_counts_the_seeds_of_each_cell() -> None:
+    one, three = (make_rows(settings=[setting], seeds=n) for setting, n in ((CIFAR, 1), (DIGITS, 3)))
+    assert "1 to 3 seeds" in texts(draw("table_1", np.concatenate([one, three])))
+    assert "\n3 seeds" in texts(draw("table_1", three))
