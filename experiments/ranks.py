@@ -5,6 +5,7 @@ Process 0 alone opens the run's folder, records and saves. The others compute wi
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,4 +69,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     try:
         yield Ranks(rank, count, device)
     finally:
+        # A wrapped network, kept by cycles of references, would keep the group's threads: they then outlive the
+        # interpreter, and a message that one of them still holds ends the process with SIGABRT (pytorch#179291).
+        gc.collect()
         distributed.destroy_process_group()

@@ -1,14 +1,14 @@
 """Faults on purpose:  python -m scripts.faults [--kills 20] [names ...]
 
-Runs of each kind that needs no teacher are disturbed in every way below, and the same command is typed again. A fault
-is survived if what the user was told is clear (a known exit status, no traceback), no file under a final name is
-empty, and the run ends in the rows of one that nothing disturbed, bit for bit.
+Runs of each kind are disturbed in every way below, and the same command is typed again. A fault is survived if what the
+user was told is clear (a known exit status, no traceback), no file under a final name is empty, and the run ends in the
+rows of one that nothing disturbed, bit for bit.
 
     kill        SIGKILL at a random moment of the training
     terminate   SIGTERM, as Slurm sends it: the run saves first
     interrupt   SIGINT, Ctrl-C: likewise
-    truncate    checkpoint or rows of a stopped run lose their end
-    flip        a bit of them is flipped
+    truncate    checkpoint, rows or recorded states of a stopped run lose their end
+    flip        a bit of them is flipped; recorded states that were damaged may be refused by name, and are then removed
     together    two processes ask for the same run at once: one is refused
     full disk   the run's folder is on a file system that fills up (needs root)
     no W&B      its server does not answer
@@ -33,13 +33,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.run import replacing
+from sobolev.atari import AtariOptions, teacher_bytes
+from sobolev.networks.atari_policies import teacher
+from sobolev.seeding import generator
 
 ROOT = Path(__file__).resolve().parents[1]
-# Some seconds of training each; `checkpoint_seconds` below makes resuming matter.
+TEACHER = "teacher.safetensors"  # an untrained one, made first, for the student to learn from
+# Some seconds of training each; `checkpoint_seconds` below makes resuming matter. {runs} is the folder of the runs.
 EXPERIMENTS = {
     "regression": "experiment=regression n_train=20 networks=2 n_test=200 model.hidden=[32,32] optimizer.steps=8000",
     "theory": "experiment=theory_points networks=2 n_test=200 optimizer.steps=8000",
     "synthetic_gradients": "experiment=synthetic_gradients optimizer.steps=150 gradient_samples=100",
+    "train_teacher": "experiment=train_teacher teacher.environments=4 teacher.horizon=16 teacher.segment=512 "
+    "teacher.steps=4096 evaluation_episodes=1 dataset.max_episode_frames=1000 compute.checkpoint_seconds=1",
+    "distill_atari": "experiment=distill_atari dataset.folder={runs}/states dataset.n_states=3000 "
+    "dataset.recording_environments=2 n_train=500 optimizer.steps=300 optimizer.batch_size=50 n_evaluate=200 "
+    "n_gradients=20 evaluations=10 play_episodes=1 compute.checkpoint_seconds=1 dataset.max_episode_frames=1000 "
+    f"dataset.teacher={{runs}}/../{TEACHER}",
 }
 COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
 PATIENCE = 300  # seconds for one command
@@ -80,8 +90,10 @@ class Bench:
 
 def prepare(name: str, folder: Path, seed: int) -> Bench:
     """Run once undisturbed."""
-    overrides = EXPERIMENTS[name].split() + COMMON.split()
+    overrides = COMMON.split() + EXPERIMENTS[name].split()
     runs = folder / "undisturbed"
+    if TEACHER in EXPERIMENTS[name]:
+        write_teacher(folder / TEACHER)
     process = start([*overrides, "recorder=disabled"], runs)
     wait_for_rows(process, runs)
     began = time.monotonic()
@@ -120,12 +132,23 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
             bench.stopped(runs, signal.SIGTERM)
             if any(runs.glob("*/*/summary.json")):
                 continue  # it had ended before the signal, and nothing of it is read again: no case
-            victims = [*runs.glob("*/*/checkpoint.pt"), *runs.glob("*/*/metrics.csv")]
+            kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/*/*.npz")
+            victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
-            yield bench.ends_well(runs)
+            yield bench.ends_well(runs) or refused_by_name(bench, runs, victim) and bench.ends_well(runs)
 
     return spoil
+
+
+def refused_by_name(bench: Bench, runs: Path, victim: Path) -> bool:
+    """Whether recorded states were refused in one line that names them. Removes them, as that line says."""
+    if victim.suffix != ".npz":
+        return False
+    process = bench.start(runs)
+    _, said = process.communicate(timeout=PATIENCE)
+    shutil.rmtree(victim.parent)
+    return process.returncode == 1 and "Traceback" not in said and str(victim) in said
 
 
 def truncate(content: bytes, chance: random.Random) -> bytes:
@@ -189,8 +212,13 @@ FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
 
 
 def start(overrides: list[str], runs: Path, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "run.py", *overrides, f"runs_dir={runs}"]
+    command = [sys.executable, "run.py", *(o.replace("{runs}", str(runs)) for o in overrides), f"runs_dir={runs}"]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+
+
+def write_teacher(path: Path) -> None:
+    options = AtariOptions("breakout", ("noop", "fire", "right", "left"), max_episode_frames=1000)
+    path.write_bytes(teacher_bytes(teacher(len(options.actions), generator(0, "teacher")), options))
 
 
 def wait_for_rows(process: subprocess.Popen, runs: Path) -> None:

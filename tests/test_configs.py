@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments.config import register
 from experiments.errors import BadInput, explain
-from experiments.run import execute
+from experiments.run import execute, folder_of
 from tests.conftest import CONFIGS, ROOT
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -19,9 +19,13 @@ SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_shipped_experiment_runs(make_config, experiment):
-    config = make_config(f"experiment={experiment}")
-    assert math.isfinite(execute(config))
+def test_every_shipped_experiment_runs_and_the_same_command_gives_the_same_rows(make_config, experiment):
+    first, again = make_config(f"experiment={experiment}"), make_config(f"experiment={experiment}", runs="again")
+    assert math.isfinite(execute(first))
+    execute(again)
+    rows, rows_again = ((folder_of(config) / "metrics.csv").read_bytes() for config in (first, again))
+    assert rows.count(b"\n") > 1
+    assert rows == rows_again
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -34,7 +38,9 @@ def test_the_first_line_of_an_experiment_is_its_command(experiment):
 def test_every_choice_of_a_sweep_composes(sweep):
     register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
+        config = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
+        assert sweep.startswith(config.recorder.group), "W&B groups runs by sweep; a search has two sweeps"
+        params = config.hydra.sweeper.params
         for key, choices in params.items():
             for choice in str(choices).split(","):
                 OmegaConf.to_object(compose("config", [f"sweep={sweep}", f"{key}={choice}"]))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -172,6 +173,45 @@ def test_wandb_failing_at_any_moment_does_not_stop_the_run(make_config, monkeypa
     execute(plain), execute(mirrored)
     assert "the network is gone" in capsys.readouterr().err
     assert metrics(plain) == metrics(mirrored)
+
+
+def test_wandb_hears_of_a_resumed_run_that_it_is_the_same_and_how_each_attempt_ended(make_config, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    config = make_config("recorder=offline", "compute.checkpoint_seconds=0")
+    asked, ended = [], []
+
+    class Listening:
+        summary: ClassVar = {}
+
+        def __init__(self, **asked_for):
+            asked.append(asked_for)
+            self.name = asked_for["name"]
+
+        def log(self, values): ...
+
+        def log_artifact(self, artifact): ...
+
+        def finish(self, exit_code):
+            ended.append(exit_code)
+
+    monkeypatch.setattr(wandb, "init", Listening)
+    interrupted(config, monkeypatch, 11)
+    execute(config)
+    assert {start["id"] for start in asked} == {run_id(config)}
+    assert ended == [1, 0]
+
+
+def test_what_was_recorded_offline_can_be_sent_in_the_order_of_its_attempts(make_config, monkeypatch):
+    """`make wandb-sync` without its upload: W&B sees both attempts as fragments of one run."""
+    pytest.importorskip("wandb")
+    config = make_config("recorder=offline", "compute.checkpoint_seconds=0")
+    interrupted(config, monkeypatch, 11)
+    execute(config)
+    attempts = sorted(str(path) for path in folder(config).glob("wandb/offline-run-*"))
+    assert len(attempts) == 2
+    command = [Path(sys.executable).with_name("wandb"), "sync", "--yes", "--dry-run", *attempts]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (said.stdout + said.stderr).count(f"run-{run_id(config)}.wandb") == 2
 
 
 def command(*overrides: str, runs: Path) -> list[str]:
