@@ -136,7 +136,7 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
             victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
-            yield bench.ends_well(runs) or refused_by_name(bench, runs, victim) and bench.ends_well(runs)
+            yield bench.ends_well(runs) or (refused_by_name(bench, runs, victim) and bench.ends_well(runs))
 
     return spoil
 
