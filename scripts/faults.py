@@ -63,16 +63,16 @@ class Bench:
     overrides: list[str]
     folder: Path
     rows: bytes
-    seconds: float  # from the first row to the end
+    seconds: float  # from the opening of its folder to the end
     chance: random.Random
 
     def start(self, runs: Path, *more: str, **environment: str) -> subprocess.Popen:
         return start([*self.overrides, "recorder=disabled", *more], runs, **environment)
 
     def stopped(self, runs: Path, number: int) -> tuple[int, str]:
-        """Send a signal at a random moment of the training: exit status and what was said."""
+        """Send a signal at a random moment of the run: exit status and what was said."""
         process = self.start(runs)
-        wait_for_rows(process, runs)
+        wait_for_run(process, runs)
         time.sleep(self.chance.uniform(0, self.seconds))
         process.send_signal(number)
         _, said = process.communicate(timeout=PATIENCE)
@@ -95,7 +95,7 @@ def prepare(name: str, folder: Path, seed: int) -> Bench:
     if TEACHER in EXPERIMENTS[name]:
         write_teacher(folder / TEACHER)
     process = start([*overrides, "recorder=disabled"], runs)
-    wait_for_rows(process, runs)
+    wait_for_run(process, runs)
     began = time.monotonic()
     _, said = process.communicate(timeout=PATIENCE)
     if process.returncode:
@@ -119,7 +119,8 @@ def asked(number: int, expected: int) -> Callable[[Bench, int], Iterator[bool]]:
         for _ in range(times):
             runs = bench.somewhere("asked")
             status, said = bench.stopped(runs, number)
-            saved = status == expected and any(runs.glob("*/*/checkpoint.pt"))
+            training = any(runs.glob("*/*/metrics.csv"))  # before, there is nothing to save
+            saved = status == expected and (any(runs.glob("*/*/checkpoint.pt")) or not training)
             yield (saved or status == 0) and "Traceback" not in said and bench.ends_well(runs)
 
     return ask
@@ -127,16 +128,18 @@ def asked(number: int, expected: int) -> Callable[[Bench, int], Iterator[bool]]:
 
 def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench, int], Iterator[bool]]:
     def spoil(bench: Bench, times: int) -> Iterator[bool]:
-        for number in range(times):
+        number = 0
+        while number < times:
             runs = bench.somewhere("damaged")
             bench.stopped(runs, signal.SIGTERM)
-            if any(runs.glob("*/*/summary.json")):
-                continue  # it had ended before the signal, and nothing of it is read again: no case
             kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/*/*.npz")
             victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
+            if not victims or any(runs.glob("*/*/summary.json")):
+                continue  # it was stopped before it had saved, or had ended and is not read again: no case
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
             yield bench.ends_well(runs) or (refused_by_name(bench, runs, victim) and bench.ends_well(runs))
+            number += 1
 
     return spoil
 
@@ -221,11 +224,11 @@ def write_teacher(path: Path) -> None:
     path.write_bytes(teacher_bytes(teacher(len(options.actions), generator(0, "teacher")), options))
 
 
-def wait_for_rows(process: subprocess.Popen, runs: Path) -> None:
-    """Until this process trains: the rows of an attempt are touched when it resumes, after its config was written."""
+def wait_for_run(process: subprocess.Popen, runs: Path) -> None:
+    """Until this process has opened the run's folder, where it writes its config anew."""
     began, deadline = time.time() - 1, time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
-        if any(rows.with_name("config.yaml").stat().st_mtime > began for rows in runs.glob("*/*/metrics.csv")):
+        if any(config.stat().st_mtime > began for config in runs.glob("*/*/config.yaml")):
             return
         time.sleep(0.02)
 
