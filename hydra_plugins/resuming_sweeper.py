@@ -5,6 +5,7 @@ Hydra takes sweepers from the package `hydra_plugins` alone, hence this folder.
 
 from __future__ import annotations
 
+import copy
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 class ResumingSweeper(BasicSweeper):
     """Launches the runs of a grid that are not complete, and reports what failed once all have ended."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         # Hydra imports every plugin for every command; these would slow down `--help`.
@@ -50,8 +55,18 @@ class ResumingSweeper(BasicSweeper):
         return results
 
     def _compose(self, job: list[str]) -> Any:
-        """The typed config of one job."""
-        config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
-        with flag_override(config, ["struct", "readonly"], False):
-            del config["hydra"]
+        """The typed config of one job, as Hydra would compose it.
+
+        Composing takes 0.1 s. Jobs that choose the same config files differ in values alone, and share it.
+        """
+        loader = self.hydra_context.config_loader
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(job)
+        files = tuple(o.input_line for o in overrides if loader.repository.group_exists(o.key_or_group))
+        if files not in self._composed:
+            config: DictConfig = loader.load_sweep_config(self.config, list(files))
+            with flag_override(config, ["struct", "readonly"], False):
+                del config["hydra"]
+            self._composed[files] = config
+        config = copy.deepcopy(self._composed[files])
+        loader._apply_overrides_to_config([o for o in overrides if o.input_line not in files], config)
         return OmegaConf.to_object(config)
