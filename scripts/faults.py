@@ -121,7 +121,11 @@ def asked(number: int, expected: int) -> Callable[[Bench, int], Iterator[bool]]:
             status, said = bench.stopped(runs, number)
             training = any(runs.glob("*/*/metrics.csv"))  # before, there is nothing to save
             saved = status == expected and (any(runs.glob("*/*/checkpoint.pt")) or not training)
-            yield (saved or status == 0) and "Traceback" not in said and bench.ends_well(runs)
+            over = any(runs.glob("*/*/summary.json"))  # after, nothing but Python's own end is interrupted
+            clear = (saved or over) and "Traceback" not in said
+            if not clear:
+                print(f"exit status {status}, said: {said}", file=sys.stderr)
+            yield clear and bench.ends_well(runs)
 
     return ask
 
@@ -247,6 +251,11 @@ def whole_files(runs: Path) -> bool:
     )
 
 
+def write(lines: list[tuple[str, str, int, int]], to: Path) -> None:
+    with replacing(to) as path, path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("experiment", "fault", "tried", "survived"), *lines])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -263,7 +272,8 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in EXPERIMENTS:
             parser.error(f"there is no {name!r}; choose from {', '.join(EXPERIMENTS)}")
 
-    lines = []
+    lines: list[tuple[str, str, int, int]] = []
+    options.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.names or EXPERIMENTS:
             (Path(folder) / name).mkdir()
@@ -274,10 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if survived:
                     lines.append((name, fault, len(survived), sum(survived)))
                     print(f"{name}, {fault}: {sum(survived)} of {len(survived)} survived", flush=True)
-    options.results.mkdir(parents=True, exist_ok=True)
-    with replacing(options.results / "faults.csv") as path, path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("experiment", "fault", "tried", "survived"), *lines])
+                    write(lines, options.results / "faults.csv")
     return int(any(tried != survived for _, _, tried, survived in lines))
 
 
