@@ -6,6 +6,7 @@ A run is the folder `runs/<experiment>/<run_id>/`:
     manifest.json   revision, versions, device, threads, wall time
     metrics.csv     the rows: experiment,task,method,n_train,seed,step,split,metric,value
     checkpoint.pt   state to resume from; gone when the run is complete
+    curves.png      its metrics over training
     summary.json    written last: its presence says that the run is complete
 
 `run_id` comes from what is asked (the config without folders, recorder and compute), so the same question has
@@ -172,11 +173,22 @@ class Run:
         os.fsync(self._rows.fileno())
         rows = {"metrics_sha256": _sha256(self.directory / "metrics.csv")}
         _write_json(self.directory / "manifest.json", self._manifest() | rows)
+        self._draw(summary)
         _write_json(self.directory / "summary.json", summary)
         (self.directory / "checkpoint.pt").unlink(missing_ok=True)
         (self.directory / "error.txt").unlink(missing_ok=True)
         left = [path for pattern in ARTIFACTS for path in sorted(self.directory.glob(pattern))]
         self._mirror.summarise(summary, left)
+
+    def _draw(self, summary: dict[str, Any]) -> None:
+        from experiments.curves import draw_curves  # slow to import, and needed once
+
+        labels = self.config.labels
+        title = f"{self.config.name}: {labels.task}, {labels.method}, {labels.n_train:,} training points"
+        marked = f"{title} ({summary['scale']})" if "scale" in summary else title
+        if figure := draw_curves(self.directory / "metrics.csv", marked):
+            with replacing(self.directory / "curves.png") as path:
+                figure.savefig(path, format="png", metadata={"Software": None})
 
     def _open(self) -> None:
         with replacing(self.directory / "config.yaml") as path:

@@ -9,7 +9,9 @@ from pathlib import Path
 import matplotlib.style
 from matplotlib.figure import Figure
 
-matplotlib.style.use(Path(__file__).with_name("paper.mplstyle"))
+from experiments.curves import STYLE
+
+matplotlib.style.use(STYLE)
 
 
 def parse(program: str, names: Collection[str], domain: str, arguments: list[str] | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import experiments.regression
+from experiments.curves import read_panels
 from experiments.errors import BadInput
 from experiments.run import COLUMNS, execute, open_run, run_id
 from tests.conftest import ROOT, TINY
@@ -137,6 +138,18 @@ def test_a_damaged_run_begins_again(make_config, monkeypatch, capsys, damage):
     execute(damaged)
     assert "begins again" in capsys.readouterr().err
     assert metrics(whole) == metrics(damaged)
+
+
+def test_a_run_leaves_a_figure_of_what_it_measured_over_training(make_config):
+    execute(config := make_config("networks=2"))
+    panels = read_panels(folder(config) / "metrics.csv")
+    assert {"value_mse", "gradient_mse"} <= panels.keys()
+    (first, *_), last = panels["value_mse"]["test", ""], max(panels["value_mse"]["test", ""])
+    assert (first, last) == (0, config.optimizer.steps)
+    assert all(len(values) == 2 for values in panels["value_mse"]["test", ""].values()), "a value a seed"
+    assert (folder(config) / "curves.png").read_bytes().startswith(b"\x89PNG")
+    execute(once := make_config("experiment=theory_exact"))
+    assert not (folder(once) / "curves.png").exists()
 
 
 def test_one_process_a_run(make_config):

@@ -48,7 +48,7 @@ def positive(by_seed: dict[int, float]) -> dict[int, float]:
 
 
 def by_seed(rows: np.ndarray, game: str, sizes: Iterable[int] = SIZES) -> dict[int, float]:
-    """For each seed, L of the KL divergence averaged over sizes; for seeds with both methods at every size, neither 0."""
+    """For each seed with both methods at every size, none of them 0: L of the KL divergence, averaged over sizes."""
     rows = select(rows, split="test", metric="kl", task=game)
     value, sobolev = ([positive(final(rows, method=m, n_train=n)) for n in sizes] for m in ("value", "sobolev"))
     seeds = set.intersection(*(set(cell) for cell in value + sobolev))
