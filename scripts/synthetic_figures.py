@@ -74,9 +74,9 @@ def table_1(rows: np.ndarray) -> Figure:
     handles.append(Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label="one seed"))
     if any(papers):
         of_another = any(task.startswith("imagenette") for task, _ in settings)
-        note = "\n(for Imagenette: ImageNet)" if of_another else ""
+        note = " (for Imagenette: ImageNet)" if of_another else ""
         handles.append(Line2D([], [], label=f"paper, full scale{note}", **hollow))
-    figure.axes[-1].legend(handles=handles, loc="center")
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
     _head(figure, rows, "Table 1: test accuracy", "mean and its 95% interval")
     return figure
 
@@ -95,7 +95,7 @@ def accuracy(rows: np.ndarray) -> Figure:
         axes.set_xlabel("updates")
     for axes in first_column(figure):
         axes.set_ylabel("accuracy, %")
-    figure.axes[-1].legend(handles=[_handle(technique) for technique in techniques], loc="center")
+    figure.legend(handles=[_handle(technique) for technique in techniques], loc="outside lower center", ncols=4)
     _head(figure, rows, "Test accuracy over training", "mean and range")
     return figure
 
@@ -205,10 +205,10 @@ def on_lines(setting: Setting) -> str:
 
 
 def grid_of(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with a panel for each of `count`, and a last one, without axes, for the legend."""
-    columns = min(3, count + 1)
-    lines = math.ceil((count + 1) / columns)
-    figure = Figure(figsize=(7, 0.6 + height * lines))
+    """A figure with a panel for each of `count`, three a line, and room for a legend below."""
+    columns = min(3, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(7, 1.0 + height * lines))
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.set_axis_off()
