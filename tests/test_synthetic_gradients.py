@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,24 +205,47 @@ def test_an_image_that_cannot_be_read_is_named(make_config, tmp_path):
         execute(config)
 
 
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "run.py"]
+def torchrun(*arguments: str) -> subprocess.Popen:
+    """Two processes on this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "run.py"]
+    base = ["recorder=disabled", "compute.device=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
+    return subprocess.Popen([*command, *base, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def ended(process: subprocess.Popen) -> str:
+    """What a process that succeeded has said."""
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+needs_torchrun = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"
+)
+
+
+@needs_torchrun
+def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(tmp_path):
+    options = [SGD, *TINY["synthetic_gradients"], "optimizer.steps=100", "compute.checkpoint_seconds=0"]
+    ended(torchrun(*options, f"runs_dir={tmp_path / 'whole'}"))
+    stopped = torchrun(*options, f"runs_dir={tmp_path / 'stopped'}")
+    while not any(tmp_path.glob("stopped/*/*/checkpoint.pt")) and stopped.poll() is None:
+        time.sleep(0.05)
+    stopped.terminate()  # torchrun passes it on
+    stopped.communicate(timeout=300)
+    assert not any(tmp_path.glob("stopped/*/*/summary.json")), "the run was over before it could be stopped"
+    assert any(tmp_path.glob("stopped/*/*/checkpoint.pt"))
+    assert "begins again" not in ended(torchrun(*options, f"runs_dir={tmp_path / 'stopped'}"))
+    whole, again = (next(tmp_path.glob(f"{name}/*/*/metrics.csv")) for name in ("whole", "stopped"))
+    assert whole.read_bytes() == again.read_bytes()
+
+
+@needs_torchrun
 def test_two_processes_under_torchrun_evaluate_as_one(make_config, tmp_path):
     """Before training, that is: each process's BatchNorm then goes by its own half of the batch."""
-    options = [
-        SGD,
-        *TINY["synthetic_gradients"],
-        "recorder=disabled",
-        "compute.device=cpu",
-        "compute.precision=float64",
-    ]
-    done = torchrun(2, *options, f"runs_dir={tmp_path / 'two'}")
-    assert done.returncode == 0, done.stderr
+    options = [SGD, *TINY["synthetic_gradients"], "compute.precision=float64"]
+    ended(torchrun(*options, f"runs_dir={tmp_path / 'two'}"))
     config = make_config(SGD, "compute.precision=float64", runs="one")
     execute(config)
     one, (path,) = read(config), (tmp_path / "two").glob("*/*/metrics.csv")
