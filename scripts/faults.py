@@ -135,11 +135,14 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
         number = 0
         while number < times:
             runs = bench.somewhere("damaged")
-            bench.stopped(runs, signal.SIGTERM)
+            process = bench.start(runs)
+            wait(process, lambda runs=runs: any(runs.glob("*/*/checkpoint.pt")))
+            process.terminate()
+            process.communicate(timeout=PATIENCE)
+            if any(runs.glob("*/*/summary.json")):
+                continue  # it had ended, and nothing of it is read again
             kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/*/*.npz")
             victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
-            if not victims or any(runs.glob("*/*/summary.json")):
-                continue  # it was stopped before it had saved, or had ended and is not read again: no case
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
             yield bench.ends_well(runs) or (refused_by_name(bench, runs, victim) and bench.ends_well(runs))
@@ -230,10 +233,14 @@ def write_teacher(path: Path) -> None:
 
 def wait_for_run(process: subprocess.Popen, runs: Path) -> None:
     """Until this process has opened the run's folder, where it writes its config anew."""
-    began, deadline = time.time() - 1, time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(config.stat().st_mtime > began for config in runs.glob("*/*/config.yaml")):
-            return
+    began = time.time() - 1
+    wait(process, lambda: any(config.stat().st_mtime > began for config in runs.glob("*/*/config.yaml")))
+
+
+def wait(process: subprocess.Popen, until: Callable[[], bool]) -> None:
+    """At most until the process ends."""
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline and not until():
         time.sleep(0.02)
 
 
