@@ -13,7 +13,8 @@ rows of one that nothing disturbed, bit for bit.
     full disk   the run's folder is on a file system that fills up (needs root)
     no W&B      its server does not answer
 
-Writes faults.csv into --results: how many of each were tried, and how many survived.
+Writes faults.csv into --results: how many of each were tried, and how many survived. Lines of kinds of run that are not
+named stay.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.run import replacing
+from scripts.collect import read_csv
 from sobolev.atari import AtariOptions, teacher_bytes
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
@@ -258,7 +260,7 @@ def whole_files(runs: Path) -> bool:
     )
 
 
-def write(lines: list[tuple[str, str, int, int]], to: Path) -> None:
+def write(lines: list[tuple], to: Path) -> None:
     with replacing(to) as path, path.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("experiment", "fault", "tried", "survived"), *lines])
 
@@ -279,10 +281,12 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in EXPERIMENTS:
             parser.error(f"there is no {name!r}; choose from {', '.join(EXPERIMENTS)}")
 
-    lines: list[tuple[str, str, int, int]] = []
+    names, file = options.names or list(EXPERIMENTS), options.results / "faults.csv"
     options.results.mkdir(parents=True, exist_ok=True)
+    others = [tuple(row.values()) for row in read_csv(file) if row["experiment"] not in names]
+    lines: list[tuple[str, str, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.names or EXPERIMENTS:
+        for name in names:
             (Path(folder) / name).mkdir()
             bench = prepare(name, Path(folder) / name, options.seed)
             for fault in options.faults:
@@ -291,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if survived:
                     lines.append((name, fault, len(survived), sum(survived)))
                     print(f"{name}, {fault}: {sum(survived)} of {len(survived)} survived", flush=True)
-                    write(lines, options.results / "faults.csv")
+                    write([*others, *lines], file)
     return int(any(tried != survived for _, _, tried, survived in lines))
 
 
