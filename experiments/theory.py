@@ -355,7 +355,6 @@ def train(
     `objective(ensemble, batch_size)` is a function of a batch that fills the parameters' `.grad`.
     """
     seeds, inputs_ENI = seeds_of(config), data[0]
-    run.resume()
     ensemble = MLPEnsemble(
         sizes=(inputs_ENI.shape[-1], *config.model.hidden, 1),
         generators=[generator(seed, "init") for seed in seeds],
@@ -370,7 +369,19 @@ def train(
         [torch.randint(n, (steps, batch_size), generator=generator(seed, "batches")) for seed in seeds], 1
     ).to(run.device)
     network_E1 = torch.arange(len(seeds), device=run.device)[:, None]
-    for step in run.progress(0, steps):
+    first = 0
+    if state := run.resume():
+        first = state["step"]
+        ensemble.load_state_dict(state["ensemble"])
+        optimizer.load_state_dict(state["optimizer"])
+    for step in run.progress(first, steps):
+        run.checkpoint(
+            lambda step=step: {
+                "step": step,
+                "ensemble": ensemble.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+        )
         batch = data if n == batch_size else tuple(tensor[network_E1, picks[step]] for tensor in data)
         compute_gradients(*batch)
         optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, step)

@@ -60,6 +60,25 @@ def test_same_seed_same_rows_and_another_seed_other_rows(experiment, tmp_path):
     assert first["0", "test", shared[0][2]] != other["1", "test", shared[0][2]]
 
 
+@pytest.mark.parametrize("experiment", ["theory_approximation", "theory_mismatch", "theory_points"])
+def test_resumed_equals_uninterrupted(experiment, tmp_path, monkeypatch):
+    whole, true_rate, updates = run(experiment, tmp_path / "whole"), theory.learning_rate, 0
+
+    def failing_rate(optimizer, step):
+        nonlocal updates
+        updates += 1
+        if updates == 12:
+            raise RuntimeError("pulled the plug")
+        return true_rate(optimizer, step)
+
+    monkeypatch.setattr(theory, "learning_rate", failing_rate)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        run(experiment, tmp_path / "parts", "compute.checkpoint_seconds=0")
+    assert any(tmp_path.glob("parts/*/*/checkpoint.pt"))
+    assert run(experiment, tmp_path / "parts", "compute.checkpoint_seconds=0") == whole
+    assert updates == 12 + 20 - 11, "it went on from the 12th update"
+
+
 def test_every_part_that_needs_no_training(tmp_path):
     rows = {part: run("theory_exact", tmp_path, f"part={part}") for part in ("proposition_1", "gaussian", "hypotheses")}
     assert max(rows["proposition_1"].values()) < 1e-9
