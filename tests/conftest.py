@@ -89,6 +89,8 @@ def make_config(tmp_path, request):
         if experiment.startswith("distill_atari"):
             folder = request.getfixturevalue("atari_folder")
             base += [f"dataset.teacher={folder / 'teacher.safetensors'}", f"dataset.folder={folder}"]
+            if not any(override.startswith("dataset=") for override in overrides):
+                base.append("dataset=atari/breakout")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return OmegaConf.to_object(compose("config", [*base, *tiny, *overrides]))
 
