@@ -93,7 +93,7 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 	$(BIN)/python -m scripts.bench_distillation
 	$(BIN)/python -m scripts.bench_atari
 
-faults: setup ## break every kind of run on purpose and see it end in the same rows (30 minutes)
+faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
 	$(BIN)/python -m scripts.faults
 
 test: setup ## the tests (2 minutes, no GPU, no network)
