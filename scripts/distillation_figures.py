@@ -1,6 +1,7 @@
 """Figures of distillation:  python -m scripts.distillation_figures [--results results] [--out folder] [names ...]
 
-Each is a function of the rows in results/distillation, or of the gradients in results/distillation/saliency.
+Each is a function of the rows in results/distillation or results/teachers, or of the gradients in
+results/distillation/saliency.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scripts import drawing
 from scripts.claims.distillation import EXPERIMENT, GAMES
 from scripts.rows import (
+    DTYPE,
     METHODS,
     MIN_SEEDS,
     RowsError,
@@ -228,11 +230,41 @@ def read_saliencies(folder: Path) -> Saliencies:
     return found
 
 
-NAMES = ("figure_4", "final_values", "saliency")
+def teachers(rows: np.ndarray) -> Figure:
+    """How the teachers learned: scores of the games that ended in each stretch of training, actions drawn from the
+    policy; mean and one standard deviation over games. A cross is the final teacher, over whole games."""
+    games = _games(rows)
+    figure = Figure(figsize=(1 + 2 * max(2, len(games)), 2.2))
+    for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat, strict=True):
+        of_game = select(rows, task=game)
+        for k, seed in enumerate(levels(of_game, "seed")):
+            (steps, mean, std), look = _scores(of_game, seed, "train"), {"color": f"C{k}"}
+            axes.fill_between(steps / 1e6, mean - std, mean + std, alpha=0.18, **look)
+            axes.plot(steps / 1e6, mean, **look)
+            steps, mean, std = _scores(of_game, seed, "test")
+            axes.errorbar(steps / 1e6, mean, std, marker="x", linestyle="", **look)
+        axes.set_title(GAMES.get(game, game))
+        axes.set_xlabel("million agent steps")
+    figure.axes[0].set_ylabel("score of a game")
+    _title(figure, "Teachers", rows, "mean and standard deviation over games")
+    return figure
 
 
-def draw(names: list[str], rows: np.ndarray, saliencies: Saliencies) -> Iterator[tuple[str, str, Figure]]:
+def _scores(rows: np.ndarray, seed: int, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean scores and their standard deviations over games."""
+    mean, std = (select(rows, seed=seed, split=split, metric=metric) for metric in ("score", "score_std"))
+    return mean["step"], mean["value"], std["value"]
+
+
+NAMES = ("figure_4", "final_values", "saliency", "teachers")
+
+
+def draw(
+    names: list[str], rows: np.ndarray, saliencies: Saliencies, of_teachers: np.ndarray
+) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and gradients allow: (name, file name, figure), one at a time."""
+    if "teachers" in names and len(of_teachers):
+        yield "teachers", "distillation_teachers", teachers(of_teachers)
     if "figure_4" in names and len(rows):
         yield "figure_4", "figure_4", figure_4(rows)
     if "final_values" in names and len(rows):
@@ -246,22 +278,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
     options = drawing.parse("distillation_figures", NAMES, "distillation", arguments)
     names, folder = options.names or NAMES, options.results / "distillation"
-    if not (folder / "rows.csv").is_file():
-        print(f"no rows at {folder / 'rows.csv'}: `make distillation` makes them", file=sys.stderr)
-        return int(bool(options.names))  # `make figures` draws what there is
+    files = folder / "rows.csv", options.results / "teachers" / "rows.csv"
     try:
-        rows = select(read_rows(folder / "rows.csv"), experiment=EXPERIMENT)
+        rows, of_teachers = (read_rows(file) if file.is_file() else np.empty(0, DTYPE) for file in files)
+        rows = select(rows, experiment=EXPERIMENT)
         saliencies = read_saliencies(folder / "saliency")
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     drawn = set()
-    for name, file_name, figure in draw(names, rows, saliencies):
+    for name, file_name, figure in draw(names, rows, saliencies, of_teachers):
         drawing.save(figure, options.out / file_name)
         drawn.add(name)
     missing = set(names) - drawn
     for name in sorted(missing):
-        print(f"{name}: {folder} has not what it shows; `make distillation` makes it", file=sys.stderr)
+        print(f"{name}: no rows of what it shows; `make teachers distillation` makes them", file=sys.stderr)
     return 1 if missing & set(options.names) else 0
 
 

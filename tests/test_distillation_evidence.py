@@ -18,7 +18,7 @@ from scripts.claims import Evidence
 from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, uniform_share
 from scripts.distillation_figures import cosine, read_saliencies
 from scripts.report import report
-from scripts.rows import DTYPE
+from scripts.rows import DTYPE, read_rows
 from tests.conftest import CONFIGS
 from tests.test_scripts import write_rows
 
@@ -164,6 +164,19 @@ def results(tmp_path):
     return tmp_path
 
 
+def test_the_figure_of_teachers_shows_their_rows(tmp_path):
+    rows = [
+        ("train_teacher", "pong", "ppo", 9, 0, step, split, metric, value, "reduced")
+        for step, split, mean in ((4, "train", -20.0), (9, "train", 3.0), (9, "test", 15.0))
+        for metric, value in (("score", mean), ("score_std", 2.0))
+    ]
+    write_rows(tmp_path / "teachers" / "rows.csv", np.array(rows, dtype=DTYPE))
+    assert distillation_figures.main(["teachers", "--results", str(tmp_path)]) == 0
+    (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv")).axes
+    assert axes.lines[0].get_ydata().tolist() == [-20, 3]
+    assert axes.lines[1].get_ydata().tolist() == [15]
+
+
 def test_every_figure_renders(results, tmp_path, capsys):
     assert distillation_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out.split()
@@ -199,7 +212,7 @@ def test_figure_4_draws_the_medians(results):
 def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
     assert distillation_figures.main(["--results", str(tmp_path / "nothing")]) == 0  # `make figures` goes on
     assert distillation_figures.main(["figure_4", "--results", str(tmp_path / "nothing")]) == 1
-    assert "make distillation" in capsys.readouterr().err
+    assert "make teachers distillation" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         distillation_figures.main(["figure_5"])
     broken = results / "distillation" / "saliency" / "distill_atari_breakout_value_1000.npz"
