@@ -382,14 +382,15 @@ def play_beside(policy: AtariPolicy, teacher: Teacher, config: DistillConfig, ru
 def save_saliency(
     run: Run, measured: Measured, student: ReLUSweeps, teacher: ReLUSweeps, config: DistillConfig, scale: str
 ) -> None:
-    """Gradients of the log-probability of the teacher's choice, of teacher and student: the decisive state, that of
-    least entropy, of each of a few equal parts of the measured states."""
-    log_q = measured.states.teacher_NA
-    entropy = -(log_q.exp() * log_q).sum(-1)
-    starts = torch.arange(len(log_q), device=log_q.device).tensor_split(SHOWN_STATES)
-    shown = torch.stack([part[entropy[part].argmin()] for part in starts if len(part)])
-    raw = measured.states.raw_NI[shown]
-    choice = torch.nn.functional.one_hot(log_q[shown].argmax(-1), log_q.shape[1]).to(log_q.dtype)
+    """Gradients of the log-probability of the teacher's choice, of teacher and student: in each of a few equal parts of
+    the states where gradients are compared, the one where the teacher's is greatest. Where it is certain, it vanishes.
+    """
+    raw, log_q = (tensor[measured.gradient_at] for tensor in (measured.states.raw_NI, measured.states.teacher_NA))
+    choice = torch.nn.functional.one_hot(log_q.argmax(-1), log_q.shape[1]).to(log_q.dtype)
+    size = projected_gradients(teacher, raw, choice).norm(dim=1)
+    parts = torch.arange(len(size), device=size.device).tensor_split(SHOWN_STATES)
+    shown = torch.stack([part[size[part].argmax()] for part in parts if len(part)])
+    raw, choice = raw[shown], choice[shown]
     gradients = {
         f"{name}_gradient": sweeps.from_flat_cells(projected_gradients(sweeps, raw, choice)).to(torch.float16)
         for name, sweeps in (("teacher", teacher), ("student", student))

@@ -187,7 +187,8 @@ class FakeRun:
 def test_gradients_equal_finite_differences_on_real_frames(make_config, atari_folder, path):
     """Central differences of <log pi, v> by single pixels, where the frames' and the teacher's own edges are."""
     teacher = load_teacher(path or atari_folder / "teacher.safetensors")
-    recorded = states_of(make(make_config))
+    own = [f"dataset=atari/{path.stem}", f"dataset.teacher={path}"] if path else []  # frames of the game that it plays
+    recorded = states_of(make(make_config, *own))
     policy = teacher.policy.double()
     sweeps = ReLUSweeps(policy)
     raw = recorded.stack(torch.arange(20, 380, 120))
