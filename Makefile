@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,parallel,dev]'
 	@touch $@
 
-quickstart: setup ## a first look at every domain, at a small budget (6 minutes with setup)
+quickstart: setup ## a first look at every domain, at a small budget (3 to 6 minutes with setup)
 	$(RUN) -m sweep=quickstart runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=theory_exact runs_dir=quickstart/runs $(ARGS)
 	$(RUN) -m sweep=synthetic_gradients seed=0 technique=backprop,noprop,critic,sobolev optimizer.steps=300 \
