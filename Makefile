@@ -66,7 +66,7 @@ distillation: setup ## Figure 4: 180 students of the teachers (60 core-hours: na
 	$(RUN) -m sweep=figure_4 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (6 core-hours)
+distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (4 core-hours)
 	$(RUN) -m sweep=figure_4_search $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=figure_4_search_value $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.tune_distillation
@@ -96,7 +96,7 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
 	$(BIN)/python -m scripts.faults
 
-test: setup ## the tests (2 minutes, no GPU, no network)
+test: setup ## the tests (5 minutes on 2 cores, no GPU, no network)
 	$(BIN)/python -m pytest
 
 lint: setup ## ruff: style and format
