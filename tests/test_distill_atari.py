@@ -183,6 +183,26 @@ class FakeRun:
     device, dtype = torch.device("cpu"), torch.float64
 
 
+def test_the_states_shown_are_those_of_the_teachers_greatest_gradients(make_config):
+    """Of each quarter of the compared states; one of a certain teacher would have no gradient to show."""
+    config = make(make_config)
+    teacher = load_teacher(config.dataset.teacher)
+    sweeps, recorded, saved = ReLUSweeps(teacher.policy.double()), states_of(config), {}
+    measured = distill.Measured.of(recorded, np.arange(100, 180), sweeps, config, FakeRun)
+
+    class Saving(FakeRun):
+        @staticmethod
+        def save_arrays(name, **arrays):
+            saved.update(arrays)
+
+    distill.save_saliency(Saving, measured, sweeps, sweeps, config, "reduced")
+    x = sweeps.from_flat_cells(measured.states.raw_NI[measured.gradient_at]).double() / 255
+    leaf = x.requires_grad_()
+    gradients = torch.autograd.grad(teacher.policy(leaf).max(1).values.sum(), leaf)[0].flatten(1).norm(dim=1)
+    shown = np.linalg.norm(saved["teacher_gradient"].astype(float).reshape(4, -1), axis=1)
+    assert shown == pytest.approx(gradients.view(4, -1).amax(1).numpy(), rel=1e-2)
+
+
 @pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path.stem if path else "untrained")
 def test_gradients_equal_finite_differences_on_real_frames(make_config, atari_folder, path):
     """Central differences of <log pi, v> by single pixels, where the frames' and the teacher's own edges are."""
