@@ -69,7 +69,7 @@ distillation: setup ## Figure 4: 180 students of the teachers (60 core-hours: na
 distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (4 core-hours)
 	$(RUN) -m sweep=figure_4_search $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=figure_4_search_value $(LOCAL) $(ARGS)
-	$(BIN)/python -m scripts.tune_distillation
+	$(BIN)/python -m scripts.tune
 
 collect: setup ## complete runs in runs/ into results/ (seconds)
 	@$(BIN)/python -m scripts.collect

@@ -1,19 +1,13 @@
-"""From rows of distillation to claims and figures, and from the search's runs to the tuned configs."""
+"""From rows of distillation to claims and figures."""
 
 import itertools
-import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from experiments.config import register
-from scripts import distillation_figures, tune_distillation
+from scripts import distillation_figures
 from scripts.claims import Evidence
 from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, uniform_share
 from scripts.distillation_figures import cosine, read_saliencies
@@ -219,108 +213,3 @@ def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
     broken.write_bytes(broken.read_bytes()[:100])
     assert distillation_figures.main(["--results", str(results)]) == 1
     assert "cannot be read" in capsys.readouterr().err
-
-
-# Tuning
-
-
-def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, game: str = "pong", **other) -> dict:
-    """A search run's config, as far as choosing reads it; a dotted key of `other` has __ for its dot."""
-    config = {
-        **{"seed": 1000, "runs_dir": "runs", "evaluate_on": "validation", "n_train": 5000},
-        "dataset": {"game": game, "folder": "data/atari"},
-        "student": {"hidden": 256},
-        "objective": {"name": approach, "kl_weight": float(approach != "derivative"), "gradient_weight": alpha},
-        "optimizer": {"learning_rate": rate, "steps": 5000},
-        "labels": {"method": f"{approach}_lr{rate}_alpha{alpha}"},
-        **{"recorder": {"group": "figure_4_search"}, "compute": {"threads": 1, "precision": "float32"}},
-    }
-    for key, value in other.items():
-        section, _, name = key.rpartition("__")
-        (config[section] if section else config)[name] = value
-    return config
-
-
-def write_runs(folder: Path, configs: list[dict], kl: list[float]) -> list[str]:
-    """Complete runs, and the arguments that choose among them."""
-    for number, (config, value) in enumerate(zip(configs, kl, strict=True)):
-        run = folder / "runs" / "distill_atari_search" / str(number)
-        run.mkdir(parents=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(config))
-        (run / "summary.json").write_text(json.dumps({"objective": value}))
-    return ["--runs", str(folder / "runs"), "--configs", str(folder)]
-
-
-def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
-    kl = {1e-4: [0.3, 0.1, 0.2], 3e-4: [0.15, 0.16, 0.9], 1e-3: [0.4, 0.4, 0.4]}
-    configs = [asked(rate=rate, seed=seed) for rate in kl for seed in range(3)]
-    arguments = write_runs(tmp_path, configs, [value for by_seed in kl.values() for value in by_seed])
-    assert tune_distillation.main(arguments) == 0
-    written = tmp_path / "tuned" / "atari" / "pong_sobolev.yaml"
-    assert yaml.safe_load(written.read_text()) == {
-        "optimizer": {"learning_rate": 0.0003},
-        "objective": {"gradient_weight": 0.1},
-    }
-    assert written.read_text().startswith("# @package _global_\n")
-    said = capsys.readouterr()
-    assert "learning rate 0.0003, alpha 0.1" in said.out
-    assert "end of its grid" not in said.err
-    assert tune_distillation.main(["--runs", str(tmp_path / "none")]) == 1
-
-
-def test_approaches_games_and_machines_may_differ(tmp_path):
-    configs = [
-        *(asked("value", 0.0), asked("sobolev", 0.1), asked("sobolev", 0.3), asked("derivative", 1.0)),
-        asked("value", 0.0, compute__threads=16, dataset__folder="elsewhere", seed=1001),
-        asked("value", 0.0, game="breakout", optimizer__steps=9),
-    ]
-    assert tune_distillation.main(write_runs(tmp_path, configs, [0.1] * len(configs))) == 0
-    names = {"pong_value", "pong_sobolev", "pong_derivative", "breakout_value"}
-    assert {path.stem for path in (tmp_path / "tuned" / "atari").iterdir()} == names
-
-
-@pytest.mark.parametrize(
-    ("second", "said"),
-    [
-        (asked(rate=1e-3, evaluate_on="test"), "1 was measured with evaluate_on=test: choose on validation alone"),
-        (asked(rate=1e-3, optimizer__steps=50), r"1 and .*0 differ in optimizer.steps \(50 and 5000\)"),
-        (asked(rate=1e-3, n_train=10), r"differ in n_train \(10 and 5000\)"),
-        (asked(rate=1e-3, student__hidden=64), r"differ in student.hidden \(64 and 256\)"),
-        (asked(rate=1e-3, compute__precision="float64"), r"differ in precision \(float64 and float32\)"),
-        (asked(rate=1e-3, products="float32"), r"differ in products \(float32 and None\)"),
-        (asked(rate=1e-3, objective__kl_weight=2.0), r"differ in objective.kl_weight \(2.0 and 1.0\)"),
-        (asked("value", 0.0, optimizer__steps=50), r"differ in optimizer.steps \(50 and 5000\)"),
-    ],
-)
-def test_runs_of_several_searches_and_test_episodes_are_refused(tmp_path, capsys, second, said):
-    assert tune_distillation.main(write_runs(tmp_path, [asked(), second], [0.1, 0.2])) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert re.search(said, error)
-    assert not (tmp_path / "tuned").exists()
-
-
-def jobs(sweep: str) -> list[dict]:
-    """The configs of a sweep's runs of one game, as they write them."""
-    register()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
-        grid = [[f"{key}={choice}" for choice in str(choices).split(",")] for key, choices in params.items()]
-        grid = [choices[:1] if choices[0].startswith("dataset=") else choices for choices in grid]
-        configs = [compose("config", [f"sweep={sweep}", *job]) for job in itertools.product(*grid)]
-    return [OmegaConf.to_container(config, resolve=True, enum_to_str=True) for config in configs]
-
-
-def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path):
-    """As many choices for either approach, no seed of Figure 4, rates in the paper's range, and runs that compare."""
-    value, sobolev = jobs("figure_4_search_value"), jobs("figure_4_search")
-    rates = [{job["optimizer"]["learning_rate"] for job in approach} for approach in (value, sobolev)]
-    assert len(value) == len(sobolev) == len(rates[0])
-    assert rates[1] < rates[0]
-    assert (min(rates[0]), max(rates[0])) == (1e-5, 1e-3)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        params = compose("config", ["sweep=figure_4"], return_hydra_config=True).hydra.sweeper.params
-    assert not {str(job["seed"]) for job in value + sobolev} & set(params.seed.split(","))
-    both = value + sobolev
-    assert tune_distillation.main(write_runs(tmp_path, both, [0.1] * len(both))) == 0

@@ -266,3 +266,16 @@ def test_offline_multirun_makes_one_wandb_run_a_job(tmp_path):
     runs = {path.parent.name for path in tmp_path.glob("*/*/summary.json")}
     assert len(runs) == len(mirrors) == 2
     assert {path.name.partition("-run-")[2].partition("-")[2] for path in mirrors} == runs
+
+
+def test_threads_that_wait_sleep_unless_one_says_otherwise():
+    """libgomp reads it when torch is loaded, so it must be there before, in runs and in benchmarks."""
+    said = "import os, sys, {module}; print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    unset = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    for module, given, expected in (
+        *(("experiments", {}, "False 1000"), ("scripts", {}, "False 1000")),
+        ("experiments", {"GOMP_SPINCOUNT": "7"}, "False 7"),
+    ):
+        command = [sys.executable, "-c", said.format(module=module)]
+        found = subprocess.run(command, env=unset | given, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == expected
