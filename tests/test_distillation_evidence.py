@@ -117,7 +117,13 @@ def test_overfitting_is_the_end_over_the_minimum():
         (make_rows(uniform=0.2), {"D3": "not reproduced"}),
         (make_rows(lambda game, n: 0.5 if game == "pong" else 0.1), {"D1": "reproduced", "D3": "not reproduced"}),
         (make_rows(games=("breakout",)), {"D1": "not run", "D2": "not run", "D3": "not run"}),
-        (make_rows(sizes=(1_000, 50_000)), {"D1": "not run", "D1, little data": "reproduced"}),
+        (make_rows(sizes=(1_000, 50_000)), {"D1": "not run", "D1, little data": "not run", "D2": "not run"}),
+        (
+            make_rows(sizes=(1_000, 5_000, 25_000)),
+            {"D1": "reproduced", "D1, little data": "reproduced", "D2": "reproduced", "D3": "reproduced"},
+        ),
+        (make_rows(lambda game, n: 0.5 if n < 25_000 else -0.5, sizes=(1_000, 5_000, 25_000)), {"D1": "reproduced"}),
+        (make_rows(lambda game, n: 0.5 if n < 5_000 else -0.5, sizes=(1_000, 5_000, 25_000)), {"D1": "not reproduced"}),
         (make_rows()[:0], {"D1": "not run", "D1, little data": "not run", "D2": "not run", "D3": "not run"}),
     ],
 )
