@@ -54,7 +54,7 @@ theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 mi
 	  $(RUN) -m sweep=theory_$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
-synthetic-gradients: setup ## Table 1's techniques on the digits, 3 seeds (10 minutes on 2 cores)
+synthetic-gradients: setup ## Table 1's techniques on the digits, 10 seeds (10 minutes on 2 cores)
 	$(RUN) -m sweep=synthetic_gradients $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 

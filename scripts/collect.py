@@ -4,12 +4,13 @@ python -m scripts.collect                              every complete run under 
 python -m scripts.collect --runs a/runs b/runs         from several machines' folders
 python -m scripts.collect --results my_results regression
 
-A cell is one experiment, task, method and training size. Rows already in the results stay unless a collected run
-answers the same question, cell and seed. A cell at paper scale takes no reduced rows, and a run at paper scale replaces
-the reduced rows of its cell. Where rows of a run's scale are there, one with other settings (another digest in its
-run_id: another learning rate, say) is an experiment of yours and no evidence: it is left out unless --replace says
-otherwise. Of two collected runs that answer one question at one scale the later is taken. Whatever is left out is said,
-and so are rows that differ from what their run wrote, cells that a grid lacks, and results of several revisions.
+A cell is one experiment, task, method and training size, and all its seeds have the same settings: `settings.json`
+has them. Rows already in the results stay unless a collected run answers the same question, cell and seed. A cell at
+paper scale takes no reduced rows, and a run at paper scale replaces the reduced rows of its cell. Where rows of a run's
+scale are there, one with other settings (another learning rate, say) is an experiment of yours and no evidence: it is
+left out, unless --replace says that such runs take the whole cell. Of two collected runs that answer one question at
+one scale the later is taken, and it says the settings of its cell. Whatever is left out is said, and so are rows that
+differ from what their run wrote, cells that a grid lacks, and results of several revisions.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
-from experiments.run import COLUMNS, replacing
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.run import COLUMNS, OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS, replacing
 
 CELL = ("experiment", "task", "method", "n_train")
 MANIFEST = (
@@ -73,42 +77,59 @@ def domain(experiment: str) -> str:
 
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
-    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, surfaces/ and saliency/."""
+    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, settings.json, surfaces/ and saliency/."""
     shipped: dict[tuple, Rows] = {}
     for row in read_csv(folder / "rows.csv"):
         shipped.setdefault(question(row), []).append(row)
     manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
     shipped_by = {(*key[:-1], seed): row for key, row in manifests.items() for seed in key[-1].split()}
-    fresh: dict[tuple, tuple[Rows, Path]] = {}
+    shipped_scales = {key[:-1]: rows[0]["scale"] for key, rows in shipped.items()}
+    settings_of = read_settings(folder / "settings.json")
+
     # What comes later replaces: reduced before paper, then by the time of completion.
+    usable = []
     for run in sorted(runs, key=lambda run: (scale(run) == "paper", (run / "summary.json").stat().st_mtime_ns)):
-        if not intact(run):
-            print(f"left out, metrics.csv is not what the run wrote: {run}", file=sys.stderr)
-            continue
-        if "evaluate_on: validation" in (run / "config.yaml").read_text().splitlines():
-            print(f"left out, it was measured on validation data: {run}", file=sys.stderr)
+        if reason := unusable(run):
+            print(f"left out, {reason}: {run}", file=sys.stderr)
             continue
         answers: dict[tuple, Rows] = {}
         for row in read_csv(run / "metrics.csv"):
             answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
-        if not all(math.isfinite(float(row["value"])) for rows in answers.values() for row in rows):
-            print(f"left out, not every value is finite: {run}", file=sys.stderr)
-            continue
-        there = next((shipped_by[key] for key in answers if key in shipped_by), None)
-        if there and there["scale"] == scale(run) and there["run_id"] != run.name and not replace:
-            other = f"its settings are not those of {there['run_id']} (--replace takes it)"
-            print(f"left out, {other}: {run}", file=sys.stderr)
+        there = [shipped_by[key] for key in answers if key in shipped_by]
+        (of_cell,) = {key[:-1] for key in answers}
+        if shipped_scales.get(of_cell) == scale(run) and not replace:
+            if of_cell not in settings_of and any(row["run_id"] != run.name for row in there):
+                other = f"its settings are not those of {there[0]['run_id']} (--replace takes it)"
+                print(f"left out, {other}: {run}", file=sys.stderr)
+                continue
+            if there:  # the same question: so these are the settings of a cell from before they were noted
+                settings_of.setdefault(of_cell, settings_of_cell(run))
+        elif shipped_scales.get(of_cell) != "paper" or scale(run) == "paper":
+            settings_of[of_cell] = settings_of_cell(run)
+        usable.append((run, of_cell, answers))
+
+    fresh: dict[tuple, tuple[Rows, Path]] = {}
+    for run, of_cell, answers in usable:
+        if differ := differences(settings_of_cell(run), settings_of.get(of_cell)):
+            remedy = " (--replace takes it)" if of_cell in shipped_scales and not replace else ""
+            print(f"left out, {differ}{remedy}: {run}", file=sys.stderr)
             continue
         replaced = {other for key in answers if (other := fresh.get(key, (None, run))[1]) != run}
         for other in sorted(replaced):
             print(f"{other} answers what {run} answers, and is left out", file=sys.stderr)
         fresh |= {key: (rows, run) for key, rows in answers.items()}
+    if replace:  # a cell with other settings, or with settings that nobody noted, is taken as a whole
+        before = read_settings(folder / "settings.json")
+        taken = {key[:-1] for key in fresh} & settings_of.keys()
+        same = {c for c in taken & before.keys() if not differences(settings_of[c], before[c])}
+        shipped = {key: rows for key, rows in shipped.items() if key[:-1] not in taken - same}
     for key, (rows, _) in fresh.items():
         if rows[0]["scale"] == "paper" or shipped.get(key, rows)[0]["scale"] != "paper":
             shipped[key] = rows
     at_paper_scale = {key[:-1] for key, rows in shipped.items() if rows[0]["scale"] == "paper"}
     kept = {k: rows for k, rows in shipped.items() if k[:-1] not in at_paper_scale or rows[0]["scale"] == "paper"}
     write_csv(folder / "rows.csv", (*COLUMNS, "scale"), [row for key in sorted(kept, key=order) for row in kept[key]])
+    write_settings(folder / "settings.json", {key[:-1]: settings_of.get(key[:-1]) for key in kept})
 
     owners = {key: row["run_id"] for key, row in shipped_by.items()}  # whose rows answer a question
     owners |= {key: run.name for key, (rows, run) in fresh.items() if kept.get(key) is rows}
@@ -131,6 +152,59 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
     write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [known[key] for key in sorted(known)])
     for line in gaps(list(known.values())):
         print(f"{folder}: {line}", file=sys.stderr)
+
+
+def unusable(run: Path) -> str:
+    """Why a complete run is no evidence; empty if it may be."""
+    if not intact(run):
+        return "metrics.csv is not what the run wrote"
+    if "evaluate_on: validation" in (run / "config.yaml").read_text().splitlines():
+        return "it was measured on validation data"
+    if not all(math.isfinite(float(row["value"])) for row in read_csv(run / "metrics.csv")):
+        return "not every value is finite"
+    return ""
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """What a run's rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out."""
+    asked = OmegaConf.to_container(config)
+    asked["precision"] = asked.get("compute", {}).get("precision")
+    for key in (*OUTSIDE_IDENTITY, "labels"):
+        asked.pop(key, None)
+    for key in OUTSIDE_IDENTITY_OF_DATASETS:
+        asked.get("dataset", {}).pop(key, None)
+    flat = {}
+    for name, value in asked.items():
+        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def settings_of_cell(run: Path) -> dict[str, Any]:
+    """What all seeds of a run's cell have in common."""
+    asked = settings(OmegaConf.load(run / "config.yaml"))
+    return {key: value for key, value in asked.items() if key not in ("seed", "networks")}
+
+
+def differences(asked: dict[str, Any], expected: dict[str, Any] | None) -> str:
+    """Where settings differ, in words; empty if they do not, or if nothing is known of the cell's.
+
+    A key that only one of them has came or went with a version of the code, and is no difference.
+    """
+    common = sorted(asked.keys() & expected.keys()) if expected is not None else []
+    words = [f"{key} is {asked[key]}, not {expected[key]}" for key in common if asked[key] != expected[key]]
+    return f"{words[0]} as in the other runs of its cell" if words else ""
+
+
+def read_settings(path: Path) -> dict[tuple, dict[str, Any]]:
+    """{cell: its settings}, of the cells that have some."""
+    return {tuple(key.split()): value for key, value in json.loads(path.read_text()).items()} if path.exists() else {}
+
+
+def write_settings(path: Path, settings_of: dict[tuple, dict[str, Any] | None]) -> None:
+    """A line a cell."""
+    lines = [f"{json.dumps(' '.join(key))}: {json.dumps(value)}" for key, value in sorted(settings_of.items()) if value]
+    with replacing(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def gaps(runs: Rows) -> list[str]:

@@ -68,7 +68,7 @@ def read_rows(path: Path) -> np.ndarray:
             occurs twice, or one cell mixes scales.
     """
     if not path.is_file():
-        raise RowsError(f"no rows at {path}: `make quickstart` makes reduced ones; `make help` lists what makes the rest")
+        raise RowsError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
     with path.open(newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.run import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS, replacing
-from scripts.collect import domain, read_csv, write_csv
+from experiments.run import replacing
+from scripts.collect import domain, read_csv, settings, write_csv
 
 
 class Search(NamedTuple):
@@ -133,20 +133,6 @@ def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict
         choice = tuple(OmegaConf.select(config, key) for key in search.chosen.values())
         found.setdefault((task, approach), {}).setdefault(choice, []).append(summary["objective"])
     return found
-
-
-def settings(config: DictConfig) -> dict[str, Any]:
-    """What a run's rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out."""
-    asked = OmegaConf.to_container(config)
-    asked["precision"] = asked["compute"]["precision"]
-    for key in (*OUTSIDE_IDENTITY, "labels"):
-        asked.pop(key, None)
-    for key in OUTSIDE_IDENTITY_OF_DATASETS:
-        asked["dataset"].pop(key, None)
-    flat = {}
-    for name, value in asked.items():
-        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def write_best(search: Search, by_choice: dict[Choice, list[float]], path: Path) -> None:

@@ -7,18 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.collect import MANIFEST, collect, domain, gaps, main, read_csv
 
 HEADER = "experiment,task,method,n_train,seed,step,split,metric,value\n"
 
 
-def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"):
+def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value", rate=0.1):
     folder = root / "regression" / name
     folder.mkdir(parents=True)
     rows = "".join(f"regression,booth,{method},20,{seed},9,test,value_mse,{value}\n" for seed in seeds)
     (folder / "metrics.csv").write_text(HEADER + rows)
-    (folder / "config.yaml").write_text("evaluate_on: test\n")
+    asked = {"evaluate_on": "test", "seed": seeds[0], "networks": len(seeds), "optimizer": {"learning_rate": rate}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(asked))
     (folder / "summary.json").write_text(json.dumps({"objective": value, "scale": scale}))
     (folder / "manifest.json").write_text(json.dumps({"run_id": name} | dict.fromkeys(MANIFEST[1:], "x")))
     return folder
@@ -82,13 +84,39 @@ def test_other_settings_are_left_out_unless_asked_for(tmp_path, capsys, scale):
     """A run of the same size with another learning rate is somebody's experiment, not the evidence."""
     results = tmp_path / "results"
     collect([make_run(tmp_path, "shipped", 1.0, scale=scale)], results)
-    other = make_run(tmp_path, "other_rate", 9.0, scale=scale, seeds=(0, 1, 2))
-    collect([other], results)
-    assert set(values(results).values()) == {("1.0", scale)}
-    assert "settings are not those of shipped" in capsys.readouterr().err
+    said = "optimizer.learning_rate is 0.2, not 0.1 as in the other runs of its cell (--replace takes it)"
+    for seeds in ((0, 1, 2), (2,)):  # another seed of the cell is no excuse
+        other = make_run(tmp_path, f"other_rate_{len(seeds)}", 9.0, scale=scale, seeds=seeds, rate=0.2)
+        collect([other], results)
+        assert set(values(results).values()) == {("1.0", scale)}
+        assert said in capsys.readouterr().err
     collect([other], results, replace=True)
-    assert set(values(results).values()) == {("9.0", scale)}
-    assert [row["run_id"] for row in read_csv(results / "runs.csv")] == ["other_rate"]
+    assert values(results) == {("value", "2"): ("9.0", scale)}, "means are of one setting"
+    assert [row["run_id"] for row in read_csv(results / "runs.csv")] == ["other_rate_1"]
+    collect([make_run(tmp_path, "another_seed", 8.0, scale=scale, seeds=(3,), rate=0.2)], results)
+    assert set(values(results)) == {("value", "2"), ("value", "3")}
+
+
+def test_runs_of_two_settings_collected_at_once_are_not_mixed(tmp_path, capsys):
+    runs = [make_run(tmp_path, f"rate_{rate}", rate, seeds=(seed,), rate=rate) for seed, rate in ((0, 0.1), (1, 0.2))]
+    for age, run in enumerate(runs):
+        os.utime(run / "summary.json", (100 + age, 100 + age))
+    collect(runs, tmp_path / "results")
+    assert values(tmp_path / "results") == {("value", "1"): ("0.2", "reduced")}, "the later says what a cell is"
+    assert "optimizer.learning_rate is 0.1, not 0.2" in capsys.readouterr().err
+
+
+def test_a_cell_from_before_settings_were_noted_takes_its_own_runs_and_other_seeds(tmp_path, capsys):
+    results = tmp_path / "results"
+    collect([shipped := make_run(tmp_path, "shipped", 1.0)], results)
+    (results / "settings.json").unlink()
+    collect([make_run(tmp_path, "other_rate", 9.0, rate=0.2)], results)
+    assert set(values(results).values()) == {("1.0", "reduced")}
+    assert "settings are not those of shipped" in capsys.readouterr().err
+    collect([shipped], results)
+    assert json.loads((results / "settings.json").read_text())["regression booth value 20"] == {
+        **{"evaluate_on": "test", "optimizer.learning_rate": 0.1, "precision": None},
+    }
 
 
 def test_a_run_that_diverged_is_left_out(tmp_path, capsys):
