@@ -3,7 +3,7 @@
 A run is the folder `runs/<experiment>/<run_id>/`:
 
     config.yaml     the resolved config
-    manifest.json   revision, versions, device, threads, wall time
+    manifest.json   revision, versions, device, threads, wall time, memory
     metrics.csv     the rows: experiment,task,method,n_train,seed,step,split,metric,value
     checkpoint.pt   state to resume from; gone when the run is complete
     curves.png      its metrics over training
@@ -28,6 +28,7 @@ import io
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import subprocess
@@ -246,6 +247,7 @@ class Run:
             "processes": self.ranks.count,
             "precision": self.config.compute.precision.name,
             "wall_seconds": self._wall_seconds(),
+            "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),  # of the process
         }
 
 

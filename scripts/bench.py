@@ -103,9 +103,15 @@ def alternate(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[st
     return {name: statistics.median(values) for name, values in measured.items()}
 
 
-def matrix_product(size: int) -> Callable[[], None]:
-    a, out = torch.randn(size, size), torch.empty(size, size)
-    return lambda: torch.mm(a, a, out=out)
+def matrix_product(size: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Callable[[], None]:
+    a, out = (make(size, size, device=device).to(dtype) for make in (torch.randn, torch.empty))
+
+    def step() -> None:
+        torch.mm(a, a, out=out)
+        if a.is_cuda:
+            torch.cuda.synchronize(a.device)
+
+    return step
 
 
 def batch(networks: int, n: int) -> list[torch.Tensor]:

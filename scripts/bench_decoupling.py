@@ -2,13 +2,15 @@
 
 The paper's 11-layer network for CIFAR-10 with three modules. Operations are those of products and convolutions, as
 PyTorch's counter sees them in a real step; elementwise work is not counted. `overhead` is the ratio of times over the
-ratio of operations: what a technique costs beyond its own arithmetic. Every technique takes its turn in each round and
-medians are compared, so that a noisy machine slows all of them alike.
+ratio of operations: what a technique costs beyond its own arithmetic. `share_of_peak` is the time that they would take
+at the speed of one large matrix product in the same precision, as a share of what they took. Every technique takes its
+turn in each round and medians are compared, so that a noisy machine slows all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from experiments.run import prepare_cpu
-from scripts.bench import alternate, show
+from scripts.bench import alternate, matrix_product, show
 from sobolev.decoupling import TECHNIQUES, DecoupledNetwork
 from sobolev.networks.convnets import CIFAR_SPLITS, cifar_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
@@ -33,11 +35,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("results/synthetic_gradients/bench.csv"))
+    parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/synthetic_gradients")
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
-    rows = bench(arguments.batch, arguments.rounds, torch.device(arguments.device))
-    show(rows, arguments.out)
+    device = torch.device(arguments.device)
+    rows = bench(arguments.batch, arguments.rounds, device)
+    name = "bench.csv" if device.type == "cpu" else f"bench_{device.type}.csv"
+    show(rows, arguments.out or Path("results/synthetic_gradients") / name)
 
 
 def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
@@ -46,7 +50,10 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
     for precision in PRECISIONS:
         steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
         operations = {name: count(step) for name, step in steps.items()}
-        seconds = alternate(steps, rounds)
+        size = 1024 if device.type == "cpu" else 8192  # where a product comes to the processor's limit
+        product = matrix_product(size, getattr(torch, precision), device.type)
+        seconds = alternate(steps | {"product": product}, rounds)
+        peak = 2 * size**3 / seconds["product"]
         for name in TECHNIQUES:
             slower = seconds[name] / seconds["backprop"]
             more = operations[name] / operations["backprop"]
@@ -59,6 +66,9 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
                     "times_backprop": f"{slower:.2f}",
                     "operations": f"{more:.2f}",
                     "overhead": f"{slower / more:.2f}",
+                    "share_of_peak": f"{operations[name] / seconds[name] / peak:.2f}",
+                    "peak_gflops": f"{peak / 1e9:.0f}",
+                    "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
                     "threads": torch.get_num_threads(),
                 }
             )

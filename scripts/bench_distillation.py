@@ -51,7 +51,7 @@ def bench(rounds: int) -> list[dict[str, str | int]]:
     for name, make in CANDIDATES.items():
         for method, alpha in (("value", 0.0), ("sobolev", ALPHA)):
             steps[f"{name} {method}"] = make(alpha)
-    products = {f"peak {dtype}": product(dtype) for dtype in ("float32", "bfloat16")}
+    products = {f"peak {dtype}": matrix_product(1024, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
     seconds = alternate(steps | products, rounds)
     peaks = {name.removeprefix("peak "): 2 * 1024**3 / seconds[name] for name in products}
     rows = []
@@ -91,13 +91,6 @@ def layer_products(policy: AtariPolicy) -> list[int]:
         side = (side - convolution.kernel_size[0]) // convolution.stride[0] + 1
         counts.append(convolution.weight.numel() * side**2)
     return [*counts, policy.hidden.weight.numel(), policy.actions.weight.numel()]
-
-
-def product(dtype: str) -> Callable[[], None]:
-    if dtype == "float32":
-        return matrix_product(1024)
-    a = torch.randn(1024, 1024).bfloat16()
-    return lambda: a @ a
 
 
 def states() -> torch.Tensor:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from scripts import drawing
 from scripts.rows import RowsError, curve, final, mean_estimate, read_rows, scale_of, select
-from scripts.tables import IMAGES, TABLE_1, TECHNIQUES, where
+from scripts.tables import IMAGES, TABLE_1, TECHNIQUES, row_of_table_1, where
 
 EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")
 # Colour and marker each tell the techniques apart on their own.
@@ -47,7 +47,7 @@ def table_1(rows: np.ndarray) -> Figure:
     """
     rows = select(rows, metric="accuracy_top1")
     settings, techniques = settings_of(rows), techniques_of(rows)
-    papers = [TABLE_1.get((task.replace("imagenette", "imagenet"), "accuracy_top1"), {}) for task, _ in settings]
+    papers = [TABLE_1.get((row_of_table_1(task), "accuracy_top1"), {}) for task, _ in settings]
     figure, panels = grid_of(len(settings), 1.75)
     hollow = {"color": "#555555", "marker": "d", "linestyle": "", "markerfacecolor": "none", "markersize": 4.5}
     for setting, paper, axes in zip(settings, papers, panels, strict=True):

@@ -47,6 +47,7 @@ IMAGES = {
     "digits": "digits",
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
+    "cifar10_60_epochs": "CIFAR-10, 60 epochs",
     "imagenet_resnet50_1": "ImageNet, 1 module",
     "imagenet_resnet50_3": "ImageNet, 3 modules",
     "imagenette_resnet50_1": "Imagenette, 1 module",
@@ -176,6 +177,11 @@ def where(task: str, scale: str) -> dict[str, str]:
     return {"experiment": experiment, "task": task, "scale": scale}
 
 
+def row_of_table_1(task: str) -> str:
+    """The task of the paper's table that one of ours stands beside."""
+    return task.replace("imagenette", "imagenet").removesuffix("_60_epochs")
+
+
 class Accuracy(NamedTuple):
     """The test accuracy of one technique at the end of training, over its seeds, and the paper's; per cent."""
 
@@ -203,7 +209,7 @@ def accuracies(rows: np.ndarray) -> list[Accuracy]:
             continue
         values = [100 * value for value in final(cell).values()]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-        paper_task = task.replace("imagenette", "imagenet")
+        paper_task = row_of_table_1(task)
         mean, spread = TABLE_1.get((paper_task, metric), {}).get(technique, (np.nan, np.nan))
         estimate = mean_estimate(values)
         entries.append(
@@ -228,7 +234,7 @@ def table_1(entries: Iterable[Accuracy]) -> str:
         seeds = "/".join(str(n) for n in sorted({entry.seeds for entry in group.values()}))
         ours = [format_accuracy(group[technique]) if technique in group else "-" for technique in shown]
         lines.append([IMAGES[task], ACCURACIES[metric], "ours", *ours, seeds, scale])
-        paper_task = task.replace("imagenette", "imagenet")
+        paper_task = row_of_table_1(task)
         if paper := TABLE_1.get((paper_task, metric)):
             numbers = [format_spread(*paper[technique]) if technique in paper else "-" for technique in shown]
             whose = "the paper's" if task == paper_task else "the paper's, of ImageNet"

@@ -170,6 +170,7 @@ def test_manifest_says_what_ran_it_and_leaks_nothing(make_config, monkeypatch):
     execute(config)
     manifest = json.loads((folder(config) / "manifest.json").read_text())
     assert {"revision", "dirty", "torch", "device", "threads", "precision", "wall_seconds"} <= manifest.keys()
+    assert 0.05 < manifest["peak_memory_gib"] < 64
     for path in folder(config).iterdir():
         assert b"hunter2" not in path.read_bytes()
 

@@ -28,6 +28,7 @@ from scripts.tables import (
     format_number,
     format_spread,
     markdown,
+    row_of_table_1,
     table_1,
     where,
 )
@@ -53,7 +54,7 @@ class Setting(NamedTuple):
     @property
     def paper(self) -> str:
         """The paper's numbers in the order of `ranking`, in words."""
-        task = self.task.replace("imagenette", "imagenet")
+        task = row_of_table_1(self.task)
         if (task, "accuracy_top1") not in TABLE_1:
             return "no number of this task"
         numbers = [format_spread(*TABLE_1[task, "accuracy_top1"][technique]) for technique in self.ranking]
@@ -78,19 +79,22 @@ DIGITS = Setting(
 )
 MNIST = Setting(
     *("mnist", "reduced", "sg_mnist"),
-    "a network of 4 convolutions with 3 modules, predictors' rates chosen by technique: the paper mentions toy runs on "
-    "MNIST, no more",
+    "a network of 4 convolutions with 3 modules, predictors at 1e-3: the paper mentions toy runs on MNIST, no more",
 )
 CIFAR = Setting("cifar10", "paper", "table_1_cifar10", OPEN)
 CIFAR_REDUCED = Setting(
     *("cifar10", "reduced", "table_1_cifar10_reduced"),
     "the paper's 11 layers and predictors at a quarter of the channels, fewer and smaller batches; bfloat16",
 )
+CIFAR_60 = Setting(
+    *("cifar10_60_epochs", "reduced", "table_1_cifar10_60_epochs"),
+    "9,375 updates for the 100,000 of ours at paper scale; the network, batches and rates are the paper's; bfloat16",
+)
 IMAGENET_1 = Setting("imagenet_resnet50_1", "paper", "table_1_imagenet_1", OPEN)
 IMAGENET_3 = Setting("imagenet_resnet50_3", "paper", "table_1_imagenet_3", OPEN)
 IMAGENETTE_1 = Setting("imagenette_resnet50_1", *OF_IMAGENETTE)
 IMAGENETTE_3 = Setting("imagenette_resnet50_3", *OF_IMAGENETTE)
-SETTINGS = (DIGITS, MNIST, CIFAR_REDUCED, CIFAR, IMAGENETTE_1, IMAGENETTE_3, IMAGENET_1, IMAGENET_3)
+SETTINGS = (DIGITS, MNIST, CIFAR_REDUCED, CIFAR_60, CIFAR, IMAGENETTE_1, IMAGENETTE_3, IMAGENET_1, IMAGENET_3)
 DEEPER = (  # from fewer modules or a shallower network to more or a deeper one
     (CIFAR, IMAGENET_3),
     (IMAGENET_1, IMAGENET_3),
@@ -243,14 +247,14 @@ def gap_grows(evidence: Evidence, shallow: Setting, deep: Setting) -> Finding:
     )
 
 
-def baseline(evidence: Evidence) -> Finding:
+def baseline(evidence: Evidence, setting: Setting) -> Finding:
     """Whether backpropagation comes to its known accuracy."""
-    evidence = part(evidence, CIFAR)
-    estimate = mean_estimate(accuracy(evidence.rows, CIFAR, "backprop").values())
+    evidence = part(evidence, setting)
+    estimate = mean_estimate(accuracy(evidence.rows, setting, "backprop").values())
     return find(
         evidence,
         lambda: every((exceeds(estimate, BASELINE - TOLERANCE), negation(exceeds(estimate, BASELINE + TOLERANCE)))),
-        missing(evidence.rows, CIFAR, ["backprop"]),
+        missing(evidence.rows, setting, ["backprop"]),
         f"{format_interval(estimate)} %" if estimate.n else "",
     )
 
@@ -296,7 +300,8 @@ def claims_of(setting: Setting) -> list[Claim]:
             sentence="Sobolev Training is the most reliable: its accuracy has the smallest standard deviation.",
             paper=setting.paper,
             rule="For each of the others the interval of the ratio (its standard deviation over seeds / Sobolev's) "
-            "lies above 1; not reproduced if one lies below. With 3 seeds that takes a ratio above 6.2, with 10 one above 2.",
+            "lies above 1; not reproduced if one lies below. With 3 seeds that takes a ratio above 6.2, with 10 one "
+            "above 2.",
             command=remake(setting),
             judge=lambda evidence: most_reliable(evidence, setting),
         ),
@@ -313,6 +318,19 @@ def claim_of_depth(shallow: Setting, deep: Setting) -> Claim:
         "paper, the task changes with the depth.",
         command=remake(shallow, deep),
         judge=lambda evidence: gap_grows(evidence, shallow, deep),
+    )
+
+
+def claim_of_recipe(setting: Setting) -> Claim:
+    """That backpropagation does what it is known to do."""
+    return Claim(
+        key=f"Recipe check, {setting.name}",
+        sentence="Backpropagation, for which the recipe was tuned, comes to 94.3% on CIFAR-10.",
+        paper="94.3 (Table 1)",
+        rule=f"The interval of the mean accuracy lies within {BASELINE:.0f} ± {TOLERANCE}%. With the paper's network "
+        "and batches alone: if it fails, the other rows are of another recipe.",
+        command=remake(setting),
+        judge=lambda evidence: baseline(evidence, setting),
     )
 
 
@@ -397,15 +415,7 @@ SYNTHETIC_GRADIENTS = Domain(
     claims=(
         *(claim for setting in SETTINGS for claim in claims_of(setting)),
         *(claim_of_depth(shallow, deep) for shallow, deep in DEEPER),
-        Claim(
-            key="Recipe check, CIFAR-10, paper",
-            sentence="Backpropagation, for which the recipe was tuned, comes to 94.3% on CIFAR-10.",
-            paper="94.3 (Table 1)",
-            rule=f"The interval of the mean accuracy lies within {BASELINE:.0f} ± {TOLERANCE}%. At the paper's scale "
-            "alone: if it fails, the other rows of CIFAR-10 are of another recipe.",
-            command=remake(CIFAR),
-            judge=baseline,
-        ),
+        *(claim_of_recipe(setting) for setting in (CIFAR, CIFAR_60)),
         *(claim for setting in (MNIST, DIGITS, CIFAR_REDUCED) for claim in claims_of_labels(setting)),
     ),
     appendix=appendix,
