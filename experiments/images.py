@@ -1,19 +1,24 @@
-"""Fetching data sets where someone watches: the library's download with a progress bar."""
+"""Data sets where someone watches: fetching with a progress bar, and sizes that are known before anything is read."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from tqdm import tqdm
 
-from sobolev.images import download
+from sobolev.images import ImageError, download
+from sobolev.images.in_memory import CIFAR_SHAPE, MNIST_SIDE
+
+SIDES = {"digits": 8, "mnist": MNIST_SIDE, "cifar10": CIFAR_SHAPE[-1]}  # of the images that are held in memory
 
 
 def fetch(name: str, folder: Path | str) -> Path:
     """Download a data set unless it is there; the bar is silent where stderr is not a terminal.
 
     Raises:
-        ImageError: as `sobolev.images.download` does.
+        ImageError: as `sobolev.images.download` does, or the folder cannot be used.
+        OSError: the disk is full.
     """
     with tqdm(unit="B", unit_scale=True, disable=None) as bar:
 
@@ -22,4 +27,12 @@ def fetch(name: str, folder: Path | str) -> Path:
             bar.total = total or None
             bar.update(done - bar.n)
 
-        return download(name, folder, progress)
+        try:
+            return download(name, folder, progress)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # `one_line_errors` has its own words for it
+            cause = error.strerror or error
+            raise ImageError(
+                f"{folder} cannot be used ({cause}): name a folder that can be written, or that holds the set"
+            ) from None

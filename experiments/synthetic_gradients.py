@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig, SGDConfig
 from experiments.errors import BadInput, nearest
-from experiments.images import fetch
+from experiments.images import SIDES, fetch
 from experiments.run import Run
 from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
@@ -34,9 +35,12 @@ from sobolev.seeding import generator
 NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
 SPLITS = ("test", "validation")
 EVALUATED = 100  # images at a time
-CIFAR_STEPS, CIFAR_BATCH = 100_000, 320  # below any of these, or with a narrower network, a run is `reduced`
+# SM 4.1 and 4.2. Below any of these numbers, or with another network, other rates or crops, a run is `reduced`.
+PAPER_RATES = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "predictor_learning_rate": 1e-4}
+CIFAR_STEPS, CIFAR_BATCH, CIFAR_MILESTONES = 100_000, 320, [0.4, 0.6, 0.8]
 CIFAR_PREDICTOR = {"channels": [128], "strides": [1], "head": "flatten"}
-IMAGENET_STEPS, IMAGENET_BATCH, IMAGENET_TRAIN = 200_000, 1088, 1_281_167
+IMAGENET_STEPS, IMAGENET_BATCH, IMAGENET_MILESTONES = 200_000, 1088, [0.5, 0.75, 0.875]
+IMAGENET_TRAIN, IMAGENET_AREA = 1_281_167, 0.08
 IMAGENET_PREDICTOR = {"channels": [64, 64], "strides": [1, 2], "head": "average"}
 
 Batch = tuple[Tensor, Tensor]  # x_BCHW, normalised; labels_B
@@ -103,22 +107,33 @@ def check(config: DecoupledConfig) -> None:
     ):
         if value not in choices:
             raise BadInput(f"{key}={value} is unknown{nearest(value, [*choices])}")
-    positive = {
-        "dataset.n_train": dataset.n_train,
-        "evaluations": config.evaluations,
-        "gradient_samples": config.gradient_samples,
-        "optimizer.steps": optimizer.steps,
-        "optimizer.batch_size": optimizer.batch_size,
-        "optimizer.learning_rate": optimizer.learning_rate,
-        "optimizer.predictor_learning_rate": optimizer.predictor_learning_rate,
-        "model.label_predictor.channels": min(model.label_predictor.channels, default=0),
-        "model.direct_channels": min(model.direct_channels, default=0),
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise BadInput(f"{key} must be positive, not {value}")
-    if config.seed < 0:
-        raise BadInput(f"seed must be 0 or more, not {config.seed}")
+    ranges = [  # what is right, how to tell, and of which settings
+        ("0 or more", lambda value: value >= 0, ["seed", "optimizer.weight_decay"]),
+        ("0 or more and below 1", lambda value: 0 <= value < 1, ["optimizer.momentum"]),
+    ]
+    positive = [
+        *("dataset.n_train", "evaluations", "gradient_samples", "optimizer.steps", "optimizer.batch_size"),
+        *("optimizer.learning_rate", "optimizer.predictor_learning_rate", "model.direct_channels"),
+        *("model.label_predictor.channels", "model.label_predictor.strides"),
+    ]
+    if in_memory:
+        side = SIDES[dataset.name]
+        right = f"from 0 to {side - 1} for images of {side} x {side}"
+        ranges.append((right, lambda value: 0 <= value < side, ["dataset.padding"]))
+    else:
+        positive.append("dataset.resize")
+        right = f"from 1 to dataset.resize={dataset.resize}"
+        ranges += [
+            (right, lambda value: 1 <= value <= dataset.resize, ["dataset.size"]),
+            ("above 0 and at most 1", lambda value: 0 < value <= 1, ["dataset.min_area"]),
+            ("from 0 to 1", lambda value: 0 <= value <= 1, ["dataset.colour"]),
+            ("0 or more", lambda value: value >= 0, ["dataset.workers"]),
+        ]
+    for right, holds, keys in [("positive", lambda value: value > 0, positive), *ranges]:
+        for key in keys:
+            value = attrgetter(key)(config)
+            if value == [] or not all(map(holds, value if isinstance(value, list) else [value])):
+                raise BadInput(f"{key} must be {right}, not {value}")
     if not all(0 < milestone < 1 for milestone in optimizer.milestones):
         raise BadInput(f"optimizer.milestones={optimizer.milestones}: expected parts of the steps, between 0 and 1")
     if config.evaluate_on == "validation" and dataset.hold_out < 1:
@@ -130,18 +145,22 @@ def check(config: DecoupledConfig) -> None:
 
 
 def scale(config: DecoupledConfig) -> str:
-    """`paper` where nothing is smaller than in the paper's rows of Table 1 and the techniques are the paper's, else
-    `reduced`: digits and MNIST always."""
+    """`paper` where nothing is smaller than in the paper's rows of Table 1 and techniques and rates are the paper's,
+    else `reduced`: digits and MNIST always."""
     model, optimizer, dataset = config.model, config.optimizer, config.dataset
     modules, predictor = len(model.splits), asdict(model.label_predictor)
     whole = dataset.hold_out == 0 and technique_of(config) == TECHNIQUES.get(config.technique.name)
+    whole &= all(getattr(optimizer, key) == value for key, value in PAPER_RATES.items())
     if dataset.name == "cifar10":
         whole &= optimizer.steps >= CIFAR_STEPS and optimizer.batch_size >= CIFAR_BATCH
+        whole &= optimizer.milestones == CIFAR_MILESTONES
         whole &= (model.channels, model.strides) == (list(CIFAR_CHANNELS), list(CIFAR_STRIDES))
         whole &= modules == 3 and predictor == CIFAR_PREDICTOR and model.direct_channels == [128, 128]
     elif dataset.name == "imagenet":
         whole &= optimizer.steps >= IMAGENET_STEPS and optimizer.batch_size >= IMAGENET_BATCH
+        whole &= optimizer.milestones == IMAGENET_MILESTONES
         whole &= dataset.n_train >= IMAGENET_TRAIN and dataset.size >= 224
+        whole &= dataset.min_area == IMAGENET_AREA and dataset.flip and dataset.colour > 0
         whole &= model.network == "resnet50" and modules in (1, 3) and predictor == IMAGENET_PREDICTOR
     else:
         whole = False
@@ -297,8 +316,8 @@ def train_batches(images: Images, config: DecoupledConfig, first: int, run: Run)
             pixels_BCHW, labels_B = (t.to(run.device, non_blocking=True) for t in (pixels_BCHW, labels_B))
             if isinstance(images, ImageFolder):
                 if dataset.colour:
-                    draw = generator(config.seed, "colour", epoch, k, run.ranks.rank)
-                    pixels_BCHW = photometric(pixels_BCHW, draw, dataset.colour)
+                    draw = generator(config.seed, "colour", epoch, k)
+                    pixels_BCHW = photometric(pixels_BCHW, draw, dataset.colour, run.ranks.rank, run.ranks.count)
             else:
                 draw = generator(config.seed, "augment", epoch, k)
                 pixels_BCHW = shift_and_flip(pixels_BCHW, draw, dataset.padding, dataset.flip)

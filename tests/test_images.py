@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -16,7 +17,7 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from experiments.images import fetch
+from experiments.images import SIDES, fetch
 from scripts import download as download_script
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, download, photometric, shift_and_flip
 from sobolev.images.download import Source
@@ -154,6 +155,13 @@ def test_mnist_is_read_byte_by_byte(tmp_path, monkeypatch):
         assert images.pixels_NCHW.shape[1:] == (1, 28, 28)
         assert np.array_equal(images.pixels_NCHW[:, 0], parts[split][0])
         assert np.array_equal(images.labels_N, parts[split][1])
+
+
+def test_sides_are_those_of_the_images(tmp_path, monkeypatch):
+    write_cifar10(tmp_path, monkeypatch)
+    write_mnist(tmp_path, monkeypatch)
+    shapes = {name: read(tmp_path, "test").pixels_NCHW.shape[2:] for name, read in IN_MEMORY.items()}
+    assert {name: (side, side) for name, side in SIDES.items()} == shapes
 
 
 def test_validation_is_cut_from_train_and_leaves_the_statistics(tmp_path, monkeypatch):
@@ -403,6 +411,51 @@ def test_the_command_that_messages_name(publisher, archive, tmp_path, monkeypatc
         download_script.main()
 
 
+def test_a_set_that_is_there_needs_no_folder_to_write_to(tmp_path, monkeypatch):
+    """As root, who runs tests in containers, may write anywhere, whatever would write fails instead."""
+    write_cifar10(tmp_path, monkeypatch)
+
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    before = sorted(tmp_path.iterdir())
+    for method in ("mkdir", "open"):
+        monkeypatch.setattr(f"pathlib.Path.{method}", refuse)
+    tmp_path.chmod(0o555)
+    try:
+        assert fetch("cifar10", tmp_path) == tmp_path / "cifar-10-batches-bin"
+    finally:
+        tmp_path.chmod(0o755)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("where", "cause"), [("file", "File exists"), ("file/data", "Not a directory"), ("remote", "No locks available")]
+)
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, where, cause):
+    (tmp_path / "file").write_text("no folder")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("sys.argv", ["download", "cifar10", "--folder", str(tmp_path / where)])
+    message = rf"error: {tmp_path / where} cannot be used \({cause}\)"
+    with pytest.raises(SystemExit, match=message) as caught:
+        download_script.main()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_keeps_its_own_words(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("sys.argv", ["download", "cifar10", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit, match="error: the disk is full"):
+        download_script.main()
+
+
 def test_a_progress_bar_counts_each_file(publisher, archive, tmp_path, monkeypatch):
     bars = []
 
@@ -618,3 +671,12 @@ def test_what_an_image_takes_in_memory(tmp_path):
     tracemalloc.stop()
     assert len(folder) == 6000
     assert held / len(folder) < 50
+
+
+def test_colours_of_a_shared_batch_are_those_of_the_whole():
+    pixels = torch.randint(0, 256, (6, 3, 5, 5), dtype=torch.uint8, generator=rng(1))
+    whole = photometric(pixels, rng(4))
+    assert not torch.equal(whole[0::2], photometric(pixels[0::2], rng(4)))
+    for rank in range(2):
+        share = photometric(pixels[rank::2], rng(4), rank=rank, ranks=2)
+        assert torch.equal(share, whole[rank::2])

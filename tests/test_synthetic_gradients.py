@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from experiments import synthetic_gradients as experiment
+from experiments.config import register
 from experiments.errors import BadInput
 from experiments.run import execute, run_id
 from scripts.bench_decoupling import count
@@ -47,42 +50,77 @@ def test_every_technique_has_a_config():
     assert {path.stem for path in (CONFIGS / "technique").glob("*.yaml")} == set(TECHNIQUES)
 
 
-def test_the_papers_cifar10_network_and_recipe(make_config):
-    config = make_config(SGD, "dataset=cifar10", "technique=sobolev", "optimizer=sgd_cifar10", "optimizer.steps=100000")
-    network = experiment.build(config, n_classes=10, shape=(3, 32, 32))
-    kernels = [module for module in network.parts.modules() if isinstance(module, torch.nn.Conv2d)]
-    assert [kernel.out_channels for kernel in kernels] == [64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
-    assert [predictor.convolutions[0].out_channels for predictor in network.predictors] == [128] * 3
-    assert [predictor.linear.in_features for predictor in network.predictors] == [128 * s * s for s in (32, 16, 8)]
-    rates = {step: experiment.learning_rate(config.optimizer, step) for step in (0, 39_999, 40_000, 60_000, 80_000)}
-    assert list(rates.values()) == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.0001])
-    assert experiment.scale(config) == "paper"
-    config.model.channels[0] = 32
-    assert experiment.scale(config) == "reduced"
+def shipped(*overrides: str):
+    """A config as it ships, at full size."""
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", overrides))
+
+
+CIFAR = (SGD, "dataset=cifar10")
+IMAGENET = ("experiment=synthetic_gradients_imagenet",)
+
+
+def kernels_of(module: torch.nn.Module) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
+    """(kernels, their size, their stride) of each convolution."""
+    convolutions = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+    return [(layer.out_channels, layer.kernel_size, layer.stride) for layer in convolutions]
 
 
 @pytest.mark.parametrize(
-    "override",
-    [
-        *("dataset.hold_out=25000", "model.splits=[8]", "model.label_predictor.channels=[1]"),
-        *("technique.targets=bootstrapped", "technique.reduction=mean"),
-    ],
+    ("names", "batch_size", "falls"),
+    [(CIFAR, 320, (40_000, 60_000, 80_000)), (IMAGENET, 34 * 32, (100_000, 150_000, 175_000))],
 )
-def test_what_is_not_the_papers_is_not_called_so(make_config, override):
-    whole = (SGD, "dataset=cifar10", "technique=sobolev", "optimizer=sgd_cifar10", "optimizer.steps=100000")
-    assert experiment.scale(make_config(*whole)) == "paper"
-    assert experiment.scale(make_config(*whole, override)) == "reduced"
+def test_the_papers_rates_batches_and_schedules(names, batch_size, falls):
+    """SM 4.1 and 4.2."""
+    settings = shipped(*names).optimizer
+    assert (settings.learning_rate, settings.momentum, settings.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (settings.predictor_learning_rate, settings.batch_size) == (1e-4, batch_size)
+    for power, fall in enumerate(falls):
+        assert experiment.learning_rate(settings, fall - 1) == pytest.approx(0.1 * 10**-power)
+        assert experiment.learning_rate(settings, fall) == pytest.approx(0.01 * 10**-power)
+
+
+def test_the_papers_cifar10_networks():
+    network = experiment.build(shipped(*CIFAR), n_classes=10, shape=(3, 32, 32))
+    widths = [64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
+    strides = [1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1]
+    assert kernels_of(network.parts) == [(n, (3, 3), (s, s)) for n, s in zip(widths, strides, strict=True)]
+    assert [kernels_of(predictor) for predictor in network.predictors] == [[(128, (3, 3), (1, 1))]] * 3
+    assert [predictor.linear.in_features for predictor in network.predictors] == [128 * s * s for s in (32, 16, 8)]
+    direct = experiment.build(shipped(*CIFAR, "technique=direct"), n_classes=10, shape=(3, 32, 32)).predictors
+    assert [[kernels for kernels, *_ in kernels_of(predictor)] for predictor in direct] == [
+        [128, 128, of_hidden] for of_hidden in (64, 128, 256)
+    ]
+    assert all(shape == [(3, 3), (1, 1)] for predictor in direct for _, *shape in kernels_of(predictor))
 
 
 @pytest.mark.parametrize(("model", "splits"), [("resnet50_1", 1), ("resnet50_3", 3)])
-def test_the_papers_imagenet_recipe(make_config, model, splits):
-    config = make_config("experiment=synthetic_gradients_imagenet", f"model={model}", "optimizer.steps=200000")
-    network = experiment.build(config, n_classes=10, shape=(3, 64, 64))
-    assert len(network.predictors) == splits
-    assert [convolution.stride[0] for convolution in network.predictors[0].convolutions] == [1, 2]
-    assert experiment.learning_rate(config.optimizer, 100_000) == pytest.approx(0.01)
-    assert experiment.learning_rate(config.optimizer, 174_999) == pytest.approx(0.001)
-    assert experiment.scale(config) == "reduced"  # a folder of six images
+def test_the_papers_imagenet_networks(model, splits):
+    network = experiment.build(shipped(*IMAGENET, f"model={model}"), n_classes=1000, shape=(3, 64, 64))
+    assert [kernels_of(predictor) for predictor in network.predictors] == [
+        [(64, (3, 3), (1, 1)), (64, (3, 3), (2, 2))]
+    ] * splits
+    assert [predictor.linear.in_features for predictor in network.predictors] == [64] * splits, "an average first"
+
+
+@pytest.mark.parametrize("names", [CIFAR, IMAGENET, (*IMAGENET, "model=resnet50_3")])
+def test_what_is_not_the_papers_is_not_called_so(names):
+    assert experiment.scale(shipped(*names)) == "paper"
+    for override in (
+        *("dataset.hold_out=25000", "model.splits=[8,9]", "model.label_predictor.channels=[1]"),
+        *("technique.targets=bootstrapped", "technique.reduction=mean"),
+        *("optimizer.steps=99999", "optimizer.batch_size=319", "optimizer.milestones=[]", "optimizer.momentum=0.8"),
+        *("optimizer.learning_rate=0.2", "optimizer.predictor_learning_rate=1e-3", "optimizer.weight_decay=0"),
+    ):
+        assert experiment.scale(shipped(*names, override)) == "reduced", override
+
+
+def test_less_than_the_papers_network_or_images_is_reduced():
+    assert experiment.scale(shipped(*CIFAR, "model=convnet_cifar10_quarter")) == "reduced"
+    assert experiment.scale(shipped(*CIFAR, "optimizer=sgd_cifar10_60_epochs")) == "reduced"
+    for override in ("n_train=1000", "size=128", "min_area=0.5", "colour=0", "flip=false"):
+        assert experiment.scale(shipped(*IMAGENET, f"dataset.{override}")) == "reduced", override
 
 
 def test_weight_decay_is_for_kernels(make_config):
@@ -184,16 +222,48 @@ REFUSALS = {
     "optimizer.milestones=[40000]": "between 0 and 1",
     "optimizer.steps=0": "optimizer.steps must be positive",
     "seed=-1": "seed must be 0 or more",
+    "dataset.padding=8": "dataset.padding must be from 0 to 7 for images of 8 x 8, not 8",
+    "dataset.padding=-1": "dataset.padding must be from 0 to 7 for images of 8 x 8, not -1",
+    "optimizer.momentum=-1": "optimizer.momentum must be 0 or more and below 1, not -1",
+    "optimizer.momentum=1": "optimizer.momentum must be 0 or more and below 1, not 1",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay must be 0 or more, not -1",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate must be positive, not nan",
+    "model.label_predictor.strides=[0]": r"model.label_predictor.strides must be positive, not \[0\]",
+    "model.label_predictor.channels=[]": r"model.label_predictor.channels must be positive, not \[\]",
+}
+REFUSALS_OF_FOLDERS = {
+    "dataset.size=0": "dataset.size must be from 1 to dataset.resize=40, not 0",
+    "dataset.size=41": "dataset.size must be from 1 to dataset.resize=40, not 41",
+    "dataset.resize=0": "dataset.resize must be positive, not 0",
+    "dataset.min_area=0": "dataset.min_area must be above 0 and at most 1, not 0",
+    "dataset.min_area=2": "dataset.min_area must be above 0 and at most 1, not 2",
+    "dataset.colour=2": "dataset.colour must be from 0 to 1, not 2",
+    "dataset.workers=-1": "dataset.workers must be 0 or more, not -1",
 }
 
 
-@pytest.mark.parametrize("override", REFUSALS)
-def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_path, override):
-    config = make_config(SGD, override)
-    config.dataset.folder, config.dataset.download = str(tmp_path), False
-    with pytest.raises(BadInput, match=REFUSALS[override]) as caught:
+@pytest.mark.parametrize(
+    ("experiment", "override", "message"),
+    [
+        *((SGD, *refusal) for refusal in REFUSALS.items()),
+        *((f"{SGD}_imagenet", *refusal) for refusal in REFUSALS_OF_FOLDERS.items()),
+    ],
+)
+def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_path, experiment, override, message):
+    config = make_config(experiment, override)
+    if experiment == SGD:
+        config.dataset.folder, config.dataset.download = str(tmp_path), False
+    with pytest.raises(BadInput, match=message) as caught:
         execute(config)
     assert "\n" not in str(caught.value)
+    assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
+
+
+def test_a_folder_that_cannot_hold_data_is_refused_before_training(make_config, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    config = make_config(SGD, "dataset=cifar10", f"dataset.folder={tmp_path / 'file' / 'data'}")
+    with pytest.raises(BadInput, match=r"dataset=cifar10: .*file/data cannot be used \(Not a directory\)"):
+        execute(config)
     assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
 
 

@@ -59,7 +59,9 @@ def _reflect(pixels_BCHW: Tensor, padding: int) -> Tensor:
     return pixels_BCHW
 
 
-def photometric(pixels_BCHW: Tensor, generator: torch.Generator, strength: float = 0.5) -> Tensor:
+def photometric(
+    pixels_BCHW: Tensor, generator: torch.Generator, strength: float = 0.5, rank: int = 0, ranks: int = 1
+) -> Tensor:
     """Random brightness, contrast and colour, in random order (Howard 2013, as the Inception networks were trained).
 
     Each is x <- r + f (x - r) cut to 0..255, with f uniform in 1 +- strength for each sample, and for r: black
@@ -69,6 +71,8 @@ def photometric(pixels_BCHW: Tensor, generator: torch.Generator, strength: float
         pixels_BCHW: uint8 with 3 channels, and so is the result.
         generator: the source of randomness.
         strength: from 0 (nothing) to 1; Howard's is 0.5.
+        rank: the pixels are every ranks-th sample of a batch from this one on, and change as in the whole batch.
+        ranks: processes that share the batch.
 
     Raises:
         ValueError: a strength outside [0, 1], or pixels without 3 channels.
@@ -77,10 +81,10 @@ def photometric(pixels_BCHW: Tensor, generator: torch.Generator, strength: float
         raise ValueError(f"strength={strength}: expected 0 to 1")
     if pixels_BCHW.shape[1] != 3:
         raise ValueError(f"expected pixels (B, 3, H, W), got {tuple(pixels_BCHW.shape)}")
-    n, device = len(pixels_BCHW), pixels_BCHW.device
-    factors_3B = torch.rand(3, n, generator=generator, device=generator.device).to(device) * 2 - 1
-    factors_3B = 1 + strength * factors_3B
-    order_3B = torch.rand(3, n, generator=generator, device=generator.device).argsort(0).to(device)
+    n, device = len(pixels_BCHW) * ranks, pixels_BCHW.device
+    uniform_3B, which_3B = (torch.rand(3, n, generator=generator, device=generator.device) for _ in range(2))
+    factors_3B = 1 + strength * (2 * uniform_3B[:, rank::ranks].to(device) - 1)
+    order_3B = which_3B[:, rank::ranks].argsort(0).to(device)
     x = pixels_BCHW.float()
     weights_C11 = x.new_tensor(LUMINANCE)[:, None, None]
     for factor_B, which_B in zip(factors_3B, order_3B, strict=True):

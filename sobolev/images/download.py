@@ -84,15 +84,17 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
     Raises:
         ImageError: the publisher cannot be reached or sends something else than was published. Nothing is left behind.
         ValueError: an unknown name.
-        OSError: the disk is full or cannot be written.
+        OSError: the disk is full, or the folder cannot be read or written.
     """
     if name not in SOURCES:
         raise ValueError(f"{name} cannot be downloaded: choose from {', '.join(SOURCES)}")
     source, folder = SOURCES[name], Path(folder)
     target, partial = folder / source.directory, folder / f".{source.directory}.partial"
+    if target.exists():  # whole, as it is renamed last; its folder need not be ours to write
+        return target
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f".{source.directory}.lock"):
-        if target.exists():
+        if target.exists():  # by now, from another process
             return target
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         try:
