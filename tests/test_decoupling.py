@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -107,16 +108,20 @@ def naive_gradients(network: DecoupledNetwork, x: torch.Tensor, labels: torch.Te
 
     found = {}
     for i, part in enumerate(network.parts):
+        named = {name: p for name, p in part.named_parameters(prefix=f"parts.{i}") if p.requires_grad}
+        if not named:
+            continue
         if part is network.parts[-1]:
             objective = loss.mean()
         elif technique.crosses == "nothing":
             continue
         else:
             objective = (hidden[i + 1] * synthetic[i]).sum() / len(labels)
-        names, parameters = zip(*part.named_parameters(prefix=f"parts.{i}"), strict=True)
-        found |= dict(zip(names, torch.autograd.grad(objective, parameters, retain_graph=True), strict=True))
+        found |= dict(zip(named, torch.autograd.grad(objective, named.values(), retain_graph=True), strict=True))
     for i, predictor in enumerate(network.predictors):
         for name, parameter in predictor.named_parameters(prefix=f"predictors.{i}"):
+            if not parameter.requires_grad:
+                continue
             (gradient,) = torch.autograd.grad(losses[i], parameter, retain_graph=True, allow_unused=True)
             found[name] = torch.zeros_like(parameter) if gradient is None else gradient
     return found
@@ -132,6 +137,63 @@ def test_a_step_is_the_definition(name, targets, batchnorm):
         x, labels = data()
         network.step(x, labels)
         torch.testing.assert_close(gradients(network), naive_gradients(network, x, labels))
+
+
+class Shifted(nn.Module):
+    """A module with a + b, of one shape, added to what comes in: autograd has one gradient for both."""
+
+    def __init__(self, module: nn.Module, shape: tuple[int, ...]):
+        super().__init__()
+        self.module = module
+        self.a, self.b = (nn.Parameter(torch.randn(shape, dtype=torch.float64)) for _ in range(2))
+
+    def forward(self, x):
+        return self.module(x + (self.a + self.b))
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_parameters_that_are_added_up_each_have_the_gradient(name):
+    network = make_network(TECHNIQUES[name])
+    shapes = [(2, 6, 6), (BATCH, 3, 6, 6), (BATCH, 4, 3, 3)]  # of a batch's, the gradient is the one that goes down
+    network.parts = nn.ModuleList(map(Shifted, network.parts, shapes))
+    if name == "noprop":
+        network.parts[:-1].requires_grad_(False)
+    x, labels = data()
+    network.step(x, labels)
+    torch.testing.assert_close(gradients(network), naive_gradients(network, x, labels))
+    places = [parameter.grad.data_ptr() for parameter in network.main_parameters()]
+    assert len(set(places)) == len(places)  # so that what changes one, as clipping does, changes no other
+
+
+# A frozen part at the index, or one that has no parameters.
+NOTHING_TO_LEARN = {"frozen lowest": 0, "frozen": 1, "frozen last": 2, "no parameters": 1}
+
+
+def leave_nothing_to_learn(network: DecoupledNetwork, what: str) -> None:
+    if what == "no parameters":
+        network.parts[1] = nn.Sequential(nn.AvgPool2d(2), nn.ConstantPad3d((0, 0, 0, 0, 0, 1), 0.0))
+    else:
+        network.parts[NOTHING_TO_LEARN[what]].requires_grad_(False)
+
+
+@pytest.mark.parametrize("what", NOTHING_TO_LEARN)
+@pytest.mark.parametrize("targets", ["true", "bootstrapped"])
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_gradients_go_through_a_part_that_has_nothing_to_learn(name, targets, what):
+    network = make_network(replace(TECHNIQUES[name], targets=targets))
+    leave_nothing_to_learn(network, what)
+    x, labels = data()
+    network.step(x, labels)
+    torch.testing.assert_close(gradients(network), naive_gradients(network, x, labels))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_frozen_predictor_is_used_and_does_not_learn(name):
+    network = make_network(TECHNIQUES[name])
+    network.predictors[0].requires_grad_(False)
+    x, labels = data()
+    network.step(x, labels)
+    torch.testing.assert_close(gradients(network), naive_gradients(network, x, labels))
 
 
 class PerfectPredictor(nn.Module):
@@ -319,7 +381,7 @@ MISTAKES = {
     "no weight": ({"crosses": "derivative"}, "needs a weight above 0"),
     "a weight for nothing": ({"crosses": "nothing", "value": 1}, "needs no weight above 0"),
     "a value of an output": ({"crosses": "output", "value": 1}, "has no value"),
-    "negative": ({"crosses": "derivative", "value": -1}, "0 or more"),
+    "negative": ({"crosses": "derivative", "value": -1}, "0 or more, not value=-1, gradient=0.0, label=0.0"),
     "distance": ({"crosses": "derivative", "value": 1, "distance": "l3"}, "distance must be one of"),
 }
 
@@ -334,6 +396,31 @@ def test_techniques_that_cannot_be_are_refused(mistake):
 def test_a_wrong_number_of_predictors_is_refused():
     with pytest.raises(ValueError, match="need 2 predictors, not 0"):
         DecoupledNetwork(make_parts(), [], TECHNIQUES["critic"])
+
+
+@pytest.mark.parametrize("owners", ["part 0 and part 2", "part 1 and predictor 0", "predictor 0 and predictor 1"])
+def test_a_parameter_with_two_owners_is_refused(owners):
+    """Each overwrites the other's gradient."""
+    network = make_network(TECHNIQUES["sobolev"])
+    modules = dict(zip(("part", "predictor"), (list(network.parts), list(network.predictors)), strict=True))
+    first, second = ((kind, int(k)) for kind, k in (owner.split() for owner in owners.split(" and ")))
+    shared = modules[first[0]][first[1]]
+    modules[second[0]][second[1]] = nn.Sequential(modules[second[0]][second[1]], shared)
+    with pytest.raises(ValueError, match=rf"^{owners} share 1\.\S+, and each learns from a gradient of its own: .*$"):
+        DecoupledNetwork(modules["part"], modules["predictor"], network.technique)
+    shared.requires_grad_(False)  # no gradient to lose
+    DecoupledNetwork(modules["part"], modules["predictor"], network.technique)
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_parallel_steps_gradients_are_those_of_what_is_made_of_it(name):
+    x, labels = data()
+    network = make_network(TECHNIQUES[name])
+    network.step(x, labels)
+    expected = {key: gradient / 4 for key, gradient in gradients(network).items()}
+    network.zero_grad()
+    (ParallelStep(network)(x, labels) / 4).backward()
+    torch.testing.assert_close(gradients(network), expected)
 
 
 def one_of_two(rank: int, store: str, results: str) -> None:
@@ -380,6 +467,23 @@ def test_processes_in_lock_step_train_as_one_process(name, targets):
     torch.testing.assert_close(apart.state_dict(), together.state_dict())
 
 
+def test_processes_leave_what_has_nothing_to_learn():
+    apart, together = make_network(TECHNIQUES["sobolev"]), make_network(TECHNIQUES["sobolev"])
+    for network in (apart, together):
+        for what in ("frozen lowest", "no parameters"):
+            leave_nothing_to_learn(network, what)
+        network.predictors[1].requires_grad_(False)
+    with Pipeline(apart, SGD, ADAM) as pipeline:
+        for seed in range(2):
+            pipeline.step(*data(seed))
+    main, adam = SGD(together.main_parameters()), ADAM(together.predictors[0].parameters())
+    for seed in range(2):
+        together.step(*data(seed))
+        main.step()
+        adam.step()
+    torch.testing.assert_close(apart.state_dict(), together.state_dict())
+
+
 def test_no_part_waits_for_those_above_it():
     """With all above it stopped by the kernel, the lowest part goes on learning; they catch up once they may."""
     network = make_network(TECHNIQUES["sobolev"])
@@ -401,6 +505,44 @@ def test_a_part_that_fails_is_named():
     network = make_network(TECHNIQUES["critic"])
     with pytest.raises(RuntimeError, match="part 0 failed"), Pipeline(network, SGD, ADAM) as pipeline:
         pipeline.step(torch.zeros(1, 7, 6, 6, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_part_that_fails_on_what_was_fed_last_ends_all():
+    network = make_network(TECHNIQUES["critic"])
+    pipeline = Pipeline(network, SGD, ADAM)
+    with pytest.raises(RuntimeError, match="part 0 failed"), pipeline:
+        pipeline.feed(torch.zeros(1, 7, 6, 6, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
+    assert not any(process.is_alive() for process in pipeline.processes)
+
+
+def leave_much_unread() -> None:
+    with suppress(KeyError), Pipeline(make_network(TECHNIQUES["critic"]), SGD, ADAM) as pipeline:
+        pipeline.step(*data())
+        os.kill(pipeline.processes[0].pid, signal.SIGKILL)
+        for _ in range(200):  # more than a pipe holds
+            pipeline.feed(*data())
+        raise KeyError
+
+
+def test_after_an_error_the_program_ends_with_what_was_not_read():
+    program = multiprocessing.get_context("spawn").Process(target=leave_much_unread)
+    program.start()
+    program.join(120)
+    program.kill()  # if it has not ended
+    program.join()
+    assert program.exitcode == 0
+
+
+def test_a_pipeline_of_one_part_is_refused():
+    network = DecoupledNetwork([nn.Linear(2, N_CLASSES)], [], TECHNIQUES["critic"])
+    with pytest.raises(ValueError, match=r"^a pipeline needs a network of 2 parts or more, not 1$"):
+        Pipeline(network, SGD, ADAM)
+
+
+@pytest.mark.parametrize("devices", [[], ["cpu"] * 2, ["cpu"] * 4])
+def test_a_wrong_number_of_devices_is_refused(devices):
+    with pytest.raises(ValueError, match=f"^3 parts need 3 devices, not {len(devices)}$"):
+        Pipeline(make_network(TECHNIQUES["critic"]), SGD, ADAM, devices)
 
 
 @pytest.mark.parametrize("name", ["backprop", "noprop"])

@@ -8,7 +8,8 @@ where SG_k is the synthetic gradient that predictor k makes of h_k. Nothing of i
 gets the true gradient of 1/B sum_b L(b). Predictor k learns from L and dL/dh_k as its `Technique` says.
 
 Each part has a graph of its own that ends at its input, so a backward pass goes through one part, and computes what is
-asked for and no more: the input's gradient only where someone learns from it.
+asked for and no more: the input's gradient only where someone learns from it. A part without trainable parameters
+learns nothing; gradients still go through it.
 
 Shape suffixes: B samples, K classes.
 """
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sobolev.decoupling.technique import Prediction, Technique
+from sobolev.decoupling.technique import Prediction, Technique, gradients_of, trainable
 from sobolev.networks.gradient_predictors import at_least_float32
 
 
@@ -77,7 +78,7 @@ class DecoupledNetwork(nn.Module):
         technique: what crosses the splits and what predictors learn from.
 
     Raises:
-        ValueError: the number of predictors does not fit.
+        ValueError: the number of predictors does not fit, or parts and predictors share a trainable parameter.
     """
 
     def __init__(self, parts: Sequence[nn.Module], predictors: Sequence[nn.Module], technique: Technique):
@@ -87,6 +88,7 @@ class DecoupledNetwork(nn.Module):
             raise ValueError(
                 f"{len(parts)} parts with crosses={technique.crosses} need {expected} predictors, not {len(predictors)}"
             )
+        _refuse_sharing(parts, predictors)
         self.parts = nn.ModuleList(parts)
         self.predictors = nn.ModuleList(predictors)
         self.technique = technique
@@ -113,11 +115,11 @@ class DecoupledNetwork(nn.Module):
         predictions = self._predict(outputs, labels_B)
 
         # The last part, from the true loss.
-        top = _trainable(self.parts[-1])
+        top = trainable(self.parts[-1])
         passes_down = technique.needs_true_gradient and len(self.parts) > 1
-        below = list(torch.autograd.grad(loss_B.sum(), [*inputs[-1:], *top] if passes_down else top))
-        target_B = below.pop(0) if passes_down else None
-        _fill(top, below, 1 / batch)
+        gradients = gradients_of(loss_B.sum(), [*inputs[-1:], *top] if passes_down else top)
+        target_B = gradients.pop(0) if passes_down else None
+        _fill(top, gradients, 1 / batch)
 
         # The others, from above: here only because a target goes down through the parts.
         target_loss_B, target_log_p_BK = loss_B, log_p_BK
@@ -130,14 +132,14 @@ class DecoupledNetwork(nn.Module):
             if prediction:
                 shown, gradients = prediction.gradients(target_loss_B, target_B, target_log_p_BK)
                 predictor_losses.insert(0, shown)
-                _fill(_trainable(prediction.predictor), gradients)
-            own = _trainable(self.parts[k])
+                _fill(trainable(prediction.predictor), gradients)
+            own = trainable(self.parts[k])
             passes_down = technique.needs_true_gradient and k > 0
             from_below = technique.crosses == "gradient" or technique.targets == "bootstrapped"
             if passes_down and not from_below:
                 (target_B,) = torch.autograd.grad(outputs[k], inputs[k], target_B, retain_graph=True)
             together = passes_down and from_below
-            gradients = list(torch.autograd.grad(outputs[k], [inputs[k], *own] if together else own, cotangent_B))
+            gradients = gradients_of(outputs[k], [inputs[k], *own] if together else own, cotangent_B)
             if together:
                 target_B = gradients.pop(0)
             if prediction and technique.targets == "bootstrapped":
@@ -165,7 +167,7 @@ class DecoupledNetwork(nn.Module):
 
     def main_parameters(self) -> list[nn.Parameter]:
         """Those of the parts that learn: with `noprop` the last one's."""
-        return _trainable(self.parts)
+        return trainable(self.parts)
 
     def _forward_in_parts(self, x_B: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Input and output of each part; each input is a leaf."""
@@ -193,12 +195,23 @@ def loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor
     return logits_BK, functional.nll_loss(log_p_BK, labels_B, reduction="none"), log_p_BK
 
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module]) -> None:
+    """Each part and predictor fills `.grad` with its own gradient: of two that share a parameter, one would be lost."""
+    owners: dict[nn.Parameter, str] = {}
+    named = [(f"part {k}", part) for k, part in enumerate(parts)]
+    named += [(f"predictor {k}", predictor) for k, predictor in enumerate(predictors)]
+    for owner, module in named:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and owners.setdefault(parameter, owner) != owner:
+                raise ValueError(
+                    f"{owners[parameter]} and {owner} share {name}, and each learns from a gradient of its own: "
+                    "give each a parameter of its own, or freeze it"
+                )
 
 
-def _fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float = 1.0) -> None:
+def _fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
+    if factor is not None and gradients:
+        # Out of place: autograd may hand one tensor to several parameters, those of a sum, and to the part below.
+        gradients = torch._foreach_mul(gradients, factor)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    if factor != 1.0:
-        torch._foreach_mul_(list(gradients), factor)

@@ -12,10 +12,13 @@ class ParallelStep(nn.Module):
     """`DecoupledNetwork.step` for DistributedDataParallel, which averages gradients only in a backward pass of its own.
 
     The step, with all its derivatives, runs inside the wrapped module. What comes out is s = sum_p <p, stop(g_p)>, so
-    s.backward() gives each parameter the gradient g_p that the step found, and DDP averages it as it arrives:
+    s.backward() gives each parameter the gradient g_p that the step found, (s / 4).backward() a quarter of it, and DDP
+    averages it as it arrives:
 
         parallel = DistributedDataParallel(ParallelStep(network))
         parallel(x_B, labels_B).backward()
+
+    As after `step`, earlier gradients are gone: they do not add up over steps.
 
     Each process takes an equal share of the batch. BatchNorm uses the statistics of that share, as the paper's workers
     do; torch.nn.SyncBatchNorm.convert_sync_batchnorm makes them the whole batch's, on CUDA.
@@ -45,4 +48,5 @@ class _Carry(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        return (None, *ctx.gradients)
+        # Costs nothing: autograd keeps these products, but would copy what ctx holds. On the device, so none waits.
+        return (None, *torch._foreach_mul(ctx.gradients, upstream))

@@ -28,7 +28,7 @@ from torch import Tensor, multiprocessing, nn
 from torch.func import functional_call
 
 from sobolev.decoupling.network import DecoupledNetwork, loss_of
-from sobolev.decoupling.technique import Prediction, Technique
+from sobolev.decoupling.technique import Prediction, Technique, gradients_of, trainable
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Target = tuple[Tensor, Tensor | None, Tensor]  # L (B,), dL/dh of h's shape, log p (B, K)
@@ -59,8 +59,11 @@ class _Stage:
         lowest: bool,
     ):
         self.part, self.predictor, self.technique = part.train(), predictor, technique
-        self.optimizer = make_optimizer(part.parameters())
-        self.predictor_optimizer = make_predictor_optimizer(predictor.parameters()) if predictor else None
+        self.learned = trainable(part)
+        self.predictor_learned = trainable(predictor) if predictor else []
+        # Optimisers refuse to have nothing to do.
+        self.optimizer = make_optimizer(self.learned) if self.learned else None
+        self.predictor_optimizer = make_predictor_optimizer(self.predictor_learned) if self.predictor_learned else None
         self.limit, self.passes_down = limit, technique.needs_true_gradient and not lowest
         self.lowest = lowest
         self.pending: dict[int, _Pending] = {}
@@ -68,13 +71,13 @@ class _Stage:
     def batch(self, step: int, h_B: Tensor, labels_B: Tensor, send_up: Send, send_down: Send) -> None:
         """Forward, and an update of the part."""
         # Weights change while the graph waits for its target: it is made on a copy of them.
-        weights = {name: p.detach().clone().requires_grad_() for name, p in self.part.named_parameters()}
+        weights = {n: p.detach().clone().requires_grad_() for n, p in self.part.named_parameters() if p.requires_grad}
         input_B = h_B.detach().requires_grad_(self.passes_down)
         output_B = functional_call(self.part, weights, input_B)
         if self.predictor is None:
             _, loss_B, log_p_BK = loss_of(output_B, labels_B)
             wanted = [*([input_B] if self.passes_down else []), *weights.values()]
-            gradients = list(torch.autograd.grad(loss_B.sum(), wanted))
+            gradients = gradients_of(loss_B.sum(), wanted)
             target_B = gradients.pop(0) if self.passes_down else None
             send_down(step, loss_B.detach(), target_B, log_p_BK.detach())
             self._update(gradients, len(labels_B))
@@ -84,7 +87,7 @@ class _Stage:
         bootstraps = self.technique.targets == "bootstrapped" and not self.lowest
         wanted = [*([input_B] if bootstraps and self.passes_down else []), *weights.values()]
         keep = self.passes_down and not bootstraps
-        gradients = list(torch.autograd.grad(output_B, wanted, prediction.gradient_B, retain_graph=keep))
+        gradients = gradients_of(output_B, wanted, prediction.gradient_B, retain_graph=keep)
         if bootstraps:
             target_B = gradients.pop(0) if self.passes_down else None
             log_p_BK = None if prediction.log_p_BK is None else prediction.log_p_BK.detach()
@@ -106,15 +109,17 @@ class _Stage:
         elif not self.lowest and self.technique.targets == "true":
             send_down(step, *target)
         _, gradients = pending.prediction.gradients(*target)
-        for parameter, gradient in zip(self.predictor.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(self.predictor_learned, gradients, strict=True):
             parameter.grad = gradient
-        self.predictor_optimizer.step()
+        if self.predictor_optimizer:
+            self.predictor_optimizer.step()
         return True
 
     def _update(self, gradients: Sequence[Tensor], batch: int) -> None:
-        for parameter, gradient in zip(self.part.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(self.learned, gradients, strict=True):
             parameter.grad = gradient / batch
-        self.optimizer.step()
+        if self.optimizer:
+            self.optimizer.step()
 
 
 class Pipeline:
@@ -132,7 +137,8 @@ class Pipeline:
         limit: steps that a part remembers while their targets are under way. Older ones train no predictor.
 
     Raises:
-        ValueError: a technique without predictors: its parts learn nothing before the true gradient comes.
+        ValueError: a technique without predictors: its parts learn nothing before the true gradient comes. A network of
+            one part, or not one device for each part.
     """
 
     def __init__(
@@ -145,8 +151,12 @@ class Pipeline:
     ):
         if not network.technique.has_predictor:
             raise ValueError(f"crosses={network.technique.crosses} has no predictors to learn from without waiting")
+        if len(network.parts) < 2:
+            raise ValueError("a pipeline needs a network of 2 parts or more, not 1")
+        devices = ["cpu"] * len(network.parts) if devices is None else devices
+        if len(devices) != len(network.parts):
+            raise ValueError(f"{len(network.parts)} parts need {len(network.parts)} devices, not {len(devices)}")
         self.network = network.share_memory()
-        devices = devices or ["cpu"] * len(network.parts)
         context = _context()
         # Each queue has one writer: of two, one that stands still could hold up the other.
         self._up, down, reports = ([context.Queue() for _ in network.parts] for _ in range(3))
@@ -173,17 +183,23 @@ class Pipeline:
         """End the processes, once each part has learned from all that was fed; an error ends them at once.
 
         Weights come back to the network. Targets that are still on their way are lost: `wait` first for those.
+
+        Raises:
+            RuntimeError: a process failed on what was fed last.
         """
-        if kind is None:
-            self._up[0].put((STOP,))
-            stopped = 0
-            while stopped < len(self.processes):
-                stopped += self._hear() == STOP
-        self._over.set()
-        for process in self.processes:
-            if kind:
-                process.terminate()
-            process.join()
+        stopped = 0
+        try:
+            if kind is None:
+                self._up[0].put((STOP,))
+                while stopped < len(self.processes):
+                    stopped += self._hear() == STOP
+        finally:
+            self._over.set()
+            for process in self.processes:
+                if stopped < len(self.processes):
+                    process.terminate()
+                process.join()
+            self._up[0].cancel_join_thread()  # nobody reads any more
 
     def feed(self, x_B: Tensor, labels_B: Tensor) -> None:
         """Hand a batch to the lowest part, without waiting for it."""

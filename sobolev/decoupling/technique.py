@@ -20,7 +20,7 @@ it. Derivatives are those of a sample's own loss: B times those of the batch's m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,9 @@ class Technique:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         weights = (self.value, self.gradient, self.label)
         if min(weights) < 0:
-            raise ValueError(f"weights must be 0 or more, not value={weights[0]}, gradient={weights[1]}, {weights[2]}")
+            raise ValueError(
+                f"weights must be 0 or more, not value={self.value}, gradient={self.gradient}, label={self.label}"
+            )
         if self.has_predictor != any(weights):
             raise ValueError(f"crosses={self.crosses} needs {'a' if self.has_predictor else 'no'} weight above 0")
         if self.crosses == "output" and (self.value or self.label):
@@ -143,8 +145,8 @@ class Prediction:
 
     def gradients(
         self, target_loss_B: Tensor, target_gradient_B: Tensor | None, target_log_p_BK: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The predictor loss, and its gradients by the predictor's parameters. The targets are constants.
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The predictor loss, and its gradients by the predictor's trainable parameters. The targets are constants.
 
         The gradient of b l(dm/dh, t) needs no double backward where the predictor is piecewise linear up to its
         softmax: with the cotangent c = b dl/d(dm/dh), it is that of the directional derivative D_h m c at constant c.
@@ -166,10 +168,21 @@ class Prediction:
                     (cotangent_B,) = torch.autograd.grad(terms.pop(), synthetic_B)
                     slope_BK = self.tangent(cotangent_B)
                     terms.append(-slope_BK.gather(1, self.labels_B[:, None]).sum())
-            parameters = [p for p in self.predictor.parameters() if p.requires_grad]
+            parameters = trainable(self.predictor)
             # A bias need not enter a derivative: where only gradients are matched, some parameters have none.
-            gradients = torch.autograd.grad(sum(terms), parameters, allow_unused=True, materialize_grads=True)
+            gradients = gradients_of(sum(terms), parameters, allow_unused=True, materialize_grads=True)
         return sum(term.detach() for term in shown), gradients
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def gradients_of(
+    output: Tensor, wanted: Sequence[Tensor], cotangent: Tensor | None = None, **settings: bool
+) -> list[Tensor]:
+    """`torch.autograd.grad`, which refuses to be asked for nothing; some parts have nothing to learn."""
+    return list(torch.autograd.grad(output, wanted, cotangent, **settings)) if wanted else []
 
 
 def _components(tensor_B: Tensor) -> Tensor:
