@@ -33,6 +33,7 @@ from scripts.rows import (
     read_surfaces,
     select,
 )
+from tests.conftest import ROOT
 
 SIZES = (20, 100, 10_000)
 STEPS = (1, 10, 50, 100)
@@ -525,3 +526,9 @@ def test_drawing_imports_nothing_that_trains() -> None:
     program = f"import sys, scripts.figures, scripts.report; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_shipped_report_is_what_the_shipped_rows_give(tmp_path):
+    assert report.main(["--results", str(ROOT / "results"), "--out", str(tmp_path / "REPORT.md")]) == 0
+    shipped = ROOT / "results" / "REPORT.md"
+    assert (tmp_path / "REPORT.md").read_text() == shipped.read_text(), "rows were collected: make figures report"
