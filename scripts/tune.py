@@ -34,18 +34,6 @@ class Search(NamedTuple):
     folder: str = ""  # in configs/tuned
 
 
-OF_TECHNIQUES = Search(
-    sweeps="synthetic_gradients_search",
-    task="dataset.name",
-    approach=tuple(f"technique.{key}" for key in ("name", "crosses", "value", "gradient", "label")),
-    chosen={"predictor_learning_rate": "optimizer.predictor_learning_rate"},
-    noted={
-        **{"model": "model.name", "reduction": "technique.reduction", "updates": "optimizer.steps"},
-        **{"hold_out": "dataset.hold_out", "seed": "seed"},
-    },
-    measured=("accuracy_top1", "gradient_cosine"),
-    measure="validation error",
-)
 SEARCHES = {
     "distill_atari_search": Search(
         sweeps="figure_4_search and figure_4_search_value",
@@ -57,8 +45,18 @@ SEARCHES = {
         measure="validation KL",
         folder="atari",
     ),
-    "synthetic_gradients_search": OF_TECHNIQUES,
-    "synthetic_gradients_imagenet_search": OF_TECHNIQUES._replace(sweeps="imagenette_search"),
+    "synthetic_gradients_search": Search(
+        sweeps="synthetic_gradients_search",
+        task="dataset.name",
+        approach=tuple(f"technique.{key}" for key in ("name", "crosses", "value", "gradient", "label")),
+        chosen={"predictor_learning_rate": "optimizer.predictor_learning_rate"},
+        noted={
+            **{"model": "model.name", "reduction": "technique.reduction", "updates": "optimizer.steps"},
+            **{"hold_out": "dataset.hold_out", "seed": "seed"},
+        },
+        measured=("accuracy_top1", "gradient_cosine"),
+        measure="validation error",
+    ),
 }
 
 Choice = tuple[float, ...]  # a value for each key of `Search.chosen`
