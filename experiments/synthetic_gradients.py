@@ -180,7 +180,7 @@ def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]
             sets = [read(dataset.folder, s, dataset.hold_out).to(device) for s in ("train", config.evaluate_on)]
         else:
             sets = [ImageFolder(directory, s, dataset.hold_out) for s in ("train", config.evaluate_on)]
-    except ValueError as error:
+    except (ValueError, PermissionError) as error:
         raise BadInput(f"dataset={dataset.name}: {error}") from None
     found = len(sets[0]) + dataset.hold_out
     if found != dataset.n_train:

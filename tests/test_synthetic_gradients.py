@@ -1,6 +1,7 @@
 """The synthetic-gradients experiment: its data, recipe, metrics, resuming, and two processes as one."""
 
 import csv
+import errno
 import math
 import os
 import subprocess
@@ -257,6 +258,15 @@ def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_pa
         execute(config)
     assert "\n" not in str(caught.value)
     assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
+
+
+def test_images_that_may_not_be_read_are_refused(make_config, monkeypatch):
+    def forbidden(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", "data/digits")
+
+    monkeypatch.setitem(experiment.IN_MEMORY, "digits", forbidden)
+    with pytest.raises(BadInput, match="dataset=digits: .*Permission denied: 'data/digits'"):
+        execute(make_config(SGD))
 
 
 def test_a_folder_that_cannot_hold_data_is_refused_before_training(make_config, tmp_path):
