@@ -265,7 +265,7 @@ def test_images_that_may_not_be_read_are_refused(make_config, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", "data/digits")
 
     monkeypatch.setitem(experiment.IN_MEMORY, "digits", forbidden)
-    with pytest.raises(BadInput, match="dataset=digits: .*Permission denied: 'data/digits'"):
+    with pytest.raises(BadInput, match=r"dataset=digits: .*Permission denied: 'data/digits'"):
         execute(make_config(SGD))
 
 
