@@ -70,7 +70,7 @@ class Setting(NamedTuple):
 OPEN = "where the splits lie, the number of updates, the augmentation and the initialisation are ours"
 OF_IMAGENETTE = (
     *("reduced", "table_1_imagenette_reduced technique=backprop,noprop,vfbn,critic,sobolev seed=0,1,2"),
-    "10 of ImageNet's classes at 64 pixels, 750 updates of 32 images; alone, the sweep makes one seed of "
+    "10 of ImageNet's classes at 64 pixels, 500 updates of 32 images; alone, the sweep makes one seed of "
     "backpropagation, Critic and Sobolev",
 )
 DIGITS = Setting(
