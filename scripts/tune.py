@@ -2,7 +2,8 @@
 
 For each task and approach, the choice whose runs of a search (`SEARCHES`) ended with the least mean over seeds, on
 validation data, of what its experiment minimises: a mean, because a choice at which some trainings fail is none. A best
-value at the end of its grid is said: the grid should then be wider. Runs of a task that differ in anything else, and
+value at the end of its grid is said: the grid should then be wider. A choice that lacks a seed that others have is left
+out, for a training that diverged leaves no summary. Runs of a task that differ in anything else, and
 runs measured on test data, are refused. Every run is noted in the results, in `tuning.csv`.
 """
 
@@ -36,7 +37,7 @@ class Search(NamedTuple):
 
 SEARCHES = {
     "distill_atari_search": Search(
-        sweeps="figure_4_search and figure_4_search_value",
+        sweeps="figure_4_search and figure_4_search_value, or the same with _reduced",
         task="dataset.game",
         approach=("objective.name", "objective.kl_weight"),
         chosen={"learning_rate": "optimizer.learning_rate", "gradient_weight": "objective.gradient_weight"},
@@ -107,14 +108,14 @@ def complete(roots: list[Path], name: str) -> list[SearchRun]:
     ]
 
 
-def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict[Choice, list[float]]]:
-    """By task and approach, what the runs of each choice ended with, a value a seed.
+def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict[Choice, dict[int, float]]]:
+    """By task and approach, what the runs of each choice ended with, {seed: value}.
 
     Raises:
         ValueError: a run was not measured on validation data, or two of a task differ in more than what is searched
             for.
     """
-    found: dict[tuple[str, str], dict[Choice, list[float]]] = {}
+    found: dict[tuple[str, str], dict[Choice, dict[int, float]]] = {}
     first: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
     swept = {"seed", *search.chosen.values()}
     for folder, config, summary in runs:
@@ -129,13 +130,19 @@ def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict
                 said = ", ".join(f"{key} ({asked.get(key)} and {expected.get(key)})" for key in differ)
                 raise ValueError(f"{folder} and {other} differ in {said}: keep the runs of one search only")
         choice = tuple(OmegaConf.select(config, key) for key in search.chosen.values())
-        found.setdefault((task, approach), {}).setdefault(choice, []).append(summary["objective"])
+        found.setdefault((task, approach), {}).setdefault(choice, {})[config.seed] = summary["objective"]
     return found
 
 
-def write_best(search: Search, by_choice: dict[Choice, list[float]], path: Path) -> None:
+def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], path: Path) -> None:
     """The best choice as a config, with what it was chosen from."""
-    means = {choice: statistics.fmean(values) for choice, values in by_choice.items()}
+    seeds = set().union(*by_choice.values())
+    means = {choice: statistics.fmean(values.values()) for choice, values in by_choice.items() if set(values) == seeds}
+    for choice in by_choice.keys() - means.keys():
+        lacking = ", ".join(map(str, sorted(seeds - set(by_choice[choice]))))
+        print(f"{path.stem}, {named(search, choice)}: left out, there is no run of seed {lacking}", file=sys.stderr)
+    if not means:
+        return
     best = min(means, key=means.get)
     config = OmegaConf.create()
     for key, value in zip(search.chosen.values(), best, strict=True):
@@ -147,11 +154,15 @@ def write_best(search: Search, by_choice: dict[Choice, list[float]], path: Path)
             f"# Written by scripts.tune: {search.measure} {means[best]:.4g}, the least of {len(means)} choices.\n"
             + OmegaConf.to_yaml(config)
         )
-    print(f"{path}: {', '.join(f'{name} {value:g}' for name, value in zip(search.chosen, best, strict=True))}")
+    print(f"{path}: {named(search, best)}")
     for name, value, tried in zip(search.chosen, best, zip(*means, strict=True), strict=True):
         tried = sorted({*tried})
         if len(tried) > 1 and value in (tried[0], tried[-1]):
             print(f"  {name} is at the end of its grid ({', '.join(f'{x:g}' for x in tried)})", file=sys.stderr)
+
+
+def named(search: Search, choice: Choice) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in zip(search.chosen, choice, strict=True))
 
 
 def note(search: Search, runs: list[SearchRun], path: Path) -> None:

@@ -61,6 +61,15 @@ def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
     assert tune.main(["--runs", str(tmp_path / "none")]) == 1
 
 
+def test_a_choice_whose_training_failed_is_none(tmp_path, capsys):
+    """A run that diverges leaves no summary; the seeds that went well say nothing of its rate."""
+    configs = [asked(rate=1e-4, seed=0), asked(rate=1e-4, seed=1), asked(rate=1e-3, seed=0)]
+    assert tune.main(write_runs(tmp_path, configs, [0.2, 0.2, 0.1])) == 0
+    said = capsys.readouterr()
+    assert "learning_rate 0.0001" in said.out
+    assert "pong_sobolev, learning_rate 0.001, gradient_weight 0.1: left out, there is no run of seed 1" in said.err
+
+
 def test_what_was_tried_is_noted_once(tmp_path):
     arguments = write_runs(tmp_path, [asked(), asked(rate=1e-3)], [0.1, 0.2])
     path = tmp_path / "results" / "distillation" / "tuning.csv"
