@@ -99,6 +99,20 @@ def test_overfitting_is_the_end_over_the_minimum():
     assert uniform_share(rows) == {game: 0.8 for game in GAMES}
 
 
+def test_a_student_that_learned_nothing_is_no_evidence_against_overfitting():
+    rows = make_rows(seeds=8)
+    dead = (rows["task"] == "breakout") & (rows["n_train"] == 1_000) & (rows["method"] == "sobolev")
+    dead &= (rows["metric"] == "kl") & (rows["split"] == "test")
+    first = rows["value"][dead & (rows["step"] == STEPS[0])].max()
+    rows["value"][dead & (rows["seed"] == 0)] = first
+    assert 0 not in overfitting(rows, task="breakout", n_train=1_000, method="sobolev")
+    assert 1 in overfitting(rows, task="breakout", n_train=1_000, method="sobolev")
+    (claim,) = (claim for claim in DISTILLATION.claims if claim.key == "D2")
+    assert "1 of 120 students with method sobolev" in claim.judge(Evidence(rows, {})).ours
+    rows["value"][dead] = first
+    assert claim.judge(Evidence(rows, {})).verdict != "not run"
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
