@@ -2,7 +2,8 @@
 
 The emulators' state cannot be saved. So training goes by segments: at the beginning of each, all environments are
 reset from seeds of the segment's number, rows of the one before are recorded, and what a checkpoint holds is taken. A
-run that is killed loses its segment and ends in the rows of one that never was.
+run that is killed loses its segment and ends in the rows of one that never was. Rows `train score` are of games that
+ended within their segment: those that its end cuts off, mostly long ones, are left out.
 
 Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of a minibatch.
 """
@@ -35,6 +36,7 @@ from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
 FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
+SHIPPED_ACTIONS = {"pong": ("noop", "right", "left")}  # those of configs/dataset/atari; of other games all
 
 
 def main(config: TrainTeacherConfig, run: Run) -> dict:
@@ -156,7 +158,14 @@ def check(config: TrainTeacherConfig) -> None:
 
 
 def is_full(config: TrainTeacherConfig) -> bool:
-    return config.teacher.steps >= FULL_STEPS and config.evaluation_episodes >= FULL_EPISODES
+    """Whether nothing is smaller than what ships and the game is played as it is there, its rewards clipped."""
+    game = config.dataset.game
+    return (
+        config.teacher.steps >= FULL_STEPS
+        and config.evaluation_episodes >= FULL_EPISODES
+        and config.teacher.clip_rewards
+        and atari_options(config.dataset) == AtariOptions(game, SHIPPED_ACTIONS.get(game, ()))
+    )
 
 
 def atari_options(dataset: AtariDatasetConfig) -> AtariOptions:

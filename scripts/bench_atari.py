@@ -2,7 +2,8 @@
 
 Ours with the shipped settings, theirs with theirs for Atari (8 environments, 128 steps, batches of 256, 4 epochs), on
 the same game, taking turns; medians over rounds. What ours is made of is measured as well: the bare emulators with the
-same number of threads, the policy's forward passes and the updates. Without Stable-Baselines3, ours alone.
+same number of threads, the policy's forward passes and the updates. Without Stable-Baselines3, ours alone. And, where
+the game's teacher ships, recording what it plays, beside a loop of its forward passes and the bare emulators.
 (pip install stable-baselines3==2.9.2 opencv-python-headless)
 
 Wall-clock seconds say what a user waits. Where other work shares the machine, CPU seconds a step say more.
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,15 @@ from experiments.config import TrainTeacherConfig, register
 from experiments.run import prepare_cpu
 from experiments.train_teacher import Players, atari_options, learn
 from scripts.bench import show
-from sobolev.atari import ActorCritic, Environments, Objective, environment_seeds
+from sobolev.atari import (
+    ActorCritic,
+    Environments,
+    Objective,
+    Recording,
+    environment_seeds,
+    load_teacher,
+    record,
+)
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
@@ -40,7 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/teachers/bench.csv"))
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
-    candidates = ours(arguments.game, arguments.threads)
+    candidates = ours(arguments.game, arguments.threads) | recording(arguments.game, arguments.threads)
     if theirs := stable_baselines(arguments.game):
         candidates["stable_baselines3"] = theirs
     rows = [
@@ -118,6 +128,30 @@ def ours(game: str, threads: int) -> dict[str, Callable[[], int]]:
         return steps
 
     return {"ours": update, "of it emulators": emulators, "of it forward": forward, "of it updates": updates}
+
+
+def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
+    """A shard of recorded states, from opening the emulators to the file; and what it cannot do without."""
+    path = Path(f"results/teachers/{game}.safetensors")
+    if not path.exists():
+        return {}
+    played, n, steps, seeds = load_teacher(path), 16, 500, itertools.count()
+    environments = Environments(played.options, n, threads)
+    start = environments.reset(environment_seeds(0, "bench", n))
+
+    def record_states() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            record(Recording(played, n * steps, n, next(seeds)), folder, threads)
+        return n * steps
+
+    @torch.no_grad()
+    def play_and_forget() -> int:
+        states_NCHW = start
+        for _ in range(steps):
+            states_NCHW = environments.step(played.policy(torch.from_numpy(states_NCHW)).argmax(1).numpy()).states_NCHW
+        return n * steps
+
+    return {"recording": record_states, "of it emulators and forward": play_and_forget}
 
 
 def stable_baselines(game: str) -> Callable[[], int] | None:

@@ -232,17 +232,22 @@ def read_saliencies(folder: Path) -> Saliencies:
 
 def teachers(rows: np.ndarray) -> Figure:
     """How the teachers learned: scores of the games that ended in each stretch of training, actions drawn from the
-    policy; mean and one standard deviation over games. A cross is the final teacher, over whole games."""
+    policy; mean and one standard deviation over games. A cross is the final teacher, over whole games. A line is one
+    run: an algorithm, a number of steps and a seed."""
     games = _games(rows)
     figure = Figure(figsize=(1 + 2 * max(2, len(games)), 2.2))
     for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat, strict=True):
         of_game = select(rows, task=game)
-        for k, seed in enumerate(levels(of_game, "seed")):
-            (steps, mean, std), look = _scores(of_game, seed, "train"), {"color": f"C{k}"}
+        runs = sorted(set(of_game[["method", "n_train", "seed"]].tolist()))
+        for k, (method, n_train, seed) in enumerate(runs):
+            of_run, look = select(of_game, method=method, n_train=n_train, seed=seed), {"color": f"C{k}"}
+            steps, mean, std = _scores(of_run, "train")
             axes.fill_between(steps / 1e6, mean - std, mean + std, alpha=0.18, **look)
-            axes.plot(steps / 1e6, mean, **look)
-            steps, mean, std = _scores(of_game, seed, "test")
+            axes.plot(steps / 1e6, mean, label=f"{method}, {n_train / 1e6:g}M steps, seed {seed}", **look)
+            steps, mean, std = _scores(of_run, "test")
             axes.errorbar(steps / 1e6, mean, std, marker="x", linestyle="", **look)
+        if len(runs) > 1:
+            axes.legend()
         axes.set_title(GAMES.get(game, game))
         axes.set_xlabel("million agent steps")
     figure.axes[0].set_ylabel("score of a game")
@@ -250,9 +255,9 @@ def teachers(rows: np.ndarray) -> Figure:
     return figure
 
 
-def _scores(rows: np.ndarray, seed: int, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, mean scores and their standard deviations over games."""
-    mean, std = (select(rows, seed=seed, split=split, metric=metric) for metric in ("score", "score_std"))
+def _scores(rows: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean scores and their standard deviations over games, of one run's rows."""
+    mean, std = (select(rows, split=split, metric=metric) for metric in ("score", "score_std"))
     return mean["step"], mean["value"], std["value"]
 
 

@@ -3,9 +3,13 @@
 python -m scripts.export_teachers
 python -m scripts.export_teachers --runs a/runs b/runs --out results/teachers
 
-Of several runs of one game the one with most steps is taken, then the later one. `<game>.safetensors` is what the run
-left; `<game>.json` says what it plays, how it was trained, and its scores over whole games: every life, nothing
-clipped, actions drawn from the policy (`score`) or its most probable ones (`score_greedy`).
+Of several runs of one game the one with most steps is taken, then the later one. A teacher that is there gives way only
+to one of the same options and algorithm and of as many steps or more, or to any with --replace: students learn from it.
+What is left out is said on stderr, and the exit status is 1 where nothing was exported.
+
+`<game>.safetensors` is what the run left; `<game>.json` says what it plays, how it was trained, and its scores over
+whole games: every life, nothing clipped, actions drawn from the policy (`score`) or its most probable ones
+(`score_greedy`).
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zipfile
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of runs")
     parser.add_argument("--out", type=Path, default=Path("results/teachers"), help="where teachers go")
+    parser.add_argument("--replace", action="store_true", help="export whatever teacher is there")
     arguments = parser.parse_args()
     runs = [path.parent for root in arguments.runs for path in root.glob("train_teacher/*/summary.json")]
     if not runs:
@@ -35,13 +42,25 @@ def main() -> None:
             "python run.py experiment=train_teacher makes one"
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    chosen = {json.loads((run / "summary.json").read_text())["options"]["game"]: run for run in sorted(runs, key=order)}
-    for game, run in sorted(chosen.items()):
+    of_games: dict[str, list[Path]] = {}
+    for run in sorted(runs, key=order):
+        of_games.setdefault(json.loads((run / "summary.json").read_text())["options"]["game"], []).append(run)
+    exported = 0
+    for game, of_game in sorted(of_games.items()):
+        file = arguments.out / f"{game}.safetensors"
+        against = {run: None if arguments.replace else objection(run, file) for run in of_game}
+        if told := against[of_game[-1]]:
+            print(f"left out {of_game[-1]}: {told} (--replace takes it)", file=sys.stderr)
+        if not (acceptable := [run for run in of_game if not against[run]]):
+            continue
         try:
-            told = export(run, arguments.out / f"{game}.safetensors")
+            score = export(acceptable[-1], file)["score"]
         except ValueError as error:
             sys.exit(f"error: {error}")
-        print(f"{arguments.out / game}: {told['score']['mean']:.1f} ± {told['score']['std']:.1f}")
+        print(f"{arguments.out / game}: {score['mean']:.1f} ± {score['std']:.1f}")
+        exported += 1
+    if not exported:
+        sys.exit(1)
 
 
 def order(run: Path) -> tuple[int, float]:
@@ -49,12 +68,40 @@ def order(run: Path) -> tuple[int, float]:
     return json.loads(summary.read_text())["steps"], summary.stat().st_mtime
 
 
+def objection(run: Path, file: Path) -> str | None:
+    """Why a run's teacher should not replace the one in `file`; None where it may."""
+    if not file.exists():
+        return None
+    there = file.with_suffix(".json")
+    try:
+        known = json.loads(there.read_text())
+        options, steps, algorithm = known["options"], known["training"]["steps"], known["training"]["algorithm"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{file} is there, and {there.name} does not say how it was trained"
+    summary = json.loads((run / "summary.json").read_text())
+    ours = OmegaConf.load(run / "config.yaml").teacher.algorithm
+    if differing := [name for name, value in summary["options"].items() if options.get(name) != value]:
+        return f"it has other {', '.join(differing)} than {there}"
+    if ours != algorithm:
+        return f"it was trained by {ours}, the one in {file} by {algorithm}"
+    if summary["steps"] < steps:
+        return f"it has {summary['steps']:,} steps, the one in {file} {steps:,}"
+    return None
+
+
 def export(run: Path, file: Path) -> dict:
-    """Copy a run's teacher to `file` and write its card beside it; the card."""
+    """Copy a run's teacher to `file` and write its card beside it; the card.
+
+    Raises:
+        ValueError: a file of the run that is missing or damaged; nothing is replaced then.
+    """
     teacher = load_teacher(run / "teacher.safetensors")
+    try:
+        told = card(run, teacher.sha256)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{run} is not a whole run ({error})") from None
     with replacing(file) as path:
         path.write_bytes((run / "teacher.safetensors").read_bytes())
-    told = card(run, teacher.sha256)
     with replacing(file.with_suffix(".json")) as path:
         path.write_text(json.dumps(told, indent=2) + "\n")
     return told

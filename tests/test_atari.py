@@ -23,6 +23,7 @@ from sobolev.atari import (
     Recording,
     Rollout,
     environment_seeds,
+    games,
     load_teacher,
     play,
     record,
@@ -97,7 +98,8 @@ class TestEnvironments:
         [
             (AtariOptions("brekout"), "nearest: breakout"),
             (AtariOptions("SpaceInvaders"), "space_invaders"),
-            (AtariOptions("pong", ("up",)), "'up' is not an action of pong.*noop, fire, right"),
+            (AtariOptions("xyzzy"), rf"^'xyzzy' is not an ALE game; sobolev.atari.games\(\) lists all {len(games())}$"),
+            (AtariOptions("pong", ("up",)), "'up' is not an action of pong; choose from noop, fire, right"),
             (AtariOptions("pong", action_repeat=0), "action_repeat must be 1 or more"),
             (AtariOptions("pong", sticky_actions=1.5), "probability"),
         ],
@@ -294,16 +296,12 @@ def by_hand(recording: Recording) -> list[dict]:
         step = environments.step(actions)
         for i in range(n):
             if not alive[i]:
-                if current[i]:
-                    current[i]["whole"] = True
                 current[i] = None
             elif count < recording.states:
                 if current[i] is None:
-                    current[i] = {"began": (t, i), "states": [], "actions": [], "score": 0, "whole": False}
+                    current[i] = {"began": (t, i), "states": []}
                     episodes.append(current[i])
                 current[i]["states"].append(states[i])
-                current[i]["actions"].append(actions[i])
-                current[i]["score"] += step.rewards_N[i]
                 count += 1
         if count >= recording.states:
             return sorted(episodes, key=lambda episode: episode["began"])
@@ -321,10 +319,7 @@ class TestRecordedStates:
         assert torch.equal(read.stack(torch.arange(170)), stacks)
         some = torch.tensor([169, 0, 1, 2, 25, 26, 27, 28])
         assert torch.equal(read.stack(some), stacks[some])
-        assert read.actions_S.tolist() == [a for episode in expected for a in episode["actions"]]
         assert read.episodes.lengths.tolist() == [len(episode["states"]) for episode in expected]
-        assert read.episodes.scores.tolist() == [episode["score"] for episode in expected]
-        assert read.episodes.whole.tolist() == [episode["whole"] for episode in expected]
 
     def test_an_interrupted_recording_goes_on_without_the_teacher(self, recording, tmp_path, monkeypatch):
         whole = record(recording, tmp_path / "whole")
@@ -374,6 +369,10 @@ class TestRecordedStates:
         shard.write_bytes(content[:-100])
         with pytest.raises(ValueError, match=r"shard_001.npz is no shard"):
             record(recording, tmp_path)
+        for place in (300, len(content) // 2):
+            shard.write_bytes(content[:place] + b"\xff" * 200 + content[place + 200 :])
+            with pytest.raises(ValueError, match=r"shard_001.npz is no shard"):
+                record(recording, tmp_path)
         with np.load(path / "shard_000.npz") as arrays:
             np.savez(shard, **arrays)
         with pytest.raises(ValueError, match=r"shard_001.npz was recorded in another way"):
@@ -388,8 +387,8 @@ class TestRecordedStates:
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         total = sum(lengths)
         first = torch.from_numpy(np.repeat(starts, lengths))
-        episodes = Episodes(starts, np.array(lengths), starts, starts > 0)
-        read = RecordedStates(torch.zeros(total, 84, 84, dtype=torch.uint8), first, first, 4, episodes)
+        episodes = Episodes(starts, np.array(lengths))
+        read = RecordedStates(torch.zeros(total, 84, 84, dtype=torch.uint8), first, 4, episodes)
         try:
             parts = read.split(train, test)
         except ValueError as error:

@@ -191,6 +191,23 @@ def test_the_figure_of_teachers_shows_their_rows(tmp_path):
     assert axes.lines[1].get_ydata().tolist() == [15]
 
 
+def test_each_run_of_a_teacher_is_a_line_of_its_own():
+    """A longer run and another algorithm of the same game and seed are not joined into one."""
+    runs = {("a2c", 9): -7.0, ("ppo", 4): -20.0, ("ppo", 9): 3.0}
+    rows = [
+        ("train_teacher", "pong", method, n_train, 0, step, split, metric, value, "reduced")
+        for step in (2, 4)
+        for (method, n_train), mean in runs.items()
+        for split in ("train", "test")[: 1 + (step == 4)]
+        for metric, value in (("score", mean + step), ("score_std", 2.0))
+    ]
+    (axes,) = distillation_figures.teachers(np.array(rows, dtype=DTYPE)).axes
+    curves = [line for line in axes.lines if line.get_linestyle() != "None"]
+    assert [line.get_ydata().tolist() for line in curves] == [[mean + 2, mean + 4] for mean in runs.values()]
+    assert [line.get_xdata().tolist() for line in curves] == [[2e-6, 4e-6]] * 3
+    assert len({line.get_color() for line in curves}) == len(axes.get_legend().get_texts()) == 3
+
+
 def test_every_figure_renders(results, tmp_path, capsys):
     assert distillation_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out.split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -13,9 +14,9 @@ import torch
 import experiments.train_teacher
 from experiments.errors import BadInput
 from experiments.run import execute, folder_of
-from experiments.train_teacher import learn
+from experiments.train_teacher import Players, is_full, learn
 from scripts import export_teachers
-from sobolev.atari import ActorCritic, Objective, Rollout, load_teacher
+from sobolev.atari import ActorCritic, AtariOptions, Objective, Rollout, Step, load_teacher
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
@@ -52,6 +53,65 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, caps
     rows = (folder_of(whole) / "metrics.csv").read_text()
     for metric in ("train,entropy", "test,score", "test,score_greedy"):
         assert metric in rows
+
+
+class Scripted:
+    """Three environments that play by the tables below, six steps; a state's pixels are its step's number.
+
+    The first loses a life, is over at the third step, is dead at the fourth and loses a life at the fifth. The second,
+    of a game without lives, is cut at the second step and over at the sixth. The third only loses lives.
+    """
+
+    rewards_TN = np.array([[7, 0, 2], [0, -5, 0], [1, 0, -3], [0, 0, 4], [2, 3, 0], [0, 6, 1]], np.int32)
+    lives_TN = np.array([[3, 0, 5], [2, 0, 4], [0, 0, 4], [3, 0, 4], [2, 0, 3], [2, 0, 3]], np.int32)
+    terminated = frozenset({(2, 0), (5, 1)})
+    truncated = frozenset({(1, 1)})
+
+    n, actions, n_actions, options = 3, ("noop", "fire", "right", "left"), 4, AtariOptions("breakout")
+
+    def reset(self, seeds_N: np.ndarray) -> np.ndarray:
+        self.t = 0
+        return self.states()
+
+    def states(self) -> np.ndarray:
+        return np.full((self.n, 4, 84, 84), self.t, np.uint8)
+
+    def step(self, actions_N: np.ndarray) -> Step:
+        t = self.t
+        self.t += 1
+        ends = (np.array([(t, i) in at for i in range(self.n)]) for at in (self.terminated, self.truncated))
+        return Step(self.states(), self.rewards_TN[t], *ends, self.lives_TN[t])
+
+
+@pytest.mark.parametrize("clip_rewards", [True, False])
+@pytest.mark.parametrize("life_is_episode", [True, False])
+def test_two_rollouts_hold_what_the_environments_did(life_is_episode, clip_rewards):
+    """An end at the last step of the first rollout makes the first step of the second dead."""
+    settings = SimpleNamespace(horizon=3, life_is_episode=life_is_episode, clip_rewards=clip_rewards)
+    actor = ActorCritic(teacher(4, generator(0, "policy")), generator=generator(0, "value"))
+    players = Players(Scripted(), settings)
+    rollout = players.rollout(torch.device("cpu"))
+    for _ in range(2):  # a second segment begins as the first
+        players.begin(np.arange(3))
+        found = {name: [] for name in ("alive_TN", "terminal_TN", "ended_TN", "rewards_TN", "states_TNHWC")}
+        scores = []
+        for _ in range(2):
+            scores.append(players.collect(rollout, actor, generator(0, "actions")))
+            for name, tensors in found.items():
+                tensors.append(getattr(rollout, name).clone())
+        found = {name: torch.cat(tensors) for name, tensors in found.items()}
+
+        def at(*places: tuple[int, int]) -> list[list[bool]]:
+            return [[(t, i) in places for i in range(3)] for t in range(6)]
+
+        lost = {(1, 0), (4, 0), (1, 2), (4, 2)} if life_is_episode else set()
+        assert found["ended_TN"].tolist() == at((2, 0), (1, 1), (5, 1))
+        assert (~found["alive_TN"]).tolist() == at((3, 0), (2, 1))
+        assert found["terminal_TN"].tolist() == at((2, 0), (5, 1), *lost)
+        rewards = Scripted.rewards_TN
+        assert found["rewards_TN"].tolist() == (np.sign(rewards) if clip_rewards else rewards).tolist()
+        assert scores == [[-5, 8], [9]]  # whole and not clipped, in the order of their ends
+        assert found["states_TNHWC"][:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 3, 4, 5, 6]
 
 
 def test_dead_transitions_are_not_learned_from():
@@ -139,6 +199,22 @@ def test_games_ship_with_their_actions(make_config):
         assert (dataset.game, len(dataset.actions)) == (game, number)
 
 
+def test_a_game_played_otherwise_is_reduced(make_config):
+    whole = ["teacher.steps=10000000", "evaluation_episodes=32", "dataset.max_episode_frames=108000"]
+    for game in ("pong", "breakout", "space_invaders"):
+        config = make_config(TEACHER, f"dataset=atari/{game}", *whole)
+        assert is_full(config)
+        for override in (
+            *("teacher.steps=9999999", "evaluation_episodes=29", "teacher.clip_rewards=false"),
+            *("dataset.actions=[noop,fire]", "dataset.action_repeat=1", "dataset.sticky_actions=0.25"),
+            *("dataset.max_pool=false", "dataset.noop_max=0", "dataset.fire_reset=false"),
+            "dataset.max_episode_frames=100",
+        ):
+            assert not is_full(make_config(TEACHER, f"dataset=atari/{game}", *whole, override)), override
+    assert not is_full(make_config(TEACHER, "dataset=atari/pong", *whole, "dataset.actions=[]"))
+    assert is_full(make_config(TEACHER, "dataset.game=seaquest", *whole))
+
+
 def export(monkeypatch, *arguments) -> None:
     monkeypatch.setattr(sys, "argv", ["export_teachers", *map(str, arguments)])
     export_teachers.main()
@@ -158,6 +234,54 @@ def test_export_takes_the_teacher_with_most_steps_and_writes_its_card(make_confi
     scores = np.load(folder_of(config) / "scores.npz")["score"]
     assert card["score"]["episodes"] == len(scores) == 2
     assert card["score"]["mean"] == pytest.approx(scores.mean(), abs=0.01)
+
+
+def test_export_keeps_a_teacher_of_more_steps_or_other_options(make_config, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    file = out / "breakout.safetensors"
+
+    def trained(*overrides: str) -> None:
+        runs = f"runs_{overrides[0].partition('=')[2]}"
+        execute(make_config(TEACHER, "evaluation_episodes=1", "teacher.segment=16", *overrides, runs=runs))
+        capsys.readouterr()
+        export(monkeypatch, "--runs", tmp_path / runs, "--out", out)
+
+    trained("teacher.steps=32")
+    first = file.read_bytes()
+    for override, said in {
+        "teacher.steps=16": "it has 16 steps, the one in .*breakout.safetensors 32",
+        "dataset.noop_max=5": "it has other noop_max than .*breakout.json",
+        "teacher=a2c": "it was trained by a2c, the one in .* by ppo",
+    }.items():
+        a2c = ["teacher.horizon=8", "teacher.minibatches=1"] if override == "teacher=a2c" else []
+        with pytest.raises(SystemExit) as stopped:
+            trained(override, *a2c)
+        assert stopped.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.fullmatch(f"left out .*: {said} \\(--replace takes it\\)", line)
+        assert file.read_bytes() == first
+
+    # Of several runs, the best that may: one of other options is said, and stands in no other's way.
+    assert export(monkeypatch, "--runs", *tmp_path.glob("runs_*"), "--out", out) is None
+    assert "left out" in capsys.readouterr().err
+    assert file.read_bytes() == first
+    trained("teacher.steps=48")  # more steps
+    assert json.loads((out / "breakout.json").read_text())["training"]["steps"] == 48
+    (out / "breakout.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        export(monkeypatch, "--runs", *tmp_path.glob("runs_*16"), "--out", out)
+    assert "does not say how it was trained" in capsys.readouterr().err
+    export(monkeypatch, "--runs", *tmp_path.glob("runs_*16"), "--out", out, "--replace")
+    assert json.loads((out / "breakout.json").read_text())["training"]["steps"] == 16
+
+
+def test_export_of_half_a_run_replaces_nothing(make_config, tmp_path, monkeypatch):
+    config = make_config(TEACHER, "teacher.steps=16", "evaluation_episodes=1")
+    execute(config)
+    (folder_of(config) / "scores.npz").unlink()
+    with pytest.raises(SystemExit, match=r"^error: .* is not a whole run \(.*scores.npz"):
+        export(monkeypatch, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    assert not [*(tmp_path / "out").iterdir()]
 
 
 def test_export_says_what_is_missing(make_config, tmp_path, monkeypatch):

@@ -75,7 +75,8 @@ class Environments:
 
     def __init__(self, options: AtariOptions, n: int, threads: int = 0):
         if options.game not in games():
-            raise ValueError(f"{options.game!r} is not an ALE game{_nearest(options.game, games())}")
+            otherwise = f"sobolev.atari.games() lists all {len(games())}"
+            raise ValueError(f"{options.game!r} is not an ALE game{_nearest(options.game, games(), otherwise)}")
         if n < 1:
             raise ValueError(f"expected an environment or more, not {n}")
         for name, least in (("action_repeat", 1), ("stack", 1), ("noop_max", 0), ("max_episode_frames", 1)):
@@ -111,7 +112,8 @@ class Environments:
         self.actions = options.actions or tuple(known)
         for action in self.actions:
             if action not in known:
-                raise ValueError(f"{action!r} is not an action of {options.game}{_nearest(action, known)}")
+                otherwise = f"choose from {', '.join(known)}"
+                raise ValueError(f"{action!r} is not an action of {options.game}{_nearest(action, known, otherwise)}")
         self._indices = np.array([known.index(action) for action in self.actions])
 
     @property
@@ -133,6 +135,7 @@ def games() -> list[str]:
     return sorted(path.stem for path in (Path(ale_py.__file__).parent / "roms").glob("*.bin"))
 
 
-def _nearest(name: str, choices: list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), choices, n=3, cutoff=0.5) or choices
-    return f"; the nearest: {', '.join(close)}"
+def _nearest(name: str, choices: list[str], otherwise: str) -> str:
+    """The end of a refusal: the closest choices, or what is said where nothing is close."""
+    close = difflib.get_close_matches(name.lower(), choices, n=3, cutoff=0.5)
+    return f"; the nearest: {', '.join(close)}" if close else f"; {otherwise}"

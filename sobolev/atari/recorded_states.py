@@ -17,6 +17,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -36,6 +37,7 @@ from sobolev.seeding import generator
 
 FORMAT = "sobolev recorded states 1"
 SHARD_STEPS = 500  # of each environment
+SHARD_ARRAYS = ("frames", "actions", "alive", "rewards")
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,6 @@ class Episodes:
 
     starts: np.ndarray  # the index of the first state
     lengths: np.ndarray
-    scores: np.ndarray
-    whole: np.ndarray  # bool
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,12 @@ class RecordedStates:
 
     Args:
         frames_SHW: the newest frame of each state, uint8.
-        actions_S: what the teacher did there, an index into the actions of its options.
         first_S: the index of the first state of the same episode.
         n_frames: C.
-        episodes: where episodes begin and how they went.
+        episodes: where episodes begin and how long they are.
     """
 
     frames_SHW: Tensor
-    actions_S: Tensor
     first_S: Tensor
     n_frames: int
     episodes: Episodes
@@ -183,7 +181,7 @@ class RecordedStates:
         return len(self.frames_SHW)
 
     def to(self, device: str | torch.device) -> RecordedStates:
-        tensors = {name: getattr(self, name).to(device) for name in ("frames_SHW", "actions_S", "first_S")}
+        tensors = {name: getattr(self, name).to(device) for name in ("frames_SHW", "first_S")}
         return replace(self, **tensors)
 
     def stack(self, indices_B: Tensor) -> Tensor:
@@ -236,10 +234,7 @@ class RecordedStates:
                 raise ValueError(f"{path / name} is missing: remove {path} to record it again")
             if _sha256(path / name) != checksum:
                 raise ValueError(f"{path / name} is not what was recorded: remove {path} to record it again")
-        shards = [_read_shard(path / name, skip="frames") for name in header["shards"]]
-        alive_TN, actions_TN, rewards_TN = (
-            np.concatenate([shard[name] for shard in shards]) for name in ("alive", "actions", "rewards")
-        )
+        alive_TN = np.concatenate([_read_shard(path / name, "alive")["alive"] for name in header["shards"]])
 
         # Each state's step, environment and the step at which its episode began; states one step too many are left out.
         steps_S, environments_S = np.unravel_index(np.flatnonzero(alive_TN)[: header["states"]], alive_TN.shape)
@@ -253,23 +248,18 @@ class RecordedStates:
         frames_SHW = np.empty((len(order_S), FRAME, FRAME), np.uint8)
         step = 0
         for name in header["shards"]:  # one at a time: unpacked they are large
-            frames_TNHW = _read_shard(path / name)["frames"]
+            frames_TNHW = _read_shard(path / name, "frames")["frames"]
             place = place_TN[step : step + len(frames_TNHW)]
             frames_SHW[place[place >= 0]] = frames_TNHW[place >= 0]
             step += len(frames_TNHW)
 
-        steps_S, environments_S, began_S = steps_S[order_S], environments_S[order_S], began_S[order_S]
-        starts = np.flatnonzero(steps_S == began_S)
+        starts = np.flatnonzero(steps_S[order_S] == began_S[order_S])
         lengths = np.diff(starts, append=len(order_S))
-        after = steps_S[starts + lengths - 1] + 1  # a dead transition follows the last state of a whole episode
-        ran_out = after >= len(alive_TN)
-        whole = ~ran_out & ~alive_TN[np.where(ran_out, 0, after), environments_S[starts]]
         return cls(
             frames_SHW=torch.from_numpy(frames_SHW),
-            actions_S=torch.from_numpy(actions_TN[steps_S, environments_S].astype(np.int64)),
             first_S=torch.from_numpy(np.repeat(starts, lengths)),
             n_frames=header["options"]["stack"],
-            episodes=Episodes(starts, lengths, np.add.reduceat(rewards_TN[steps_S, environments_S], starts), whole),
+            episodes=Episodes(starts, lengths),
         )
 
 
@@ -284,11 +274,12 @@ def _read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def _read_shard(file: Path, skip: str | None = None) -> dict[str, np.ndarray]:
+def _read_shard(file: Path, *names: str) -> dict[str, np.ndarray]:
+    """The named arrays of a shard, or all."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            shard = {name: arrays[name] for name in ("frames", "actions", "alive", "rewards") if name != skip}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            shard = {name: arrays[name] for name in names or SHARD_ARRAYS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file} is no shard of a recording ({error}): remove it") from None
     return shard
 
