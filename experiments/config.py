@@ -7,11 +7,14 @@ starts. `OmegaConf.to_object` turns the composed config into these plain objects
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu"])
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
@@ -330,6 +333,7 @@ class RecordedDatasetConfig(AtariDatasetConfig):
     """States that a teacher visits, split by whole episodes in the order of time."""
 
     teacher: str = MISSING  # its file
+    teacher_sha256: str = MISSING  # of that file: another teacher is another question
     n_states: int = MISSING
     recording_environments: int = MISSING  # that the teacher plays in at once
     recording_seed: int = MISSING
@@ -391,6 +395,27 @@ TYPES = {
 
 
 def register() -> None:
-    """Make the types known to Hydra; an experiment names its own in its defaults list."""
+    """Make the types known to Hydra; an experiment names its own in its defaults list.
+
+    Configs may say ${sha256:<path>} for the digest of a file, '' where there is none.
+    """
+    OmegaConf.register_new_resolver("sha256", file_sha256, replace=True)
     for name, node in TYPES.items():
         ConfigStore.instance().store(name=name, node=node, package="_global_")
+
+
+def file_sha256(path: str) -> str:
+    """The SHA-256 of a file in hexadecimal digits, '' where there is no file to read."""
+    try:
+        if not Path(path).is_file():
+            return ""
+        status = Path(path).stat()
+        return _sha256(path, status.st_mtime_ns, status.st_size, status.st_ino)
+    except (OSError, ValueError):
+        return ""
+
+
+@lru_cache(maxsize=64)  # a sweep composes hundreds of configs that name the same few files
+def _sha256(path: str, *_version: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state a
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.config import DistillConfig
-from experiments.errors import BadInput
+from experiments.config import DistillConfig, Schedule
+from experiments.errors import CONFIGS, BadInput
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev import projections
@@ -33,7 +34,7 @@ from sobolev.distillation import (
     kl_student_teacher,
     kl_teacher_student,
 )
-from sobolev.networks.atari_policies import Architecture, AtariPolicy, Convolution
+from sobolev.networks.atari_policies import FRAME, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_sweeps import ReLUSweeps
 from sobolev.seeding import generator
 
@@ -46,8 +47,9 @@ PROJECTIONS = {
 SPLITS = ("train", "validation", "test")
 NEARLY_UNIFORM = 0.9  # share of the greatest entropy from which on a policy counts as uniform (claim D3); ours
 SHOWN_STATES = 4  # in the figure of gradients
+LEARNED = 0.9  # share of its first KL that a student must reach to have learned the policy; ours
 # Smaller than any of these is `reduced`. The updates are ours: the paper gives none.
-FULL_STEPS, FULL_BATCH, FULL_EVALUATED = 20_000, 200, 5_000
+FULL_STEPS, FULL_EVALUATED, FULL_EVALUATIONS = 20_000, 5_000, 20
 FULL_STUDENT = ([[16, 8, 4], [32, 4, 2]], 256)
 # Neither smaller nor larger, but something else: with another value a run has another loss, learns from and is measured
 # on other states, or compares gradients at others. Such rows do not belong beside those of Figure 4.
@@ -56,12 +58,17 @@ SHIPPED = {
     "objective.norm": "l2",
     "objective.projection": "sphere",
     "objective.samples": 1,
+    "optimizer.batch_size": 200,
+    "optimizer.schedule": Schedule.constant,
     "n_gradients": 500,
     "dataset.n_states": 100_000,
     "dataset.recording_environments": 16,
     "dataset.recording_seed": 0,
     "dataset.split": [0.6, 0.15, 0.25],
 }
+LEARNING_RATES = (1e-5, 1e-3)  # the paper's range, ends included
+# By objective: the weight of the KL, and whether gradients count. A name with other weights misleads.
+SHIPPED_WEIGHTS = {"value": (1, False), "sobolev": (1, True), "derivative": (0, True)}
 SHIPPED_TEACHER = "results/teachers/{game}.safetensors"  # another visits other states
 
 
@@ -100,9 +107,9 @@ def main(config: DistillConfig, run: Run) -> dict:
     optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
 
     # Loop
-    first, steps = 0, config.optimizer.steps
+    first, steps, kl_at_start = 0, config.optimizer.steps, math.nan
     if state := run.resume():
-        first = state["step"]
+        first, kl_at_start = state["step"], state["kl_at_start"]
         student.load_state_dict(state["student"])
         student.refresh()
         optimizer.load_state_dict(state["optimizer"])
@@ -111,8 +118,9 @@ def main(config: DistillConfig, run: Run) -> dict:
     progress = run.progress(first, steps + 1)
     for update in progress:
         run.checkpoint(
-            lambda update=update: {
+            lambda update=update, kl_at_start=kl_at_start: {
                 "step": update,
+                "kl_at_start": kl_at_start,
                 "student": student.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
@@ -120,7 +128,9 @@ def main(config: DistillConfig, run: Run) -> dict:
         if update in evaluate_at:
             now = ReLUSweeps(student.store(policy))
             errors = {split: states.errors(now) for split, states in measured.items()}
-            facts = measured[config.evaluate_on].facts() if update == 0 else {}
+            facts = {}
+            if update == 0:
+                facts, kl_at_start = measured[config.evaluate_on].facts(), errors[config.evaluate_on]["kl"]
             run.record(update, rows(errors | {"teacher": facts}, config.seed))
             progress.set_postfix(kl=f"{errors[config.evaluate_on]['kl']:.3g}")
         if update < steps:
@@ -138,6 +148,10 @@ def main(config: DistillConfig, run: Run) -> dict:
     final = errors[config.evaluate_on]
     if not all(math.isfinite(value) for value in final.values()):
         raise BadInput(f"training diverged (KL {final['kl']}): lower optimizer.learning_rate")
+    learned = final["kl"] <= LEARNED * kl_at_start
+    if not learned:  # its units may all have died: then it has the same policy at every state
+        said = f"its KL is {final['kl']:.3g} after {kl_at_start:.3g} at step 0"
+        tqdm.write(f"{run.directory}: the student has not learned the policy, {said}", file=sys.stderr)
     if config.play_episodes:
         played = play_beside(policy, teacher, config, run)
         run.record(steps, rows({"play": played}, config.seed))
@@ -146,6 +160,7 @@ def main(config: DistillConfig, run: Run) -> dict:
         "objective": final["kl"],
         "scale": scale(config),
         "steps": steps,
+        "learned": learned,
         "teacher_sha256": teacher.sha256,
         **{f"{config.evaluate_on}_{name}": value for name, value in final.items()},
         **({f"play_{name}": value for name, value in played.items()} if config.play_episodes else {}),
@@ -193,18 +208,37 @@ def check(config: DistillConfig) -> None:
         raise BadInput(f"dataset.split={split}: expected parts for train, validation and test that sum to 1")
     if config.dataset.stack != 4:
         raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's networks read 4 frames")
+    check_convolutions(config.student.convolutions)
     try:
         ReLUSweeps(AtariPolicy(2, architecture(config)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"student.convolutions={config.student.convolutions}: {error}") from None
 
 
+def check_convolutions(layers: list[list[int]]) -> None:
+    """Refuse layers that no student can be built of; what its sweeps cannot take, they refuse themselves."""
+    key = f"student.convolutions={layers}"
+    if not layers:
+        raise BadInput(f"{key}: expected one convolution or more, [channels, kernel, stride] each")
+    side = FRAME
+    for number, layer in enumerate(layers, 1):
+        if len(layer) != 3 or min(layer) < 1:
+            raise BadInput(f"{key}: layer {number} is not [channels, kernel, stride], all positive")
+        _, kernel, stride = layer
+        if kernel > side:
+            raise BadInput(f"{key}: the kernel of layer {number} is larger than its input of {side} x {side}")
+        side = (side - kernel) // stride + 1
+
+
 def scale(config: DistillConfig) -> str:
     """`paper` where loss and states are those of the shipped experiment and nothing is smaller, else `reduced`."""
+    objective = config.objective
     whole = (
         config.optimizer.steps >= FULL_STEPS
-        and config.optimizer.batch_size >= FULL_BATCH
         and config.n_evaluate >= FULL_EVALUATED
+        and config.evaluations >= FULL_EVALUATIONS
+        and LEARNING_RATES[0] <= config.optimizer.learning_rate <= LEARNING_RATES[1]
+        and SHIPPED_WEIGHTS.get(objective.name) == (objective.kl_weight, objective.gradient_weight > 0)
         and (config.student.convolutions, config.student.hidden) == FULL_STUDENT
         and all(attrgetter(key)(config) == value for key, value in SHIPPED.items())
         and config.dataset.teacher == SHIPPED_TEACHER.format(game=config.dataset.game)
@@ -218,14 +252,16 @@ def architecture(config: DistillConfig) -> Architecture:
 
 def open_teacher(config: DistillConfig) -> Teacher:
     """The teacher, if it plays what the config says."""
-    path, game = config.dataset.teacher, config.dataset.game
+    path, asked = config.dataset.teacher, config.dataset.teacher_sha256
     try:
         teacher = load_teacher(path)
     except ValueError as error:
+        raise BadInput(f"{error}: {how_to_make_a_teacher(config)}") from None
+    if teacher.sha256 != asked:  # it came or changed after the config was composed
         raise BadInput(
-            f"{error}: `python run.py experiment=train_teacher dataset.game={game}`, then "
-            "`python -m scripts.export_teachers` make one"
-        ) from None
+            f"the teacher at {path} is not the one that dataset.teacher_sha256={asked} asks for: "
+            "start the same command again to learn from the one that is there"
+        )
     trained = asdict(teacher.options)
     wanted = {key: getattr(config.dataset, key) for key in trained}
     wanted["actions"] = tuple(wanted["actions"]) or trained["actions"]
@@ -233,6 +269,15 @@ def open_teacher(config: DistillConfig) -> Teacher:
         if wanted[key] != value:
             raise BadInput(f"dataset.{key}={wanted[key]}, but the teacher at {path} was trained with {value}")
     return teacher
+
+
+def how_to_make_a_teacher(config: DistillConfig) -> str:
+    game = config.dataset.game
+    own = (CONFIGS / "dataset" / "atari" / f"{game}.yaml").is_file()
+    training = f"`python run.py experiment=train_teacher {'dataset=atari/' if own else 'dataset.game='}{game}`"
+    if config.dataset.teacher == SHIPPED_TEACHER.format(game=game):
+        return f"{training}, then `python -m scripts.export_teachers` make one"
+    return f"{training} leaves a teacher.safetensors in its run's folder, which dataset.teacher may name"
 
 
 def open_states(config: DistillConfig, teacher: Teacher, run: Run) -> RecordedStates:
