@@ -136,8 +136,6 @@ def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
     if not path.exists():
         return {}
     played, n, steps, seeds = load_teacher(path), 16, 500, itertools.count()
-    environments = Environments(played.options, n, threads)
-    start = environments.reset(environment_seeds(0, "bench", n))
 
     def record_states() -> int:
         with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +144,8 @@ def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
 
     @torch.no_grad()
     def play_and_forget() -> int:
-        states_NCHW = start
+        environments = Environments(played.options, n, threads)
+        states_NCHW = environments.reset(environment_seeds(next(seeds), "bench", n))
         for _ in range(steps):
             states_NCHW = environments.step(played.policy(torch.from_numpy(states_NCHW)).argmax(1).numpy()).states_NCHW
         return n * steps
