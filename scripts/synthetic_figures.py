@@ -73,11 +73,11 @@ def table_1(rows: np.ndarray) -> Figure:
     handles = [_handle(technique) for technique in techniques]
     handles.append(Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label="one seed"))
     if any(papers):
-        of_another = any(task.startswith("imagenette") for task, _ in settings)
-        note = " (for Imagenette: ImageNet)" if of_another else ""
-        handles.append(Line2D([], [], label=f"paper, full scale{note}", **hollow))
+        handles.append(Line2D([], [], label="paper, full scale", **hollow))
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    _head(figure, rows, "Table 1: test accuracy", "mean and its 95% interval")
+    of_another = any(task.startswith("imagenette") for task, _ in settings)
+    beside = "; Imagenette beside the paper's ImageNet" if of_another else ""
+    _head(figure, rows, "Table 1: test accuracy", f"mean and its 95% interval{beside}")
     return figure
 
 
