@@ -97,20 +97,21 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
             answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
         there = [shipped_by[key] for key in answers if key in shipped_by]
         (of_cell,) = {key[:-1] for key in answers}
+        asked = settings_of_cell(run)
         if shipped_scales.get(of_cell) == scale(run) and not replace:
             if of_cell not in settings_of and any(row["run_id"] != run.name for row in there):
                 other = f"its settings are not those of {there[0]['run_id']} (--replace takes it)"
                 print(f"left out, {other}: {run}", file=sys.stderr)
                 continue
             if there:  # the same question: so these are the settings of a cell from before they were noted
-                settings_of.setdefault(of_cell, settings_of_cell(run))
+                settings_of.setdefault(of_cell, asked)
         elif shipped_scales.get(of_cell) != "paper" or scale(run) == "paper":
-            settings_of[of_cell] = settings_of_cell(run)
-        usable.append((run, of_cell, answers))
+            settings_of[of_cell] = asked
+        usable.append((run, of_cell, answers, asked))
 
     fresh: dict[tuple, tuple[Rows, Path]] = {}
-    for run, of_cell, answers in usable:
-        if differ := differences(settings_of_cell(run), settings_of.get(of_cell)):
+    for run, of_cell, answers, asked in usable:
+        if differ := differences(asked, settings_of.get(of_cell)):
             remedy = " (--replace takes it)" if of_cell in shipped_scales and not replace else ""
             print(f"left out, {differ}{remedy}: {run}", file=sys.stderr)
             continue

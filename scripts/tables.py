@@ -237,7 +237,7 @@ def table_1(entries: Iterable[Accuracy]) -> str:
         paper_task = row_of_table_1(task)
         if paper := TABLE_1.get((paper_task, metric)):
             numbers = [format_spread(*paper[technique]) if technique in paper else "-" for technique in shown]
-            whose = "the paper's" if task == paper_task else "the paper's, of ImageNet"
+            whose = "the paper's, of ImageNet" if task.startswith("imagenette") else "the paper's"
             lines.append(["", ACCURACIES[metric], whose, *numbers, "", "paper"])
     return markdown(["task", "accuracy, %", "whose", *(TECHNIQUES[t] for t in shown), "seeds", "scale"], lines)
 

@@ -424,3 +424,11 @@ def test_the_title_counts_the_seeds_of_each_cell() -> None:
     one, three = (make_rows(settings=[setting], seeds=n) for setting, n in ((CIFAR, 1), (DIGITS, 3)))
     assert "1 to 3 seeds" in texts(draw("table_1", np.concatenate([one, three])))
     assert "\n3 seeds" in texts(draw("table_1", three))
+
+
+@pytest.mark.parametrize(
+    ("setting", "whose"), [(CIFAR_60, "| the paper's |"), (IMAGENETTE_1, "| the paper's, of ImageNet |")]
+)
+def test_the_table_says_whose_numbers_stand_beside_ours(setting: Setting, whose: str) -> None:
+    lines = tables.table_1(accuracies(make_rows(settings=[setting]))).splitlines()
+    assert any(whose in line for line in lines)

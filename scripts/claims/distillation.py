@@ -1,9 +1,10 @@
 """Section 4.2 of the paper, Atari policy distillation: its claims and our rules.
 
-The rules were written down before any of the results existed, but for how many sizes they ask for: all five first, now
-three or more, changed when there were results of Pong alone. L is log10(value-only / Sobolev) of a test metric at the
-end of training, paired by seed: above 0 Sobolev Training is better. A cell, a game and a training size, is won where
-the 95% interval of the median of L lies above 0. The paper gives neither training sizes nor numbers.
+The rules were written down before any of the results existed, but for two changes made when there were results of Pong
+alone: how many sizes they ask for, five first and now three or more, and that D2 leaves out students that learned
+nothing. L is log10(value-only / Sobolev) of a test metric at the end of training, paired by seed: above 0 Sobolev
+Training is better. A cell, a game and a training size, is won where the 95% interval of the median of L lies above 0.
+The paper gives neither training sizes nor numbers.
 """
 
 from __future__ import annotations
