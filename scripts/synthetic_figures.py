@@ -222,7 +222,10 @@ def first_column(figure: Figure) -> list[Axes]:
 def _log_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=5))
+    if high < 3 * low:  # 1, 2 and 5 would leave one label or none
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
