@@ -325,6 +325,9 @@ class TrainTeacherConfig(RunConfig):
 
     dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    start: str = MISSING  # the file of a teacher to go on from; empty: new weights
+    start_sha256: str = MISSING  # of that file: from another teacher it is another training
+    value_steps: int = MISSING  # of those that go on: at first the value alone learns, for a teacher's file has none
     evaluation_episodes: int = MISSING
 
 

@@ -5,6 +5,8 @@ reset from seeds of the segment's number, rows of the one before are recorded, a
 run that is killed loses its segment and ends in the rows of one that never was. Rows `train score` are of games that
 ended within their segment: those that its end cuts off, mostly long ones, are left out.
 
+A training may go on from a teacher's policy (`start`). Its steps are counted anew.
+
 Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of a minibatch.
 """
 
@@ -28,11 +30,12 @@ from sobolev.atari import (
     Objective,
     Rollout,
     environment_seeds,
+    load_teacher,
     play,
     sample,
     teacher_bytes,
 )
-from sobolev.networks.atari_policies import teacher
+from sobolev.networks.atari_policies import AtariPolicy, teacher
 from sobolev.seeding import generator
 
 FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
@@ -53,7 +56,7 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
 
     # Model
     actor = ActorCritic(
-        teacher(len(options.actions), generator(seed, "init")),
+        initial_policy(config, options),
         getattr(torch, settings.products.name),
         generator(seed, "value init"),
     ).to(run.device, run.dtype)
@@ -83,6 +86,7 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
         if update < updates:
             segment.scores += players.collect(rollout, actor, generator(seed, "actions", update))
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - update / updates)
+            actor.policy.requires_grad_(update * per_update >= config.value_steps)
             shuffles = (generator(seed, "shuffle", update, epoch) for epoch in range(settings.epochs))
             segment.losses += learn(rollout, actor, objective, optimizer, shuffles, settings)
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
@@ -117,6 +121,7 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
         "steps": updates * per_update,
         "episodes": config.evaluation_episodes,
         "options": asdict(options),
+        "start_sha256": config.start_sha256,
         **summary,
     }
 
@@ -151,6 +156,8 @@ def check(config: TrainTeacherConfig) -> None:
         raise BadInput("teacher.algorithm=a2c has teacher.clip=0 and teacher.epochs=1: use teacher=a2c")
     if settings.algorithm == "ppo" and not settings.clip:
         raise BadInput("teacher.algorithm=ppo has teacher.clip above 0: use teacher=a2c to train without")
+    if not 0 <= config.value_steps < settings.steps:
+        raise BadInput(f"value_steps={config.value_steps} must be 0 or more and less than teacher.steps")
     if config.seed < 0:
         raise BadInput(f"seed must be 0 or more, not {config.seed}")
     if config.dataset.stack != 4:
@@ -166,6 +173,22 @@ def is_full(config: TrainTeacherConfig) -> bool:
         and config.teacher.clip_rewards
         and atari_options(config.dataset) == AtariOptions(game, SHIPPED_ACTIONS.get(game, ()))
     )
+
+
+def initial_policy(config: TrainTeacherConfig, options: AtariOptions) -> AtariPolicy:
+    """New weights, or those of the teacher to go on from, if it plays what the config says. `options` name actions."""
+    if not config.start:
+        return teacher(len(options.actions), generator(config.seed, "init"))
+    try:
+        started = load_teacher(config.start)
+    except ValueError as error:
+        raise BadInput(f"start: {error}") from None
+    if started.sha256 != config.start_sha256:  # it came or changed after the config was composed
+        raise BadInput(f"{config.start} is not the teacher that start_sha256={config.start_sha256} asks for")
+    for key, value in asdict(started.options).items():
+        if (asked := getattr(options, key)) != value:
+            raise BadInput(f"dataset.{key}={asked}, but the teacher at {config.start} was trained with {value}")
+    return started.policy.requires_grad_(True)
 
 
 def atari_options(dataset: AtariDatasetConfig) -> AtariOptions:

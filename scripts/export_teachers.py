@@ -5,11 +5,12 @@ python -m scripts.export_teachers --runs a/runs b/runs --out results/teachers
 
 Of several runs of one game the one with most steps is taken, then the later one. A teacher that is there gives way only
 to one of the same options and algorithm and of as many steps or more, or to any with --replace: students learn from it.
-What is left out is said on stderr, and the exit status is 1 where nothing was exported.
+What is left out is said on stderr, and the exit status is 1 where nothing was exported. A training that went on from
+the very teacher that is there replaces it if it scores more, and adds its steps to that one's.
 
 `<game>.safetensors` is what the run left; `<game>.json` says what it plays, how it was trained, and its scores over
 whole games: every life, nothing clipped, actions drawn from the policy (`score`) or its most probable ones
-(`score_greedy`).
+(`score_greedy`). `before` is the card of the teacher that its training began with, if it began with one.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ def objection(run: Path, file: Path) -> str | None:
         return f"it has other {', '.join(differing)} than {there}"
     if ours != algorithm:
         return f"it was trained by {ours}, the one in {file} by {algorithm}"
+    if summary.get("start_sha256") == known["sha256"]:
+        score = known["score"]["mean"]
+        return None if summary["score"] > score else f"it scores {summary['score']:.1f}, the one in {file} {score}"
     if summary["steps"] < steps:
         return f"it has {summary['steps']:,} steps, the one in {file} {steps:,}"
     return None
@@ -97,7 +101,7 @@ def export(run: Path, file: Path) -> dict:
     """
     teacher = load_teacher(run / "teacher.safetensors")
     try:
-        told = card(run, teacher.sha256)
+        told = card(run, teacher.sha256, file.with_suffix(".json"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{run} is not a whole run ({error})") from None
     with replacing(file) as path:
@@ -107,19 +111,24 @@ def export(run: Path, file: Path) -> dict:
     return told
 
 
-def card(run: Path, sha256: str) -> dict:
-    """What one should know of a teacher before trusting it."""
+def card(run: Path, sha256: str, there: Path) -> dict:
+    """What one should know of a teacher before trusting it. `there` may be the card of the one it began with."""
     summary = json.loads((run / "summary.json").read_text())
     manifest = json.loads((run / "manifest.json").read_text())
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     with np.load(run / "scores.npz") as arrays:
         scores = {name: arrays[name] for name in ("score", "score_greedy")}
+    steps, before = summary["steps"], {}
+    if start := summary.get("start_sha256"):
+        known = json.loads(there.read_text()) if there.exists() else {}
+        before = known if known.get("sha256") == start else {"sha256": start}
+        steps += before.get("training", {}).get("steps", 0)
     return {
         "game": summary["options"]["game"],
         "sha256": sha256,
         "options": summary["options"],
-        "training": {**config["teacher"], "steps": summary["steps"]},
-        "frames": summary["steps"] * summary["options"]["action_repeat"],
+        "training": {**config["teacher"], "steps": steps},
+        "frames": steps * summary["options"]["action_repeat"],
         "seed": config["seed"],
         **{
             name: {
@@ -133,6 +142,7 @@ def card(run: Path, sha256: str) -> dict:
         },
         "ale_py": version("ale-py"),
         **{key: manifest[key] for key in ("run_id", "revision", "dirty", "torch", "device", "wall_seconds")},
+        **({"before": before} if before else {}),
     }
 
 

@@ -34,6 +34,10 @@ TINY = {
         *("teacher.steps=96", "teacher.segment=32", "teacher.environments=2", "teacher.horizon=8"),
         *("teacher.minibatches=2", "evaluation_episodes=2", "dataset.max_episode_frames=100"),
     ],
+    "continue_teacher": [
+        *("teacher.steps=96", "teacher.segment=32", "teacher.environments=2", "teacher.horizon=8", "value_steps=16"),
+        *("teacher.minibatches=2", "evaluation_episodes=2", "dataset.max_episode_frames=400"),
+    ],
     "distill_atari": [
         *("dataset.n_states=400", "dataset.max_episode_frames=400", "n_train=120", "n_evaluate=40", "n_gradients=8"),
         *("optimizer.steps=6", "optimizer.batch_size=40", "evaluations=3", "play_episodes=1"),
@@ -91,6 +95,8 @@ def make_config(tmp_path, request):
             base += [f"dataset.teacher={folder / 'teacher.safetensors'}", f"dataset.folder={folder}"]
             if not any(override.startswith("dataset=") for override in overrides):
                 base.append("dataset=atari/breakout")
+        if experiment == "continue_teacher":
+            base.append(f"start={request.getfixturevalue('atari_folder') / 'teacher.safetensors'}")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return OmegaConf.to_object(compose("config", [*base, *tiny, *overrides]))
 

@@ -293,3 +293,56 @@ def test_export_says_what_is_missing(make_config, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="not a whole safetensors file"):
         export(monkeypatch, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
     assert not (tmp_path / "out" / "breakout.json").exists()
+
+
+def test_training_goes_on_from_a_teacher(make_config, atari_folder, tmp_path, monkeypatch, capsys):
+    """From its policy; the value alone learns at first; what is exported says both trainings."""
+    first = make_config(
+        TEACHER, "teacher.steps=16", "evaluation_episodes=1", "dataset.max_episode_frames=400", runs="first"
+    )
+    execute(first)
+    out = tmp_path / "out"
+    export(monkeypatch, "--runs", tmp_path / "first", "--out", out)
+    file, there = out / "breakout.safetensors", out / "breakout.json"
+    go_on = ["experiment=continue_teacher", f"start={file}", "teacher.steps=32", "evaluation_episodes=1"]
+
+    frozen = make_config(*go_on, "value_steps=31", "teacher.segment=16")
+    execute(frozen)
+    began, ended = load_teacher(file), load_teacher(folder_of(frozen) / "teacher.safetensors")
+    assert (ended.sha256, ended.options) == (began.sha256, began.options)  # 2 updates, neither of the policy
+
+    moved = make_config(*go_on, "value_steps=16", runs="moved")
+    execute(moved)
+    assert load_teacher(folder_of(moved) / "teacher.safetensors").sha256 != began.sha256
+    whole, parts = (folder_of(moved) / "teacher.safetensors").read_bytes(), make_config(*go_on, "value_steps=16")
+    interrupted(parts, monkeypatch, 1)
+    execute(parts)
+    assert (folder_of(parts) / "teacher.safetensors").read_bytes() == whole
+
+    # It replaces what it began with if it scores more.
+    known = json.loads(there.read_text())
+    score = json.loads((folder_of(moved) / "summary.json").read_text())["score"]
+    there.write_text(json.dumps(known | {"score": {"mean": score + 1}}))
+    with pytest.raises(SystemExit):
+        export(monkeypatch, "--runs", tmp_path / "moved", "--out", out)
+    assert "it scores" in capsys.readouterr().err
+    there.write_text(json.dumps(known | {"score": {"mean": score - 1}}))
+    export(monkeypatch, "--runs", tmp_path / "moved", "--out", out)
+    card = json.loads(there.read_text())
+    assert card["training"]["steps"] == 48
+    assert card["frames"] == 4 * 48
+    assert card["before"]["run_id"] == known["run_id"]
+
+
+def test_what_a_training_may_not_go_on_from(make_config, atari_folder, tmp_path):
+    """Another game's teacher, none, one that changed meanwhile."""
+    of_breakout = atari_folder / "teacher.safetensors"
+    for overrides, said in {
+        (f"start={of_breakout}", "dataset=atari/pong"): "trained with breakout",
+        (f"start={tmp_path}/none",): "start: there is no teacher at",
+        (f"start={of_breakout}", "start_sha256=0"): "is not the teacher that start_sha256=0 asks for",
+        ("value_steps=96",): "less than teacher.steps",
+    }.items():
+        config = make_config(TEACHER, *overrides)
+        with pytest.raises(BadInput, match=said):
+            execute(config)
