@@ -350,6 +350,7 @@ class StudentConfig:
 
     convolutions: list[list[int]] = MISSING
     hidden: int = MISSING
+    initialisation: str = MISSING  # a key of `sobolev.networks.atari_policies.INITIALISATIONS`
 
 
 @dataclass

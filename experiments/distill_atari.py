@@ -34,7 +34,7 @@ from sobolev.distillation import (
     kl_student_teacher,
     kl_teacher_student,
 )
-from sobolev.networks.atari_policies import FRAME, Architecture, AtariPolicy, Convolution
+from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_sweeps import ReLUSweeps
 from sobolev.seeding import generator
 
@@ -54,6 +54,7 @@ FULL_STUDENT = ([[16, 8, 4], [32, 4, 2]], 256)
 # Neither smaller nor larger, but something else: with another value a run has another loss, learns from and is measured
 # on other states, or compares gradients at others. Such rows do not belong beside those of Figure 4.
 SHIPPED = {
+    "student.initialisation": "orthogonal",
     "objective.divergence": "student_teacher",
     "objective.norm": "l2",
     "objective.projection": "sphere",
@@ -90,9 +91,12 @@ def main(config: DistillConfig, run: Run) -> dict:
     del recorded  # all its frames
 
     # Model and objective
-    policy = AtariPolicy(teacher.policy.n_actions, architecture(config), generator=generator(config.seed, "init")).to(
-        run.device, run.dtype
-    )
+    policy = AtariPolicy(
+        teacher.policy.n_actions,
+        architecture(config),
+        initialisation=config.student.initialisation,
+        generator=generator(config.seed, "init"),
+    ).to(run.device, run.dtype)
     student = ReLUSweeps(policy, getattr(torch, config.products.name))
     objective = config.objective
     step = DistillationStep(
@@ -199,6 +203,7 @@ def check(config: DistillConfig) -> None:
         "objective.norm": (config.objective.norm, NORMS),
         "objective.projection": (config.objective.projection, PROJECTIONS),
         "evaluate_on": (config.evaluate_on, SPLITS[1:]),
+        "student.initialisation": (config.student.initialisation, INITIALISATIONS),
     }
     for key, (value, known) in choices.items():
         if value not in known:

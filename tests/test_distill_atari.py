@@ -106,6 +106,7 @@ def test_an_objective_of_other_weights_than_its_name_says_is_not_of_the_papers_s
     "override",
     [
         *("objective.divergence=teacher_student", "objective.norm=squared_l2", "objective.projection=gaussian"),
+        "student.initialisation=uniform_fan_in",
         *("objective.samples=2", "n_gradients=8", "n_evaluate=100", "student=quarter"),
         *("optimizer.steps=100", "optimizer.batch_size=50", "optimizer.batch_size=1000", "optimizer.schedule=cosine"),
         *("optimizer.learning_rate=9e-6", "optimizer.learning_rate=2e-3", "evaluations=19"),
@@ -392,6 +393,7 @@ REFUSALS = {
     "n_train=600": "the train part of the recording has",
     "objective.samples=0": "objective.samples must be positive",
     "objective.gradient_weight=-1": "objective.gradient_weight must be 0 or more",
+    "student.initialisation=ones": "student.initialisation=ones is not one of uniform_fan_in, orthogonal",
     "objective.divergence=js": "objective.divergence=js is not one of student_teacher, teacher_student",
     "objective.norm=l1": "objective.norm=l1 is not one of l2, squared_l2",
     "objective.projection=ball": "sphere, gaussian, rademacher, coordinate",
