@@ -41,7 +41,10 @@ SEARCHES = {
         task="dataset.game",
         approach=("objective.name", "objective.kl_weight"),
         chosen={"learning_rate": "optimizer.learning_rate", "gradient_weight": "objective.gradient_weight"},
-        noted={"n_train": "n_train", "updates": "optimizer.steps", "seed": "seed"},
+        noted={
+            **{"n_train": "n_train", "initialisation": "student.initialisation"},
+            **{"updates": "optimizer.steps", "seed": "seed"},
+        },
         measured=("kl", "action_error", "gradient_error"),
         measure="validation KL",
         folder="atari",
