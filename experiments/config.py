@@ -113,10 +113,11 @@ class MLPConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the squared errors by order: [value, gradient, Hessian]. A weight of 0 leaves an order out."""
+    """Weights and distances by order: [value, gradient, Hessian]. A weight of 0 leaves an order out."""
 
     name: str = MISSING
     weights: list[float] = MISSING
+    distances: list[str] = field(default_factory=lambda: ["squared_l2"] * 3)  # keys of `sobolev.losses.DISTANCES`
 
 
 @dataclass

@@ -312,6 +312,8 @@ def points(config: PointsConfig, run: Run) -> dict:
     weights = config.loss.weights
     if not any(weights[:2]) or any(weights[2:]) or min(weights) < 0:
         raise BadInput(f"loss.weights={weights}: expected weights of value and gradient, none negative, not both 0")
+    if set(config.loss.distances) != {"squared_l2"}:
+        raise BadInput(f"loss.distances={config.loss.distances}: here all errors are squared (squared_l2)")
     seeds = seeds_of(config)
     teachers = [random_teacher(config.n_inputs, config.teacher_units, generator(seed, "teacher")) for seed in seeds]
 

@@ -54,6 +54,7 @@ PROTOCOLS = {
     "regression_normalised": "normalised protocol",
     "regression_second_order": "normalised protocol, smooth activation",
 }
+NOT_DRAWN = ("regression_steep",)  # the report has it as a table
 METRICS = {"value_mse": "MSE of values", "gradient_mse": "MSE of gradients", "hessian_mse": "MSE of Hessians"}
 
 
@@ -349,6 +350,8 @@ NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios")
 def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and surfaces allow, for each experiment: (name, file name, figure), one at a time."""
     for experiment in levels(rows, "experiment"):
+        if experiment in NOT_DRAWN:
+            continue
         suffix = experiment.removeprefix("regression")
         of_experiment = select(rows, experiment=experiment)
         if "figure_2" in names:
@@ -358,7 +361,7 @@ def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterat
         if "learning_curves" in names:
             for n_train in levels(of_experiment, "n_train"):
                 yield "learning_curves", f"learning_curves{suffix}_{n_train}", learning_curves(of_experiment, n_train)
-    for experiment, task in sorted({(experiment, task) for experiment, task, _, _ in surfaces}):
+    for experiment, task in sorted({key[:2] for key in surfaces if key[0] not in NOT_DRAWN}):
         suffix = experiment.removeprefix("regression")
         sizes = {n for e, t, _, n in surfaces if (e, t) == (experiment, task)}
         if "figure_3" in names and task == "styblinski_tang" and sizes & {20, 100}:

@@ -53,6 +53,9 @@ METHODS = {
     "sobolev": "Sobolev",
     "sobolev_2": "Sobolev, 2nd order",
     "derivative": "derivatives only",
+    "sobolev_light": "Sobolev, a tenth of the weight",
+    "sobolev_norm": "Sobolev, norm not squared",
+    "sobolev_norm_light": "Sobolev, norm not squared, a tenth of the weight",
 }
 
 
@@ -237,7 +240,7 @@ def read_surfaces(folder: Path) -> Surfaces:
     Raises:
         RowsError: a file's name is not of that form, or an array is missing or damaged.
     """
-    pattern = re.compile(rf"(.+)_({'|'.join(TASKS)})_({'|'.join(METHODS)})_(\d+)")
+    pattern = re.compile(rf"(.+)_({'|'.join(TASKS)})_(.+)_(\d+)")
     surfaces: Surfaces = {}
     for path in sorted(folder.glob("*.npz")):
         match = pattern.fullmatch(path.stem)

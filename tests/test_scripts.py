@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from scripts import figures, report, tables
 from scripts.claims import Evidence, above, at_least, every, negation
-from scripts.claims.regression import claims, log_ratios, outcome
+from scripts.claims.regression import claims, gradient_terms, log_ratios, outcome
 from scripts.rows import (
     DTYPE,
     TASKS,
@@ -64,6 +65,20 @@ def make_rows(
             log_error += np.log10(STEPS[-1] / step) - (split == "train")
             rows.append((experiment, task, method, n_train, seed, step, split, metric, 10**log_error, scale))
     return np.array(rows, dtype=DTYPE)
+
+
+def test_gradient_terms_are_compared_with_value_only_training():
+    """Where Sobolev Training is 10 times closer in values and gradients; another loss is as close as value-only."""
+    rows = make_rows(lambda *_: 1.0, "regression_steep", ("bukin", "ackley"), (100,))
+    other = rows[rows["method"] == "value"].copy()
+    other["method"] = "sobolev_norm"
+    table = gradient_terms(np.concatenate([rows, other])).splitlines()
+    bukin = next(line for line in table if "Bukin" in line and "| Sobolev |" in line)
+    assert re.search(r"\| (9\.\d+|10\.?\d*) \[.*\| won \|.* won \| paper \|", bukin)
+    same = next(line for line in table if "Ackley" in line and "not squared" in line)
+    assert same.count("1 [1, 1] | tied") == 2
+    assert not any("value only |" in line for line in table[3:])
+    assert gradient_terms(rows[:0]) == ""
 
 
 def make_surface(scale: str = "paper", n_train: int = 20, slope: float = 1.0, dtype: type = np.float32) -> Surface:
@@ -496,6 +511,7 @@ def test_unknown_figure_lists_the_choices(capsys: pytest.CaptureFixture[str]) ->
 def test_surfaces_survive_the_file(tmp_path: Path) -> None:
     names = {
         ("regression", "booth", "value", 20),
+        ("regression", "booth", "a_loss_of_mine", 20),
         ("regression_normalised", "styblinski_tang", "sobolev_2", 100),
         ("regression_second_order", "bukin", "sobolev", 10_000),
     }
