@@ -314,8 +314,8 @@ STEEP = Domain(
     introduction="Bukin and Ackley in the normalised protocol, with gradient terms that are lighter or not squared. "
     "Bukin's gradient is unbounded at its ridge, |df/dy| = 50 / |y - 0.01 x^2|^(1/2), and the integral of its square "
     "diverges: the function is in no S_1 with squared norms, Theorem 1 does not speak of it, and a few points next to "
-    "the ridge rule the squared term. Its norm has a finite mean. Ackley's gradient is bounded, but turns over within a "
-    "length of 1, where 100 points lie 1 apart. The paper has no such experiment, so there is no claim to judge. "
+    "the ridge rule the squared term. Its norm has a finite mean. Ackley's gradient is bounded, but turns over within "
+    "a length of 1, where 100 points lie 1 apart. The paper has no such experiment, so there is no claim to judge. "
     "`python run.py -m sweep=steep` runs it.",
     claims=(),
     appendix=lambda evidence: gradient_terms(evidence.of("regression_steep").rows),
