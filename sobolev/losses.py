@@ -214,7 +214,8 @@ class SobolevLoss:
         """The distance of order j for each sample, averaged over projections."""
         projected = self.projection is not None and j > 0
         lead = prediction.shape[: self.batch_dims + projected]
-        distance = self.distances[j](prediction.reshape(*lead, -1), target.reshape(*lead, -1))
+        components = prediction.shape[len(lead) :].numel()  # reshape cannot infer it in an empty batch
+        distance = self.distances[j](prediction.reshape(*lead, components), target.reshape(*lead, components))
         if distance.shape != lead:
             raise ValueError(
                 f"the distance of order {j} must reduce the last dimension only and give shape {tuple(lead)}, "
@@ -226,12 +227,14 @@ class SobolevLoss:
 def _project(derivative: Tensor, vectors: Sequence[Tensor], x: Tensor, batch_dims: int) -> Tensor:
     """<...<D^j y, v_1>, ..., v_j> of shape (S, *x.shape), for a recorded D^j y (*batch, *out, *in, ..., *in)."""
     n = x.shape[:batch_dims].numel()
+    remaining = derivative.shape[batch_dims:].numel()
     derivative = derivative.unsqueeze(0)
     for v in vectors:  # S projections, N samples, C components to contract, R that remain
-        v_SNC = v.reshape(len(v), n, -1)
-        derivative_SNCR = derivative.reshape(len(derivative), n, v_SNC.shape[-1], -1)
+        v_SNC = v.reshape(len(v), n, v.shape[batch_dims + 1 :].numel())
+        remaining //= v_SNC.shape[-1]
+        derivative_SNCR = derivative.reshape(len(derivative), n, v_SNC.shape[-1], remaining)
         derivative = torch.einsum("snc,sncr->snr", v_SNC, derivative_SNCR)
-    return derivative.reshape(-1, *x.shape)
+    return derivative.reshape(len(derivative), *x.shape)
 
 
 def _check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None:

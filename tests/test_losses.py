@@ -219,6 +219,15 @@ def test_accumulated_gradients_equal_those_of_the_full_batch():
     torch.testing.assert_close([p.grad for p in model.parameters()], full)
 
 
+@pytest.mark.parametrize("target", [TEACHER, tuple(d[:0] for d in RECORDED)], ids=["teacher", "recorded"])
+@pytest.mark.parametrize("projection", [None, projections.Sphere(2)])
+def test_an_empty_batch_adds_nothing(target, projection):
+    """A process whose share of the last batch is empty still takes part."""
+    terms = SobolevLoss(2, projection=projection, reduction="sum")(STUDENT, X[:0], target)
+    assert terms.total == 0
+    assert not any(gradient.any() for gradient in gradients(terms.total, STUDENT))
+
+
 # --- what is left alone ----------------------------------------------------------------------------------------------
 
 
