@@ -66,7 +66,8 @@ def derivatives(
         raise ValueError(f"order must be 0 or more, not {order}")
     _check(f, x, order, batch_dims)
     with torch.set_grad_enabled(create_graph or order > 0):
-        x = _variable(x, create_graph)
+        # Values alone need no gradient by x: its backward pass, that of the first layer by its input, is saved.
+        x = _variable(x, create_graph) if order else x if create_graph else x.detach()
         results = [_values(f, x, batch_dims)]
         for j in range(1, order + 1):
             results.append(_jacobian(results[-1], x, create_graph or j < order, mode, batch_dims))

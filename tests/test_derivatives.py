@@ -148,6 +148,14 @@ def test_values_alone_record_no_graph():
     derivatives(f, samples(3), order=0)
 
 
+def test_values_alone_ask_for_no_gradient_by_the_input():
+    def f(x):
+        assert not x.requires_grad
+        return x.mul_(2)  # which a leaf that requires gradients would refuse
+
+    assert torch.equal(derivatives(f, torch.ones(3, 2), order=0, create_graph=True)[0], torch.full((3, 2), 2.0))
+
+
 def test_the_derivative_of_the_derivative_is_the_second():
     f, x = mlp(2, 8, 2), samples(2)
     nested = derivatives(lambda x: derivatives(f, x, create_graph=True)[1], x)[1]
