@@ -67,7 +67,8 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
 
 def huber(prediction: Tensor, target: Tensor) -> Tensor:
     """d^2 / 2 where d = |p - t| < 1 and d - 1/2 elsewhere, summed over the components."""
-    return nn.functional.huber_loss(prediction, target, reduction="none").sum(-1)
+    difference = prediction - target  # of either's type, which huber_loss alone would refuse to mix
+    return nn.functional.huber_loss(difference, torch.zeros_like(difference), reduction="none").sum(-1)
 
 
 DISTANCES: dict[str, Distance] = {"squared_l2": squared_l2, "l2": l2, "l1": l1, "huber": huber}
@@ -106,6 +107,7 @@ class SobolevLoss:
         mode, batch_dims: as for `sobolev.derivatives.derivatives`.
 
     Raises:
+        TypeError: a projection that is none, such as its name, or its class without parentheses.
         ValueError: an unknown name, a weight or distance for an order that is not there, or no order present.
     """
 
@@ -126,6 +128,8 @@ class SobolevLoss:
         for name, value, choices in (("reduction", reduction, REDUCTIONS), ("mode", mode, MODES)):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        if not isinstance(projection, Projection | None):
+            raise TypeError(f"projection must be one such as projections.Sphere(samples=1), not {projection!r}")
         self.weights = {j: w for j, w in _one_an_order("weights", weights, order).items() if w != 0}
         if not self.weights:
             raise ValueError("every weight is 0, so there is nothing to learn from")
@@ -150,9 +154,12 @@ class SobolevLoss:
                 recorded tensors (y, D y, ...), where orders that are absent from the loss may be None or left off.
 
         Raises:
+            TypeError: samples or targets that are not tensors, such as NumPy's arrays.
             ValueError: a target whose shape is not the student's or that lacks an order; DistributedDataParallel that
                 is not around a `Derivatives`; or a `Derivatives` of another order.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
         x = x.detach()
         if not self._warned:
             warn_if_vanishing(student, self.order)
@@ -196,6 +203,10 @@ class SobolevLoss:
         if callable(target):
             teacher = target.model if isinstance(target, Derivatives) else target
             return self._differentiate(teacher, x, vectors, create_graph=False)
+        if not isinstance(target, Tensor | Sequence):
+            raise TypeError(
+                f"target must be a function, or recorded tensors (y, D y, ...), not {type(target).__name__}"
+            )
         recorded = [target] if isinstance(target, Tensor) else list(target)
         recorded += [None] * (self.order + 1 - len(recorded))
         for j in self.weights:
@@ -238,6 +249,8 @@ def _project(derivative: Tensor, vectors: Sequence[Tensor], x: Tensor, batch_dim
 
 
 def _check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None:
+    if not isinstance(target, Tensor | None):
+        raise TypeError(f"the target's derivative of order {j} must be a tensor, not {type(target).__name__}")
     found = "missing" if target is None else f"of shape {tuple(target.shape)}"
     if target is None or target.shape != tuple(expected):
         raise ValueError(f"the target's derivative of order {j} is {found}, expected {tuple(expected)} to match")
@@ -247,7 +260,7 @@ def _one_an_order(name: str, given: Any, order: int) -> dict[int, Any]:
     """{order: value} from such a mapping, from one value an order, or from one value for all."""
     if isinstance(given, Mapping):
         by_order = dict(given)
-    elif isinstance(given, Sequence) and not isinstance(given, str):
+    elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0):  # or an array
         by_order = dict(enumerate(given))
         if len(given) != order + 1:
             raise ValueError(f"{name} must number {order + 1}, for orders 0 to {order}, not {len(given)}")

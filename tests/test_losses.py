@@ -6,6 +6,7 @@ import copy
 import itertools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -119,6 +120,14 @@ def test_distances_reduce_the_components_only(distance):
     assert distance(torch.rand(4, 5, 3), torch.rand(4, 5, 3)).shape == (4, 5)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_targets_recorded_in_double_precision_serve_a_student_in_single(distance):
+    student, loss = copy.deepcopy(STUDENT).float(), SobolevLoss(1, distances=distance)
+    terms = loss(student, X.float(), RECORDED)
+    torch.testing.assert_close(terms.total, loss(STUDENT, X, RECORDED).total, rtol=1e-4, atol=0)
+    terms.total.backward()
+
+
 # --- orders that are absent ------------------------------------------------------------------------------------------
 
 
@@ -131,6 +140,14 @@ def test_orders_and_distances_given_one_by_one():
         assert sorted(terms.by_order) == [0, 2]
         torch.testing.assert_close(terms.by_order, {0: l1_terms[0], 2: l2_terms[2]})
         torch.testing.assert_close(terms.total, 2 * l1_terms[0] + 3 * l2_terms[2])
+
+
+@pytest.mark.parametrize("array", [torch.tensor, np.array])
+def test_weights_may_be_an_array(array):
+    listed = SobolevLoss(1, weights=(2.0, 3.0))(STUDENT, X, RECORDED).total
+    torch.testing.assert_close(SobolevLoss(1, weights=array([2.0, 3.0]))(STUDENT, X, RECORDED).total, listed)
+    with pytest.raises(ValueError, match="weights must number 2"):
+        SobolevLoss(1, weights=array([2.0]))
 
 
 def test_value_only_builds_no_derivative():
@@ -327,6 +344,27 @@ def test_values_of_shape_b_and_b_1_are_not_broadcast():
 def test_bad_options_are_refused(match, options):
     with pytest.raises(ValueError, match=match):
         SobolevLoss(**options)
+
+
+@pytest.mark.parametrize("projection", ["sphere", projections.Sphere])
+def test_what_is_no_projection_is_refused(projection):
+    with pytest.raises(TypeError, match=r"such as projections\.Sphere\(samples=1\), not"):
+        SobolevLoss(projection=projection)
+
+
+@pytest.mark.parametrize(
+    ("match", "x", "target"),
+    [
+        ("x must be a floating-point tensor, not ndarray", X.numpy(), TEACHER),
+        ("target must be a function, or recorded tensors.*not ndarray", X, RECORDED[0].numpy()),
+        ("target must be a function, or recorded tensors.*not NoneType", X, None),
+        ("derivative of order 1 must be a tensor, not ndarray", X, (RECORDED[0], RECORDED[1].numpy())),
+    ],
+)
+def test_arrays_are_refused_by_name(match, x, target):
+    with pytest.raises(TypeError, match=match) as caught:
+        SobolevLoss(1)(STUDENT, x, target)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_distance_that_reduces_the_batch_is_refused():
