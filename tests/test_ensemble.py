@@ -76,6 +76,17 @@ def test_weights_may_differ_between_networks():
 
 
 @pytest.mark.parametrize("gradient_weight", [0.0, 1.0])
+def test_gradients_that_an_optimiser_has_dropped_are_made_anew(gradient_weight):
+    ensemble = make()
+    step = ReLUSobolevStep(ensemble, 7, 1.0, gradient_weight)
+    step(*batch(ensemble))
+    before = [parameter.grad.clone() for parameter in ensemble.parameters()]
+    torch.optim.Adam(ensemble.parameters()).zero_grad()
+    step(*batch(ensemble))
+    assert all(map(torch.equal, before, [parameter.grad for parameter in ensemble.parameters()]))
+
+
+@pytest.mark.parametrize("gradient_weight", [0.0, 1.0])
 def test_training_together_equals_training_alone(gradient_weight):
     """The loop anyone would write, one nn.Sequential at a time, with its own Adam."""
     ensemble = make()
@@ -113,3 +124,8 @@ def test_refusals_say_what_would_be_right():
     ensemble = make()
     with pytest.raises(ValueError, match=r"\(3, 4, 2\)"):
         ReLUSobolevStep(ensemble, 4)(*batch(ensemble, n=5))
+    x, value, gradient = batch(ensemble)
+    with pytest.raises(ValueError, match=r"values of shape \(3, 7, 1\), got \(3, 7\)"):
+        ReLUSobolevStep(ensemble, 7)(x, value[..., 0], gradient)
+    with pytest.raises(ValueError, match=r"gradients of shape \(3, 7, 2\), got \(3, 7, 1\)"):  # it would broadcast
+        ReLUSobolevStep(ensemble, 7)(x, value, gradient[..., :1])

@@ -141,7 +141,7 @@ class ReLUSobolevStep:
     step fills `.grad` of the ensemble's parameters. The buffers belong to the step and are reused.
 
     Raises:
-        ValueError: an activation that is not ReLU, more than one output, or inputs of another shape.
+        ValueError: an activation that is not ReLU, more than one output, or a batch of another shape.
     """
 
     def __init__(
@@ -168,13 +168,18 @@ class ReLUSobolevStep:
         self.r_EN1 = torch.empty_like(self.y_EN1)
         self.dy_ENI = weight.new_empty(self.shape)
         self.e_ENI = torch.empty_like(self.dy_ENI)
-        for parameter in ensemble.parameters():
-            parameter.grad = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def __call__(self, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> None:
-        if x_ENI.shape != self.shape:
-            raise ValueError(f"expected inputs of shape {self.shape}, got {tuple(x_ENI.shape)}")
+        expected = {"inputs": (x_ENI, self.shape), "values": (f_EN1, self.y_EN1.shape)}
+        if self.with_gradient:
+            expected["gradients"] = df_ENI, self.shape
+        for name, (tensor, shape) in expected.items():
+            if tensor.shape != shape:
+                raise ValueError(f"expected {name} of shape {tuple(shape)}, got {tuple(tensor.shape)}")
+        for parameter in self.ensemble.parameters():
+            if parameter.grad is None:  # as at first, and after `optimizer.zero_grad()`
+                parameter.grad = torch.empty_like(parameter)
         if self.with_gradient:
             self._sobolev(x_ENI, f_EN1, df_ENI)
         else:
