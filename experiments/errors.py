@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 OURS = "SOBOLEV_ONE_LINE_ERRORS"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk's
 
 
 class BadInput(Exception):
@@ -37,7 +38,7 @@ def one_line_errors() -> Iterator[None]:
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         sys.exit(
             f"error: the disk is full ({error.filename or 'no file named'}): make room, and the same command goes on"

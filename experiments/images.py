@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 from tqdm import tqdm
 
+from experiments.errors import FULL
 from sobolev.images import ImageError, download
 from sobolev.images.in_memory import CIFAR_SHAPE, MNIST_SIDE
 
@@ -30,7 +30,7 @@ def fetch(name: str, folder: Path | str) -> Path:
         try:
             return download(name, folder, progress)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise  # `one_line_errors` has its own words for it
             cause = error.strerror or error
             raise ImageError(

@@ -49,7 +49,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.config import Precision, RunConfig
-from experiments.errors import BadInput
+from experiments.errors import FULL, BadInput
 from experiments.ranks import Ranks, joined, torchrun_ranks
 from experiments.wandb_mirror import WandbMirror
 
@@ -256,7 +256,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     """Open the folder of a run, alone, and close it whatever happens.
 
     Raises:
-        BadInput: another process works on the same run, or the device does not exist.
+        BadInput: another process works on the same run, its folder cannot be made, or the device does not exist.
     """
     if torchrun_ranks()[1] > 1 and not config.several_processes:
         raise BadInput(f"{config.name} trains in one process: start it without torchrun")
@@ -269,7 +269,13 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 
 @contextmanager
 def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ".lock").touch()
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise BadInput(f"{directory} cannot be written ({error.strerror}): name another folder as runs_dir") from None
     with _alone(directory):
         run = make_run()
         if run.complete:
@@ -418,7 +424,7 @@ def _alone(directory: Path) -> Iterator[None]:
 def _read_summary(directory: Path) -> dict[str, Any]:
     try:
         return json.loads((directory / "summary.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:  # not JSON, or not even text
         _warn(f"{directory / 'summary.json'} is damaged; the run begins again")

@@ -15,7 +15,7 @@ import torch
 import experiments.regression
 from experiments.curves import read_panels
 from experiments.errors import BadInput
-from experiments.run import COLUMNS, execute, open_run, run_id
+from experiments.run import COLUMNS, execute, is_complete, open_run, run_id
 from tests.conftest import ROOT, TINY
 
 
@@ -156,6 +156,16 @@ def test_one_process_a_run(make_config):
     config = make_config()
     with open_run(config), pytest.raises(BadInput, match="another process"), open_run(config):
         pass
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(make_config, tmp_path, where):
+    (tmp_path / "file").touch()
+    config = make_config(runs=where)
+    assert not is_complete(folder(config))  # what a sweep asks first
+    with pytest.raises(BadInput, match=r"cannot be written \(.*\): name another folder") as error:
+        execute(config)
+    assert "\n" not in str(error.value)
 
 
 def test_denormal_numbers_count_as_zero(make_config):
