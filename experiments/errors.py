@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import Precision, RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 OURS = "SOBOLEV_ONE_LINE_ERRORS"
@@ -66,6 +69,24 @@ def explain(error: Exception) -> str:
             return f"{cause.full_key} is not a setting{nearest(cause.full_key, keys)}"
         return f"{cause.full_key}: {_first_line(cause)}"
     return _first_line(error)
+
+
+def check_positive(**settings: float) -> None:
+    """Refuse settings that are not positive and finite."""
+    for key, value in settings.items():
+        if not 0 < value < math.inf:
+            raise BadInput(f"{key} must be positive{'' if math.isfinite(value) else ' and finite'}, not {value}")
+
+
+def check_seed(config: RunConfig) -> None:
+    if config.seed < 0:
+        raise BadInput(f"seed must be 0 or more, not {config.seed}")
+
+
+def check_no_autocast(config: RunConfig) -> None:
+    """Refuse bfloat16 where no products are computed in it: rows would say that they were."""
+    if config.compute.precision is Precision.bfloat16:
+        raise BadInput(f"compute.precision=bfloat16: {config.name} computes in float32 or float64")
 
 
 def nearest(name: str, choices: list[str]) -> str:

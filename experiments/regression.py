@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import LossConfig, RegressionConfig
-from experiments.errors import BadInput, nearest
+from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
@@ -105,23 +105,18 @@ def check(config: RegressionConfig) -> None:
     """Refuse what no type can."""
     if config.dataset.name not in BENCHMARKS:
         raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*BENCHMARKS])}")
-    positive = {
-        "n_train": config.n_train,
-        "n_test": config.n_test,
-        "networks": config.networks,
-        "evaluations": config.evaluations,
-        "optimizer.steps": config.optimizer.steps,
-        "optimizer.batch_size": config.optimizer.batch_size,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "model.hidden": min(config.model.hidden, default=0),
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise BadInput(f"{key} must be positive, not {value}")
-    if config.seed < 0:
-        raise BadInput(f"seed must be 0 or more, not {config.seed}")
+    check_seed(config)
+    check_no_autocast(config)
+    check_positive(
+        n_train=config.n_train,
+        n_test=config.n_test,
+        networks=config.networks,
+        evaluations=config.evaluations,
+        **{f"optimizer.{key}": getattr(config.optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
+        **{"model.hidden": min(config.model.hidden, default=0)},
+    )
     weights = config.loss.weights
-    if not any(weights) or min(weights) < 0 or len(weights) > 3:
+    if not any(weights) or not all(0 <= weight < math.inf for weight in weights) or len(weights) > 3:
         raise BadInput(f"loss.weights={weights}: expected up to 3 weights by order, none negative, not all 0")
     check_distances(config.loss)
     if sum(weights[2:]) and config.model.activation.name in ("relu", "leaky_relu"):

@@ -26,7 +26,7 @@ from experiments.config import (
     PointsConfig,
     TrainingConfig,
 )
-from experiments.errors import BadInput, nearest
+from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import learning_rate
 from sobolev.derivatives import derivatives
@@ -52,6 +52,7 @@ def exact(config: ExactConfig, run: Run) -> dict:
     parts = {part.__name__: part for part in (proposition_1, polynomials, gaussian, piecewise_linear, hypotheses)}
     if config.part not in parts:
         raise BadInput(f"part={config.part} is unknown{nearest(config.part, [*parts])}")
+    check_seed(config)
     check_positive(instances=config.instances)
     run.resume()
     rows = list(parts[config.part](config))
@@ -201,14 +202,19 @@ def uniform(n: int, n_inputs: int, rng: torch.Generator) -> Tensor:
 
 def construction(config: ConstructionConfig, run: Run) -> dict:
     """Theorem 1: write the network down and measure it; the objective is the sup error of its gradient."""
-    check_positive(n_inputs=config.n_inputs, width=config.width, n_train=config.n_train, n_test=config.n_test)
-    run.resume()
+    check_seed(config)
+    keys = ("n_inputs", "width", "degree", "n_train", "n_test")
+    check_positive(**{key: getattr(config, key) for key in keys})
     if config.n_inputs == 1:
         network = piecewise_linear_network(lambda x_K: ripple(x_K[:, None])[0][:, 0], -1, 1, max(config.width - 1, 1))
     else:
         x = uniform(config.n_train, config.n_inputs, generator(config.seed, "train"))
         y, dy = ripple(x)
-        network = cosine_network(fit_cosines(x, y[:, 0], dy, config.degree, half_period=1.5), config.width)
+        try:
+            network = cosine_network(fit_cosines(x, y[:, 0], dy, config.degree, half_period=1.5), config.width)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+    run.resume()
     x = uniform(config.n_test, config.n_inputs, generator(config.seed, "test"))
     errors = sobolev_errors(network, (x[None], *(t[None] for t in ripple(x))))
     rows = [(config.seed, "test", metric, error_E.item()) for metric, error_E in errors.items()]
@@ -268,7 +274,7 @@ def mismatch(config: MismatchConfig, run: Run) -> dict:
     """
     if config.domain not in ("interval", "disc"):
         raise BadInput(f"domain={config.domain} is unknown{nearest(config.domain, ['interval', 'disc'])}")
-    if not config.delta >= 0:
+    if not 0 <= config.delta < math.inf:
         raise BadInput(f"delta must be 0 or more, not {config.delta}")
     seeds = seeds_of(config)
     if config.domain == "interval":
@@ -309,9 +315,12 @@ def even_disc(n: int) -> Tensor:
 def points(config: PointsConfig, run: Run) -> dict:
     """Learn a teacher from `n_train` points; the objective is the median share of its variance left unexplained."""
     check_positive(n_inputs=config.n_inputs, teacher_units=config.teacher_units)
-    weights = config.loss.weights
-    if not any(weights[:2]) or any(weights[2:]) or min(weights) < 0:
-        raise BadInput(f"loss.weights={weights}: expected weights of value and gradient, none negative, not both 0")
+    value_weight, gradient_weight, *higher = (*config.loss.weights, 0.0, 0.0)
+    possible = all(0 <= weight < math.inf for weight in config.loss.weights)
+    if not possible or not value_weight + gradient_weight or any(higher):
+        raise BadInput(
+            f"loss.weights={config.loss.weights}: expected weights of value and gradient, none negative, not both 0"
+        )
     if set(config.loss.distances) != {"squared_l2"}:
         raise BadInput(f"loss.distances={config.loss.distances}: here all errors are squared (squared_l2)")
     seeds = seeds_of(config)
@@ -322,7 +331,7 @@ def points(config: PointsConfig, run: Run) -> dict:
         values, gradients = zip(*(teacher(x_NI) for teacher, x_NI in zip(teachers, x, strict=True)), strict=True)
         return in_precision(run, torch.stack(x), torch.stack(values), torch.stack(gradients))
 
-    ensemble = train(config, run, draw(config.n_train, "train"), by_derivatives(*weights[:2]))
+    ensemble = train(config, run, draw(config.n_train, "train"), by_derivatives(value_weight, gradient_weight))
     test = draw(config.n_test, "test")
     errors = sobolev_errors(ensemble, test)
     variance = test[1].var(1, correction=0).squeeze(-1)
@@ -448,22 +457,16 @@ def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objectiv
 
 def seeds_of(config: TrainingConfig) -> range:
     """One seed a network, after refusing what no type can."""
+    check_seed(config)
+    check_no_autocast(config)
     check_positive(
         n_train=config.n_train,
         n_test=config.n_test,
         networks=config.networks,
-        **{"optimizer.steps": config.optimizer.steps, "optimizer.batch_size": config.optimizer.batch_size},
+        **{f"optimizer.{key}": getattr(config.optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
         **{"model.hidden": min(config.model.hidden, default=0)},
     )
-    if config.seed < 0:
-        raise BadInput(f"seed must be 0 or more, not {config.seed}")
     return range(config.seed, config.seed + config.networks)
-
-
-def check_positive(**settings: float) -> None:
-    for key, value in settings.items():
-        if value <= 0:
-            raise BadInput(f"{key} must be positive, not {value}")
 
 
 def in_precision(run: Run, *tensors: Tensor) -> Data:

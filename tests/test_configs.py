@@ -77,6 +77,9 @@ REFUSALS = {
     "entry=os.system": "expected experiments",
     "compute.device=cuda:99": "not on this machine",
     "seed=-1": "seed must be 0 or more",
+    "loss.weights=[nan,1]": "none negative",
+    "optimizer.learning_rate=nan": "must be positive and finite, not nan",
+    "compute.precision=bfloat16": "regression computes in float32 or float64",
 }
 
 

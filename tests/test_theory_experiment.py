@@ -116,12 +116,26 @@ def test_mismatch_reaches_the_floor_and_not_less(tmp_path):
         ("theory_points", "n_inputs=0", "must be positive"),
         ("theory_points", "loss=sobolev_2", "weights of value and gradient"),
         ("theory_approximation", "method=sobolov", "did you mean sobolev"),
+        ("theory_approximation", "optimizer.learning_rate=-1", "must be positive, not -1"),
+        ("theory_mismatch", "delta=inf", "0 or more"),
+        ("theory_mismatch", "compute.precision=bfloat16", "computes in float32 or float64"),
+        ("theory_construction", "width=1", "take a larger one"),
+        ("theory_construction", "degree=0", "degree must be positive"),
+        ("theory_construction", "seed=-1", "seed must be 0 or more"),
+        ("theory_exact", "seed=-1", "seed must be 0 or more"),
+        ("theory_points", "loss.weights=[nan,1]", "none negative"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(experiment, override, message, tmp_path):
     with pytest.raises(BadInput, match=message) as error:
         run(experiment, tmp_path, override)
     assert "\n" not in str(error.value)
+    assert not any(tmp_path.glob("*/*")), "a refused run leaves no folder"
+
+
+def test_one_weight_is_that_of_the_values(tmp_path):
+    one, two = (run("theory_points", tmp_path, f"loss.weights=[{weights}]") for weights in ("1", "1,0"))
+    assert one == two
 
 
 @pytest.mark.parametrize("n_inputs", [1, 3])
