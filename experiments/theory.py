@@ -24,6 +24,7 @@ from experiments.config import (
     ExactConfig,
     MismatchConfig,
     PointsConfig,
+    RunConfig,
     TrainingConfig,
 )
 from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
@@ -40,9 +41,13 @@ from sobolev.theory import sample_complexity as sc
 Data = tuple[Tensor, Tensor, Tensor]  # inputs (E, N, I), values (E, N, 1), gradients (E, N, I)
 Rows = Iterator[tuple[int, str, str, float]]  # seed, split, metric, value
 
-FULL_NETWORKS = {"theory_approximation": 6, "theory_mismatch": 6, "theory_points": 10}
-FULL_STEPS = {"theory_approximation": 5_000, "theory_mismatch": 4_000, "theory_points": 2_000}
-FULL_INSTANCES, FULL_TEST_POINTS = 100, 2_000
+FULL = {  # below any of these a run is `reduced`
+    "theory_exact": {"instances": 100},
+    "theory_construction": {"degree": 10, "n_train": 3_000, "n_test": 10_000},
+    "theory_approximation": {"networks": 6, "steps": 5_000, "n_train": 4_096, "n_test": 10_000},
+    "theory_mismatch": {"networks": 6, "steps": 4_000, "hidden": 64, "n_train": 256, "n_test": 4_096},
+    "theory_points": {"networks": 10, "steps": 2_000, "layers": 2, "hidden": 64, "teacher_units": 8, "n_test": 2_000},
+}
 
 # --- What needs no training ----------------------------------------------------------------------------
 
@@ -57,7 +62,7 @@ def exact(config: ExactConfig, run: Run) -> dict:
     run.resume()
     rows = list(parts[config.part](config))
     run.record(0, rows)
-    return {"objective": len(rows), "scale": "paper" if config.instances >= FULL_INSTANCES else "reduced"}
+    return {"objective": len(rows), "scale": scale(config)}
 
 
 def proposition_1(config: ExactConfig) -> Rows:
@@ -219,8 +224,7 @@ def construction(config: ConstructionConfig, run: Run) -> dict:
     errors = sobolev_errors(network, (x[None], *(t[None] for t in ripple(x))))
     rows = [(config.seed, "test", metric, error_E.item()) for metric, error_E in errors.items()]
     run.record(0, [*rows, (config.seed, "exact", "hidden_units", network[0].out_features)])
-    whole = config.n_test >= FULL_TEST_POINTS
-    return {"objective": errors["gradient_sup"].item(), "scale": "paper" if whole else "reduced"}
+    return {"objective": errors["gradient_sup"].item(), "scale": scale(config)}
 
 
 def approximation(config: ApproximationConfig, run: Run) -> dict:
@@ -440,19 +444,23 @@ def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objectiv
     """Record the test errors of every network and summarise them."""
     if not errors[objective].isfinite().all():
         raise BadInput(f"training diverged ({objective} is not finite): lower optimizer.learning_rate")
-    steps = config.optimizer.steps
     rows = [
         (seed, "test", metric, value)
         for metric, error_E in errors.items()
         for seed, value in zip(seeds_of(config), error_E.tolist(), strict=True)
     ]
-    run.record(steps, rows)
-    whole = (
-        config.networks >= FULL_NETWORKS.get(config.name, 0)
-        and steps >= FULL_STEPS.get(config.name, 0)
-        and config.n_test >= FULL_TEST_POINTS
-    )
-    return {"objective": errors[objective].quantile(0.5).item(), "scale": "paper" if whole else "reduced"}
+    run.record(config.optimizer.steps, rows)
+    return {"objective": errors[objective].quantile(0.5).item(), "scale": scale(config)}
+
+
+def scale(config: RunConfig) -> str:
+    """`paper` where nothing is smaller than the shipped experiment, else `reduced`."""
+    sizes = dict(vars(config))
+    if isinstance(config, TrainingConfig):
+        hidden = config.model.hidden
+        sizes |= {"steps": config.optimizer.steps, "layers": len(hidden), "hidden": min(hidden)}
+    full = FULL.get(config.name, {})
+    return "paper" if full and all(sizes[key] >= least for key, least in full.items()) else "reduced"
 
 
 def seeds_of(config: TrainingConfig) -> range:

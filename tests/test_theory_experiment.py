@@ -133,6 +133,27 @@ def test_what_cannot_be_done_is_refused_in_one_line(experiment, override, messag
     assert not any(tmp_path.glob("*/*")), "a refused run leaves no folder"
 
 
+SMALLER = {
+    "theory_exact": ["instances=99"],
+    "theory_construction": ["n_test=2000", "degree=3"],
+    "theory_approximation": ["networks=5", "n_train=32", "name=mine"],
+    "theory_mismatch": ["model.hidden=[32]", "n_test=2000"],
+    "theory_points": ["model.hidden=[64]", "model.hidden=[64,8]", "optimizer.steps=1999"],
+}
+
+
+@pytest.mark.parametrize("experiment", SMALLER)
+def test_only_what_is_as_large_as_shipped_is_at_paper_scale(experiment):
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        shipped, *smaller = (
+            OmegaConf.to_object(compose("config", [f"experiment={experiment}", *overrides]))
+            for overrides in ([], *([override] for override in SMALLER[experiment]))
+        )
+    assert theory.scale(shipped) == "paper"
+    assert {theory.scale(config) for config in smaller} == {"reduced"}
+
+
 def test_one_weight_is_that_of_the_values(tmp_path):
     one, two = (run("theory_points", tmp_path, f"loss.weights=[{weights}]") for weights in ("1", "1,0"))
     assert one == two
