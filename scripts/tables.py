@@ -266,6 +266,11 @@ def format_interval(interval: Interval | Estimate) -> str:
     return f"{format_number(middle)} [{format_number(low)}, {format_number(high)}]"
 
 
+def format_factor(interval: Interval) -> str:
+    """An interval of log10 ratios, as a factor."""
+    return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
+
+
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines))

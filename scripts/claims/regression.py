@@ -13,7 +13,7 @@ import numpy as np
 
 from scripts.claims import Claim, Domain, Evidence, Finding, Statement, above, at_least, every, find, negation
 from scripts.rows import METHODS, MIN_SEEDS, TASKS, Interval, final, levels, log_ratio, median_interval, select
-from scripts.tables import convergence, errors_table, final_errors, format_interval, markdown
+from scripts.tables import convergence, errors_table, final_errors, format_factor, format_interval, markdown
 
 SIZES = (20, 100, 10_000)
 CELLS = [(task, n_train) for n_train in SIZES for task in TASKS]
@@ -46,11 +46,6 @@ def mean_log_ratio(rows: np.ndarray, n_train: int, metric: str = "value_mse") ->
         seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
         for seed in sorted(seeds)
     }
-
-
-def times(interval: Interval) -> str:
-    """An interval of log10 ratios, as a factor."""
-    return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
 
 
 def outcome(ratio: Interval) -> str:
@@ -93,8 +88,10 @@ def won_six_of_seven(evidence: Evidence, metric: str = "value_mse") -> Finding:
             ", ".join(
                 f"{outcomes.count(word)} {word}" for word in ("won", "tied", "lost", "undecided") if word in outcomes
             )
-            + "".join(f"; {TASKS[task]} {times(ratio)}" for task, ratio in of_size.items() if outcome(ratio) != "won")
-            + f"; geometric mean of all ratios {times(mean)}"
+            + "".join(
+                f"; {TASKS[task]} {format_factor(ratio)}" for task, ratio in of_size.items() if outcome(ratio) != "won"
+            )
+            + f"; geometric mean of all ratios {format_factor(mean)}"
         )
 
     return find(
@@ -110,7 +107,7 @@ def orders_of_magnitude(evidence: Evidence) -> Finding:
     ratios = log_ratios(evidence.rows)
 
     def describe(n_train: int, of_size: dict[str, Interval]) -> str:
-        more = [f"{TASKS[task]} {times(ratio)}" for task, ratio in of_size.items() if above(ratio, 1)]
+        more = [f"{TASKS[task]} {format_factor(ratio)}" for task, ratio in of_size.items() if above(ratio, 1)]
         return f"more than 10 times smaller on {len(more)} of {len(of_size)}" + (
             f" ({', '.join(more)})" if more else ""
         )
@@ -130,7 +127,7 @@ def ackley_crosses_over(evidence: Evidence) -> Finding:
         evidence,
         lambda: every((negation(above(ratios["ackley", 20], 0)), above(ratios["ackley", 10_000], 0))),
         missing_cells(ratios, [("ackley", 20), ("ackley", 10_000)]),
-        by_size(ratios, lambda _, of_size: f"value-only / Sobolev {times(of_size['ackley'])}"),
+        by_size(ratios, lambda _, of_size: f"value-only / Sobolev {format_factor(of_size['ackley'])}"),
     )
 
 
@@ -141,9 +138,10 @@ def stronger_with_little_data(evidence: Evidence) -> Finding:
     difference = median_interval(few[seed] - many[seed] for seed in sorted(few.keys() & many.keys()))
     persists = at_least(4, (above(ratio, 0) for (_, n_train), ratio in ratios.items() if n_train == 10_000))
     missing = missing_cells(ratios, [(task, n_train) for n_train in (20, 10_000) for task in TASKS])
+    at_20, at_10_000 = (format_factor(median_interval(means.values())) for means in (few, many))
     ours = (
-        f"geometric mean over functions of value-only / Sobolev: {times(median_interval(few.values()))} at 20 points, "
-        f"{times(median_interval(many.values()))} at 10,000; the first over the second {times(difference)}"
+        f"geometric mean over functions of value-only / Sobolev: {at_20} at 20 points, {at_10_000} at 10,000; "
+        f"the first over the second {format_factor(difference)}"
     )
     return find(evidence, lambda: every((above(difference, 0), persists)), missing, "" if missing else ours)
 
@@ -272,7 +270,7 @@ def tables(rows: np.ndarray) -> str:
 
 
 def _ratio_entries(ratio: Interval | None) -> tuple[str, str]:
-    return (times(ratio), outcome(ratio)) if ratio else ("-", "-")
+    return (format_factor(ratio), outcome(ratio)) if ratio else ("-", "-")
 
 
 def gradient_terms(rows: np.ndarray) -> str:

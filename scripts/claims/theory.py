@@ -13,7 +13,7 @@ import numpy as np
 
 from scripts.claims import Claim, Domain, Evidence, Finding, above, every, find
 from scripts.rows import Interval, final, log_ratio, median_interval, select
-from scripts.tables import format_interval, format_number, markdown
+from scripts.tables import format_factor, format_interval, format_number, markdown
 
 LEARNED = 0.1  # share of the teacher's variance left unexplained at which it counts as learned; ours
 COMMAND = "make theory report"
@@ -79,11 +79,6 @@ def points_needed(rows: np.ndarray, n_inputs: int, method: str, activation: str 
 def dimensions(rows: np.ndarray) -> list[int]:
     """The numbers of inputs of tasks d<inputs> and d<inputs>_w<width>."""
     return sorted({int(task.partition("_")[0].removeprefix("d")) for task in rows["task"].tolist()})
-
-
-def factor(interval: Interval) -> str:
-    """An interval of log10 ratios, as a factor."""
-    return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
 
 
 def _part(evidence: Evidence, part: str) -> Evidence:
@@ -311,7 +306,7 @@ def fewer_points(evidence: Evidence) -> Finding:
             break
         ratio = log_ratio(*needed)
         statements.append(above(ratio, 0))
-        words.append(f"{n_inputs}: {factor(ratio)}")
+        words.append(f"{n_inputs}: {format_factor(ratio)}")
     ours = "points needed, value only / Sobolev, by number of inputs: " + "; ".join(words)
     return find(evidence, lambda: every(statements), missing, ours)
 
@@ -329,7 +324,9 @@ def points_table(evidence: Evidence) -> str:
         value, sobolev = (points_needed(rows, n_inputs, method, activation) for method in ("value", "sobolev"))
         if value and sobolev:
             counts = [format_interval(median_interval(needed.values())) for needed in (value, sobolev)]
-            lines.append([activation, str(n_inputs), *counts, factor(log_ratio(value, sobolev)), str(n_inputs + 1)])
+            lines.append(
+                [activation, str(n_inputs), *counts, format_factor(log_ratio(value, sobolev)), str(n_inputs + 1)]
+            )
     return f"#### Points until less than {LEARNED:.0%} of a teacher's variance is unexplained\n\n" + markdown(
         ["activation", "inputs", "value only", "Sobolev", "ratio", "numbers a point"], lines
     )
