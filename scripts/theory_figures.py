@@ -260,7 +260,10 @@ def points_against_dimension(rows: np.ndarray) -> Figure:
             intervals = [median_interval(needed[k].values()) for needed in both.values()]
             look = {"color": colour, "linestyle": style, "marker": "o" if method == "value" else "s"}
             _bars(left, list(both), intervals, label=f"{label}, {name}", **look)
-        ratios = [median_interval(value[seed] / sobolev[seed] for seed in value) for value, sobolev in both.values()]
+        ratios = [
+            median_interval(value[seed] / sobolev[seed] for seed in sorted(value.keys() & sobolev.keys()))
+            for value, sobolev in both.values()
+        ]
         _bars(right, list(both), ratios, label=name, color=BLACK, marker="o", linestyle=style)
     right.plot(inputs, [d + 1 for d in inputs], color=GREY, linestyle="-.", label="d + 1: numbers a point")
     for axes, label in ((left, "points needed"), (right, "value only / Sobolev")):
