@@ -6,9 +6,10 @@ A figure with any reduced row says so on its face.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ from scripts.rows import (
     Surfaces,
     curve,
     final,
+    in_order,
     levels,
     log_ratio,
     median_interval,
@@ -44,6 +46,11 @@ LOOKS = {
     "sobolev_2": {"color": "#009E73", "marker": "^"},
     "derivative": {"color": "#CC79A7", "marker": "D"},
 }
+OTHER_LOOKS = [  # of methods that are not ours
+    {"color": "#56B4E9", "marker": "v"},
+    {"color": "#E69F00", "marker": "P"},
+    {"color": "#000000", "marker": "X"},
+]
 SIZE_LOOKS = [
     {"color": "#009E73", "marker": "o"},
     {"color": "#E69F00", "marker": "s"},
@@ -65,16 +72,15 @@ def figure_2(rows: np.ndarray) -> Figure:
     """
     rows = select(rows, split="test", metric="value_mse")
     # Derivatives alone fix the values only up to a constant.
-    methods = [method for method in levels(rows, "method") if method != "derivative"]
+    looks = _looks(method for method in levels(rows, "method") if method != "derivative")
     tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
     columns = min(4, len(tasks) + 1)  # the last panel holds the legend
     lines = math.ceil((len(tasks) + 1) / columns)
     figure = Figure(figsize=(7, 0.6 + 1.65 * lines))
     panels = iter(figure.subplots(lines, columns).flat)
     for task, axes in zip(tasks, panels, strict=False):
-        for k, method in enumerate(methods):
-            look = LOOKS[method]
-            positions = np.arange(len(sizes)) + 0.25 * (k - (len(methods) - 1) / 2)
+        for k, (method, look) in enumerate(looks.items()):
+            positions = np.arange(len(sizes)) + 0.25 * (k - (len(looks) - 1) / 2)
             medians = []
             for position, n_train in zip(positions, sizes, strict=True):
                 seeds = final(rows, task=task, method=method, n_train=n_train)
@@ -99,8 +105,10 @@ def figure_2(rows: np.ndarray) -> Figure:
     for axes in panels:
         axes.set_axis_off()
     figure.axes[-1].legend(
-        handles=[_handle(method) for method in methods]
-        + [Line2D([], [], color="#777777", marker=".", markersize=4, linestyle="", alpha=0.5, label="one seed")],
+        handles=[
+            *_handles(looks),
+            Line2D([], [], color="#777777", marker=".", markersize=4, linestyle="", alpha=0.5, label="one seed"),
+        ],
         loc="center",
     )
     figure.supxlabel("training points", fontsize=8)
@@ -153,14 +161,14 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     curves and a decade below: few points are fitted to many more decades, beside which test curves would be flat.
     """
     rows = select(rows, n_train=n_train)
-    tasks, methods = levels(rows, "task"), levels(rows, "method")
+    tasks, looks = levels(rows, "task"), _looks(levels(rows, "method"))
     metrics = [metric for metric in METRICS if metric in rows["metric"]]
     figure = Figure(figsize=(7, 0.6 + 1.2 * len(tasks)))
     grid = figure.subplots(len(tasks), len(metrics), sharex=True, squeeze=False)
     for task, row in zip(tasks, grid, strict=True):
         for metric, axes in zip(metrics, row, strict=True):
             tested = []
-            for method in methods:
+            for method, look in looks.items():
                 if (method, metric) == ("derivative", "value_mse"):
                     continue  # derivatives fix the values only up to a constant
                 for split, dashes, alpha in (("train", (0, (3, 1.5)), 0.08), ("test", "-", 0.2)):
@@ -171,15 +179,14 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
                     low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
                     if split == "test":
                         tested += [low.min(), high.max()]
-                    color = LOOKS[method]["color"]
-                    axes.fill_between(steps, low, high, color=color, alpha=alpha)
+                    axes.fill_between(steps, low, high, color=look["color"], alpha=alpha)
                     axes.plot(
                         steps,
                         median,
-                        color=color,
+                        color=look["color"],
                         linestyle=dashes,
                         markevery=[-1],
-                        marker=LOOKS[method]["marker"] if split == "test" else None,
+                        marker=look["marker"] if split == "test" else None,
                     )
             axes.set_xscale("log")
             if tested:
@@ -192,13 +199,13 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
         axes.set_xlabel("optimiser updates")
     figure.align_ylabels()
     figure.legend(
-        handles=[_handle(method) for method in methods]
-        + [
+        handles=[
+            *_handles(looks),
             Line2D([], [], color="#555555", label="test"),
             Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), label="train (cut below)"),
         ],
         loc="outside lower center",
-        ncols=len(methods) + 2,
+        ncols=len(looks) + 2,
     )
     _head(figure, f"Learning curves, {n_train:,} training points", rows, "median and quartiles")
     return figure
@@ -212,7 +219,7 @@ def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
     """
     sizes = sorted({n for e, t, _, n in surfaces if (e, t) == (experiment, task)})
     # Derivatives fix the values only up to a constant.
-    methods = [m for m in METHODS if m != "derivative" and any((experiment, task, m, n) in surfaces for n in sizes)]
+    methods = in_order("method", (m for e, t, m, _ in surfaces if (e, t) == (experiment, task) and m != "derivative"))
     shown = {(m, n): surfaces.get((experiment, task, m, n)) for n in sizes for m in methods}
     recorded = [surface for surface in shown.values() if surface is not None]
     every_value = [a for surface in recorded for a in (surface.value_GG, surface.target_value_GG)]
@@ -232,7 +239,7 @@ def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
         target = next(iter(models.values()))
         panels = {0: (f"target, {n_train:,} points", target, target.target_value_GG, target.target_gradient_GG2)}
         for m, model in models.items():
-            panels[1 + methods.index(m)] = (METHODS[m], model, model.value_GG, model.gradient_GG2)
+            panels[1 + methods.index(m)] = (METHODS.get(m, m), model, model.value_GG, model.gradient_GG2)
         for column, (title, surface, value_GG, gradient_GG2) in panels.items():
             axes = figure.add_subplot(len(sizes), columns, row * columns + column + 1, projection="3d")
             _draw_surface(axes, surface, value_GG, gradient_GG2, z_range, max(norms), points=column == 0)
@@ -324,8 +331,14 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _handle(method: str) -> Line2D:
-    return Line2D([], [], label=METHODS[method], **LOOKS[method])
+def _looks(methods: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each method; those that are not ours take spare ones in turn."""
+    others = itertools.cycle(OTHER_LOOKS)
+    return {method: LOOKS.get(method) or next(others) for method in methods}
+
+
+def _handles(looks: dict[str, dict[str, str]]) -> list[Line2D]:
+    return [Line2D([], [], label=METHODS.get(method, method), **look) for method, look in looks.items()]
 
 
 def _interval_words(rows: np.ndarray) -> str:

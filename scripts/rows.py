@@ -126,8 +126,13 @@ def select(rows: np.ndarray, **equal: Any) -> np.ndarray:
 
 def levels(rows: np.ndarray, column: str) -> list:
     """The distinct entries of a column: tasks and methods in their printed order, all else sorted."""
+    return in_order(column, rows[column].tolist())
+
+
+def in_order(column: str, entries: Iterable) -> list:
+    """Distinct entries of a column, sorted as `levels` does."""
     order = {"task": list(TASKS), "method": list(METHODS)}.get(column, [])
-    return sorted(set(rows[column].tolist()), key=lambda level: (order.index(level) if level in order else 99, level))
+    return sorted(set(entries), key=lambda level: (order.index(level) if level in order else 99, level))
 
 
 def scale_of(rows: np.ndarray) -> str:

@@ -25,6 +25,7 @@ from scripts.rows import (
     RowsError,
     curve,
     final,
+    in_order,
     levels,
     mean_estimate,
     median_interval,
@@ -132,8 +133,10 @@ def final_errors(rows: np.ndarray) -> list[Entry]:
 def errors_table(entries: Iterable[Entry]) -> str:
     """The entries of one experiment as Markdown: a row a function and size, a column a metric and method."""
     cells = {(e.task, e.n_train, e.metric, e.method): e for e in entries}
-    columns = [(metric, m) for metric in METRICS for m in METHODS if any(key[2:] == (metric, m) for key in cells)]
-    header = ["function", "points", *(f"{METRICS[metric]}: {METHODS[m]}" for metric, m in columns), "seeds", "scale"]
+    methods = in_order("method", (key[3] for key in cells))
+    columns = [(metric, m) for metric in METRICS for m in methods if any(key[2:] == (metric, m) for key in cells)]
+    names = (f"{METRICS[metric]}: {METHODS.get(m, m)}" for metric, m in columns)
+    header = ["function", "points", *names, "seeds", "scale"]
     lines = []
     for task, n_train in dict.fromkeys(key[:2] for key in cells):
         found = [cells.get((task, n_train, *column)) for column in columns]

@@ -293,6 +293,29 @@ def test_each_rule_turns_on_its_cells(cells: dict[tuple[str, int], float], claim
     assert verdicts(make_rows(changed(cells), seeds=6))[claim] == verdict
 
 
+def test_a_readers_own_rows_stand_in_the_tables_and_are_no_part_of_a_verdict(tmp_path: Path) -> None:
+    """A loss, a function and a size of one's own: `make figures report` shows them and judges what it judged."""
+    rows = make_rows(seeds=6)
+    own = make_rows(lambda task, n: -3.0, tasks=("booth", "mine"), sizes=(50, 10_000), seeds=6, scale="reduced")
+    own = own[(own["task"] == "mine") | (own["n_train"] == 50)]
+    halves = select(make_rows(seeds=6, scale="reduced"), method="sobolev")
+    halves["method"] = "half"
+    write_rows(tmp_path / "regression" / "rows.csv", np.concatenate([rows, own, halves]))
+    for method in ("value", "half"):
+        name = f"regression_booth_{method}_20.npz"
+        write_surface(tmp_path / "regression" / "surfaces" / name, make_surface("reduced"))
+    assert report.main(["--results", str(tmp_path)]) == 0
+    judged, tables_ = (tmp_path / "REPORT.md").read_text().split("#### Test MSE")[:2]
+    alone = report.report(Evidence(rows, {})).split("#### Test MSE")[0]
+    assert judged == alone
+    assert "- Ours (paper): " in judged
+    assert "| values: half |" in tables_
+    assert "| mine | 10,000 |" in tables_
+    assert figures.main(["--results", str(tmp_path), "figure_2", "learning_curves", "surfaces"]) == 0
+    figure = figures.figure_2(read_rows(tmp_path / "regression" / "rows.csv"))
+    assert "half" in [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+
+
 def test_verdicts_on_missing_rows() -> None:
     rows = make_rows(seeds=6)
     without_large = verdicts(select(rows, n_train=20))
@@ -514,6 +537,7 @@ def test_surfaces_survive_the_file(tmp_path: Path) -> None:
         ("regression", "booth", "a_loss_of_mine", 20),
         ("regression_normalised", "styblinski_tang", "sobolev_2", 100),
         ("regression_second_order", "bukin", "sobolev", 10_000),
+        ("regression", "booth", "half", 20),
     }
     for name in names:
         write_surface(tmp_path / f"{'_'.join(map(str, name))}.npz", make_surface())
