@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
@@ -135,13 +136,7 @@ def ratios(rows: np.ndarray) -> Figure:
                 if ratio.n:
                     height = position + 0.22 * (k - (len(sizes) - 1) / 2)
                     axes.plot([10**ratio.low, 10**ratio.high], [height, height], color=look["color"])
-                    axes.plot(
-                        10**ratio.median,
-                        height,
-                        marker=look["marker"],
-                        color=look["color"],
-                        label=f"{n_train:,} points" if position == 0 else None,
-                    )
+                    axes.plot(10**ratio.median, height, **look)
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_title(METRICS[metric])
@@ -149,7 +144,11 @@ def ratios(rows: np.ndarray) -> Figure:
         axes.set_yticks(range(len(tasks)), [TASKS.get(task, task) for task in tasks])
         axes.set_ylim(len(tasks) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(sizes))
+    handles = [
+        Line2D([], [], label=f"{n_train:,} points", **look)
+        for n_train, look in zip(sizes, itertools.cycle(SIZE_LOOKS), strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(sizes))
     _head(figure, "Ratio of test errors, paired by seed", rows, _interval_words(rows))
     return figure
 
@@ -343,11 +342,21 @@ def _handles(looks: dict[str, dict[str, str]]) -> list[Line2D]:
 
 def _interval_words(rows: np.ndarray) -> str:
     """What the bars of ``median_interval`` are: with few seeds it reaches over all of them."""
-    return "median, 95% interval" if len(set(rows["seed"])) >= MIN_SEEDS else "median, range (too few for an interval)"
+    counts = _seeds_of_cells(rows)
+    if max(counts) < MIN_SEEDS:
+        return "median, range (too few for an interval)"
+    return "median, 95% interval" + (f" (range of fewer than {MIN_SEEDS})" if min(counts) < MIN_SEEDS else "")
+
+
+def _seeds_of_cells(rows: np.ndarray) -> list[int]:
+    """How many seeds each cell has."""
+    seeds = {tuple(row) for row in rows[["task", "method", "n_train", "seed"]].tolist()}
+    return list(Counter(row[:3] for row in seeds).values())
 
 
 def _head(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
-    seeds = len(set(rows["seed"].tolist()))
+    counts = _seeds_of_cells(rows)
+    seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
     _title(figure, title, rows["experiment"][0], scale_of(rows), f"{seeds} seeds: {spread}")
 
 

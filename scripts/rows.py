@@ -10,6 +10,7 @@ rows always give the same interval. Where there are three seeds, which no bootst
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,17 +68,20 @@ def read_rows(path: Path) -> np.ndarray:
     """Read and check one CSV of rows.
 
     Raises:
-        RowsError: the file is missing, its header differs, a field does not parse, a value is not finite, a row
-            occurs twice, or one cell mixes scales.
+        RowsError: the file is missing or not text, its header differs, a field does not parse, a value is not finite,
+            a row occurs twice, or one cell mixes scales.
     """
     if not path.is_file():
         raise RowsError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != list(DTYPE.names):
-            raise RowsError(f"{path}: the header is {','.join(header)!r}, not {','.join(DTYPE.names)!r}")
-        rows = np.array([_parse(fields, f"{path}, line {reader.line_num}") for fields in reader], dtype=DTYPE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RowsError(f"{path} is not text: it is damaged") from None
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = next(reader, [])
+    if header != list(DTYPE.names):
+        raise RowsError(f"{path}: the header is {','.join(header)!r}, not {','.join(DTYPE.names)!r}")
+    rows = np.array([_parse(fields, f"{path}, line {reader.line_num}") for fields in reader], dtype=DTYPE)
     _check(rows, path)
     return rows
 

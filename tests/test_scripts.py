@@ -158,6 +158,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path.write_text(text.replace(",20,", ",twenty,", 1))
     with pytest.raises(RowsError, match="line 2: n_train is 'twenty', not a number"):
         read_rows(path)
+    path.write_bytes(b"\xff\xfe" + text.encode())
+    with pytest.raises(RowsError, match="is not text"):
+        read_rows(path)
 
 
 def test_selecting(tmp_path: Path) -> None:
@@ -460,6 +463,21 @@ def test_ratio_figure_shows_the_ratio() -> None:
         marker = next(line for line in axes.lines if line.get_marker() == "o")
         assert marker.get_xdata()[0] == pytest.approx(10, rel=0.1)
         assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)  # the line at 1
+
+
+def test_the_ratio_figure_names_every_size_that_it_shows() -> None:
+    """Also where the first function lacks some of them."""
+    rows = make_rows(tasks=("ackley", "booth"), sizes=(20, 100))
+    rows = rows[(rows["task"] == "booth") | (rows["n_train"] == 20)]
+    (legend,) = figures.ratios(rows).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["20 points", "100 points"]
+
+
+def test_seeds_are_counted_by_cell_and_bars_of_few_are_called_a_range() -> None:
+    rows = make_rows(tasks=("booth",), sizes=(20, 100))
+    assert "8 seeds: median, 95% interval" in texts(figures.figure_2(rows))
+    rows = rows[(rows["n_train"] == 20) | (rows["seed"] < 3)]
+    assert "3 to 8 seeds: median, 95% interval (range of fewer than 6)" in texts(figures.figure_2(rows))
 
 
 def test_learning_curves_show_train_and_test() -> None:
