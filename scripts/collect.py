@@ -23,6 +23,8 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,81 +80,169 @@ def domain(experiment: str) -> str:
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
     """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, settings.json, surfaces/ and saliency/."""
-    shipped: dict[tuple, Rows] = {}
-    for row in read_csv(folder / "rows.csv"):
-        shipped.setdefault(question(row), []).append(row)
-    manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
-    shipped_by = {(*key[:-1], seed): row for key, row in manifests.items() for seed in key[-1].split()}
-    shipped_scales = {key[:-1]: rows[0]["scale"] for key, rows in shipped.items()}
-    settings_of = read_settings(folder / "settings.json")
+    results = Results.read(folder)
+    candidates, settings_of = with_settings(candidates_of(runs), results, replace)
+    chosen = choose(candidates, settings_of, results, replace)
+    if replace:
+        results = results.without(taken_whole(chosen, settings_of, results))
+    rows = merged(results.rows, chosen)
+    # Whose rows answer a question: a candidate's only where they were kept.
+    kept = {key: candidate for key, candidate in chosen.items() if rows.get(key) is candidate.answers[key]}
+    owners = results.owners() | {key: candidate.path.name for key, candidate in kept.items()}
+    new = {(*each.cell, each.seeds): each.manifest() for each in dict.fromkeys(kept.values())}
+    manifests = {
+        key: row
+        for key, row in (results.manifests | new).items()
+        if any((*key[:-1], seed) in rows and owners.get((*key[:-1], seed)) == row["run_id"] for seed in key[-1].split())
+    }
 
-    # What comes later replaces: reduced before paper, then by the time of completion.
-    usable = []
+    ordered = [row for key in sorted(rows, key=order) for row in rows[key]]
+    write_csv(folder / "rows.csv", (*COLUMNS, "scale"), ordered)
+    write_settings(folder / "settings.json", {key[:-1]: settings_of.get(key[:-1]) for key in rows})
+    copy_arrays(kept, rows, folder)
+    write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [manifests[key] for key in sorted(manifests)])
+    for line in gaps(list(manifests.values())):
+        print(f"{folder}: {line}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What lies in the folder of one domain."""
+
+    rows: dict[tuple, Rows]  # by question
+    manifests: dict[tuple, dict[str, str]]  # the rows of runs.csv, by cell and seeds
+    settings: dict[tuple, dict[str, Any]]  # by cell
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
+        return cls(by_question(read_csv(folder / "rows.csv")), manifests, read_settings(folder / "settings.json"))
+
+    def owners(self) -> dict[tuple, str]:
+        """The run that answered each question."""
+        return {(*key[:-1], seed): row["run_id"] for key, row in self.manifests.items() for seed in key[-1].split()}
+
+    def scales(self) -> dict[tuple, str]:
+        """The scale of each cell."""
+        return {key[:-1]: rows[0]["scale"] for key, rows in self.rows.items()}
+
+    def without(self, cells: set[tuple]) -> Results:
+        rows = {key: rows for key, rows in self.rows.items() if key[:-1] not in cells}
+        return Results(rows, self.manifests, self.settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A complete run that may be evidence."""
+
+    path: Path
+    scale: str
+    cell: tuple[str, ...]
+    answers: dict[tuple, Rows]  # by question
+    settings: dict[str, Any]  # those that all seeds of its cell have in common
+
+    @classmethod
+    def read(cls, path: Path) -> Candidate:
+        answers = by_question(row | {"scale": scale(path)} for row in read_csv(path / "metrics.csv"))
+        (of_cell,) = {key[:-1] for key in answers}
+        return cls(path, scale(path), of_cell, answers, settings_of_cell(path))
+
+    @property
+    def seeds(self) -> str:
+        return " ".join(map(str, sorted(int(key[-1]) for key in self.answers)))
+
+    def manifest(self) -> dict[str, Any]:
+        """Its row of runs.csv."""
+        noted = json.loads((self.path / "manifest.json").read_text())
+        of_cell = dict(zip(CELL, self.cell, strict=True)) | {"seeds": self.seeds, "scale": self.scale}
+        return of_cell | {name: noted[name] for name in MANIFEST}
+
+
+def candidates_of(runs: list[Path]) -> list[Candidate]:
+    """The runs that may be evidence. What comes later replaces: reduced before paper, then by time of completion."""
+    candidates = []
     for run in sorted(runs, key=lambda run: (scale(run) == "paper", (run / "summary.json").stat().st_mtime_ns)):
         if reason := unusable(run):
-            print(f"left out, {reason}: {run}", file=sys.stderr)
-            continue
-        answers: dict[tuple, Rows] = {}
-        for row in read_csv(run / "metrics.csv"):
-            answers.setdefault(question(row), []).append(row | {"scale": scale(run)})
-        there = [shipped_by[key] for key in answers if key in shipped_by]
-        (of_cell,) = {key[:-1] for key in answers}
-        asked = settings_of_cell(run)
-        if shipped_scales.get(of_cell) == scale(run) and not replace:
-            if of_cell not in settings_of and any(row["run_id"] != run.name for row in there):
-                other = f"its settings are not those of {there[0]['run_id']} (--replace takes it)"
-                print(f"left out, {other}: {run}", file=sys.stderr)
+            left_out(run, reason)
+        else:
+            candidates.append(Candidate.read(run))
+    return candidates
+
+
+def with_settings(
+    candidates: list[Candidate], results: Results, replace: bool
+) -> tuple[list[Candidate], dict[tuple, dict[str, Any]]]:
+    """The settings of each cell, as far as anyone noted them, and the candidates that a cell without may take."""
+    settings_of, admitted = dict(results.settings), []
+    owners, scales = results.owners(), results.scales()
+    for candidate in candidates:
+        there = [owners[key] for key in candidate.answers if key in owners]
+        before = scales.get(candidate.cell)
+        if before == candidate.scale and not replace:
+            if candidate.cell not in settings_of and any(owner != candidate.path.name for owner in there):
+                left_out(candidate.path, f"its settings are not those of {there[0]} (--replace takes it)")
                 continue
             if there:  # the same question: so these are the settings of a cell from before they were noted
-                settings_of.setdefault(of_cell, asked)
-        elif shipped_scales.get(of_cell) != "paper" or scale(run) == "paper":
-            settings_of[of_cell] = asked
-        usable.append((run, of_cell, answers, asked))
+                settings_of.setdefault(candidate.cell, candidate.settings)
+        elif before != "paper" or candidate.scale == "paper":
+            settings_of[candidate.cell] = candidate.settings
+        admitted.append(candidate)
+    return admitted, settings_of
 
-    fresh: dict[tuple, tuple[Rows, Path]] = {}
-    for run, of_cell, answers, asked in usable:
-        if differ := differences(asked, settings_of.get(of_cell)):
-            remedy = " (--replace takes it)" if of_cell in shipped_scales and not replace else ""
-            print(f"left out, {differ}{remedy}: {run}", file=sys.stderr)
+
+def choose(
+    candidates: list[Candidate], settings_of: dict[tuple, dict[str, Any]], results: Results, replace: bool
+) -> dict[tuple, Candidate]:
+    """For each question the last candidate that answers it with the settings of its cell."""
+    chosen: dict[tuple, Candidate] = {}
+    scales = results.scales()
+    for candidate in candidates:
+        if differ := differences(candidate.settings, settings_of.get(candidate.cell)):
+            remedy = " (--replace takes it)" if candidate.cell in scales and not replace else ""
+            left_out(candidate.path, differ + remedy)
             continue
-        replaced = {other for key in answers if (other := fresh.get(key, (None, run))[1]) != run}
+        replaced = {chosen[key].path for key in candidate.answers if key in chosen} - {candidate.path}
         for other in sorted(replaced):
-            print(f"{other} answers what {run} answers, and is left out", file=sys.stderr)
-        fresh |= {key: (rows, run) for key, rows in answers.items()}
-    if replace:  # a cell with other settings, or with settings that nobody noted, is taken as a whole
-        before = read_settings(folder / "settings.json")
-        taken = {key[:-1] for key in fresh} & settings_of.keys()
-        same = {c for c in taken & before.keys() if not differences(settings_of[c], before[c])}
-        shipped = {key: rows for key, rows in shipped.items() if key[:-1] not in taken - same}
-    for key, (rows, _) in fresh.items():
-        if rows[0]["scale"] == "paper" or shipped.get(key, rows)[0]["scale"] != "paper":
-            shipped[key] = rows
-    at_paper_scale = {key[:-1] for key, rows in shipped.items() if rows[0]["scale"] == "paper"}
-    kept = {k: rows for k, rows in shipped.items() if k[:-1] not in at_paper_scale or rows[0]["scale"] == "paper"}
-    write_csv(folder / "rows.csv", (*COLUMNS, "scale"), [row for key in sorted(kept, key=order) for row in kept[key]])
-    write_settings(folder / "settings.json", {key[:-1]: settings_of.get(key[:-1]) for key in kept})
+            print(f"{other} answers what {candidate.path} answers, and is left out", file=sys.stderr)
+        chosen |= dict.fromkeys(candidate.answers, candidate)
+    return chosen
 
-    owners = {key: row["run_id"] for key, row in shipped_by.items()}  # whose rows answer a question
-    owners |= {key: run.name for key, (rows, run) in fresh.items() if kept.get(key) is rows}
-    for run in {run for _, run in fresh.values() if run.name in owners.values()}:
-        rows = read_csv(run / "metrics.csv")
-        seeds = sorted({int(row["seed"]) for row in rows})
-        of_run = dict(zip(CELL, cell(rows[0]), strict=True)) | {"seeds": " ".join(map(str, seeds)), "scale": scale(run)}
-        manifest = json.loads((run / "manifest.json").read_text())
-        manifests[*cell(rows[0]), of_run["seeds"]] = of_run | {name: manifest[name] for name in MANIFEST}
-        first = min(int(key[-1]) for key in kept if key[:-1] == cell(rows[0]))
-        for name, arrays in ARRAYS.items():
-            if (run / name).exists() and seeds[0] == first:  # a cell's arrays are those of its first seed
-                (folder / arrays).mkdir(exist_ok=True)
-                shutil.copyfile(run / name, folder / arrays / f"{'_'.join(cell(rows[0]))}.npz")
-    known = {
-        key: row
-        for key, row in manifests.items()
-        if any(owners[*key[:-1], seed] == row["run_id"] for seed in key[-1].split() if (*key[:-1], seed) in kept)
+
+def taken_whole(
+    chosen: dict[tuple, Candidate], settings_of: dict[tuple, dict[str, Any]], results: Results
+) -> set[tuple]:
+    """The cells whose settings change, or were noted by nobody: none of their rows stay."""
+    taken = {key[:-1] for key in chosen} & settings_of.keys()
+    return {c for c in taken if c not in results.settings or differences(settings_of[c], results.settings[c])}
+
+
+def merged(there: dict[tuple, Rows], chosen: dict[tuple, Candidate]) -> dict[tuple, Rows]:
+    """Rows by question: those that are there and the chosen ones, reduced ones only in cells without paper scale."""
+    rows = dict(there)
+    for key, candidate in chosen.items():
+        if candidate.scale == "paper" or key not in rows or rows[key][0]["scale"] != "paper":
+            rows[key] = candidate.answers[key]
+    at_paper_scale = {key[:-1] for key, of_key in rows.items() if of_key[0]["scale"] == "paper"}
+    return {
+        key: of_key for key, of_key in rows.items() if key[:-1] not in at_paper_scale or of_key[0]["scale"] == "paper"
     }
-    write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [known[key] for key in sorted(known)])
-    for line in gaps(list(known.values())):
-        print(f"{folder}: {line}", file=sys.stderr)
+
+
+def copy_arrays(kept: dict[tuple, Candidate], rows: dict[tuple, Rows], folder: Path) -> None:
+    """What figures need besides rows: the arrays of a cell are those of the run that has its first seed."""
+    for of_cell in dict.fromkeys(key[:-1] for key in kept):
+        first = min(int(key[-1]) for key in rows if key[:-1] == of_cell)
+        if not (candidate := kept.get((*of_cell, str(first)))):
+            continue
+        for name, arrays in ARRAYS.items():
+            if (candidate.path / name).exists():
+                (folder / arrays).mkdir(exist_ok=True)
+                with replacing(folder / arrays / f"{'_'.join(of_cell)}.npz") as temporary:
+                    shutil.copyfile(candidate.path / name, temporary)
+
+
+def left_out(run: Path, reason: str) -> None:
+    print(f"left out, {reason}: {run}", file=sys.stderr)
 
 
 def unusable(run: Path) -> str:
@@ -243,6 +333,13 @@ def cell(row: dict[str, str]) -> tuple[str, ...]:
 
 def question(row: dict[str, str]) -> tuple[str, ...]:
     return (*cell(row), row["seed"])
+
+
+def by_question(rows: Iterable[dict[str, str]]) -> dict[tuple, Rows]:
+    answers: dict[tuple, Rows] = {}
+    for row in rows:
+        answers.setdefault(question(row), []).append(row)
+    return answers
 
 
 def order(key: tuple[str, ...]) -> tuple:

@@ -146,6 +146,18 @@ def test_rows_that_are_not_what_the_run_wrote_are_left_out(tmp_path, capsys):
     assert "not what the run wrote" in capsys.readouterr().err
 
 
+def test_a_cells_arrays_are_those_of_the_run_that_has_its_first_seed(tmp_path):
+    """Of two runs with that seed, the one whose rows are taken."""
+    runs = [make_run(tmp_path, name, 1.0, seeds=seeds) for name, seeds in (("b", (0, 1)), ("a", (0, 2)), ("c", (3,)))]
+    for age, run in enumerate(runs):
+        (run / "surface.npz").write_text(run.name)
+        os.utime(run / "summary.json", (100 + age, 100 + age))
+    collect(runs, tmp_path / "results")
+    assert {row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")} == {"a", "b", "c"}
+    (surface,) = (tmp_path / "results" / "surfaces").iterdir()
+    assert surface.read_text() == "a"
+
+
 def test_gaps_and_mixed_revisions_are_said():
     runs = [
         {"experiment": "regression", "task": task, "method": method, "n_train": "20", "revision": rev, "dirty": dirty}
