@@ -1,5 +1,6 @@
 """The run: identity, skipping, resuming, recording."""
 
+import csv
 import json
 import os
 import signal
@@ -11,12 +12,15 @@ from typing import ClassVar
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import experiments.regression
+from experiments.config import register
 from experiments.curves import read_panels
 from experiments.errors import BadInput
 from experiments.run import COLUMNS, execute, is_complete, open_run, run_id
-from tests.conftest import ROOT, TINY
+from tests.conftest import CONFIGS, ROOT, TINY
 
 
 def folder(config) -> Path:
@@ -77,6 +81,32 @@ def test_identity_is_what_is_asked(make_config):
         "normalise=true",
     ):
         assert run_id(make_config(other)) != base
+
+
+@pytest.mark.parametrize(
+    ("domain", "overrides", "cell"),
+    [
+        ("regression", [], "styblinski_tang,sobolev,100"),
+        ("regression", ["experiment=regression_normalised", "loss=value"], "styblinski_tang,value,100"),
+        ("theory", ["experiment=theory_points", "n_inputs=3", "seed=100"], "d3,sobolev_relu,64"),
+        ("theory", ["experiment=theory_mismatch", "delta=0.5", "seed=100"], "interval_delta0.5,sobolev,256"),
+    ],
+)
+def test_shipped_runs_are_found_by_the_command_that_made_them(domain, overrides, cell):
+    """Otherwise a reader's run of the same question would not take the place of the shipped one."""
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides))
+    with (ROOT / "results" / domain / "runs.csv").open(newline="") as file:
+        (shipped,) = (
+            row["run_id"]
+            for row in csv.DictReader(file)
+            if row["experiment"] == config.name and f"{row['task']},{row['method']},{row['n_train']}" == cell
+        )
+    assert run_id(config) == shipped
+    if hasattr(config, "loss"):
+        config.loss.distances = ["squared_l2", "l1", "l1"]
+        assert run_id(config) != shipped
 
 
 def test_a_complete_run_is_skipped(make_config, monkeypatch):
