@@ -72,7 +72,10 @@ def test_gradient_terms_are_compared_with_value_only_training():
     rows = make_rows(lambda *_: 1.0, "regression_steep", ("bukin", "ackley"), (100,))
     other = rows[rows["method"] == "value"].copy()
     other["method"] = "sobolev_norm"
-    table = gradient_terms(np.concatenate([rows, other])).splitlines()
+    own = other.copy()
+    own["method"] = "half"
+    table = gradient_terms(np.concatenate([rows, other, own])).splitlines()
+    assert sum("| half |" in line for line in table) == 2
     bukin = next(line for line in table if "Bukin" in line and "| Sobolev |" in line)
     assert re.search(r"\| (9\.\d+|10\.?\d*) \[.*\| won \|.* won \| paper \|", bukin)
     same = next(line for line in table if "Ackley" in line and "not squared" in line)

@@ -299,7 +299,8 @@ def gradient_terms(rows: np.ndarray) -> str:
                 ]
                 if method != "value" and all(ratio.n for ratio in ratios):
                     entries = [entry for ratio in ratios for entry in _ratio_entries(ratio)]
-                    lines.append([TASKS[task], f"{n_train:,}", METHODS[method], *entries, cell["scale"][0]])
+                    names = TASKS.get(task, task), f"{n_train:,}", METHODS.get(method, method)
+                    lines.append([*names, *entries, cell["scale"][0]])
     return "#### Ratios (value only / Sobolev, paired by seed)\n\n" + markdown(
         ["function", "points", "trained with", "values", "", "gradients", "", "scale"], lines
     )
