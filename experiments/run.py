@@ -168,7 +168,10 @@ class Run:
             np.savez_compressed(file, **arrays)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the run complete. `summary` holds at least `objective`, the number that a sweep compares."""
+        """Mark the run complete. `summary` holds at least `objective`, the number that a sweep compares.
+
+        For rows that are to be collected it also says their `scale`, paper or reduced.
+        """
         self.summary = summary
         if self.ranks.rank:
             return

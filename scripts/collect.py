@@ -40,6 +40,7 @@ MANIFEST = (
 
 # The folder in the results of experiments whose name begins with a word; others have that of their first word.
 DOMAINS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
+SCALES = ("paper", "reduced")
 ARRAYS = {"surface.npz": "surfaces", "saliency.npz": "saliency"}  # what figures need besides rows, and where it goes
 
 Rows = list[dict[str, str]]
@@ -161,12 +162,12 @@ class Candidate:
 def candidates_of(runs: list[Path]) -> list[Candidate]:
     """The runs that may be evidence. What comes later replaces: reduced before paper, then by time of completion."""
     candidates = []
-    for run in sorted(runs, key=lambda run: (scale(run) == "paper", (run / "summary.json").stat().st_mtime_ns)):
+    for run in runs:
         if reason := unusable(run):
             left_out(run, reason)
         else:
             candidates.append(Candidate.read(run))
-    return candidates
+    return sorted(candidates, key=lambda each: (each.scale == "paper", (each.path / "summary.json").stat().st_mtime_ns))
 
 
 def with_settings(
@@ -247,13 +248,19 @@ def left_out(run: Path, reason: str) -> None:
 
 def unusable(run: Path) -> str:
     """Why a complete run is no evidence; empty if it may be."""
-    if not intact(run):
-        return "metrics.csv is not what the run wrote"
-    if "evaluate_on: validation" in (run / "config.yaml").read_text().splitlines():
-        return "it was measured on validation data"
-    if not all(math.isfinite(float(row["value"])) for row in read_csv(run / "metrics.csv")):
-        return "not every value is finite"
-    return ""
+    try:
+        if not intact(run):
+            return "metrics.csv is not what the run wrote"
+        if scale(run) not in SCALES:
+            return f"its summary says no scale ({' or '.join(SCALES)})"
+        if "evaluate_on: validation" in (run / "config.yaml").read_text().splitlines():
+            return "it was measured on validation data"
+        rows = read_csv(run / "metrics.csv")
+        if not all(math.isfinite(float(row["value"])) for row in rows):
+            return "not every value is finite"
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a file is missing, cut short or not what it was
+        return f"its files are damaged ({type(error).__name__}: {error})"
+    return "" if rows else "it recorded no rows"
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
@@ -323,8 +330,8 @@ def intact(run: Path) -> bool:
     return written in (None, hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest())
 
 
-def scale(run: Path) -> str:
-    return json.loads((run / "summary.json").read_text())["scale"]
+def scale(run: Path) -> str | None:
+    return json.loads((run / "summary.json").read_text()).get("scale")
 
 
 def cell(row: dict[str, str]) -> tuple[str, ...]:

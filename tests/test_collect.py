@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
+from experiments.config import register
 from scripts.collect import MANIFEST, collect, domain, gaps, main, read_csv
+from tests.conftest import CONFIGS
 
 HEADER = "experiment,task,method,n_train,seed,step,split,metric,value\n"
 
@@ -125,6 +127,26 @@ def test_a_run_that_diverged_is_left_out(tmp_path, capsys):
     assert "not every value is finite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("metrics.csv", None, "its files are damaged (FileNotFoundError"),
+        ("manifest.json", None, "its files are damaged (FileNotFoundError"),
+        ("summary.json", '{"objective": 1.0', "its files are damaged (JSONDecodeError"),
+        ("summary.json", '{"objective": 1.0}', "its summary says no scale (paper or reduced)"),
+        ("metrics.csv", HEADER, "it recorded no rows"),
+        ("metrics.csv", HEADER + "regression,booth,value\n", "its files are damaged"),
+    ],
+)
+def test_a_damaged_run_is_left_out_and_the_others_are_taken(tmp_path, capsys, file, content, said):
+    """A folder that was copied in part, or an experiment of one's own that gives no scale."""
+    damaged, whole = make_run(tmp_path, "a", 1.0, seeds=(7,)), make_run(tmp_path, "b", 2.0)
+    (damaged / file).unlink() if content is None else (damaged / file).write_text(content)
+    collect([damaged, whole], tmp_path / "results")
+    assert {seed for _, seed in values(tmp_path / "results")} == {"0", "1"}
+    assert said in capsys.readouterr().err
+
+
 def test_what_was_measured_on_validation_data_is_no_evidence(tmp_path, capsys):
     run = make_run(tmp_path, "a", 1.0)
     (run / "config.yaml").write_text("evaluate_on: validation\n")
@@ -203,7 +225,10 @@ def test_an_experiment_has_one_folder(experiment, folder):
 
 
 def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
-    shipped = {domain(path.stem) for path in Path("configs/experiment").glob("*.yaml")}
+    register()
+    names = [path.stem for path in (CONFIGS / "experiment").glob("*.yaml")]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        shipped = {domain(compose("config", [f"experiment={name}"]).name) for name in names}
     assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients"}
 
 
