@@ -166,31 +166,7 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     grid = figure.subplots(len(tasks), len(metrics), sharex=True, squeeze=False)
     for task, row in zip(tasks, grid, strict=True):
         for metric, axes in zip(metrics, row, strict=True):
-            tested = []
-            for method, look in looks.items():
-                if (method, metric) == ("derivative", "value_mse"):
-                    continue  # derivatives fix the values only up to a constant
-                for split, dashes, alpha in (("train", (0, (3, 1.5)), 0.08), ("test", "-", 0.2)):
-                    cell = select(rows, task=task, method=method, metric=metric, split=split)
-                    steps, values_TS = curve(cell[cell["step"] > 0])  # step 0 has no place on a logarithmic axis
-                    if not values_TS.size:
-                        continue
-                    low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
-                    if split == "test":
-                        tested += [low.min(), high.max()]
-                    axes.fill_between(steps, low, high, color=look["color"], alpha=alpha)
-                    axes.plot(
-                        steps,
-                        median,
-                        color=look["color"],
-                        linestyle=dashes,
-                        markevery=[-1],
-                        marker=look["marker"] if split == "test" else None,
-                    )
-            axes.set_xscale("log")
-            if tested:
-                axes.set_ylim(min(tested) / 10, max(tested) * 2)
-            _log_axis(axes)
+            _draw_curves(axes, select(rows, task=task, metric=metric), looks)
         row[0].set_ylabel(TASKS.get(task, task))
     for metric, axes in zip(metrics, grid[0], strict=True):
         axes.set_title(METRICS[metric])
@@ -208,6 +184,35 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     )
     _head(figure, f"Learning curves, {n_train:,} training points", rows, "median and quartiles")
     return figure
+
+
+def _draw_curves(axes: Axes, rows: np.ndarray, looks: dict[str, dict[str, str]]) -> None:
+    """One panel of `learning_curves`, of one task and metric."""
+    tested = []
+    for method, look in looks.items():
+        for split, dashes, alpha in (("train", (0, (3, 1.5)), 0.08), ("test", "-", 0.2)):
+            cell = select(rows, method=method, split=split)
+            if method == "derivative":  # derivatives fix the values only up to a constant
+                cell = cell[cell["metric"] != "value_mse"]
+            steps, values_TS = curve(cell[cell["step"] > 0])  # step 0 has no place on a logarithmic axis
+            if not values_TS.size:
+                continue
+            low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
+            if split == "test":
+                tested += [low.min(), high.max()]
+            axes.fill_between(steps, low, high, color=look["color"], alpha=alpha)
+            axes.plot(
+                steps,
+                median,
+                color=look["color"],
+                linestyle=dashes,
+                markevery=[-1],
+                marker=look["marker"] if split == "test" else None,
+            )
+    axes.set_xscale("log")
+    if tested:
+        axes.set_ylim(min(tested) / 10, max(tested) * 2)
+    _log_axis(axes)
 
 
 def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
