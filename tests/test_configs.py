@@ -34,6 +34,18 @@ def test_the_first_line_of_an_experiment_is_its_command(experiment):
     assert lines[1].startswith(f"# python run.py experiment={experiment}")
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_what_an_experiment_says_holds(experiment):
+    """No group that is composed later overrides it."""
+    register()
+    said = OmegaConf.load(CONFIGS / "experiment" / f"{experiment}.yaml")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config", [f"experiment={experiment}"]), enum_to_str=True)
+    del said["defaults"]
+    asked = OmegaConf.to_container(said, resolve=False)
+    assert OmegaConf.to_container(OmegaConf.merge(composed, asked), resolve=False) == composed
+
+
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_choice_of_a_sweep_composes(sweep):
     register()
