@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import DistillConfig, Schedule
-from experiments.errors import CONFIGS, BadInput
+from experiments.errors import CONFIGS, BadInput, check_no_autocast, check_positive, check_seed
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev import projections
@@ -173,6 +173,8 @@ def main(config: DistillConfig, run: Run) -> dict:
 
 def check(config: DistillConfig) -> None:
     """Refuse what no type can."""
+    check_seed(config)
+    check_no_autocast(config)
     positive = {key: getattr(config, key) for key in ("n_train", "n_evaluate", "n_gradients", "evaluations")} | {
         "dataset.n_states": config.dataset.n_states,
         "dataset.recording_environments": config.dataset.recording_environments,
@@ -182,11 +184,8 @@ def check(config: DistillConfig) -> None:
         "objective.samples": config.objective.samples,
         "student.hidden": config.student.hidden,
     }
-    for key, value in positive.items():
-        if value <= 0:
-            raise BadInput(f"{key} must be positive, not {value}")
+    check_positive(**positive)
     not_negative = {
-        "seed": config.seed,
         "play_episodes": config.play_episodes,
         "recorded_gib": config.recorded_gib,
         "dataset.recording_seed": config.dataset.recording_seed,
@@ -194,7 +193,7 @@ def check(config: DistillConfig) -> None:
         "objective.gradient_weight": config.objective.gradient_weight,
     }
     for key, value in not_negative.items():
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise BadInput(f"{key} must be 0 or more, not {value}")
     if config.objective.kl_weight == config.objective.gradient_weight == 0:
         raise BadInput("objective.kl_weight and objective.gradient_weight are both 0: there is nothing to learn from")

@@ -13,6 +13,7 @@ Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
-from experiments.errors import BadInput, nearest
+from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
 from experiments.run import Run, replacing
 from sobolev.atari import (
     ActorCritic,
@@ -133,11 +134,9 @@ def check(config: TrainTeacherConfig) -> None:
         f"teacher.{key}": getattr(settings, key)
         for key in ("environments", "horizon", "epochs", "minibatches", "learning_rate", "max_gradient_norm")
     }
-    for key, value in positive.items():
-        if value <= 0:
-            raise BadInput(f"{key} must be positive, not {value}")
+    check_positive(**positive)
     for key in ("clip", "value_weight", "entropy_weight"):
-        if getattr(settings, key) < 0:
+        if not 0 <= getattr(settings, key) < math.inf:
             raise BadInput(f"teacher.{key} must be 0 or more, not {getattr(settings, key)}")
     for key in ("discount", "trace"):
         if not 0 <= getattr(settings, key) <= 1:
@@ -158,8 +157,8 @@ def check(config: TrainTeacherConfig) -> None:
         raise BadInput("teacher.algorithm=ppo has teacher.clip above 0: use teacher=a2c to train without")
     if not 0 <= config.value_steps < settings.steps:
         raise BadInput(f"value_steps={config.value_steps} must be 0 or more and less than teacher.steps")
-    if config.seed < 0:
-        raise BadInput(f"seed must be 0 or more, not {config.seed}")
+    check_seed(config)
+    check_no_autocast(config)
     if config.dataset.stack != 4:
         raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's network reads 4 frames")
 

@@ -232,10 +232,11 @@ class Surface:
 
     @property
     def target_variance(self) -> float:
-        """Variance of the target over its domain, under the uniform density (trapezoidal rule)."""
-        weights = np.ones(self.target_value_GG.shape)
-        for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-            weights[edge] /= 2
+        """Variance of the target over its domain, under the uniform density (Simpson's rule: G is odd)."""
+        along = [np.where(np.arange(points) % 2, 4.0, 2.0) for points in self.target_value_GG.shape]
+        for weights in along:
+            weights[[0, -1]] = 1
+        weights = np.outer(*along)
         mean = np.average(self.target_value_GG, weights=weights)
         return float(np.average((self.target_value_GG - mean) ** 2, weights=weights))
 

@@ -393,6 +393,8 @@ REFUSALS = {
     "n_train=600": "the train part of the recording has",
     "objective.samples=0": "objective.samples must be positive",
     "objective.gradient_weight=-1": "objective.gradient_weight must be 0 or more",
+    "objective.gradient_weight=nan": "must be 0 or more",
+    "compute.precision=bfloat16": "distill_atari computes in float32 or float64",
     "student.initialisation=ones": "student.initialisation=ones is not one of uniform_fan_in, orthogonal",
     "objective.divergence=js": "objective.divergence=js is not one of student_teacher, teacher_student",
     "objective.norm=l1": "objective.norm=l1 is not one of l2, squared_l2",

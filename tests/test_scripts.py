@@ -354,7 +354,7 @@ def test_shape_is_captured_by_the_variance_explained(sobolev_share: float, value
 
 def test_target_variance_is_that_of_the_uniform_distribution() -> None:
     # Var(x^2) over [-1, 1] is 1/5 - 1/9, and Var(y) over [0, 1] is 1/12.
-    assert make_surface().target_variance == pytest.approx(1 / 5 - 1 / 9 + 1 / 12, rel=5e-3)
+    assert make_surface().target_variance == pytest.approx(1 / 5 - 1 / 9 + 1 / 12, rel=1e-4)
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,9 @@ REFUSALS = {
     "teacher.discount=2": "between 0 and 1",
     "teacher.entropy_weight=-1": "0 or more",
     "evaluation_episodes=0": "must be positive",
+    "teacher.learning_rate=nan": "must be positive and finite",
+    "teacher.value_weight=inf": "0 or more",
+    "compute.precision=bfloat16": "train_teacher computes in float32 or float64",
     "seed=-1": "seed must be 0 or more",
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from scripts.claims import Claim, Domain, Evidence, Finding, above, at_least, every, find, negation
 from scripts.rows import Interval, final, levels, log_ratio, median_interval, select
-from scripts.tables import format_interval, format_number, markdown
+from scripts.tables import format_factor, format_interval, format_number, markdown
 
 EXPERIMENT = "distill_atari"
 COMMAND = "make distillation report"
@@ -98,11 +98,6 @@ def missing_cells(rows: np.ndarray, games: Iterable[str]) -> str:
     return f"{'; '.join(words)} ({FEWEST} sizes in common are enough)"
 
 
-def times(interval: Interval) -> str:
-    """An interval of log10 ratios, as a factor."""
-    return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
-
-
 def closer_to_the_teacher(evidence: Evidence) -> Finding:
     """D1."""
     evidence = evidence.of(EXPERIMENT)
@@ -111,7 +106,7 @@ def closer_to_the_teacher(evidence: Evidence) -> Finding:
     words = [
         f"{METRICS[metric]}: "
         + ", ".join(
-            f"{GAMES.get(game, game)} at {n_train:,} {times(ratio) if ratio.n else NO_RATIO}"
+            f"{GAMES.get(game, game)} at {n_train:,} {format_factor(ratio) if ratio.n else NO_RATIO}"
             for (game, n_train), ratio in cells.items()
         )
         for metric, cells in ratios.items()
@@ -140,8 +135,9 @@ def most_with_little_data(evidence: Evidence) -> Finding:
         least, most = (by_seed(evidence.rows, game, [n_train]) for n_train in (few, many))
         differences[game] = median_interval(least[seed] - most[seed] for seed in sorted(least.keys() & most.keys()))
         words.append(
-            f"{GAMES[game]}: {times(median_interval(least.values()))} at {few:,} states, "
-            f"{times(median_interval(most.values()))} at {many:,}, the first over the second {times(differences[game])}"
+            f"{GAMES[game]}: {format_factor(median_interval(least.values()))} at {few:,} states, "
+            f"{format_factor(median_interval(most.values()))} at {many:,}, "
+            f"the first over the second {format_factor(differences[game])}"
         )
     return find(
         evidence,
@@ -193,7 +189,7 @@ def small_gap_in_pong(evidence: Evidence) -> Finding:
         for game in CLEAR_GAMES
     }
     uniform = uniform_share(evidence.rows)
-    words = [f"{GAMES[game]} {times(median_interval(gap.values()))}" for game, gap in gaps.items() if gap]
+    words = [f"{GAMES[game]} {format_factor(median_interval(gap.values()))}" for game, gap in gaps.items() if gap]
     return find(
         evidence,
         lambda: every([*(above(difference, 0) for difference in differences.values()), uniform.get("pong", 0) > 0.5]),
