@@ -352,6 +352,14 @@ def test_shape_is_captured_by_the_variance_explained(sobolev_share: float, value
     assert verdicts(rows, surfaces)["R4"] == verdict
 
 
+def test_intervals_contain_the_median_about_as_often_as_the_report_says() -> None:
+    rng = np.random.default_rng(0)
+    for n in (6, 8, 10):
+        intervals = [median_interval(rng.standard_t(2, n)) for _ in range(200)]
+        covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+        assert 0.87 < covered < 0.99  # 92 to 95% of many trials; 200 have a standard error of 2%
+
+
 def test_target_variance_is_that_of_the_uniform_distribution() -> None:
     # Var(x^2) over [-1, 1] is 1/5 - 1/9, and Var(y) over [0, 1] is 1/12.
     assert make_surface().target_variance == pytest.approx(1 / 5 - 1 / 9 + 1 / 12, rel=1e-4)
