@@ -92,6 +92,8 @@ REFUSALS = {
     "loss.weights=[nan,1]": "none negative",
     "optimizer.learning_rate=nan": "must be positive and finite, not nan",
     "compute.precision=bfloat16": "regression computes in float32 or float64",
+    "labels.method='my loss'": "labels.method='my loss': one word is expected",
+    "labels.task=''": "labels.task='': one word is expected",
 }
 
 
