@@ -38,6 +38,7 @@ MANIFEST = (
     "wall_seconds",
 )
 
+NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
 # The folder in the results of experiments whose name begins with a word; others have that of their first word.
 DOMAINS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
 SCALES = ("paper", "reduced")
@@ -308,7 +309,7 @@ def write_settings(path: Path, settings_of: dict[tuple, dict[str, Any] | None]) 
 def gaps(runs: Rows) -> list[str]:
     """What a reader should know: cells that an experiment's tasks, methods and sizes span but lack, mixed revisions."""
     lines = []
-    for experiment in sorted({run["experiment"] for run in runs}):
+    for experiment in sorted({run["experiment"] for run in runs} - NO_GRID):
         of_experiment = [run for run in runs if run["experiment"] == experiment]
         spanned = set(itertools.product(*({run[column] for run in of_experiment} for column in CELL)))
         sizes = {(run["task"], run["n_train"]) for run in of_experiment}

@@ -243,11 +243,13 @@ def teachers(rows: np.ndarray) -> Figure:
             of_run, look = select(of_game, method=method, n_train=n_train, seed=seed), {"color": f"C{k}"}
             steps, mean, std = _scores(of_run, "train")
             axes.fill_between(steps / 1e6, mean - std, mean + std, alpha=0.18, **look)
-            axes.plot(steps / 1e6, mean, label=f"{method}, {n_train / 1e6:g}M steps, seed {seed}", **look)
+            several = len({run[2] for run in runs}) > 1
+            label = f"{method.replace('_', ' ')}, {n_train / 1e6:g}M{f', seed {seed}' if several else ''}"
+            axes.plot(steps / 1e6, mean, label=label, **look)
             steps, mean, std = _scores(of_run, "test")
             axes.errorbar(steps / 1e6, mean, std, marker="x", linestyle="", **look)
         if len(runs) > 1:
-            axes.legend()
+            axes.legend(loc="lower right", fontsize=6, handlelength=1)
         axes.set_title(GAMES.get(game, game))
         axes.set_xlabel("million agent steps")
     figure.axes[0].set_ylabel("score of a game")
