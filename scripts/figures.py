@@ -249,7 +249,13 @@ def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
             _draw_surface(axes, surface, value_GG, gradient_GG2, z_range, max(norms), points=column == 0)
             axes.set_title(title, y=1.02)
     scale = "paper" if all(surface.scale == "paper" for surface in recorded) else "reduced"
-    _title(figure, f"{TASKS[task]}: values and gradient fields", experiment, scale, "the seed of median test error")
+    _title(
+        figure,
+        f"{TASKS.get(task, task)}: values and gradient fields",
+        experiment,
+        scale,
+        "the seed of median test error",
+    )
     return figure
 
 
@@ -403,7 +409,8 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.names or NAMES
     regression = options.results / "regression"
     try:
-        rows, surfaces = read_rows(regression / "rows.csv"), read_surfaces(regression / "surfaces")
+        rows = read_rows(regression / "rows.csv")
+        surfaces = read_surfaces(regression / "surfaces", levels(rows, "task"))
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

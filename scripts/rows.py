@@ -244,13 +244,16 @@ class Surface:
 Surfaces = dict[tuple[str, str, str, int], Surface]  # (experiment, task, method, n_train)
 
 
-def read_surfaces(folder: Path) -> Surfaces:
+def read_surfaces(folder: Path, tasks: Iterable[str] = ()) -> Surfaces:
     """Read every `<experiment>_<task>_<method>_<n_train>.npz` of a folder; none if the folder is missing.
+
+    Tasks are ours and those named in `tasks`.
 
     Raises:
         RowsError: a file's name is not of that form, or an array is missing or damaged.
     """
-    pattern = re.compile(rf"(.+)_({'|'.join(TASKS)})_(.+)_(\d+)")
+    known = "|".join(map(re.escape, {*TASKS, *tasks}))
+    pattern = re.compile(rf"(.+)_({known})_(.+)_(\d+)")
     surfaces: Surfaces = {}
     for path in sorted(folder.glob("*.npz")):
         match = pattern.fullmatch(path.stem)

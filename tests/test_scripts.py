@@ -564,13 +564,16 @@ def test_surfaces_survive_the_file(tmp_path: Path) -> None:
     names = {
         ("regression", "booth", "value", 20),
         ("regression", "booth", "a_loss_of_mine", 20),
+        ("regression", "a_function_of_mine", "sobolev", 20),
         ("regression_normalised", "styblinski_tang", "sobolev_2", 100),
         ("regression_second_order", "bukin", "sobolev", 10_000),
         ("regression", "booth", "half", 20),
     }
     for name in names:
         write_surface(tmp_path / f"{'_'.join(map(str, name))}.npz", make_surface())
-    surfaces = read_surfaces(tmp_path)
+    with pytest.raises(RowsError, match=r"a_function_of_mine_sobolev_20\.npz: the name is not"):
+        read_surfaces(tmp_path)
+    surfaces = read_surfaces(tmp_path, ["a_function_of_mine"])
     assert surfaces.keys() == names
     for surface in surfaces.values():
         for field, expected in vars(make_surface()).items():
