@@ -38,7 +38,7 @@ TINY = {
         *("teacher.steps=96", "teacher.segment=32", "teacher.environments=2", "teacher.horizon=8", "value_steps=16"),
         *("teacher.minibatches=2", "evaluation_episodes=2", "dataset.max_episode_frames=400"),
     ],
-    "distill_atari": [
+    "distill": [
         *("dataset.n_states=400", "dataset.max_episode_frames=400", "n_train=120", "n_evaluate=40", "n_gradients=8"),
         *("optimizer.steps=6", "optimizer.batch_size=40", "evaluations=3", "play_episodes=1"),
         *("student.convolutions=[[4,8,4],[8,4,2]]", "student.hidden=16"),
@@ -90,7 +90,7 @@ def make_config(tmp_path, request):
             if not (tmp_path / "data").exists():
                 write_folder(tmp_path / "data" / "imagenet", train=2, val=1)
             base.append(f"dataset.folder={tmp_path / 'data'}")
-        if experiment.startswith("distill_atari"):
+        if experiment.startswith("distill"):
             folder = request.getfixturevalue("atari_folder")
             base += [f"dataset.teacher={folder / 'teacher.safetensors'}", f"dataset.folder={folder}"]
             if not any(override.startswith("dataset=") for override in overrides):

@@ -1,6 +1,7 @@
 """From rows of distillation to claims and figures."""
 
 import itertools
+import json
 import re
 from collections.abc import Callable
 
@@ -9,10 +10,10 @@ import pytest
 
 from scripts import distillation_figures
 from scripts.claims import Evidence
-from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, uniform_share
+from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, shortcut, uniform_share
 from scripts.distillation_figures import cosine, read_saliencies
 from scripts.report import report
-from scripts.rows import DTYPE, read_rows
+from scripts.rows import DTYPE, final, read_rows, select
 from tests.conftest import CONFIGS
 from tests.test_scripts import write_rows
 
@@ -144,6 +145,35 @@ def test_a_student_that_learned_nothing_is_no_evidence_against_overfitting():
 def test_each_rule_turns_on_its_cells(rows, expected):
     found = verdicts(rows)
     assert {key: found[key] for key in expected} == expected
+
+
+def test_float32_is_compared_with_bfloat16_seed_by_seed():
+    rows = make_rows(games=("breakout", "pong"), sizes=(1_000,), seeds=3)
+    again = select(rows, method="sobolev")
+    again["experiment"] = "distill_float32"
+    again["value"][again["task"] == "pong"] *= 30
+    again = again[(again["task"] == "pong") | (again["seed"] < 2)]
+    table = [line for line in shortcut(Evidence(np.concatenate([rows, again]), {})).splitlines() if "1,000" in line]
+    breakout, pong = ([entry.strip() for entry in line.split("|")[1:-1]] for line in table)
+    assert breakout[:2] == ["Breakout", "1,000"]
+    assert breakout[2] == breakout[3]
+    assert breakout[2].count(",") == 1  # of two seeds
+    assert breakout[4] == "0"
+    assert breakout[6] == "yes"
+    ends = final(rows, task="pong", method="sobolev", split="test", metric="kl")
+    assert float(pong[4]) == pytest.approx(29 * max(ends.values()), rel=0.01)
+    assert float(pong[5]) == pytest.approx(max(ends.values()) - min(ends.values()), rel=0.01)
+    assert pong[6] == "no"
+    assert shortcut(Evidence(rows, {})) == ""
+
+
+def test_shipped_float32_runs_differ_from_bfloat16_by_nothing_else():
+    settings = json.loads((CONFIGS.parent / "results" / "distillation" / "settings.json").read_text())
+    cells = [cell for cell in settings if cell.startswith("distill_float32 ")]
+    for cell in cells:
+        other = settings[cell.replace("distill_float32", "distill_atari")]
+        differing = {key for key in other if settings[cell].get(key) != other[key]}
+        assert differing == {"name", "products"}, cell
 
 
 def test_the_report_names_what_is_missing():

@@ -18,6 +18,7 @@ from scripts.rows import Interval, final, levels, log_ratio, median_interval, se
 from scripts.tables import format_factor, format_interval, format_number, markdown
 
 EXPERIMENT = "distill_atari"
+IN_FLOAT32 = "distill_float32"
 COMMAND = "make distillation report"
 GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
 CLEAR_GAMES = ("breakout", "space_invaders")  # the paper expects no gap in Pong (D3)
@@ -250,6 +251,31 @@ def tables(evidence: Evidence) -> str:
     )
 
 
+def shortcut(evidence: Evidence) -> str:
+    """Sobolev students trained in bfloat16 beside the same in float32: where each seed ends."""
+    rows = select(evidence.rows, split="test", metric="kl", method="sobolev")
+    cells = {name: select(rows, experiment=name) for name in (EXPERIMENT, IN_FLOAT32)}
+    lines = []
+    for game, n_train in sorted(set(cells[IN_FLOAT32][["task", "n_train"]].tolist())):
+        bfloat16, float32 = (final(cell, task=game, n_train=n_train) for cell in cells.values())
+        if not (seeds := sorted(bfloat16.keys() & float32.keys())):
+            continue
+        apart = max(abs(float32[seed] - bfloat16[seed]) for seed in seeds)
+        spread = max(bfloat16.values()) - min(bfloat16.values())
+        ends = (", ".join(format_number(kl[seed]) for seed in seeds) for kl in (bfloat16, float32))
+        entries = (*ends, format_number(apart), format_number(spread), "yes" if apart < spread else "no")
+        lines.append([GAMES.get(game, game), f"{n_train:,}", *entries])
+    if not lines:
+        return ""
+    head = ["game", "states", "KL, bfloat16", "KL, float32", "furthest apart", "spread over seeds", "within the spread"]
+    return (
+        "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative sweeps were computed in "
+        "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
+        "projections. The spread is the greatest less the least of all seeds in bfloat16. "
+        "`python run.py -m sweep=float32` runs it.\n\n" + markdown(head, lines)
+    )
+
+
 def teacher_facts(rows: np.ndarray) -> dict[str, dict[str, float]]:
     """{game: {fact: median over runs}} of what runs note of their teachers."""
     rows = select(rows, split="teacher")
@@ -308,5 +334,5 @@ DISTILLATION = Domain(
             judge=small_gap_in_pong,
         ),
     ),
-    appendix=tables,
+    appendix=lambda evidence: "\n\n".join(filter(None, (tables(evidence), shortcut(evidence)))),
 )
