@@ -192,7 +192,9 @@ def _methods(rows: np.ndarray) -> list[str]:
 
 def _log_axis(axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=4))
+    low, high = axes.get_ylim()
+    labelled = (1, 2, 5) if high / low < 200 else (1,)  # more would crowd
+    axes.yaxis.set_major_locator(LogLocator(subs=labelled, numticks=4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
