@@ -42,8 +42,8 @@ SEARCHES = {
         approach=("objective.name", "objective.kl_weight"),
         chosen={"learning_rate": "optimizer.learning_rate", "gradient_weight": "objective.gradient_weight"},
         noted={
-            **{"n_train": "n_train", "initialisation": "student.initialisation"},
-            **{"updates": "optimizer.steps", "seed": "seed"},
+            **{"teacher_sha256": "dataset.teacher_sha256", "n_train": "n_train"},
+            **{"initialisation": "student.initialisation", "updates": "optimizer.steps", "seed": "seed"},
         },
         measured=("kl", "action_error", "gradient_error"),
         measure="validation KL",
