@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,9 @@ def derivatives(
 
     Raises:
         TypeError: x is not floating-point, or f does not return a tensor.
-        ValueError: an unknown mode, a negative order, outputs that do not have the batch dimensions of x, or a
-            module with a BatchNorm that would mix samples.
+        ValueError: an unknown mode, a negative order, outputs that do not have the batch dimensions of x or that
+            autograd cannot trace to x (computed under `no_grad`, say), or a module with a BatchNorm that would mix
+            samples.
         RuntimeError: called under, or with an x from, `torch.inference_mode`.
     """
     if mode not in MODES:
@@ -70,7 +72,7 @@ def derivatives(
         x = _variable(x, create_graph) if order else x if create_graph else x.detach()
         results = [_values(f, x, batch_dims)]
         for j in range(1, order + 1):
-            results.append(_jacobian(results[-1], x, create_graph or j < order, mode, batch_dims))
+            results.append(_jacobian(results[-1], x, create_graph or j < order, mode, batch_dims, of_values=j == 1))
     return tuple(results if create_graph else (result.detach() for result in results))
 
 
@@ -119,7 +121,8 @@ def projected_derivatives(
         for vs in zip(*vectors, strict=True):
             chain = [y]
             for j, v in enumerate(vs, start=1):
-                chain.append(_vjp(chain[-1], x, v, create_graph or j < len(vs)))
+                pull = partial(_vjp_of_values, batch_dims=batch_dims) if j == 1 else _vjp
+                chain.append(pull(chain[-1], x, v, create_graph or j < len(vs)))
             samples.append(chain[1:])
     results = (y, *(torch.stack(p) for p in zip(*samples, strict=True)))
     return results if create_graph else tuple(result.detach() for result in results)
@@ -250,18 +253,19 @@ def _values(f: Callable[[Tensor], Tensor], x: Tensor, batch_dims: int) -> Tensor
     return y
 
 
-def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: int) -> Tensor:
+def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: int, of_values: bool) -> Tensor:
     """dt/dx of shape (*batch, *components of t, *in), for t (*batch, *components) that was computed from x."""
     outputs, inputs = (math.prod(tensor.shape[batch_dims:]) for tensor in (t, x))
+    pull = partial(_vjp_of_values, batch_dims=batch_dims) if of_values else _vjp
     if mode == "reverse" or (mode == "auto" and outputs <= inputs):
-        rows = [_vjp(t, x, e, create_graph) for e in _unit_vectors(t, batch_dims)]
+        rows = [pull(t, x, e, create_graph) for e in _unit_vectors(t, batch_dims)]
         jacobian = torch.stack(rows, dim=batch_dims)
     else:
         # A backward pass is linear in the vector u that it pulls back, u -> (dt/dx)^T u. Pulling a vector e back
         # through that map gives (dt/dx) e: forward mode out of two reverse ones. It needs no forward-mode
         # formulas, nests to any order, and took less time than `torch.func.jvp` under `vmap` wherever we measured.
         u = torch.zeros_like(t, requires_grad=True)
-        pulled = _vjp(t, x, u, create_graph=True)
+        pulled = pull(t, x, u, create_graph=True)
         columns = [_vjp(pulled, u, e, create_graph) for e in _unit_vectors(x, batch_dims)]
         jacobian = torch.stack(columns, dim=-1)
     return jacobian.reshape(*t.shape, *x.shape[batch_dims:])
@@ -281,3 +285,19 @@ def _vjp(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor:
     if not t.requires_grad:
         return torch.zeros_like(x)
     return torch.autograd.grad(t, x, v, create_graph=create_graph, retain_graph=True, materialize_grads=True)[0]
+
+
+def _vjp_of_values(y: Tensor, x: Tensor, v: Tensor, create_graph: bool, batch_dims: int) -> Tensor:
+    """D_x <y, v>, refused where only a constant y would have it zero, and y is none."""
+    if y.requires_grad:
+        options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
+        (derivative,) = torch.autograd.grad(y, x, v, **options)
+        if derivative is not None:
+            return derivative
+    last = batch_dims - 1
+    if (y != y.narrow(last, 0, min(1, y.shape[last]))).any():
+        raise ValueError(
+            "f's outputs differ between samples, but autograd cannot trace them to x and would take their derivatives "
+            "for zero: are they computed under no_grad, detached, or in NumPy? A loss takes recorded derivatives too"
+        )
+    return _vjp(y, x, v, create_graph)

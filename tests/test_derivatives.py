@@ -283,7 +283,30 @@ def test_inference_mode_is_refused():
         derivatives(model, made_inside)
 
 
-# --- models that are refused or warned about -----------------------------------------------------------------------
+# --- functions and models that are refused or warned about ---------------------------------------------------------
+
+
+@torch.no_grad()
+def without_gradients(x: Tensor) -> Tensor:
+    return mlp(3, 8, 2)(x)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "f",
+    [
+        without_gradients,
+        lambda x: mlp(3, 8, 2)(x).detach(),
+        lambda x: mlp(3, 8, 2)(x.detach()),  # which the parameters' graph would hide
+        lambda x: torch.from_numpy(x.detach().numpy() ** 2),
+    ],
+)
+def test_values_that_autograd_cannot_trace_are_refused(f, mode):
+    with pytest.raises(ValueError, match="cannot trace them to x"):
+        derivatives(f, samples(3), mode=mode)
+    with pytest.raises(ValueError, match="cannot trace them to x"):
+        projected_derivatives(f, samples(3), lambda y: [y[None]])
+    assert derivatives(f, samples(3), order=0)[0].shape[0] == 3
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False).eval()])
