@@ -20,7 +20,7 @@ That is 6 products a layer (values, two backward, one tangent, two for the weigh
 
 The teacher is fixed and so are the states. What the Sobolev term needs of it at a state is a combination of the
 derivatives of its A logits whose coefficients sum to zero: A - 1 fields of the state's size, which `RecordedGradients`
-keeps in float16, so that training does not run the teacher again. Where they do not fit, `ComputedGradients` runs it.
+keeps in 16 bits, so that training does not run the teacher again. Where they do not fit, `ComputedGradients` runs it.
 
 Shape suffixes: S projections, B samples, A actions, I inputs: states as flat cells (see `ReLUSweeps`).
 """
@@ -64,6 +64,17 @@ def distillation_loss(
     generator: torch.Generator | None = None,
 ) -> SobolevLoss:
     """The objective of Section 4.2, for a student and a teacher that return log-probabilities (B, A).
+
+    Any classifier is such a policy, its classes the actions:
+
+    >>> from torch import nn
+    >>> from sobolev import projections
+    >>> def classifier(hidden):
+    ...     layers = nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10), nn.LogSoftmax(-1)
+    ...     return nn.Sequential(*layers)
+    >>> teacher, student = classifier(128).eval(), classifier(16)
+    >>> loss = distillation_loss(gradient_weight=0.1, projection=projections.Sphere())
+    >>> loss(student, torch.rand(32, 1, 8, 8), teacher).total.backward()
 
     Args:
         kl_weight: weight of the KL divergence; 0 trains on gradients alone.

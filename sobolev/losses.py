@@ -6,7 +6,7 @@ r"""The Sobolev loss: a student matches the values and the input derivatives of 
 In ten lines, for a teacher and data of your own:
 
 >>> import torch
->>> from sobolev import SobolevLoss, projections
+>>> from sobolev import Derivatives, SobolevLoss, projections
 >>> x = torch.randn(64, 5)
 >>> teacher = lambda x: torch.stack((x.square().sum(-1), x.sin().prod(-1)), dim=-1)
 >>> student = torch.nn.Sequential(torch.nn.Linear(5, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
@@ -19,6 +19,11 @@ In ten lines, for a teacher and data of your own:
 ...     optimizer.step()
 >>> sorted(terms.by_order)                       # one unweighted scalar an order, for the log
 [0, 1, 2]
+
+From recorded derivatives, here of a teacher that is asked once; `sobolev.distillation` has a classifier's loss:
+
+>>> y, dy = Derivatives(teacher).eval()(x)       # (64, 2) and (64, 2, 5), without a graph
+>>> terms = SobolevLoss(order=1, projection=projections.Sphere())(student, x[:8], (y[:8], dy[:8]))
 """
 
 from __future__ import annotations
@@ -151,7 +156,8 @@ class SobolevLoss:
                 or DistributedDataParallel around one.
             x: the samples; treated as data, so no gradient reaches them.
             target: a teacher of the student's kind, used as it is (call `eval()` on it yourself) and not trained; or
-                recorded tensors (y, D y, ...), where orders that are absent from the loss may be None or left off.
+                recorded tensors (y, D y, ...), where orders that are absent from the loss may be None or left off. They
+                are full derivatives, as `Derivatives(teacher).eval()(x)` gives them, also where the loss projects.
 
         Raises:
             TypeError: samples or targets that are not tensors, such as NumPy's arrays.
