@@ -1,7 +1,11 @@
-"""What the README shows runs as it stands there."""
+"""What the README and docs/ show runs as it stands there."""
 
 import re
+import shlex
+import subprocess
+import sys
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -22,14 +26,24 @@ def test_the_library_example_learns():
     assert last["terms"].total < 0.5 * first["terms"].total
 
 
+def commands() -> list[list[str]]:
+    """What follows `run.py` in the README and in docs/."""
+    texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+    return [
+        shlex.split(command)
+        for text in texts
+        for command in re.findall(r"(?:python|torchrun [^\n`]*) ?run\.py ([^\n`]*)", re.sub(r"\\\n *", "", text))
+    ]
+
+
 def test_every_command_composes():
     register()
-    commands = re.findall(r"python run\.py ([^\n`]*)", README)
-    assert len(commands) > 5
+    assert len(commands()) > 20
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        for command in commands:
-            overrides = [part for part in command.split() if not part.startswith("-")]
-            overrides = [part for part in overrides if "=" in part and not part.startswith("hydra")]
+        for command in commands():
+            overrides = [
+                part for part in command if "=" in part and not part.startswith(("-", "hydra")) and "(" not in part
+            ]
             for choice in range(2):
                 compose(
                     "config",
@@ -38,3 +52,10 @@ def test_every_command_composes():
                         for k, v in (part.split("=", 1) for part in overrides)
                     ],
                 )
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command[0].startswith("--")], ids=" ".join)
+def test_what_shows_configs_does(command):
+    done = subprocess.run([sys.executable, "run.py", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
