@@ -15,6 +15,9 @@ def generator(seed: int, stream: str, *indices: int, device: str | torch.device 
     (an epoch, a worker) make a stateless sequence: epoch 7's shuffle is known without epochs 0 to 6,
     which is what lets an interrupted run resume exactly.
 
+    Raises:
+        ValueError: a negative seed.
+
     >>> torch.rand(1, generator=generator(0, "data")) == torch.rand(1, generator=generator(0, "data"))
     tensor([True])
     >>> torch.rand(1, generator=generator(0, "data")) == torch.rand(1, generator=generator(0, "init"))

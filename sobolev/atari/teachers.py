@@ -27,7 +27,11 @@ class Teacher:
 
 
 def teacher_bytes(policy: AtariPolicy, options: AtariOptions) -> bytes:
-    """The content of a teacher's file. `options.actions` must name the policy's actions."""
+    """The content of a teacher's file.
+
+    Raises:
+        ValueError: `options.actions` does not name as many actions as the policy has.
+    """
     if len(options.actions) != policy.n_actions:
         raise ValueError(f"{policy.n_actions} actions in the policy and {len(options.actions)} in the options")
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in policy.state_dict().items()}

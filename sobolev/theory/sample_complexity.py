@@ -263,7 +263,11 @@ def undetermined_values(
 def random_points_until_determined(
     cells_CK: np.ndarray, with_gradients: bool, rng: np.random.Generator, limit: int = 10_000
 ) -> int:
-    """How many uniform points of the cube, one after another, until the function is determined (exact ranks)."""
+    """How many uniform points of the cube, one after another, until the function is determined (exact ranks).
+
+    Raises:
+        ValueError: no power of 2 up to `limit` is enough.
+    """
     n_vertices, corners = int(cells_CK.max()) + 1, cells_CK.shape[1]
     cell_P = rng.integers(len(cells_CK), size=limit)
     weights_PK = 1 + (rng.dirichlet(np.ones(corners), size=limit) * 10**6).astype(int)
