@@ -53,6 +53,9 @@ def kl_teacher_student(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
+NORMALISED = (
+    0.1  # the largest |log sum p| of a policy, rounded to 8 bits: logits, whose sum may be anything, are beyond it
+)
 
 
 def distillation_loss(
@@ -85,13 +88,21 @@ def distillation_loss(
         generator: what v is drawn from.
 
     Raises:
-        ValueError: an unknown divergence or norm, or both weights 0.
+        ValueError: an unknown divergence or norm, or both weights 0; and, where the loss is computed, outputs that are
+            not log-probabilities.
     """
     _check(divergence, norm)
+
+    def between_policies(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
+        for whose, log_BA in (("student", log_p_BA), ("teacher", log_q_BA)):
+            if (log_BA.detach().logsumexp(-1).abs() > NORMALISED).any():
+                raise ValueError(f"the {whose}'s outputs are not log-probabilities: end it in LogSoftmax(-1)")
+        return DIVERGENCES[divergence](log_p_BA, log_q_BA)
+
     return SobolevLoss(
         order=1,
         weights=(kl_weight, gradient_weight),
-        distances=(DIVERGENCES[divergence], norm),
+        distances=(between_policies, norm),
         projection=projection,
         generator=generator,
     )

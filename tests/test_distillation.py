@@ -313,6 +313,19 @@ def test_bfloat16_agrees_with_float32(weights):
             assert relative(mine, exact) < BFLOAT16_TOLERANCE
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_logits_are_refused(dtype):
+    x = torch.rand(16, 5, generator=generator(0, "data")).to(dtype)
+    logits = torch.nn.Linear(5, 1_000).to(dtype)
+    policy = torch.nn.Sequential(logits, torch.nn.LogSoftmax(-1))
+    loss = distillation_loss(projection=projections.Sphere())
+    with pytest.raises(ValueError, match="the student's outputs are not log-probabilities: end it in LogSoftmax"):
+        loss(logits, x, policy)
+    with pytest.raises(ValueError, match="the teacher's outputs are not log-probabilities"):
+        loss(policy, x, logits)
+    assert loss(policy, x, policy).total == 0
+
+
 def test_refusals_say_what_would_be_right():
     sweeps = ReLUSweeps(make_student())
     with pytest.raises(ValueError, match="student_teacher, teacher_student"):
