@@ -82,6 +82,7 @@ class Run:
         self._wall_before = 0.0
         self._started = self._checkpointed = time.monotonic()
         self._stop = 0  # the signal that asked to stop
+        self._begun = False  # `resume` was called: from there on stopping waits for a checkpoint
 
     @property
     def complete(self) -> bool:
@@ -107,6 +108,7 @@ class Run:
 
     def resume(self) -> dict[str, Any] | None:
         """The state of the last checkpoint, or None to begin at the beginning."""
+        self._begun = True
         if self.ranks.rank:
             return self._read_checkpoint()["state"] if self.ranks.agree(0) else None
         state = self._resume()
@@ -216,7 +218,7 @@ class Run:
 
         Before training there is nothing to save, and nothing to wait for.
         """
-        if self._stop or self._rows is None:
+        if self._stop or not self._begun:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             sys.exit(128 + number)
