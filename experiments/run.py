@@ -139,10 +139,7 @@ class Run:
         stop = self.ranks.agree(self._stop)
         if (old or stop) and not self.ranks.rank:
             self._save(state())
-        if stop == signal.SIGINT:
-            raise KeyboardInterrupt
-        if stop:
-            sys.exit(128 + stop)
+        _end_by(stop)
 
     def _save(self, state: dict[str, Any]) -> None:
         self._rows.flush()
@@ -219,9 +216,7 @@ class Run:
         Before training there is nothing to save, and nothing to wait for.
         """
         if self._stop or not self._begun:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            sys.exit(128 + number)
+            _end_by(number)
         self._stop = number
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
@@ -320,7 +315,8 @@ def execute(config: RunConfig) -> float:
     with open_run(config) as run:
         if not run.complete:
             run.finish(entry(config, run))
-        return float(run.summary["objective"])
+    _end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
+    return float(run.summary["objective"])
 
 
 def find_entry(name: str) -> Callable[[RunConfig, Run], dict[str, Any]]:
@@ -411,6 +407,14 @@ def prepare_cpu(threads: int) -> None:
         return
     mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the top of the heap stays
+
+
+def _end_by(number: int) -> None:
+    """End this process, or the sweep, as a signal of this number would; 0 is none."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if number:
+        sys.exit(128 + number)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import experiments.regression
 from experiments.config import register
 from experiments.curves import read_panels
 from experiments.errors import BadInput
-from experiments.run import COLUMNS, execute, is_complete, open_run, run_id
+from experiments.run import COLUMNS, Run, execute, is_complete, open_run, run_id
 from tests.conftest import CONFIGS, ROOT, TINY
 
 
@@ -149,6 +149,16 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, caps
     assert metrics(whole) == metrics(parts)
     assert not (folder(parts) / "checkpoint.pt").exists()
     assert not (folder(parts) / "error.txt").exists()
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_asked_to_stop_after_its_last_checkpoint_a_run_is_complete_and_none_follows(
+    make_config, monkeypatch, number, end
+):
+    monkeypatch.setattr(Run, "_draw", lambda *_: signal.raise_signal(number))
+    with pytest.raises(end):
+        execute(config := make_config())
+    assert is_complete(folder(config))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "rows lost"])
