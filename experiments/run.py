@@ -275,13 +275,9 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 
 @contextmanager
 def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
-    try:
+    with refusing_folder():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ".lock").touch()
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        raise BadInput(f"{directory} cannot be written ({error.strerror}): name another folder as runs_dir") from None
     with _alone(directory):
         run = make_run()
         if run.complete:
@@ -300,6 +296,18 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
             run._close(error)
             if isinstance(error, BadInput) and not (directory / "metrics.csv").exists():
                 shutil.rmtree(directory)  # refused before it began
+
+
+@contextmanager
+def refusing_folder() -> Iterator[None]:
+    """Say in one line that a folder of runs cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        where = f"{error.filename} cannot be used ({error.strerror})"
+        raise BadInput(f"{where}: name another folder as runs_dir") from None
 
 
 @contextmanager

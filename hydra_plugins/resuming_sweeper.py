@@ -28,7 +28,7 @@ class ResumingSweeper(BasicSweeper):
         # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.errors import BadInput, explain
         from experiments.ranks import torchrun_ranks
-        from experiments.run import folder_of, is_complete
+        from experiments.run import folder_of, is_complete, refusing_folder
         from experiments.sweep import Grid, Watch, say
 
         if torchrun_ranks()[1] > 1:
@@ -43,8 +43,10 @@ class ResumingSweeper(BasicSweeper):
             folders.setdefault(folder_of(self._compose(job)), job)
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
         grid = Grid(name, list(folders))
-        say(grid)
-        waiting = [job for folder, job in folders.items() if not is_complete(folder)]
+        with refusing_folder():
+            Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+            say(grid)
+            waiting = [job for folder, job in folders.items() if not is_complete(folder)]
         if not waiting:
             return []
         with Watch(grid):

@@ -105,11 +105,15 @@ def test_what_types_cannot_refuse_is_refused_before_training(make_config, overri
     assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
 
 
-@pytest.mark.parametrize("arguments", [["dataset=rosenbrok"], ["n_train=0", "recorder=disabled"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["dataset=rosenbrok"], ["n_train=0", "recorder=disabled"], ["runs_dir=/proc/none"], ["-m", "runs_dir=/proc/none"]],
+)
 def test_the_command_line_says_one_line_and_fails(tmp_path, arguments):
-    done = subprocess.run(
-        [sys.executable, "run.py", *arguments, f"runs_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "run.py", *arguments]
+    if not any(argument.startswith("runs_dir=") for argument in arguments):
+        command.append(f"runs_dir={tmp_path}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

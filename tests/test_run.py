@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(make_config, tmp_pa
     (tmp_path / "file").touch()
     config = make_config(runs=where)
     assert not is_complete(folder(config))  # what a sweep asks first
-    with pytest.raises(BadInput, match=r"cannot be written \(.*\): name another folder") as error:
+    with pytest.raises(BadInput, match=r"cannot be used \(.*\): name another folder") as error:
         execute(config)
     assert "\n" not in str(error.value)
 

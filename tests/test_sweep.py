@@ -65,6 +65,11 @@ def test_the_picture_of_a_grid(tmp_path):
     assert str(grid.picture()) == "1 of 4 runs done, 1 running, 1 failed, 1 to come, about 15 min left"
 
 
+def test_a_folder_that_nobody_can_make_is_a_run_to_come(tmp_path):
+    grid = Grid("figure_2", [tmp_path / ("long" * 100)])
+    assert str(grid.picture()) == "0 of 1 runs done, 0 running, 1 to come"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_a_run_saves_first(tmp_path, number):
     """Its checkpoint is newer than the asking, and the same command ends in the rows of an undisturbed run."""
