@@ -40,6 +40,10 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # Hydra's, for one that is no name
+            raise
+        sys.exit(f"error: a choice is the name of a file in configs/: {error}")
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -50,7 +50,10 @@ class ResumingSweeper(BasicSweeper):
         if not waiting:
             return []
         with Watch(grid):
-            results = self.launcher.launch(waiting, initial_job_idx=0)
+            try:
+                results = self.launcher.launch(waiting, initial_job_idx=0)
+            except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are in results
+                raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
         errors = [explain(result._return_value) for result in results if result.status is not JobStatus.COMPLETED]
         if errors:
             raise BadInput(f"{len(errors)} of {len(waiting)} runs failed; the first: {errors[0]}")

@@ -107,7 +107,10 @@ def test_what_types_cannot_refuse_is_refused_before_training(make_config, overri
 
 @pytest.mark.parametrize(
     "arguments",
-    [["dataset=rosenbrok"], ["n_train=0", "recorder=disabled"], ["runs_dir=/proc/none"], ["-m", "runs_dir=/proc/none"]],
+    [
+        *(["dataset=rosenbrok"], ["n_train=0", "recorder=disabled"], ["recorder=null"]),
+        *(["runs_dir=/proc/none"], ["-m", "runs_dir=/proc/none"]),
+    ],
 )
 def test_the_command_line_says_one_line_and_fails(tmp_path, arguments):
     command = [sys.executable, "run.py", *arguments]

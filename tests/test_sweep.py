@@ -49,6 +49,12 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert len([run for run in runs_of(tmp_path) if (run / "summary.json").exists()]) == 2
 
 
+def test_a_launcher_that_cannot_start_is_one_line(tmp_path):
+    done = sweep(tmp_path, "hydra/launcher=local", "hydra.launcher.n_jobs=0")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: local: n_jobs == 0 in Parallel has no meaning"
+
+
 def test_the_picture_of_a_grid(tmp_path):
     folders = [tmp_path / name for name in "abcd"]
     for folder in folders:
