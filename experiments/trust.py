@@ -2,8 +2,8 @@
 
 Hydra calls whatever `_target_` names in `hydra.callbacks`, and logging whatever `()` or `class` names in
 `hydra.job_logging`. No experiment needs either, so overrides and foreign configs that touch them are refused before
-Hydra reads a word. Weights and checkpoints are loaded by readers that cannot run code (safetensors,
-`weights_only=True`).
+Hydra reads a word, and so are choices that lead by `..` to a file that nobody has looked at. Weights and checkpoints
+are loaded by readers that cannot run code (safetensors, `weights_only=True`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from experiments.errors import BadInput
 TARGET = "hydra_plugins.resuming_sweeper.ResumingSweeper"
 CALLING = ("_target_", "()", "class")  # keys whose value Hydra or logging calls
 CLOSED = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging", "hydra.searchpath")
+PATHS = ("runs_dir", "start")  # what looks like a choice, has no dot, but is a path to anywhere
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
@@ -32,19 +33,26 @@ def check_command_line(arguments: Sequence[str]) -> None:
     folder_follows = False
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        # argparse takes a long option by any beginning of it.
-        names_folder = option in ("-cd", "-cp") or (
-            len(option) > 2 and any(whole.startswith(option) for whole in ("--config-dir", "--config-path"))
-        )
+        if _begins(option, "--experimental-rerun"):
+            raise BadInput(f"{option}: what it loads can hold code; the same command goes on where a run stopped")
+        names_folder = option in ("-cd", "-cp") or _begins(option, "--config-dir", "--config-path")
         if folder_follows or (names_folder and equals):
             _check_folder(Path(argument if folder_follows else value))
-        elif not argument.startswith("-"):
+        elif argument.startswith("-"):
+            _refuse_outside("", value, argument)  # of --config-name
+        else:
             _check_override(argument)
         folder_follows = names_folder and not equals
 
 
+def _begins(option: str, *whole: str) -> bool:
+    """argparse takes a long option by any beginning of it."""
+    return len(option) > 2 and any(name.startswith(option) for name in whole)
+
+
 def _check_override(override: str) -> None:
     key, _, value = override.lstrip("+~/").partition("=")
+    _refuse_outside(key, value, override)
     _refuse_closed(key, override)
     if key.rpartition(".")[2] in CALLING:
         _check_target(value, override)
@@ -53,6 +61,9 @@ def _check_override(override: str) -> None:
 
 
 def _check_folder(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.is_dir():
+            raise BadInput(f"{path} leads out of the folder: a folder of configs holds its files itself")
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         try:
             text = path.read_text()
@@ -64,6 +75,7 @@ def _check_folder(folder: Path) -> None:
         package = group if header is None or header[1].startswith("_group_") else header[1].replace("_global_", "")
         for key, value in _walk(content, package):
             _refuse_closed(key, str(path))
+            _refuse_outside(key, value if isinstance(value, str) else "", str(path))
             if key.rpartition(".")[2] in CALLING:
                 _check_target(str(value), str(path))
 
@@ -84,6 +96,15 @@ def _refuse_closed(key: str, where: str) -> None:
     for plain in key.replace("/", ".").split("@"):  # `/` names a group, `@` moves its content to another package
         if any(plain == closed or plain.startswith(closed + ".") for closed in CLOSED):
             raise BadInput(f"{where}: {plain} decides what code is called, and is not open to change")
+
+
+def _refuse_outside(key: str, value: str, where: str) -> None:
+    """A choice is the value of a group, which has no dot in its name, of a defaults list or of a sweep's parameter."""
+    group = key.partition("@")[0]
+    chooses = "." not in group or "defaults" in group.split(".") or group.startswith("hydra.sweeper.")
+    texts = [key, value] if chooses and group not in PATHS else [key]
+    if any(re.search(r"(?<![\w.])\.\.(?![\w.])", text) for text in texts):
+        raise BadInput(f"{where}: a choice names a file of its group, and cannot lead elsewhere by `..`")
 
 
 def _check_target(called: str, where: str) -> None:

@@ -29,6 +29,14 @@ HOSTILE_OVERRIDES = [
     "+hydra/callbacks=theirs",
     "+hydra.sweeper.params.x._target_=torch.utils.collect_env.run",
     "+hydra.launcher.x={_target_:torch.utils.collect_env.run,command:touch owned}",
+    "sweep=../../theirs/callback",
+    "+model@theirs='../../theirs/callback'",
+    "dataset=booth,../../theirs/callback",
+    "hydra.sweeper.params.sweep=../../theirs/callback",
+    "hydra.sweeper.params={sweep:../../theirs/callback}",
+    "--config-name=../../theirs/callback",
+    "--experimental-rerun=theirs/config.pickle",
+    "--exp",
 ]
 
 
@@ -43,6 +51,7 @@ def test_ordinary_commands_pass():
         ["-m", "sweep=figure_2", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "dataset=booth,beale"]
     )
     check_command_line(["--config-name=config", "model.hidden=[16,16]", "optimizer.learning_rate=1e-3"])
+    check_command_line(["runs_dir=../runs", "start=../mine.safetensors", "dataset.folder=../data", "loss=value..x"])
     check_command_line(["hydra.sweeper.params={}", "loss=sobolev", "hydra.launcher.setup=[module load python]"])
 
 
@@ -53,6 +62,37 @@ HOSTILE_FILES = {
     "moved": "# @package hydra.callbacks\nx:\n  _target_: os.system\n  command: touch {owned}\n",
     "not yaml": "a: [",
 }
+
+
+def test_a_config_name_that_stands_alone_is_read_too():
+    with pytest.raises(BadInput, match="cannot lead elsewhere"):
+        check_command_line(["--config-name", "../../theirs/callback"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "defaults: [../../theirs/callback]",
+        "defaults: [{/dataset: ../../theirs/callback}]",
+        "defaults: [{../../theirs: callback}]",
+        "# @package _global_\nhydra: {sweeper: {params: {sweep: ../../theirs/callback}}}",
+    ],
+)
+def test_a_folder_of_configs_leads_nowhere_else(tmp_path, content):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nruns_dir: ../runs\nstart:\n")
+    check_command_line(["--config-dir", str(tmp_path)])
+    (tmp_path / "experiment" / "theirs.yaml").write_text(content)
+    with pytest.raises(BadInput, match="cannot lead elsewhere"):
+        check_command_line(["--config-dir", str(tmp_path)])
+
+
+def test_a_folder_of_configs_holds_its_files_itself(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "experiment").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="leads out of the folder"):
+        check_command_line(["--config-dir", str(tmp_path / "theirs")])
 
 
 def test_a_file_lands_where_its_folder_says(tmp_path):
