@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.run import replacing
-from scripts.collect import domain, read_csv, settings, write_csv
+from scripts.collect import domain, left_out, read_csv, settings, write_csv
 
 
 class Search(NamedTuple):
@@ -70,6 +71,7 @@ class SearchRun(NamedTuple):
     folder: Path
     config: DictConfig
     summary: dict[str, Any]
+    manifest: dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,12 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complete(roots: list[Path], name: str) -> list[SearchRun]:
-    """The complete runs of a search."""
-    summaries = [path for root in roots for path in sorted(root.glob(f"{name}/*/summary.json"))]
-    return [
-        SearchRun(path.parent, OmegaConf.load(path.with_name("config.yaml")), json.loads(path.read_text()))
-        for path in summaries
-    ]
+    """The complete runs of a search, less those whose files are damaged."""
+    runs = []
+    for folder in [path.parent for root in roots for path in sorted(root.glob(f"{name}/*/summary.json"))]:
+        try:
+            noted = [json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "manifest")]
+            runs.append(SearchRun(folder, OmegaConf.load(folder / "config.yaml"), *noted))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            left_out(folder, f"its files are damaged ({type(error).__name__})")
+    return runs
 
 
 def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict[Choice, dict[int, float]]]:
@@ -121,7 +126,7 @@ def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict
     found: dict[tuple[str, str], dict[Choice, dict[int, float]]] = {}
     first: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
     swept = {"seed", *search.chosen.values()}
-    for folder, config, summary in runs:
+    for folder, config, summary, _ in runs:
         if config.evaluate_on != "validation":
             raise ValueError(f"{folder} was measured with evaluate_on={config.evaluate_on}: choose on validation alone")
         task, approach = (OmegaConf.select(config, key) for key in (search.task, search.approach[0]))
@@ -172,9 +177,8 @@ def note(search: Search, runs: list[SearchRun], path: Path) -> None:
     """Add the runs to what has been tried, or put them in the place of what they were."""
     rows = {row["run_id"]: row for row in read_csv(path)}
     measured = tuple(f"validation_{metric}" for metric in search.measured)
-    for folder, config, summary in runs:
+    for folder, config, summary, manifest in runs:
         keys = {"task": search.task, "method": search.approach[0], **search.chosen, **search.noted}
-        manifest = json.loads((folder / "manifest.json").read_text())
         rows[folder.name] = {
             **{name: OmegaConf.select(config, key) for name, key in keys.items()},
             **{name.replace("/", "_"): f"{x:.6g}" for name, x in summary.items() if name.startswith(measured)},

@@ -70,6 +70,16 @@ def test_a_choice_whose_training_failed_is_none(tmp_path, capsys):
     assert "pong_sobolev, learning_rate 0.001, gradient_weight 0.1: left out, there is no run of seed 1" in said.err
 
 
+@pytest.mark.parametrize("file", ["summary.json", "manifest.json", "config.yaml"])
+def test_a_damaged_run_is_left_out(tmp_path, capsys, file):
+    arguments = write_runs(tmp_path, [asked(rate=1e-4), asked(rate=1e-3)], [0.2, 0.1])
+    (tmp_path / "runs" / "distill_atari_search" / "1" / file).write_text("{")
+    assert tune.main(arguments) == 0
+    said = capsys.readouterr()
+    assert "learning_rate 0.0001" in said.out
+    assert re.search(r"left out, its files are damaged \(\w+\): .*/1$", said.err, re.MULTILINE)
+
+
 def test_what_was_tried_is_noted_once(tmp_path):
     arguments = write_runs(tmp_path, [asked(), asked(rate=1e-3)], [0.1, 0.2])
     path = tmp_path / "results" / "distillation" / "tuning.csv"
