@@ -259,13 +259,14 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 
     Raises:
         BadInput: another process works on the same run, its folder cannot be made, the device does not exist, or a
-            label is not one word.
+            name or label is not one word.
     """
     if torchrun_ranks()[1] > 1 and not config.several_processes:
         raise BadInput(f"{config.name} trains in one process: start it without torchrun")
-    for key in ("task", "method"):
-        if [label := getattr(config.labels, key)] != label.split():
-            raise BadInput(f"labels.{key}={label!r}: one word is expected, for rows, files and cells are named by it")
+    names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
+    for key, name in names.items():
+        if [name] != name.split() or (key == "name" and Path(name).name != name):
+            raise BadInput(f"{key}={name!r}: one word is expected, for rows, files and cells are named by it")
     directory, device = folder_of(config), _prepare_process(config)
     with joined(device) as ranks:
         run = partial(Run, config, directory, device, ranks)

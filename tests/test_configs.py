@@ -94,6 +94,8 @@ REFUSALS = {
     "compute.precision=bfloat16": "regression computes in float32 or float64",
     "labels.method='my loss'": "labels.method='my loss': one word is expected",
     "labels.task=''": "labels.task='': one word is expected",
+    "name=a/b": "name='a/b': one word is expected",
+    "name=''": "name='': one word is expected",
 }
 
 
