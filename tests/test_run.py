@@ -190,6 +190,17 @@ def test_a_damaged_run_begins_again(make_config, monkeypatch, capsys, damage):
     assert metrics(whole) == metrics(damaged)
 
 
+def test_a_run_whose_summary_is_damaged_is_not_complete(make_config, capsys):
+    execute(config := make_config())
+    rows = metrics(config)
+    (folder(config) / "summary.json").write_text('{"objective": 1')
+    assert not is_complete(folder(config))
+    execute(config)
+    assert "summary.json is damaged; the run begins again" in capsys.readouterr().err
+    assert is_complete(folder(config))
+    assert metrics(config) == rows
+
+
 def test_a_run_leaves_a_figure_of_what_it_measured_over_training(make_config):
     execute(config := make_config("networks=2"))
     panels = read_panels(folder(config) / "metrics.csv")

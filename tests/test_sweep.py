@@ -1,5 +1,6 @@
 """Sweeps: a grid is one command, goes on where it stopped, and says how far it is."""
 
+import fcntl
 import json
 import os
 import signal
@@ -92,3 +93,19 @@ def test_asked_to_stop_a_run_saves_first(tmp_path, number):
     (run,) = runs_of(tmp_path)
     assert (run / "checkpoint.pt").exists()
     assert not (run / "summary.json").exists()
+
+
+def test_asked_to_stop_a_sweep_ends_its_workers(tmp_path):
+    options = [*TINY["regression"], "recorder=disabled", "compute.threads=1", "n_train=20,30", "optimizer.steps=100000"]
+    launcher = ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]
+    command = [sys.executable, "run.py", "-m", *options, *launcher, f"runs_dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.glob("regression/*/metrics.csv"))) < 2:
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)  # workers too would hold stderr open
+    assert process.returncode == 143, stderr
+    for run in runs_of(tmp_path):
+        with (run / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where a worker goes on
