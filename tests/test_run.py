@@ -201,6 +201,14 @@ def test_a_run_whose_summary_is_damaged_is_not_complete(make_config, capsys):
     assert metrics(config) == rows
 
 
+def test_a_run_that_is_refused_on_its_way_keeps_what_it_measured(make_config):
+    config = make_config("optimizer.learning_rate=1e30")
+    with pytest.raises(BadInput, match="training diverged"):
+        execute(config)
+    assert metrics(config).count("\n") > 1
+    assert "training diverged" in (folder(config) / "error.txt").read_text()
+
+
 def test_a_run_leaves_a_figure_of_what_it_measured_over_training(make_config):
     execute(config := make_config("networks=2"))
     panels = read_panels(folder(config) / "metrics.csv")
@@ -258,6 +266,23 @@ def test_wandb_failing_at_any_moment_does_not_stop_the_run(make_config, monkeypa
     execute(plain), execute(mirrored)
     assert "the network is gone" in capsys.readouterr().err
     assert metrics(plain) == metrics(mirrored)
+
+
+def test_wandb_out_of_reach_is_recorded_offline(make_config, monkeypatch, capsys):
+    wandb = pytest.importorskip("wandb")
+    asked, true_init = [], wandb.init
+
+    def unreachable(**options):
+        asked.append((options["mode"], options["resume"]))
+        if options["mode"] == "online":
+            raise ConnectionError("no route")
+        return true_init(**options)
+
+    monkeypatch.setattr(wandb, "init", unreachable)
+    execute(config := make_config("recorder=online"))
+    assert asked == [("online", "allow"), ("offline", None)]
+    assert "W&B is not reached, recording offline (`make wandb-sync` sends it): no route" in capsys.readouterr().err
+    assert len(list(folder(config).glob("wandb/offline-run-*"))) == 1
 
 
 def test_wandb_hears_of_a_resumed_run_that_it_is_the_same_and_how_each_attempt_ended(make_config, monkeypatch):
