@@ -107,13 +107,14 @@ def prepare(name: str, folder: Path, seed: int) -> Bench:
 
 def kill(bench: Bench, times: int) -> Iterator[bool]:
     """All kills of one run, over and over until it ends; then those of the next. They survive or fail together."""
-    runs, since = bench.somewhere("kill"), 0
+    runs, since, clear = bench.somewhere("kill"), 0, True
     for number in range(times):
-        status, _ = bench.stopped(runs, signal.SIGKILL)
+        status, said = bench.stopped(runs, signal.SIGKILL)
         since += 1
+        clear = clear and status in (0, -signal.SIGKILL) and "Traceback" not in said
         if status == 0 or number == times - 1:
-            yield from [whole_files(runs) and bench.ends_well(runs)] * since
-            runs, since = bench.somewhere("kill"), 0
+            yield from [clear and whole_files(runs) and bench.ends_well(runs)] * since
+            runs, since, clear = bench.somewhere("kill"), 0, True
 
 
 def asked(number: int, expected: int) -> Callable[[Bench, int], Iterator[bool]]:

@@ -1,5 +1,9 @@
 """A shorter form of `make faults`: a run is broken on purpose and ends in the rows of one that was not."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from scripts import faults
 from scripts.collect import read_csv
 
@@ -10,3 +14,11 @@ def test_a_broken_run_ends_in_the_same_rows(tmp_path):
     rows = read_csv(tmp_path / "faults.csv")
     assert [row["fault"] for row in rows] == kinds
     assert all(row["tried"] == row["survived"] for row in rows)
+
+
+@pytest.mark.parametrize(("status", "said", "survived"), [(-9, "", True), (1, "", False), (-9, "Traceback", False)])
+def test_what_ends_otherwise_than_by_the_kill_is_not_survived(tmp_path, status, said, survived):
+    """However well the last command ends: one before it did not go on from what it found."""
+    ends = iter([(status, said), (-9, ""), (0, "")])
+    bench = SimpleNamespace(somewhere=lambda _: tmp_path, stopped=lambda *_: next(ends), ends_well=lambda _: True)
+    assert list(faults.kill(bench, 3)) == [survived] * 3

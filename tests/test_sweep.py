@@ -44,7 +44,7 @@ def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
-    done = sweep(tmp_path, "dataset=booth", "n_train=20,0,30")
+    done = sweep(tmp_path, "dataset=booth", "n_train=20,0,30,20")  # what is asked twice is one run
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: 1 of 3 runs failed; the first: n_train must be positive, not 0"
     assert len([run for run in runs_of(tmp_path) if (run / "summary.json").exists()]) == 2
