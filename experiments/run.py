@@ -223,11 +223,13 @@ class Run:
         path = self.directory / "checkpoint.pt"
         if not path.exists():
             return None
+        content = io.BytesIO(path.read_bytes())  # a file that cannot be read now is not damaged, and not begun over
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(content) as archive:
                 if damaged := archive.testzip():  # torch does not compare the checksums that it writes
                     raise zipfile.BadZipFile(damaged)
-            return torch.load(path, weights_only=True, map_location="cpu")
+            content.seek(0)
+            return torch.load(content, weights_only=True, map_location="cpu")
         except Exception as error:
             _warn(f"{path} is damaged ({type(error).__name__}); the run begins again")
             return None

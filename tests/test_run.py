@@ -1,6 +1,8 @@
 """The run: identity, skipping, resuming, recording."""
 
 import csv
+import errno
+import io
 import json
 import os
 import signal
@@ -188,6 +190,27 @@ def test_a_damaged_run_begins_again(make_config, monkeypatch, capsys, damage):
     execute(damaged)
     assert "begins again" in capsys.readouterr().err
     assert metrics(whole) == metrics(damaged)
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept(make_config, monkeypatch):
+    whole, config = make_config(), make_config("compute.checkpoint_seconds=0", runs="stale")
+    execute(whole)
+    interrupted(config, monkeypatch, 20)
+    before = (folder(config) / "checkpoint.pt").read_bytes()
+    true_open = io.open
+
+    def stale(file, *arguments, **options):
+        if Path(str(file)).name == "checkpoint.pt":
+            raise OSError(errno.ESTALE, "Stale file handle", str(file))
+        return true_open(file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", stale)
+        with pytest.raises(OSError, match="Stale file handle"):
+            execute(config)
+    assert (folder(config) / "checkpoint.pt").read_bytes() == before
+    execute(config)
+    assert metrics(config) == metrics(whole)
 
 
 def test_a_run_whose_summary_is_damaged_is_not_complete(make_config, capsys):
