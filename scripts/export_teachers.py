@@ -85,6 +85,8 @@ def objection(run: Path, file: Path) -> str | None:
         return f"it has other {', '.join(differing)} than {there}"
     if ours != algorithm:
         return f"it was trained by {ours}, the one in {file} by {algorithm}"
+    if summary.get("start_sha256") and known.get("run_id") == run.name:
+        return f"it is the one in {file}"
     if summary.get("start_sha256") == known["sha256"]:
         score = known["score"]["mean"]
         return None if summary["score"] > score else f"it scores {summary['score']:.1f}, the one in {file} {score}"

@@ -335,6 +335,10 @@ def test_training_goes_on_from_a_teacher(make_config, atari_folder, tmp_path, mo
     assert card["training"]["steps"] == 48
     assert card["frames"] == 4 * 48
     assert card["before"]["run_id"] == known["run_id"]
+    with pytest.raises(SystemExit):
+        export(monkeypatch, "--runs", tmp_path / "moved", "--out", out)
+    assert f"it is the one in {file}" in capsys.readouterr().err
+    assert json.loads(there.read_text()) == card
 
 
 def test_what_a_training_may_not_go_on_from(make_config, atari_folder, tmp_path):
