@@ -6,6 +6,7 @@ results/distillation/saliency.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -232,10 +233,10 @@ def read_saliencies(folder: Path) -> Saliencies:
     return found
 
 
-def teachers(rows: np.ndarray) -> Figure:
+def teachers(rows: np.ndarray, steps_before: dict[str, int]) -> Figure:
     """How the teachers learned: scores of the games that ended in each stretch of training, actions drawn from the
     policy; mean and one standard deviation over games. A cross is the final teacher, over whole games. A line is one
-    run: an algorithm, a number of steps and a seed."""
+    run: an algorithm, a number of steps and a seed; it begins where the training that it goes on from ended."""
     games = _games(rows)
     figure = Figure(figsize=(1 + 2 * max(2, len(games)), 2.2))
     for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat, strict=True):
@@ -243,13 +244,16 @@ def teachers(rows: np.ndarray) -> Figure:
         runs = sorted(set(of_game[["method", "n_train", "seed"]].tolist()))
         for k, (method, n_train, seed) in enumerate(runs):
             of_run, look = select(of_game, method=method, n_train=n_train, seed=seed), {"color": f"C{k}"}
+            run = f"{game}-{method}-n{n_train}-seed{seed}-"
+            before = next((steps for run_id, steps in steps_before.items() if run_id.startswith(run)), 0)
             steps, mean, std = _scores(of_run, "train")
+            steps = steps + before
             axes.fill_between(steps / 1e6, mean - std, mean + std, alpha=0.18, **look)
             several = len({run[2] for run in runs}) > 1
             label = f"{method.replace('_', ' ')}, {n_train / 1e6:g}M{f', seed {seed}' if several else ''}"
             axes.plot(steps / 1e6, mean, label=label, **look)
             steps, mean, std = _scores(of_run, "test")
-            axes.errorbar(steps / 1e6, mean, std, marker="x", linestyle="", **look)
+            axes.errorbar((steps + before) / 1e6, mean, std, marker="x", linestyle="", **look)
         if len(runs) > 1:
             axes.legend(loc="lower right", fontsize=6, handlelength=1)
         axes.set_title(GAMES.get(game, game))
@@ -265,15 +269,41 @@ def _scores(rows: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray, np.nd
     return mean["step"], mean["value"], std["value"]
 
 
+def read_steps_before(folder: Path) -> dict[str, int]:
+    """For each run that the teachers' cards name: how many steps there were before it.
+
+    Raises:
+        RowsError: a card is damaged.
+    """
+    steps_before = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name == "settings.json":
+            continue
+        try:
+            card = json.loads(path.read_text())
+            while card:
+                steps_before[card["run_id"]] = card.get("before", {}).get("training", {}).get("steps", 0)
+                card = card.get("before")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RowsError(
+                f"{path}: cannot be read ({error!r}); `python -m scripts.export_teachers` writes it"
+            ) from None
+    return steps_before
+
+
 NAMES = ("figure_4", "final_values", "saliency", "teachers")
 
 
 def draw(
-    names: list[str], rows: np.ndarray, saliencies: Saliencies, of_teachers: np.ndarray
+    names: list[str],
+    rows: np.ndarray,
+    saliencies: Saliencies,
+    of_teachers: np.ndarray,
+    steps_before: dict[str, int],
 ) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and gradients allow: (name, file name, figure), one at a time."""
     if "teachers" in names and len(of_teachers):
-        yield "teachers", "distillation_teachers", teachers(of_teachers)
+        yield "teachers", "distillation_teachers", teachers(of_teachers, steps_before)
     if "figure_4" in names and len(rows):
         yield "figure_4", "figure_4", figure_4(rows)
     if "final_values" in names and len(rows):
@@ -292,11 +322,12 @@ def main(arguments: list[str] | None = None) -> int:
         rows, of_teachers = (read_rows(file) if file.is_file() else np.empty(0, DTYPE) for file in files)
         rows = select(rows, experiment=EXPERIMENT)
         saliencies = read_saliencies(folder / "saliency")
+        steps_before = read_steps_before(options.results / "teachers")
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     drawn = set()
-    for name, file_name, figure in draw(names, rows, saliencies, of_teachers):
+    for name, file_name, figure in draw(names, rows, saliencies, of_teachers, steps_before):
         drawing.save(figure, options.out / file_name)
         drawn.add(name)
     missing = set(names) - drawn

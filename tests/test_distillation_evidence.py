@@ -13,7 +13,7 @@ from scripts.claims import Evidence
 from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, shortcut, uniform_share
 from scripts.distillation_figures import cosine, read_saliencies
 from scripts.report import report
-from scripts.rows import DTYPE, final, read_rows, select
+from scripts.rows import DTYPE, RowsError, final, read_rows, select
 from tests.conftest import CONFIGS
 from tests.test_scripts import write_rows
 
@@ -216,7 +216,7 @@ def test_the_figure_of_teachers_shows_their_rows(tmp_path):
     ]
     write_rows(tmp_path / "teachers" / "rows.csv", np.array(rows, dtype=DTYPE))
     assert distillation_figures.main(["teachers", "--results", str(tmp_path)]) == 0
-    (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv")).axes
+    (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv"), {}).axes
     assert axes.lines[0].get_ydata().tolist() == [-20, 3]
     assert axes.lines[1].get_ydata().tolist() == [15]
 
@@ -231,11 +231,32 @@ def test_each_run_of_a_teacher_is_a_line_of_its_own():
         for split in ("train", "test")[: 1 + (step == 4)]
         for metric, value in (("score", mean + step), ("score_std", 2.0))
     ]
-    (axes,) = distillation_figures.teachers(np.array(rows, dtype=DTYPE)).axes
+    (axes,) = distillation_figures.teachers(np.array(rows, dtype=DTYPE), {}).axes
     curves = [line for line in axes.lines if line.get_linestyle() != "None"]
     assert [line.get_ydata().tolist() for line in curves] == [[mean + 2, mean + 4] for mean in runs.values()]
     assert [line.get_xdata().tolist() for line in curves] == [[2e-6, 4e-6]] * 3
     assert len({line.get_color() for line in curves}) == len(axes.get_legend().get_texts()) == 3
+
+
+def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
+    first = {"run_id": "pong-ppo-n4-seed0-0a", "training": {"steps": 4}}
+    second = {"run_id": "pong-ppo_continued-n2-seed0-0b", "training": {"steps": 6}, "before": first}
+    third = {"run_id": "pong-ppo_continued-n9-seed0-0c", "training": {"steps": 15}, "before": second}
+    (tmp_path / "pong.json").write_text(json.dumps(third))
+    steps_before = distillation_figures.read_steps_before(tmp_path)
+    assert steps_before == {third["run_id"]: 6, second["run_id"]: 4, first["run_id"]: 0}
+    rows = [
+        ("train_teacher", "pong", *run, 0, run[1], split, metric, 1.0, "reduced")
+        for run in (("ppo", 4), ("ppo_continued", 2), ("ppo_continued", 9))
+        for split in ("train", "test")
+        for metric in ("score", "score_std")
+    ]
+    (axes,) = distillation_figures.teachers(np.array(rows, dtype=DTYPE), steps_before).axes
+    assert [line.get_xdata().tolist() for line in axes.lines[::2]] == [[4e-6], [6e-6], [15e-6]]
+    assert [line.get_xdata().tolist() for line in axes.lines[1::2]] == [[4e-6], [6e-6], [15e-6]]
+    (tmp_path / "pong.json").write_text("{}]")
+    with pytest.raises(RowsError, match=r"pong\.json: cannot be read"):
+        distillation_figures.read_steps_before(tmp_path)
 
 
 def test_every_figure_renders(results, tmp_path, capsys):
