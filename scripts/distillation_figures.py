@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from scripts import drawing
 from scripts.claims.distillation import EXPERIMENT, GAMES
@@ -195,7 +195,7 @@ def _log_axis(axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     labelled = (1, 2, 5) if high / low < 200 else (1,)  # more would crowd
-    axes.yaxis.set_major_locator(LogLocator(subs=labelled, numticks=4))
+    axes.yaxis.set_major_locator(LogLocator(subs=labelled, numticks=4) if high / low > 4 else MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
