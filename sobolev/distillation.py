@@ -53,9 +53,7 @@ def kl_teacher_student(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
-NORMALISED = (
-    0.1  # the largest |log sum p| of a policy, rounded to 8 bits: logits, whose sum may be anything, are beyond it
-)
+NORMALISED = 0.1  # |log sum p| that rounding to 8 bits may leave of a policy; that of logits may be anything
 
 
 def distillation_loss(
