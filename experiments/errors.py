@@ -63,7 +63,8 @@ def explain(error: Exception) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         # Of a group within a group Hydra lists the outer one's choices.
         options = [path.stem for path in (CONFIGS / group).glob("*.yaml")] or error.options
-        return f"{group}={choice} is not a choice{nearest(choice, options)}"
+        implied = "" if any(choice in argument for argument in sys.argv) else ", which another choice implies,"
+        return f"{group}={choice}{implied} is not a choice{nearest(choice, options)}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         node = cause.parent_node

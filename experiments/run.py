@@ -120,7 +120,7 @@ class Run:
         length = checkpoint["metrics_bytes"] if checkpoint else 0
         path = self.directory / "metrics.csv"
         if checkpoint and (not path.exists() or _sha256(path, length) != checkpoint["metrics_sha256"]):
-            _warn(f"{path} is not what its checkpoint says; the run begins again")
+            _say(f"{path} is not what its checkpoint says; the run begins again")
             checkpoint, length = None, 0
         self._rows = path.open("a", newline="")
         self._rows.truncate(length)
@@ -231,7 +231,7 @@ class Run:
             content.seek(0)
             return torch.load(content, weights_only=True, map_location="cpu")
         except Exception as error:
-            _warn(f"{path} is damaged ({type(error).__name__}); the run begins again")
+            _say(f"{path} is damaged ({type(error).__name__}); the run begins again")
             return None
 
     def _wall_seconds(self) -> float:
@@ -284,7 +284,7 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
     with _alone(directory):
         run = make_run()
         if run.complete:
-            _warn(f"{directory} is complete: skipped")
+            _say(f"{directory} is complete: skipped")
             yield run
             return
         error: BaseException | None = None
@@ -326,6 +326,8 @@ def execute(config: RunConfig) -> float:
     with open_run(config) as run:
         if not run.complete:
             run.finish(entry(config, run))
+            if not run.ranks.rank:
+                _say(f"{run.directory} is complete")
     _end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
     return float(run.summary["objective"])
 
@@ -456,7 +458,7 @@ def _read_summary(directory: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:  # not JSON, or not even text
-        _warn(f"{directory / 'summary.json'} is damaged; the run begins again")
+        _say(f"{directory / 'summary.json'} is damaged; the run begins again")
         return {}
 
 
@@ -479,5 +481,5 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _warn(message: str) -> None:
+def _say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)

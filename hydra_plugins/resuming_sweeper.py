@@ -41,6 +41,8 @@ class ResumingSweeper(BasicSweeper):
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
         for job in jobs:
             folders.setdefault(folder_of(self._compose(job)), job)
+        if not folders:
+            raise BadInput("a grid of no runs: one of its ranges is empty")
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
         grid = Grid(name, list(folders))
         with refusing_folder():

@@ -80,6 +80,13 @@ def test_mistakes_are_refused_in_one_line(override):
         assert part in line
 
 
+def test_a_choice_that_nobody_typed_is_said_to_follow_from_another():
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("config", ["experiment=synthetic_gradients", "dataset=imagenet"])
+    assert explain(caught.value).startswith("model=convnet_imagenet, which another choice implies, is not a choice")
+
+
 REFUSALS = {
     "n_train=0": "n_train must be positive",
     "loss.weights=[0,0]": "not all 0",

@@ -34,6 +34,7 @@ def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
     assert first.returncode == 0, first.stderr
     assert "0 of 4 runs done, 0 running, 4 to come" in first.stderr
     assert "4 of 4 runs done" in first.stderr
+    assert all(f"{run} is complete" in first.stderr for run in runs_of(tmp_path))
     assert "%" not in first.stderr  # no progress bar where nobody looks
     before = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path) for path in run.iterdir()}
     (runs_of(tmp_path)[0] / "summary.json").unlink()
@@ -48,6 +49,12 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: 1 of 3 runs failed; the first: n_train must be positive, not 0"
     assert len([run for run in runs_of(tmp_path) if (run / "summary.json").exists()]) == 2
+
+
+def test_a_grid_of_no_runs_is_refused(tmp_path):
+    done = sweep(tmp_path, "seed=range(2,0)")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: a grid of no runs: one of its ranges is empty"
 
 
 def test_a_launcher_that_cannot_start_is_one_line(tmp_path):
