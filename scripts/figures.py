@@ -368,7 +368,16 @@ def _seeds_of_cells(rows: np.ndarray) -> list[int]:
 def _head(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
     counts = _seeds_of_cells(rows)
     seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
-    _title(figure, title, rows["experiment"][0], scale_of(rows), f"{seeds} seeds: {spread}")
+    updates = " to ".join(f"{steps:,}" for steps in _shortest_and_longest(rows))
+    _title(figure, title, rows["experiment"][0], scale_of(rows), f"{seeds} seeds, {updates} updates: {spread}")
+
+
+def _shortest_and_longest(rows: np.ndarray) -> list[int]:
+    """After how many updates the training of cells ended, shortest and longest; one number if all agree."""
+    ends: dict[tuple, int] = {}
+    for *cell, step in rows[["task", "method", "n_train", "step"]].tolist():
+        ends[tuple(cell)] = max(step, ends.get(tuple(cell), 0))
+    return sorted({min(ends.values()), max(ends.values())})
 
 
 def _title(figure: Figure, title: str, experiment: str, scale: str, detail: str) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from scripts import figures, report, tables
-from scripts.claims import Evidence, above, at_least, every, negation
+from scripts.claims import Evidence, above, at_least, every, negation, regression
 from scripts.claims.regression import claims, gradient_terms, log_ratios, outcome
 from scripts.rows import (
     DTYPE,
@@ -486,9 +486,24 @@ def test_the_ratio_figure_names_every_size_that_it_shows() -> None:
 
 def test_seeds_are_counted_by_cell_and_bars_of_few_are_called_a_range() -> None:
     rows = make_rows(tasks=("booth",), sizes=(20, 100))
-    assert "8 seeds: median, 95% interval" in texts(figures.figure_2(rows))
+    assert f"8 seeds, {STEPS[-1]:,} updates: median, 95% interval" in texts(figures.figure_2(rows))
     rows = rows[(rows["n_train"] == 20) | (rows["seed"] < 3)]
-    assert "3 to 8 seeds: median, 95% interval (range of fewer than 6)" in texts(figures.figure_2(rows))
+    assert f"3 to 8 seeds, {STEPS[-1]:,} updates: median, 95% interval (range of fewer than 6)" in texts(
+        figures.figure_2(rows)
+    )
+
+
+def test_cells_that_were_trained_longer_are_said_to_be() -> None:
+    rows = make_rows(tasks=("booth",), sizes=(20, 100))
+    rows["step"][rows["n_train"] == 100] *= 10
+    first, last = f"{STEPS[-1]:,}", f"{10 * STEPS[-1]:,}"
+    assert f"{first} to {last} updates" in texts(figures.figure_2(rows))
+    assert f"8 seeds, {last} updates" in texts(figures.learning_curves(rows, 100))
+    table = regression.tables(rows)
+    assert f"| Booth | 20 | {first} |" in table
+    assert f"| Booth | 100 | {last} |" in table
+    rows["step"][(rows["n_train"] == 20) & (rows["method"] == "sobolev")] *= 10
+    assert f"| Booth | 20 | {first} / {last} |" in regression.tables(rows)
 
 
 def test_learning_curves_show_train_and_test() -> None:

@@ -13,7 +13,15 @@ import numpy as np
 
 from scripts.claims import Claim, Domain, Evidence, Finding, Statement, above, at_least, every, find, negation
 from scripts.rows import METHODS, MIN_SEEDS, TASKS, Interval, final, levels, log_ratio, median_interval, select
-from scripts.tables import convergence, errors_table, final_errors, format_factor, format_interval, markdown
+from scripts.tables import (
+    Convergence,
+    convergence,
+    errors_table,
+    final_errors,
+    format_factor,
+    format_interval,
+    markdown,
+)
 
 SIZES = (20, 100, 10_000)
 CELLS = [(task, n_train) for n_train in SIZES for task in TASKS]
@@ -258,6 +266,7 @@ def tables(rows: np.ndarray) -> str:
         [
             TASKS.get(task, task),
             f"{n_train:,}",
+            " / ".join(f"{updates:,}" for updates in _updates(moved, task, n_train)),
             *(entry for ratio in (values, gradients) for entry in _ratio_entries(ratio.get((task, n_train)))),
             *(
                 f"{moved[key].change:+.1%}" if key in moved else "-"
@@ -267,17 +276,21 @@ def tables(rows: np.ndarray) -> str:
         for task, n_train in dict.fromkeys(key[:2] for key in moved)
     ]
     still = sum(abs(cell.change) > STILL_MOVING for cell in moved.values())
-    spans = ", ".join(f"{start:,} to {end:,}" for start, end in sorted({cell[:2] for cell in moved.values()}))
     return (
         f"#### Test MSE at the end of training\n\n{errors_table(final_errors(rows))}\n\n"
         "#### Ratios (value only / Sobolev, paired by seed), and whether training has converged\n\n"
-        "'Moved' is the relative change of the median test MSE of values over the last part of training "
-        f"(updates {spans}). It exceeds {STILL_MOVING:.0%} in {still} of {len(moved)} cells.\n\n"
+        "'Moved' is the relative change of the median test MSE of values over the second half of training, from the "
+        f"last evaluation before it. It exceeds {STILL_MOVING:.0%} in {still} of {len(moved)} cells.\n\n"
         + markdown(
-            ["function", "points", "values", "", "gradients", "", "value only moved", "Sobolev moved"],
+            ["function", "points", "updates", "values", "", "gradients", "", "value only moved", "Sobolev moved"],
             lines,
         )
     )
+
+
+def _updates(moved: dict[tuple[str, int, str], Convergence], task: str, n_train: int) -> list[int]:
+    """How long a function and size was trained: one number, or each method's where they differ."""
+    return sorted({cell.to_step for key, cell in moved.items() if key[:2] == (task, n_train)})
 
 
 def _ratio_entries(ratio: Interval | None) -> tuple[str, str]:
