@@ -10,7 +10,16 @@ import pytest
 
 from scripts import distillation_figures
 from scripts.claims import Evidence
-from scripts.claims.distillation import DISTILLATION, GAMES, SIZES, log_ratios, overfitting, shortcut, uniform_share
+from scripts.claims.distillation import (
+    DISTILLATION,
+    GAMES,
+    SIZES,
+    log_ratios,
+    longer,
+    overfitting,
+    shortcut,
+    uniform_share,
+)
 from scripts.distillation_figures import cosine, read_saliencies
 from scripts.report import report
 from scripts.rows import DTYPE, RowsError, final, read_rows, select
@@ -167,13 +176,33 @@ def test_float32_is_compared_with_bfloat16_seed_by_seed():
     assert shortcut(Evidence(rows, {})) == ""
 
 
-def test_shipped_float32_runs_differ_from_bfloat16_by_nothing_else():
+def test_longer_training_stands_beneath_the_same_cell():
+    rows = make_rows(games=("breakout", "pong"), sizes=(1_000,), seeds=3)
+    again = select(rows, task="breakout").copy()
+    again["experiment"] = "distill_longer"
+    again["step"] *= 5
+    again["value"][(again["method"] == "value") & (again["metric"] == "kl")] *= 2
+    lines = [line for line in longer(Evidence(np.concatenate([rows, again]), {})).splitlines() if "1,000" in line]
+    before, after = ([entry.strip() for entry in line.split("|")[1:-1]] for line in lines)
+    last = int(rows["step"].max())
+    assert (before[:3], after[:3]) == (["Breakout", "1,000", f"{last:,}"], ["Breakout", "1,000", f"{5 * last:,}"])
+    assert float(after[3]) == pytest.approx(2 * float(before[3]), rel=0.01)  # value-only, test
+    assert after[4] == before[4]
+    ratios = [float(entries[-2].split()[0]) for entries in (before, after)]
+    assert ratios[1] == pytest.approx(2 * ratios[0], rel=0.02)
+    assert longer(Evidence(rows, {})) == ""
+
+
+DIFFERENCES = {"distill_float32": ["products"], "distill_longer": ["optimizer.steps"]}
+
+
+def test_shipped_runs_of_a_comparison_differ_by_nothing_else():
     settings = json.loads((CONFIGS.parent / "results" / "distillation" / "settings.json").read_text())
-    cells = [cell for cell in settings if cell.startswith("distill_float32 ")]
-    for cell in cells:
-        other = settings[cell.replace("distill_float32", "distill_atari")]
-        differing = {key for key in other if settings[cell].get(key) != other[key]}
-        assert differing == {"name", "products"}, cell
+    for name, expected in DIFFERENCES.items():
+        for cell in settings:
+            if cell.startswith(f"{name} "):
+                other = settings[cell.replace(name, "distill_atari")]
+                assert {key for key in other if settings[cell].get(key) != other[key]} == {"name", *expected}, cell
 
 
 def test_the_report_names_what_is_missing():

@@ -19,6 +19,7 @@ from scripts.tables import format_factor, format_interval, format_number, markdo
 
 EXPERIMENT = "distill_atari"
 IN_FLOAT32 = "distill_float32"
+LONGER = "distill_longer"
 COMMAND = "make distillation report"
 GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
 CLEAR_GAMES = ("breakout", "space_invaders")  # the paper expects no gap in Pong (D3)
@@ -276,6 +277,35 @@ def shortcut(evidence: Evidence) -> str:
     )
 
 
+def longer(evidence: Evidence) -> str:
+    """Cells that were trained for more updates too: both lengths, one beneath the other."""
+    measured = (("test", "kl"), ("train", "kl"), ("test", "action_error"), ("play", "score"))
+    lines = []
+    for game, n_train in sorted(set(evidence.of(LONGER).rows[["task", "n_train"]].tolist())):
+        for experiment in (EXPERIMENT, LONGER):
+            cell = select(evidence.rows, experiment=experiment, task=game, n_train=n_train)
+            kl = select(cell, split="test", metric="kl")
+            value, sobolev = (final(kl, method=method) for method in ("value", "sobolev"))
+            if not (seeds := len(value.keys() & sobolev.keys())):
+                continue
+            ends = [
+                format_number(float(np.median(list(final(cell, method=method, split=split, metric=metric).values()))))
+                for split, metric in measured
+                for method in ("value", "sobolev")
+            ]
+            names = (GAMES.get(game, game), f"{n_train:,}", f"{kl['step'].max():,}")
+            lines.append([*names, *ends, format_factor(log_ratio(value, sobolev)), str(seeds)])
+    if not lines:
+        return ""
+    names = ("test KL", "train KL", "action error", "score")
+    head = ["game", "states", "updates", *(f"{name}, {method}" for name in names for method in ("value", "Sobolev"))]
+    return (
+        "#### More updates\n\nCells as above, and trained for longer with the same rates and alpha: medians of seeds, "
+        "and value-only / Sobolev of the test KL, paired by seed. `python run.py -m sweep=longer` runs it.\n\n"
+        + markdown([*head, "ratio of KL", "seeds"], lines)
+    )
+
+
 def teacher_facts(rows: np.ndarray) -> dict[str, dict[str, float]]:
     """{game: {fact: median over runs}} of what runs note of their teachers."""
     rows = select(rows, split="teacher")
@@ -334,5 +364,5 @@ DISTILLATION = Domain(
             judge=small_gap_in_pong,
         ),
     ),
-    appendix=lambda evidence: "\n\n".join(filter(None, (tables(evidence), shortcut(evidence)))),
+    appendix=lambda evidence: "\n\n".join(filter(None, (tables(evidence), longer(evidence), shortcut(evidence)))),
 )
