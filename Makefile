@@ -41,7 +41,7 @@ regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 ho
 	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-regression-normalised: setup ## the same grid in the normalised protocol (15 minutes on 2 cores)
+regression-normalised: setup ## the same grid in the normalised protocol (15 to 20 minutes on 2 cores)
 	$(RUN) -m sweep=figure_2_normalised $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
