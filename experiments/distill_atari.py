@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import DistillConfig, Schedule
-from experiments.errors import CONFIGS, BadInput, check_no_autocast, check_positive, check_seed
+from experiments.errors import CONFIGS, BadInput, check_positive, check_precision, check_seed
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev import projections
@@ -174,7 +174,7 @@ def main(config: DistillConfig, run: Run) -> dict:
 def check(config: DistillConfig) -> None:
     """Refuse what no type can."""
     check_seed(config)
-    check_no_autocast(config)
+    check_precision(config)
     positive = {key: getattr(config, key) for key in ("n_train", "n_evaluate", "n_gradients", "evaluations")} | {
         "dataset.n_states": config.dataset.n_states,
         "dataset.recording_environments": config.dataset.recording_environments,

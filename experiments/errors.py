@@ -88,10 +88,12 @@ def check_seed(config: RunConfig) -> None:
         raise BadInput(f"seed must be 0 or more, not {config.seed}")
 
 
-def check_no_autocast(config: RunConfig) -> None:
-    """Refuse bfloat16 where no products are computed in it: rows would say that they were."""
-    if config.compute.precision is Precision.bfloat16:
-        raise BadInput(f"compute.precision=bfloat16: {config.name} computes in float32 or float64")
+def check_precision(config: RunConfig, *computed_in: Precision) -> None:
+    """Refuse a precision that products are not computed in: rows would say that they were. None named: not bfloat16."""
+    computed_in = computed_in or (Precision.float32, Precision.float64)
+    if (asked := config.compute.precision) not in computed_in:
+        names = " or ".join(precision.name for precision in computed_in)
+        raise BadInput(f"compute.precision={asked.name}: {config.name} computes in {names}")
 
 
 def nearest(name: str, choices: list[str]) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import LossConfig, RegressionConfig
-from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
+from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
@@ -106,7 +106,7 @@ def check(config: RegressionConfig) -> None:
     if config.dataset.name not in BENCHMARKS:
         raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*BENCHMARKS])}")
     check_seed(config)
-    check_no_autocast(config)
+    check_precision(config)
     check_positive(
         n_train=config.n_train,
         n_test=config.n_test,

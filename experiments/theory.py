@@ -24,10 +24,11 @@ from experiments.config import (
     ExactConfig,
     MismatchConfig,
     PointsConfig,
+    Precision,
     RunConfig,
     TrainingConfig,
 )
-from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
+from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import learning_rate
 from sobolev.derivatives import derivatives
@@ -58,6 +59,7 @@ def exact(config: ExactConfig, run: Run) -> dict:
     if config.part not in parts:
         raise BadInput(f"part={config.part} is unknown{nearest(config.part, [*parts])}")
     check_seed(config)
+    check_precision(config, Precision.float64)
     check_positive(instances=config.instances)
     run.resume()
     rows = list(parts[config.part](config))
@@ -208,6 +210,7 @@ def uniform(n: int, n_inputs: int, rng: torch.Generator) -> Tensor:
 def construction(config: ConstructionConfig, run: Run) -> dict:
     """Theorem 1: write the network down and measure it; the objective is the sup error of its gradient."""
     check_seed(config)
+    check_precision(config, Precision.float64)
     keys = ("n_inputs", "width", "degree", "n_train", "n_test")
     check_positive(**{key: getattr(config, key) for key in keys})
     if config.n_inputs == 1:
@@ -466,7 +469,7 @@ def scale(config: RunConfig) -> str:
 def seeds_of(config: TrainingConfig) -> range:
     """One seed a network, after refusing what no type can."""
     check_seed(config)
-    check_no_autocast(config)
+    check_precision(config)
     check_positive(
         n_train=config.n_train,
         n_test=config.n_test,

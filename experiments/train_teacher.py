@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
-from experiments.errors import BadInput, check_no_autocast, check_positive, check_seed, nearest
+from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run, replacing
 from sobolev.atari import (
     ActorCritic,
@@ -158,7 +158,7 @@ def check(config: TrainTeacherConfig) -> None:
     if not 0 <= config.value_steps < settings.steps:
         raise BadInput(f"value_steps={config.value_steps} must be 0 or more and less than teacher.steps")
     check_seed(config)
-    check_no_autocast(config)
+    check_precision(config)
     if config.dataset.stack != 4:
         raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's network reads 4 frames")
 

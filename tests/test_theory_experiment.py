@@ -123,6 +123,8 @@ def test_mismatch_reaches_the_floor_and_not_less(tmp_path):
         ("theory_construction", "width=1", "take a larger one"),
         ("theory_construction", "degree=0", "degree must be positive"),
         ("theory_construction", "seed=-1", "seed must be 0 or more"),
+        ("theory_exact", "compute.precision=float32", "theory_exact computes in float64"),
+        ("theory_construction", "compute.precision=bfloat16", "theory_construction computes in float64"),
         ("theory_exact", "seed=-1", "seed must be 0 or more"),
         ("theory_points", "loss.weights=[nan,1]", "none negative"),
     ],
