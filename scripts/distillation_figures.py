@@ -6,6 +6,7 @@ results/distillation/saliency.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -270,20 +271,24 @@ def _scores(rows: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def read_steps_before(folder: Path) -> dict[str, int]:
-    """For each run that the teachers' cards name: how many steps there were before it.
+    """For each run whose rows are there and that the teachers' cards name: how many steps there were before it.
 
     Raises:
         RowsError: a card is damaged.
     """
     steps_before = {}
+    runs = folder / "runs.csv"
+    drawn = {row["run_id"] for row in csv.DictReader(runs.read_text().splitlines())} if runs.is_file() else set()
     for path in sorted(folder.glob("*.json")):
         if path.name == "settings.json":
             continue
         try:
             card = json.loads(path.read_text())
             while card:
-                steps_before[card["run_id"]] = card.get("before", {}).get("training", {}).get("steps", 0)
-                card = card.get("before")
+                before = card.get("before", {})
+                if card["run_id"] in drawn:
+                    steps_before[card["run_id"]] = before.get("training", {}).get("steps", 0)
+                card = before if "run_id" in before else None  # of a teacher from elsewhere its SHA-256 alone is known
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RowsError(
                 f"{path}: cannot be read ({error!r}); `python -m scripts.export_teachers` writes it"

@@ -20,6 +20,7 @@ import json
 import sys
 import zipfile
 import zlib
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,11 +45,12 @@ def main() -> None:
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
     of_games: dict[str, list[Path]] = {}
-    for run in sorted(runs, key=order):
+    for run in runs:
         of_games.setdefault(json.loads((run / "summary.json").read_text())["options"]["game"], []).append(run)
     exported = 0
     for game, of_game in sorted(of_games.items()):
         file = arguments.out / f"{game}.safetensors"
+        of_game.sort(key=partial(order, file))
         against = {run: None if arguments.replace else objection(run, file) for run in of_game}
         if told := against[of_game[-1]]:
             print(f"left out {of_game[-1]}: {told} (--replace takes it)", file=sys.stderr)
@@ -64,9 +66,23 @@ def main() -> None:
         sys.exit(1)
 
 
-def order(run: Path) -> tuple[int, float]:
-    summary = run / "summary.json"
-    return json.loads(summary.read_text())["steps"], summary.stat().st_mtime
+def order(file: Path, run: Path) -> tuple[int, float]:
+    """By steps, those of the teacher in `file` included where a run went on from it, then by time."""
+    summary = json.loads((run / "summary.json").read_text())
+    before = begun_with(summary, file.with_suffix(".json"))
+    steps = summary["steps"] + before.get("training", {}).get("steps", 0)
+    return steps, (run / "summary.json").stat().st_mtime
+
+
+def begun_with(summary: dict, there: Path) -> dict:
+    """What is known of the teacher that a run went on from: its card, if that is `there`, or its SHA-256 alone."""
+    if not (start := summary.get("start_sha256")):
+        return {}
+    try:
+        known = json.loads(there.read_text())
+    except (OSError, ValueError):
+        known = {}
+    return known if known.get("sha256") == start else {"sha256": start}
 
 
 def objection(run: Path, file: Path) -> str | None:
@@ -120,11 +136,8 @@ def card(run: Path, sha256: str, there: Path) -> dict:
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     with np.load(run / "scores.npz") as arrays:
         scores = {name: arrays[name] for name in ("score", "score_greedy")}
-    steps, before = summary["steps"], {}
-    if start := summary.get("start_sha256"):
-        known = json.loads(there.read_text()) if there.exists() else {}
-        before = known if known.get("sha256") == start else {"sha256": start}
-        steps += before.get("training", {}).get("steps", 0)
+    before = begun_with(summary, there)
+    steps = summary["steps"] + before.get("training", {}).get("steps", 0)
     return {
         "game": summary["options"]["game"],
         "sha256": sha256,

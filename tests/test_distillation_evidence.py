@@ -123,6 +123,18 @@ def test_a_student_that_learned_nothing_is_no_evidence_against_overfitting():
     assert claim.judge(Evidence(rows, {})).verdict != "not run"
 
 
+def test_students_that_overfit_count_though_all_without_gradients_learned_nothing():
+    rows = make_rows(seeds=8)
+    cell = (rows["task"] == "breakout") & (rows["n_train"] == 1_000) & (rows["metric"] == "kl")
+    cell &= rows["split"] == "test"
+    rows["value"][cell & (rows["method"] == "sobolev") & (rows["step"] == STEPS[1])] /= 3
+    rows["value"][cell & (rows["method"] == "value")] = rows["value"][cell].max()
+    (claim,) = (claim for claim in DISTILLATION.claims if claim.key == "D2")
+    finding = claim.judge(Evidence(rows, {}))
+    assert finding.verdict == "not reproduced"
+    assert "Breakout at 1,000: 3 [3, 3] (value only: none learned)" in finding.ours
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
@@ -271,7 +283,11 @@ def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
     first = {"run_id": "pong-ppo-n4-seed0-0a", "training": {"steps": 4}}
     second = {"run_id": "pong-ppo_continued-n2-seed0-0b", "training": {"steps": 6}, "before": first}
     third = {"run_id": "pong-ppo_continued-n9-seed0-0c", "training": {"steps": 15}, "before": second}
-    (tmp_path / "pong.json").write_text(json.dumps(third))
+    other = third | {"run_id": "pong-ppo_continued-n9-seed0-0d", "before": third}  # whose rows were not collected
+    (tmp_path / "pong.json").write_text(json.dumps(other))
+    foreign = {"run_id": "breakout-ppo_continued-n9-seed0-0e", "training": {"steps": 9}, "before": {"sha256": "0f"}}
+    (tmp_path / "breakout.json").write_text(json.dumps(foreign))
+    (tmp_path / "runs.csv").write_text("\n".join(["run_id", *(card["run_id"] for card in (first, second, third))]))
     steps_before = distillation_figures.read_steps_before(tmp_path)
     assert steps_before == {third["run_id"]: 6, second["run_id"]: 4, first["run_id"]: 0}
     rows = [

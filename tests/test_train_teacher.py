@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from types import SimpleNamespace
@@ -330,7 +331,9 @@ def test_training_goes_on_from_a_teacher(make_config, atari_folder, tmp_path, mo
         export(monkeypatch, "--runs", tmp_path / "moved", "--out", out)
     assert "it scores" in capsys.readouterr().err
     there.write_text(json.dumps(known | {"score": {"mean": score - 1}}))
-    export(monkeypatch, "--runs", tmp_path / "moved", "--out", out)
+    # Of its runs and the one before, in whatever order they are found, the one with most steps in all.
+    os.utime(folder_of(first) / "summary.json")
+    export(monkeypatch, "--runs", tmp_path / "moved", tmp_path / "first", "--out", out)
     card = json.loads(there.read_text())
     assert card["training"]["steps"] == 48
     assert card["frames"] == 4 * 48

@@ -97,7 +97,7 @@ class Rollout:
         """Generalised advantages (T, N) (Schulman et al. 2016), `trace` being their lambda.
 
             d_t = r_t + discount (1 - terminal_t) V(s_{t+1}) - V(s_t)
-            A_t = d_t + discount trace (1 - ended_t) A_{t+1}
+            A_t = d_t + discount trace (1 - terminal_t) (1 - ended_t) A_{t+1}
 
         An episode that is cut, not over, counts the value of its last state.
         """

@@ -19,7 +19,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -179,10 +179,6 @@ class RecordedStates:
 
     def __len__(self) -> int:
         return len(self.frames_SHW)
-
-    def to(self, device: str | torch.device) -> RecordedStates:
-        tensors = {name: getattr(self, name).to(device) for name in ("frames_SHW", "first_S")}
-        return replace(self, **tensors)
 
     def stack(self, indices_B: Tensor) -> Tensor:
         """The states (B, C, H, W), uint8, as the environment showed them: zeros before an episode's first frame."""
