@@ -271,7 +271,8 @@ def open_teacher(config: DistillConfig) -> Teacher:
     wanted["actions"] = tuple(wanted["actions"]) or trained["actions"]
     for key, value in trained.items():
         if wanted[key] != value:
-            raise BadInput(f"dataset.{key}={wanted[key]}, but the teacher at {path} was trained with {value}")
+            remedy = ": dataset.actions=[] takes the teacher's" if key == "actions" else ""
+            raise BadInput(f"dataset.{key}={wanted[key]}, but the teacher at {path} was trained with {value}{remedy}")
     return teacher
 
 

@@ -1,6 +1,7 @@
 """Every shipped choice composes and runs; every mistake is one line that says what would be right."""
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,21 @@ def test_every_choice_of_a_sweep_composes(sweep):
         for key, choices in params.items():
             for choice in str(choices).split(","):
                 OmegaConf.to_object(compose("config", [f"sweep={sweep}", f"{key}={choice}"]))
+
+
+def test_a_game_of_ones_own_has_default_rates_until_they_are_tuned(tmp_path):
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    breakout = configs / "dataset" / "atari" / "breakout.yaml"
+    breakout.with_stem("seaquest").write_text(breakout.read_text().replace("game: breakout", "game: seaquest"))
+    register()
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        asked = ["experiment=distill_atari", "dataset=atari/seaquest"]
+        untuned = compose("config", asked)
+        tuned = configs / "tuned" / "atari" / "seaquest_sobolev.yaml"
+        tuned.write_text("# @package _global_\noptimizer: {learning_rate: 2e-4}")
+        assert compose("config", asked).optimizer.learning_rate == 2e-4
+    assert (untuned.dataset.game, untuned.optimizer.learning_rate) == ("seaquest", 3e-4)
+    assert untuned.objective.gradient_weight == 0.1
 
 
 MISTAKES = {

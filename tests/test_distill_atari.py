@@ -404,6 +404,7 @@ REFUSALS = {
     "dataset.stack=3": "read 4 frames",
     "dataset.teacher=nowhere.safetensors": "there is no teacher at nowhere.safetensors.*experiment=train_teacher",
     "dataset=atari/pong": r"dataset.game=pong, but the teacher at .* was trained with breakout",
+    "dataset.actions=[noop,right,left]": r"was trained with .*: dataset.actions=\[\] takes the teacher's",
     "dataset.sticky_actions=0.25": "dataset.sticky_actions=0.25, but the teacher .* with 0.0",
     "student.convolutions=[[16,7,4]]": "the stride must divide both",
     "student.convolutions=[[16,8]]": r"layer 1 is not \[channels, kernel, stride\]",

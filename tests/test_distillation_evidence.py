@@ -97,7 +97,7 @@ def test_the_introduction_is_true_of_the_tuned_configs():
     """It says that each file tells whether it was chosen on validation episodes."""
     assert "`configs/tuned/`, where each file says whether" in DISTILLATION.introduction
     files = sorted((CONFIGS / "tuned" / "atari").glob("*.yaml"))
-    assert len(files) == 9
+    assert len(files) >= 9
     for path in files:
         assert re.search(r"^# (Not tuned yet: defaults|Written by .*: validation KL)", path.read_text(), re.MULTILINE)
 
