@@ -15,7 +15,10 @@ be empty. The derivative of order j, D^j y, has shape (*batch, *out, *in, ..., *
 True
 
 Everything here is `torch.autograd.grad`, so whatever PyTorch can differentiate j + 1 times can be trained on its
-derivatives of order j. `torch.compile` cannot: it has no double backward.
+derivatives of order j. `torch.compile` cannot: it has no double backward. Attention can in its plain form alone: put
+model and loss under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`. An operation of your own whose backward pass
+PyTorch cannot differentiate (written in NumPy, say) allows first derivatives of a teacher, and nothing more: mark it
+@once_differentiable, or autograd takes that pass for a constant, and only mode="reverse" is right.
 """
 
 from __future__ import annotations
@@ -244,7 +247,7 @@ def _variable(x: Tensor, create_graph: bool) -> Tensor:
 
 
 def _values(f: Callable[[Tensor], Tensor], x: Tensor, batch_dims: int) -> Tensor:
-    y = f(x)
+    y = f(x.clone())  # f may change its input in place
     if not isinstance(y, Tensor):
         raise TypeError(f"f must return a tensor, not {type(y).__name__}")
     batch = x.shape[:batch_dims]
@@ -257,17 +260,20 @@ def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: i
     """dt/dx of shape (*batch, *components of t, *in), for t (*batch, *components) that was computed from x."""
     outputs, inputs = (math.prod(tensor.shape[batch_dims:]) for tensor in (t, x))
     pull = partial(_vjp_of_values, batch_dims=batch_dims) if of_values else _vjp
-    if mode == "reverse" or (mode == "auto" and outputs <= inputs):
-        rows = [pull(t, x, e, create_graph) for e in _unit_vectors(t, batch_dims)]
-        jacobian = torch.stack(rows, dim=batch_dims)
-    else:
+    columns = []
+    if mode == "forward" or (mode == "auto" and outputs > inputs):
         # A backward pass is linear in the vector u that it pulls back, u -> (dt/dx)^T u. Pulling a vector e back
         # through that map gives (dt/dx) e: forward mode out of two reverse ones. It needs no forward-mode
         # formulas, nests to any order, and took less time than `torch.func.jvp` under `vmap` wherever we measured.
         u = torch.zeros_like(t, requires_grad=True)
         pulled = pull(t, x, u, create_graph=True)
-        columns = [_vjp(pulled, u, e, create_graph) for e in _unit_vectors(x, batch_dims)]
+        if not _is_cut(pulled):
+            columns = [_grad(pulled, u, e, create_graph) for e in _unit_vectors(x, batch_dims)]
+    if columns and all(column is not None for column in columns):
         jacobian = torch.stack(columns, dim=-1)
+    else:  # also where t is constant, or its backward pass cannot be differentiated, so that no way leads to u
+        rows = [pull(t, x, e, create_graph) for e in _unit_vectors(t, batch_dims)]
+        jacobian = torch.stack(rows, dim=batch_dims)
     return jacobian.reshape(*t.shape, *x.shape[batch_dims:])
 
 
@@ -282,22 +288,50 @@ def _unit_vectors(like: Tensor, batch_dims: int) -> Iterator[Tensor]:
 
 def _vjp(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor:
     """D_x <t, v>, which is zero where t does not depend on x (a linear f, or ReLU, from the second order on)."""
+    derivative = _grad(t, x, v, create_graph)
+    if derivative is None and _is_cut(t):
+        raise ValueError(
+            "f has an operation whose backward pass cannot be differentiated (@once_differentiable), so its higher "
+            "derivatives are not known"
+        )
+    return torch.zeros_like(x) if derivative is None else derivative
+
+
+def _grad(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor | None:
+    """D_x <t, v>, or None where autograd finds no way from t to x."""
     if not t.requires_grad:
-        return torch.zeros_like(x)
-    return torch.autograd.grad(t, x, v, create_graph=create_graph, retain_graph=True, materialize_grads=True)[0]
+        return None
+    return torch.autograd.grad(t, x, v, create_graph=create_graph, retain_graph=True, allow_unused=True)[0]
+
+
+def _is_cut(t: Tensor) -> bool:
+    """Whether the graph of t ends in the mark that PyTorch leaves where a backward pass cannot be differentiated."""
+    seen, waiting = set(), [t.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+            if node.name() == "torch::autograd::Error":
+                return True
+    return False
 
 
 def _vjp_of_values(y: Tensor, x: Tensor, v: Tensor, create_graph: bool, batch_dims: int) -> Tensor:
     """D_x <y, v>, refused where only a constant y would have it zero, and y is none."""
-    if y.requires_grad:
-        options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
-        (derivative,) = torch.autograd.grad(y, x, v, **options)
-        if derivative is not None:
-            return derivative
+    derivative = _grad(y, x, v, create_graph)
+    if derivative is not None:
+        return derivative
     last = batch_dims - 1
+    if y.shape[last] == 1:
+        warnings.warn(
+            "autograd cannot trace f's output to x, so its derivatives are taken for zero; with one sample nobody can "
+            "tell whether f is constant, or computed under no_grad, detached, or in NumPy",
+            stacklevel=2,
+        )
     if (y != y.narrow(last, 0, min(1, y.shape[last]))).any():
         raise ValueError(
             "f's outputs differ between samples, but autograd cannot trace them to x and would take their derivatives "
             "for zero: are they computed under no_grad, detached, or in NumPy? A loss takes recorded derivatives too"
         )
-    return _vjp(y, x, v, create_graph)
+    return torch.zeros_like(x)

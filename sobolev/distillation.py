@@ -86,8 +86,8 @@ def distillation_loss(
         generator: what v is drawn from.
 
     Raises:
-        ValueError: an unknown divergence or norm, or both weights 0; and, where the loss is computed, outputs that are
-            not log-probabilities.
+        ValueError: an unknown divergence or norm, or both weights 0; and, where the KL divergence is computed, outputs
+            that are not log-probabilities.
     """
     _check(divergence, norm)
 
@@ -145,14 +145,14 @@ class DistillationStep:
         self.student, self.teacher_gradients = student, teacher_gradients
         self.kl_weight, self.gradient_weight = kl_weight, gradient_weight
         self.divergence, self.norm = divergence, norm
-        for parameter in student.parameters():
-            parameter.grad = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> StepTerms:
         """One batch: numbers of its states, raw flat cells, the teacher's log-probabilities, and projections."""
         student = self.student
         for parameter in student.parameters():
+            if parameter.grad is None:  # as after `optimizer.zero_grad()`
+                parameter.grad = torch.zeros_like(parameter)
             parameter.grad.zero_()
         inputs, logits_BA = student.values(raw_BI)
         log_p_BA = logits_BA.log_softmax(-1)

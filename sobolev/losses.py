@@ -250,7 +250,8 @@ def _project(derivative: Tensor, vectors: Sequence[Tensor], x: Tensor, batch_dim
         v_SNC = v.reshape(len(v), n, v.shape[batch_dims + 1 :].numel())
         remaining //= v_SNC.shape[-1]
         derivative_SNCR = derivative.reshape(len(derivative), n, v_SNC.shape[-1], remaining)
-        derivative = torch.einsum("snc,sncr->snr", v_SNC, derivative_SNCR)
+        dtype = torch.promote_types(v.dtype, derivative.dtype)  # einsum would refuse to mix them
+        derivative = torch.einsum("snc,sncr->snr", v_SNC.to(dtype), derivative_SNCR.to(dtype))
     return derivative.reshape(len(derivative), *x.shape)
 
 

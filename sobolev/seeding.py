@@ -13,7 +13,8 @@ def generator(seed: int, stream: str, *indices: int, device: str | torch.device 
 
     The stream's name enters the seed, so a new use of randomness never shifts an old one; `indices`
     (an epoch, a worker) make a stateless sequence: epoch 7's shuffle is known without epochs 0 to 6,
-    which is what lets an interrupted run resume exactly.
+    which is what lets an interrupted run resume exactly. A stream takes the same number of indices wherever it
+    is used: one that is left out counts as 0.
 
     Raises:
         ValueError: a negative seed.

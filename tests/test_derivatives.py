@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sobolev.derivatives import Derivatives, derivatives, freeze_batchnorm, projected_derivatives
@@ -151,7 +152,7 @@ def test_values_alone_record_no_graph():
 def test_values_alone_ask_for_no_gradient_by_the_input():
     def f(x):
         assert not x.requires_grad
-        return x.mul_(2)  # which a leaf that requires gradients would refuse
+        return x * 2
 
     assert torch.equal(derivatives(f, torch.ones(3, 2), order=0, create_graph=True)[0], torch.full((3, 2), 2.0))
 
@@ -307,6 +308,66 @@ def test_values_that_autograd_cannot_trace_are_refused(f, mode):
     with pytest.raises(ValueError, match="cannot trace them to x"):
         projected_derivatives(f, samples(3), lambda y: [y[None]])
     assert derivatives(f, samples(3), order=0)[0].shape[0] == 3
+    with pytest.warns(UserWarning, match="cannot trace f's output to x"):  # of one sample nobody can tell
+        derivatives(f, samples(3, n=1), mode=mode)
+
+
+class Cube(torch.autograd.Function):
+    """x^3, with a backward pass that PyTorch cannot differentiate."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return 3 * ctx.saved_tensors[0] ** 2 * grad
+
+
+class NumpyCube(Cube):
+    """The same in NumPy, which PyTorch takes for a constant."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.from_numpy(3 * ctx.saved_tensors[0].detach().numpy() ** 2 * grad.detach().numpy())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cube", [Cube, NumpyCube])
+def test_a_backward_pass_that_cannot_be_differentiated_gives_first_derivatives(cube, mode):
+    model, x = mlp(2, 5), samples(2)
+    expected = derivatives(lambda x: model(x**3), x)[1]
+    torch.testing.assert_close(derivatives(lambda x: model(cube.apply(x)), x, mode=mode)[1], expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_lies_beyond_such_a_backward_pass_is_refused(mode):
+    x, wide, linear = samples(2), mlp(4, 5), mlp(2, 2)
+
+    def beside(cube):  # a part of f alone is such
+        return lambda x: wide(torch.cat((x, cube(x)), dim=-1))
+
+    exact = derivatives(beside(lambda x: x**3), x)[1]
+    torch.testing.assert_close(derivatives(beside(Cube.apply), x, mode=mode)[1], exact)
+    with pytest.raises(ValueError, match="its higher derivatives are not known"):
+        derivatives(lambda x: linear(Cube.apply(x)), x, order=2, mode=mode)
+    with pytest.raises(ValueError, match="its higher derivatives are not known"):
+        projected_derivatives(lambda x: linear(Cube.apply(x)), x, [torch.ones(1, 3, 2, dtype=x.dtype)] * 2)
+
+
+def test_a_function_may_change_its_input_in_place():
+    def f(x):
+        return x.mul_(2).sin()
+
+    encoder, x = mlp(3, 3), samples(3)
+    before, h = x.clone(), encoder(x)
+    _, dh = derivatives(f, h, create_graph=True)
+    torch.testing.assert_close(dh, torch.diag_embed(2 * (2 * h).cos()))
+    for order in (0, 1, 2):
+        torch.testing.assert_close(derivatives(f, x, order)[0], (2 * before).sin())
+        assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False).eval()])

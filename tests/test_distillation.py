@@ -141,6 +141,16 @@ def test_sweeps_are_the_policys_values_and_derivatives(make):
         torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-12)
 
 
+def test_sweeps_follow_what_is_loaded_into_them_or_moves_them():
+    sweeps, raw = ReLUSweeps(make_teacher(0)), make_states()
+    sweeps.load_state_dict(ReLUSweeps(make_teacher(1)).state_dict())
+    values = sweeps.values(sweeps.flat_cells(raw))[1]
+    assert torch.equal(values, ReLUSweeps(make_teacher(1)).values(sweeps.flat_cells(raw))[1])
+    inputs, in_double = sweeps.double().values(sweeps.flat_cells(raw))
+    torch.testing.assert_close(in_double, values.double(), rtol=1e-4, atol=1e-5)
+    assert sweeps.backward(torch.ones_like(in_double), inputs, to_input=True)[1].dtype == torch.float64
+
+
 def test_sweeps_give_the_policy_back():
     sweeps, raw = ReLUSweeps(make_teacher(0)), make_states()
     other = sweeps.store(make_teacher(1))
@@ -208,6 +218,10 @@ def test_fused_step_equals_autograd(divergence, norm, weights, samples):
         for mine, parameter in zip(gradients(sweeps, make_student), pupil.parameters(), strict=True):
             expected = torch.zeros_like(mine) if parameter.grad is None else parameter.grad
             torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-12)
+        before = gradients(sweeps, make_student)
+        torch.optim.Adam(sweeps.parameters()).zero_grad()  # as a loop of one's own does
+        step(index, flat, log_q, v)
+        assert all(map(torch.equal, gradients(sweeps, make_student), before))
         if weights[0]:
             torch.testing.assert_close(measured.kl, terms.by_order[0].detach())
         if weights[1]:

@@ -18,6 +18,8 @@ L layers: convolutions, hidden, actions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +58,7 @@ class ReLUSweeps(nn.Module):
     computed in their type. `products` is the type of the three derivative sweeps. In bfloat16 (the kernels accumulate
     in float32) these are two to four times as fast, and as the masks come from the values, they stay exact: rounding
     the values as well would flip masks, and derivatives would be wrong by several per cent instead of one.
-    Call `refresh` after parameters change.
+    Call `refresh` after an optimiser's step; loading a state and moving to a device do it themselves.
 
     Args:
         policy: copied, not shared.
@@ -69,7 +71,7 @@ class ReLUSweeps(nn.Module):
     def __init__(self, policy: AtariPolicy, products: torch.dtype | None = None):
         super().__init__()
         self.architecture = policy.architecture
-        self.products = products or policy.actions.weight.dtype
+        self._products = products
         self.strides = [convolution.stride for convolution in policy.architecture.convolutions]
         side = FRAME
         for convolution in policy.architecture.convolutions:
@@ -85,6 +87,17 @@ class ReLUSweeps(nn.Module):
             self.weights.append(nn.Parameter(torch.empty_like(layer.weight)))
             self.biases.append(nn.Parameter(torch.empty_like(layer.bias)))
         self.load(policy)
+        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+
+    @property
+    def products(self) -> torch.dtype:
+        return self._products or self.weights[0].dtype
+
+    def _apply(self, *arguments: Any, **options: Any) -> ReLUSweeps:
+        """What `to`, `double` and their like do; the sweeps' own copies follow."""
+        super()._apply(*arguments, **options)
+        self.refresh()
+        return self
 
     @torch.no_grad()
     def load(self, policy: AtariPolicy) -> None:
