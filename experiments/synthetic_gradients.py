@@ -154,6 +154,7 @@ def scale(config: DecoupledConfig) -> str:
     if dataset.name == "cifar10":
         whole &= optimizer.steps >= CIFAR_STEPS and optimizer.batch_size >= CIFAR_BATCH
         whole &= optimizer.milestones == CIFAR_MILESTONES
+        whole &= model.network == "convnet"
         whole &= (model.channels, model.strides) == (list(CIFAR_CHANNELS), list(CIFAR_STRIDES))
         whole &= modules == 3 and predictor == CIFAR_PREDICTOR and model.direct_channels == [128, 128]
     elif dataset.name == "imagenet":
@@ -162,6 +163,7 @@ def scale(config: DecoupledConfig) -> str:
         whole &= dataset.n_train >= IMAGENET_TRAIN and dataset.size >= 224
         whole &= dataset.min_area == IMAGENET_AREA and dataset.flip and dataset.colour > 0
         whole &= model.network == "resnet50" and modules in (1, 3) and predictor == IMAGENET_PREDICTOR
+        whole &= config.technique.name != "direct"  # Table 1 has none there
     else:
         whole = False
     return "paper" if whole else "reduced"

@@ -6,11 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
 from sobolev.networks.convnets import CIFAR_SPLITS, cifar_blocks, conv_blocks, split
-from sobolev.networks.resnet import RESNET50_SPLITS, Bottleneck, resnet50_blocks
+from sobolev.networks.resnet import Bottleneck, resnet50_blocks
+from tests.conftest import CONFIGS
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -163,8 +165,9 @@ def test_the_default_modules_of_resnet50_are_between_its_stages():
         for number, block in enumerate(blocks, start=1):
             h = block(h)
             shapes[number] = tuple(h.shape[1:])
-    assert [shapes[number] for number in RESNET50_SPLITS[3]] == [(256, 16, 16), (512, 8, 8), (1024, 4, 4)]
-    assert RESNET50_SPLITS[1] == RESNET50_SPLITS[3][1:2]
+    one, three = (OmegaConf.load(CONFIGS / "model" / f"resnet50_{n}.yaml").splits for n in (1, 3))
+    assert [shapes[number] for number in three] == [(256, 16, 16), (512, 8, 8), (1024, 4, 4)]
+    assert one == three[1:2]
     assert shapes[18] == (7,)
 
 

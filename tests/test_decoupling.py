@@ -484,6 +484,43 @@ def test_processes_leave_what_has_nothing_to_learn():
     torch.testing.assert_close(apart.state_dict(), together.state_dict())
 
 
+@pytest.mark.parametrize("technique", ["backprop", "critic", "sobolev", "direct"])
+def test_gradients_lie_in_memory_as_their_parameters_do(technique):
+    """A fused optimiser walks through both at once. Here activations are channels_last, and weights are not."""
+    x, labels = data()
+    updates = []
+    for fused in (False, True):
+        network = make_network(TECHNIQUES[technique])
+        network.step(x.contiguous(memory_format=torch.channels_last), labels)
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        torch.optim.Adam(network.parameters(), fused=fused).step()
+        updates.append([p.detach() - b for p, b in zip(network.parameters(), before, strict=True)])
+    for plain, fused in zip(*updates, strict=True):
+        torch.testing.assert_close(fused, plain)
+
+
+@pytest.mark.parametrize("technique", ["critic", "direct"])
+def test_a_part_that_changes_its_input_in_place_is_refused(technique):
+    network = make_network(TECHNIQUES[technique])
+    network.parts[1] = nn.Sequential(nn.ReLU(inplace=True), network.parts[1])
+    with pytest.raises((ValueError, RuntimeError), match=r"in.place"):
+        network.step(*data())
+
+
+def test_steps_that_were_forgotten_are_told_and_not_waited_for():
+    network = make_network(TECHNIQUES["sobolev"])
+    with Pipeline(network, SGD, ADAM, limit=2) as pipeline:
+        pipeline.step(*data())
+        os.kill(pipeline.processes[2].pid, signal.SIGSTOP)
+        for seed in range(6):
+            pipeline.feed(*data(seed))
+        pipeline.wait(updates=[7, 7])
+        os.kill(pipeline.processes[2].pid, signal.SIGCONT)
+        pipeline.wait(lessons=[3, 3])  # of the first step, and of the two last
+        with pytest.raises(RuntimeError, match="can have 3 lessons, not 4: 4 of 7 steps were forgotten"):
+            pipeline.wait(lessons=[3, 4])
+
+
 def test_no_part_waits_for_those_above_it():
     """With all above it stopped by the kernel, the lowest part goes on learning; they catch up once they may."""
     network = make_network(TECHNIQUES["sobolev"])

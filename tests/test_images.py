@@ -36,17 +36,15 @@ def noise(*shape: int) -> torch.Tensor:
 # Augmentation
 
 
-@pytest.mark.parametrize("mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("flip", [False, True])
-def test_every_shift_and_flip_is_a_crop_of_the_padded_image_and_all_are_as_likely(mode, flip):
+def test_every_shift_and_flip_is_a_crop_of_the_padded_image_and_all_are_as_likely(flip):
     padding, n = 2, 4000
     image = noise(3, 6, 9)
-    pad = ((0, 0), (padding, padding), (padding, padding))
-    padded = np.pad(image.numpy(), pad, mode="constant" if mode == "zeros" else "reflect")
+    padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)))
     crops = [padded[:, y : y + 6, x : x + 9] for y in range(5) for x in range(5)]
     crops += [crop[:, :, ::-1] for crop in crops] if flip else []
     which = {crop.tobytes(): index for index, crop in enumerate(crops)}
-    moved = shift_and_flip(image.expand(n, -1, -1, -1), rng(), padding, flip, mode)
+    moved = shift_and_flip(image.expand(n, -1, -1, -1), rng(), padding, flip)
     assert moved.dtype == torch.uint8
     counts = np.bincount([which[sample.numpy().tobytes()] for sample in moved], minlength=len(crops))
     expected = n / len(crops)
@@ -56,18 +54,16 @@ def test_every_shift_and_flip_is_a_crop_of_the_padded_image_and_all_are_as_likel
 def test_samples_are_not_mixed_and_the_generator_decides():
     pixels = noise(1, 1, 4, 4) // 2 + torch.tensor([0, 128], dtype=torch.uint8)[:, None, None, None]
     pixels = pixels.repeat(10, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-    first, same, other = (shift_and_flip(pixels, rng(seed), 1, True, "reflect") for seed in (1, 1, 2))
+    first, same, other = (shift_and_flip(pixels, rng(seed), 1, True) for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
-    assert torch.equal(first.flatten(1).ge(128).all(1), torch.tensor([False, True]).repeat(10))
+    assert torch.equal(first.flatten(1).amax(1).ge(128), torch.tensor([False, True]).repeat(10))
     assert torch.equal(shift_and_flip(pixels, rng(), 0, False), pixels)
 
 
 def test_shift_and_flip_refuses():
     with pytest.raises(ValueError, match="expected 0 to 3 for images of 4 x 6"):
         shift_and_flip(noise(1, 3, 4, 6), rng(), 4, True)
-    with pytest.raises(ValueError, match="choose from zeros, reflect"):
-        shift_and_flip(noise(1, 3, 4, 6), rng(), 1, True, "wrap")
 
 
 def test_photometric_is_what_an_image_library_does():
@@ -341,6 +337,12 @@ def test_mnist_comes_as_four_files(publisher, tmp_path, monkeypatch):
     assert visible(tmp_path / "other") == []
 
 
+def test_an_archive_is_unpacked_where_python_has_no_filters(publisher, archive, tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    download("cifar10", tmp_path / "data")
+    assert len(IN_MEMORY["cifar10"](tmp_path / "data", "test")) == 20
+
+
 def test_a_half_finished_download_is_never_taken_for_whole(publisher, archive, tmp_path, monkeypatch):
     data = tmp_path / "data"
     publisher.files["/cifar-10-binary.tar.gz"] = archive[:-5]
@@ -368,7 +370,10 @@ def test_a_half_finished_download_is_never_taken_for_whole(publisher, archive, t
     assert len(IN_MEMORY["cifar10"](data, "test")) == 20
 
 
-def test_an_archive_that_reaches_outside_is_refused(publisher, tmp_path, monkeypatch):
+@pytest.mark.parametrize("filters", [True, False])  # which Python has since 3.11.4
+def test_an_archive_that_reaches_outside_is_refused(publisher, tmp_path, monkeypatch, filters):
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("../../escaped"), io.BytesIO())
@@ -604,10 +609,12 @@ def test_images_of_any_colours_are_read(tmp_path):
         colour.convert(mode).save(directory / f"{index}.JPEG", quality=95)
     colour.convert("P").save(directory / "3.png")
     colour.convert("RGBA").save(directory / "4.JPG", "PNG")  # ImageNet has a PNG with a JPEG's name
+    Image.fromarray(np.full((40, 30), 124 << 8, np.uint16)).save(directory / "5.png")  # 16 bits of grey
     (directory / "notes.txt").write_text("not an image")
-    pixels, labels = next(ImageFolder(root, "test").evaluate(5, 8, 8))
-    assert labels.tolist() == [0] * 5
-    for sample, expected in zip(pixels, [(200, 100, 50), (124, 124, 124), *[(200, 100, 50)] * 3], strict=True):
+    pixels, labels = next(ImageFolder(root, "test").evaluate(6, 8, 8))
+    assert labels.tolist() == [0] * 6
+    colours = [(200, 100, 50), (124, 124, 124), *[(200, 100, 50)] * 3, (124, 124, 124)]
+    for sample, expected in zip(pixels, colours, strict=True):
         assert (sample[:, 0, 0].int() - torch.tensor(expected)).abs().max() < 30  # CMYK and palettes are coarse
 
 

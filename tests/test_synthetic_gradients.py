@@ -120,6 +120,8 @@ def test_what_is_not_the_papers_is_not_called_so(names):
 def test_less_than_the_papers_network_or_images_is_reduced():
     assert experiment.scale(shipped(*CIFAR, "model=convnet_cifar10_quarter")) == "reduced"
     assert experiment.scale(shipped(*CIFAR, "optimizer=sgd_cifar10_60_epochs")) == "reduced"
+    assert experiment.scale(shipped(*CIFAR, "model.network=resnet50")) == "reduced"
+    assert experiment.scale(shipped(*IMAGENET, "technique=direct")) == "reduced"
     for override in ("n_train=1000", "size=128", "min_area=0.5", "colour=0", "flip=false"):
         assert experiment.scale(shipped(*IMAGENET, f"dataset.{override}")) == "reduced", override
 

@@ -119,7 +119,7 @@ class DecoupledNetwork(nn.Module):
         passes_down = technique.needs_true_gradient and len(self.parts) > 1
         gradients = gradients_of(loss_B.sum(), [*inputs[-1:], *top] if passes_down else top)
         target_B = gradients.pop(0) if passes_down else None
-        _fill(top, gradients, 1 / batch)
+        fill(top, gradients, 1 / batch)
 
         # The others, from above: here only because a target goes down through the parts.
         target_loss_B, target_log_p_BK = loss_B, log_p_BK
@@ -132,7 +132,7 @@ class DecoupledNetwork(nn.Module):
             if prediction:
                 shown, gradients = prediction.gradients(target_loss_B, target_B, target_log_p_BK)
                 predictor_losses.insert(0, shown)
-                _fill(trainable(prediction.predictor), gradients)
+                fill(trainable(prediction.predictor), gradients)
             own = trainable(self.parts[k])
             passes_down = technique.needs_true_gradient and k > 0
             from_below = technique.crosses == "gradient" or technique.targets == "bootstrapped"
@@ -144,7 +144,7 @@ class DecoupledNetwork(nn.Module):
                 target_B = gradients.pop(0)
             if prediction and technique.targets == "bootstrapped":
                 target_loss_B, target_log_p_BK = prediction.loss_B, prediction.log_p_BK
-            _fill(own, gradients, 1 / batch)
+            fill(own, gradients, 1 / batch)
         predicted = [p.loss_B.detach() for p in predictions if p.loss_B is not None]
         return Step(loss_B.detach(), logits_BK.detach(), predicted, predictor_losses)
 
@@ -175,8 +175,11 @@ class DecoupledNetwork(nn.Module):
         for k, part in enumerate(self.parts):
             learns = self.technique.crosses != "nothing" or part is self.parts[-1]
             inputs.append(x_B.detach().requires_grad_(k > 0 and self.technique.needs_true_gradient))
+            before = inputs[-1]._version
             with torch.set_grad_enabled(learns):
                 x_B = part(inputs[-1])
+            if k:
+                refuse_in_place(inputs[-1], before)
             outputs.append(x_B)
         return inputs, outputs
 
@@ -209,9 +212,20 @@ def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module])
                 )
 
 
-def _fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
+def refuse_in_place(input_B: Tensor, before: int) -> None:
+    """Of the version `before` a part saw it: the predictor beneath would see what the part made of it."""
+    if input_B._version != before:
+        raise ValueError(
+            "a part changes its input in place, which is the output of the part beneath: let it begin with a layer of "
+            "inplace=False"
+        )
+
+
+def fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
+    """Set each `.grad`, in the memory layout of its parameter, as fused optimisers take for granted."""
     if factor is not None and gradients:
         # Out of place: autograd may hand one tensor to several parameters, those of a sum, and to the part below.
         gradients = torch._foreach_mul(gradients, factor)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        same = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)

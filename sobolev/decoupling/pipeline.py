@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, multiprocessing, nn
 from torch.func import functional_call
 
-from sobolev.decoupling.network import DecoupledNetwork, loss_of
+from sobolev.decoupling.network import DecoupledNetwork, fill, loss_of, refuse_in_place
 from sobolev.decoupling.technique import Prediction, Technique, gradients_of, trainable
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -68,12 +68,15 @@ class _Stage:
         self.lowest = lowest
         self.pending: dict[int, _Pending] = {}
 
-    def batch(self, step: int, h_B: Tensor, labels_B: Tensor, send_up: Send, send_down: Send) -> None:
-        """Forward, and an update of the part."""
+    def batch(self, step: int, h_B: Tensor, labels_B: Tensor, send_up: Send, send_down: Send) -> int | None:
+        """Forward, and an update of the part; the step that was forgotten to make room for this one, if any."""
         # Weights change while the graph waits for its target: it is made on a copy of them.
         weights = {n: p.detach().clone().requires_grad_() for n, p in self.part.named_parameters() if p.requires_grad}
         input_B = h_B.detach().requires_grad_(self.passes_down)
+        before = input_B._version
         output_B = functional_call(self.part, weights, input_B)
+        if not self.lowest:
+            refuse_in_place(input_B, before)
         if self.predictor is None:
             _, loss_B, log_p_BK = loss_of(output_B, labels_B)
             wanted = [*([input_B] if self.passes_down else []), *weights.values()]
@@ -81,7 +84,7 @@ class _Stage:
             target_B = gradients.pop(0) if self.passes_down else None
             send_down(step, loss_B.detach(), target_B, log_p_BK.detach())
             self._update(gradients, len(labels_B))
-            return
+            return None
         send_up(step, output_B.detach(), labels_B)
         prediction = self.technique.predict(copy.deepcopy(self.predictor), output_B, labels_B)
         bootstraps = self.technique.targets == "bootstrapped" and not self.lowest
@@ -94,8 +97,11 @@ class _Stage:
             send_down(step, None if log_p_BK is None else prediction.loss_B.detach(), target_B, log_p_BK)
         self._update(gradients, len(labels_B))
         self.pending[step] = _Pending(input_B, output_B if keep else output_B.detach(), prediction)
-        if len(self.pending) > self.limit:
-            del self.pending[min(self.pending)]
+        if len(self.pending) <= self.limit:
+            return None
+        forgotten = min(self.pending)
+        del self.pending[forgotten]
+        return forgotten
 
     def target(self, step: int, target: Target, send_down: Send) -> bool:
         """An update of the predictor, unless the step is forgotten; whether there was one."""
@@ -109,15 +115,13 @@ class _Stage:
         elif not self.lowest and self.technique.targets == "true":
             send_down(step, *target)
         _, gradients = pending.prediction.gradients(*target)
-        for parameter, gradient in zip(self.predictor_learned, gradients, strict=True):
-            parameter.grad = gradient
+        fill(self.predictor_learned, gradients)
         if self.predictor_optimizer:
             self.predictor_optimizer.step()
         return True
 
     def _update(self, gradients: Sequence[Tensor], batch: int) -> None:
-        for parameter, gradient in zip(self.learned, gradients, strict=True):
-            parameter.grad = gradient / batch
+        fill(self.learned, gradients, 1 / batch)
         if self.optimizer:
             self.optimizer.step()
 
@@ -165,6 +169,8 @@ class Pipeline:
         self._heard = _merged(reports)
         self.updates = [0] * len(network.parts)  # of each part, as far as heard
         self.lessons = [0] * len(network.predictors)  # of each predictor
+        self.forgotten: list[set[int]] = [set() for _ in network.predictors]  # steps, by part
+        self.limit = limit
         self.processes = []
         for k, (part, predictor) in enumerate(zip(network.parts, [*network.predictors, None], strict=True)):
             settings = (network.technique, make_optimizer, make_predictor_optimizer, limit, k == 0)
@@ -210,13 +216,22 @@ class Pipeline:
         """Until parts and predictors, from below, have had so many updates; those left out do not matter.
 
         Raises:
-            RuntimeError: a process failed.
+            RuntimeError: a process failed, or so many lessons cannot come, for steps were forgotten.
         """
 
         def behind(has: Sequence[int], wanted: Sequence[int]) -> bool:
             return any(h < w for h, w in zip(has, wanted, strict=False))
 
         while behind(self.updates, updates) or behind(self.lessons, lessons):
+            for k, wanted in enumerate(lessons):
+                # A true target comes down through every part above.
+                passed = self.forgotten[k:] if self.network.technique.targets == "true" else self.forgotten[k : k + 1]
+                lost = len(set().union(*passed))
+                if wanted > self._fed - lost:
+                    raise RuntimeError(
+                        f"predictor {k} can have {self._fed - lost} lessons, not {wanted}: {lost} of {self._fed} steps "
+                        f"were forgotten before their targets came. Raise limit={self.limit}, or feed more slowly"
+                    )
             self._hear()
 
     def step(self, x_B: Tensor, labels_B: Tensor) -> None:
@@ -228,7 +243,7 @@ class Pipeline:
         """The next report; what it says is counted."""
         while True:
             try:
-                what, k, text = self._heard.get(timeout=1)
+                what, k, content = self._heard.get(timeout=1)
                 break
             except queue.Empty:
                 for number, process in enumerate(self.processes):
@@ -238,8 +253,10 @@ class Pipeline:
             self.updates[k] += 1
         elif what == "target":
             self.lessons[k] += 1
+        elif what == "forgotten":
+            self.forgotten[k].add(content)
         elif what == "error":
-            raise RuntimeError(f"part {k} failed:\n{text}")
+            raise RuntimeError(f"part {k} failed:\n{content}")
         return what
 
 
@@ -300,7 +317,9 @@ def _work(
             step, *tensors = content
             tensors = [None if tensor is None else tensor.to(device) for tensor in tensors]
             if kind == "batch":
-                stage.batch(step, *tensors, up, down)
+                forgotten = stage.batch(step, *tensors, up, down)
+                if forgotten is not None:
+                    reports.put(("forgotten", k, forgotten))
             elif not stage.target(step, tuple(tensors), down):
                 continue
             reports.put((kind, k, ""))

@@ -12,29 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PADDINGS = ("zeros", "reflect")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as image libraries grey colours
 
 
-def shift_and_flip(
-    pixels_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool, mode: str = "zeros"
-) -> Tensor:
+def shift_and_flip(pixels_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
     """Each image moved by up to `padding` pixels either way, and mirrored left to right with probability 1/2.
 
-    The same as a random crop of the padded image. Uniform over the (2 padding + 1)^2 places.
+    What moves in from outside is black: the same as a random crop of the padded image. Uniform over the
+    (2 padding + 1)^2 places.
 
     Args:
         pixels_BCHW: uint8, and so is the result.
         generator: the source of randomness.
         padding: in pixels, 0 for none.
         flip: whether to mirror.
-        mode: what moves in from outside: "zeros" (black) or "reflect".
 
     Raises:
-        ValueError: negative padding, an unknown mode, or more reflection than there is image.
+        ValueError: negative padding, or as much as there is image.
     """
-    if mode not in PADDINGS:
-        raise ValueError(f"mode={mode} is unknown: choose from {', '.join(PADDINGS)}")
     n, _, height, width = pixels_BCHW.shape
     if not 0 <= padding < min(height, width):
         raise ValueError(f"padding={padding}: expected 0 to {min(height, width) - 1} for images of {height} x {width}")
@@ -42,20 +37,11 @@ def shift_and_flip(
     places_2B = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device).to(device)
     mirrored_B = torch.randint(2, (n,), generator=generator, device=generator.device).to(device).bool()
     if padding:
-        padded = functional.pad(pixels_BCHW, (padding,) * 4) if mode == "zeros" else _reflect(pixels_BCHW, padding)
+        padded = functional.pad(pixels_BCHW, (padding,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, place, place, H, W), a view
         pixels_BCHW = windows[torch.arange(n, device=device), :, *places_2B]
     if flip:
         pixels_BCHW = torch.where(mirrored_B[:, None, None, None], pixels_BCHW.flip(-1), pixels_BCHW)
-    return pixels_BCHW
-
-
-def _reflect(pixels_BCHW: Tensor, padding: int) -> Tensor:
-    """Mirrored about the edge pixels. functional.pad does not reflect uint8."""
-    for dim in (2, 3):
-        last = pixels_BCHW.shape[dim] - 1
-        outside = torch.arange(-padding, last + 1 + padding, device=pixels_BCHW.device)
-        pixels_BCHW = pixels_BCHW.index_select(dim, last - (last - outside.abs()).abs())
     return pixels_BCHW
 
 

@@ -141,9 +141,20 @@ def _fetch(address: str, md5: str, path: Path, progress: Progress | None) -> Non
 def _unpack(path: Path, folder: Path, address: str) -> None:
     try:
         with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")  # nothing outside the folder, no devices, no foreign owners
+            # Nothing outside the folder, no devices, no foreign owners. Python 3.11.0 to 3.11.3 have no filters.
+            filtered = {"filter": "data"} if hasattr(tarfile, "data_filter") else {"members": _plain(archive, folder)}
+            archive.extractall(folder, **filtered)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ImageError(f"{address} cannot be unpacked ({error})") from None
+
+
+def _plain(archive: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive that holds nothing but files and folders within a folder; others are an error."""
+    for member in archive:
+        inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+        if not inside or not (member.isfile() or member.isdir()):
+            raise tarfile.ReadError(f"it holds {member.name}, which is no file or folder within it")
+        yield member
 
 
 @contextmanager

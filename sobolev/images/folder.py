@@ -271,6 +271,8 @@ def _decode(path: Path, size: int, crop: Crop) -> np.ndarray:
         reduced = image.draft("RGB", (int(width / excess), int(height / excess)))
         scale = reduced[1][2] / width if reduced else 1  # 1, 1/2, 1/4 or 1/8
         box = (left * scale, top * scale, min(right * scale, image.width), min(bottom * scale, image.height))
+        if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels_HWC = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
     return pixels_HWC[:, ::-1] if mirrored else pixels_HWC
 

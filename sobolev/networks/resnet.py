@@ -19,9 +19,6 @@ from sobolev.networks.convnets import average_head, convolution
 STAGES = (3, 4, 6, 3)  # bottlenecks
 STAGE_WIDTHS = (64, 128, 256, 512)  # channels of the 3x3 convolution, a quarter of the output's
 STRIDES_IN = ("1x1", "3x3")
-# Ours. The paper puts one module "after the second ResNet block", or three. With TensorFlow's ResNets of the time a
-# block is a stage (block1 to block4), and then three modules have only three places to be: between the stages.
-RESNET50_SPLITS = {1: (8,), 3: (4, 8, 14)}  # by the number of modules; a bottleneck instead would be 3
 
 
 class Bottleneck(nn.Module):
