@@ -39,6 +39,8 @@ from sobolev.theory import cosine_network, fit_cosines, interpolating_network, p
 from sobolev.theory import mismatch as floors
 from sobolev.theory import sample_complexity as sc
 
+LATTICE = 10**6  # frequencies that a construction may list
+
 Data = tuple[Tensor, Tensor, Tensor]  # inputs (E, N, I), values (E, N, 1), gradients (E, N, I)
 Rows = Iterator[tuple[int, str, str, float]]  # seed, split, metric, value
 
@@ -133,7 +135,7 @@ def piecewise_linear(config: ExactConfig) -> Rows:
     for n_inputs, cells_per_axis in {1: 5, 2: 3, 3: 2}.items():
         vertices, cells = sc.kuhn_partition(n_inputs, cells_per_axis)
 
-        # The least number of values a cell that no placement defeats: up to I there is one that does.
+        # The least number of values a cell, in general position, that no placement defeats: up to I there is one.
         values_a_cell = 1 + sum(
             not determines(cells, *sc.undetermined_values(n_inputs, cells_per_axis, k, rng), with_gradients=False)
             for k in range(1, n_inputs + 1)
@@ -213,6 +215,11 @@ def construction(config: ConstructionConfig, run: Run) -> dict:
     check_precision(config, Precision.float64)
     keys = ("n_inputs", "width", "degree", "n_train", "n_test")
     check_positive(**{key: getattr(config, key) for key in keys})
+    if (lattice := (2 * config.degree + 1) ** config.n_inputs) > LATTICE:
+        raise BadInput(
+            f"n_inputs={config.n_inputs} with degree={config.degree} lists (2 degree + 1)^n_inputs = {lattice:,} "
+            f"frequencies, more than {LATTICE:,}: take fewer inputs or a lower degree"
+        )
     if config.n_inputs == 1:
         network = piecewise_linear_network(lambda x_K: ripple(x_K[:, None])[0][:, 0], -1, 1, max(config.width - 1, 1))
     else:

@@ -15,7 +15,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scripts import drawing
-from scripts.claims.theory import ACTIVATIONS, LEARNED, by_width, dimensions, number, numbers, points_needed
+from scripts.claims.theory import (
+    ACTIVATIONS,
+    LEARNED,
+    by_width,
+    dimensions,
+    number,
+    numbers,
+    of_experiment,
+    points_needed,
+)
 from scripts.rows import Interval, RowsError, final, median_interval, read_rows, scale_of, select
 
 BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#999999", "#000000"
@@ -137,7 +146,7 @@ def sample_complexity(rows: np.ndarray) -> Figure:
 
 def theorem_1(rows: np.ndarray) -> Figure:
     """The S_1 error of constructed networks against width."""
-    rows = select(rows, experiment="theory_construction")
+    rows = of_experiment(rows, "theory_construction")
     figure = Figure(figsize=(7, 2.7))
     for axes, name in zip(figure.subplots(1, 2), ("gradient", "value"), strict=True):
         for n_inputs, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "s"), (GREEN, "^")), start=1):
@@ -169,8 +178,7 @@ def theorem_1(rows: np.ndarray) -> Figure:
 
 def error_against_width(rows: np.ndarray) -> Figure:
     """RQ2: errors of values and gradients against width by training, beside the construction."""
-    trained = select(rows, experiment="theory_approximation")
-    built = select(rows, experiment="theory_construction")
+    trained, built = (of_experiment(rows, name) for name in ("theory_approximation", "theory_construction"))
     inputs = dimensions(trained)
     figure = Figure(figsize=(7, 1 + 1.6 * len(inputs)))
     for n_inputs, row in zip(inputs, figure.subplots(len(inputs), 4, sharex=True, squeeze=False), strict=True):
@@ -201,14 +209,14 @@ def error_against_width(rows: np.ndarray) -> Figure:
         figure,
         trained,
         "RQ2: error against width, by training (medians over seeds)",
-        "derivatives bring tanh networks closer in both, and leave the kinks of ReLU networks where they are",
+        "derivatives bring tanh networks closer in both; they have no gradient by the biases of ReLU networks",
     )
     return figure
 
 
 def wrong_derivative(rows: np.ndarray) -> Figure:
     """Theorem 2: the joint error that training reaches against the size of the mismatch, and the floor."""
-    rows = select(rows, experiment="theory_mismatch")
+    rows = of_experiment(rows, "theory_mismatch")
     figure = Figure(figsize=(7, 2.7))
     tasks = sorted((float(task.rpartition("delta")[2]), task) for task in set(rows["task"].tolist()))
     panels = {
@@ -280,7 +288,7 @@ def points_against_dimension(rows: np.ndarray) -> Figure:
         figure,
         rows,
         f"RQ1: points until less than {LEARNED:.0%} of a teacher's variance is unexplained (median, 95% interval)",
-        "with derivatives fewer points do, and the more so the more inputs there are",
+        "with derivatives fewer points do, and from 3 inputs on the more so the more inputs there are",
     )
     return figure
 
@@ -310,14 +318,14 @@ def _title(figure: Figure, rows: np.ndarray, title: str, sentence: str) -> None:
     drawing.title(figure, title, sentence, scale_of(rows))
 
 
-FIGURES: dict[str, tuple[str, Callable[[np.ndarray], Figure]]] = {  # the experiment that each needs
-    "figure_2_left": ("theory_exact", figure_2_left),
-    "gaussian_pair": ("theory_exact", gaussian_pair),
-    "sample_complexity": ("theory_exact", sample_complexity),
-    "theorem_1": ("theory_construction", theorem_1),
-    "error_against_width": ("theory_approximation", error_against_width),
-    "wrong_derivative": ("theory_mismatch", wrong_derivative),
-    "points_against_dimension": ("theory_points", points_against_dimension),
+FIGURES: dict[str, tuple[dict[str, str], Callable[[np.ndarray], Figure]]] = {  # and the rows that each needs
+    "figure_2_left": ({"experiment": "theory_exact", "task": "hypotheses"}, figure_2_left),
+    "gaussian_pair": ({"experiment": "theory_exact", "task": "gaussian"}, gaussian_pair),
+    "sample_complexity": ({"experiment": "theory_exact", "task": "polynomials"}, sample_complexity),
+    "theorem_1": ({"experiment": "theory_construction"}, theorem_1),
+    "error_against_width": ({"experiment": "theory_approximation"}, error_against_width),
+    "wrong_derivative": ({"experiment": "theory_mismatch"}, wrong_derivative),
+    "points_against_dimension": ({"experiment": "theory_points"}, points_against_dimension),
 }
 
 
@@ -335,10 +343,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     missing = []
     for name in options.names or FIGURES:
-        experiment, draw = FIGURES[name]
-        if not len(select(rows, experiment=experiment)):
+        needed, draw = FIGURES[name]
+        if not len(select(rows, **needed)):
             missing.append(name)
-            print(f"{name}: {path} has no rows of {experiment}; `make theory` makes them", file=sys.stderr)
+            what = " ".join(needed.values())
+            print(f"{name}: {path} has no rows of {what}; `make theory` makes them", file=sys.stderr)
             continue
         drawing.save(draw(rows), options.out / f"theory_{name}")
     return 1 if set(missing) & set(options.names) else 0

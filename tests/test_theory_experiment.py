@@ -123,6 +123,7 @@ def test_mismatch_reaches_the_floor_and_not_less(tmp_path):
         ("theory_construction", "width=1", "take a larger one"),
         ("theory_construction", "degree=0", "degree must be positive"),
         ("theory_construction", "seed=-1", "seed must be 0 or more"),
+        ("theory_construction", "n_inputs=8", "take fewer inputs or a lower degree"),
         ("theory_exact", "compute.precision=float32", "theory_exact computes in float64"),
         ("theory_construction", "compute.precision=bfloat16", "theory_construction computes in float64"),
         ("theory_exact", "seed=-1", "seed must be 0 or more"),
@@ -231,16 +232,68 @@ def test_the_rule_on_points_wins_loses_and_ties(factor, verdict):
         assert claims.fewer_points(Evidence(part, {})).verdict == "not run"
 
 
+def mismatch_rows(lowest: float, mismatches=claims.MISMATCHES, n_train: int = 256) -> list[tuple]:
+    rows = []
+    for domain, delta, metric in itertools.product(("interval", "disc"), mismatches, ("joint_mse", "joint_sup")):
+        task = f"{domain}_delta{delta}"
+        for seed in (0, 6):  # two runs of other seeds, each with the floor
+            rows.append(("theory_mismatch", task, "sobolev", n_train, seed, 0, "exact", metric, 1.0, "paper"))
+        rows += rows_of("theory_mismatch", task, "sobolev", n_train, (1.02, lowest), metric)
+    return rows
+
+
 def test_a_network_below_the_floor_refutes_theorem_2():
     for lowest, verdict in ((1.05, "reproduced"), (0.9, "not reproduced")):
-        rows = []
-        for domain in ("interval", "disc"):
-            for metric in ("joint_mse", "joint_sup"):
-                task = f"{domain}_delta0.5"
-                for seed in (0, 6):  # two runs of other seeds, each with the floor
-                    rows.append(("theory_mismatch", task, "sobolev", 9, seed, 0, "exact", metric, 1.0, "paper"))
-                rows += rows_of("theory_mismatch", task, "sobolev", 9, (1.02, lowest), metric)
+        rows = mismatch_rows(lowest)
         assert claims.theorem_2(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
+        rows += mismatch_rows(1.05, n_train=1024)  # a reader's own training size is no part of it
+        assert claims.theorem_2(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
+    half = claims.theorem_2(Evidence(np.array(mismatch_rows(1.05, (0.125, 2.0)), dtype=DTYPE), {}))
+    assert (half.verdict, half.ours) == ("not run", "Missing: a mismatch of 0.25 on the interval")
+
+
+def test_a_construction_is_as_wide_as_it_is():
+    rows = rows_of("theory_construction", "d2_w64", "construction", 3000, [0.1], "value_l2")
+    rows.append(("theory_construction", "d2_w64", "construction", 3000, 0, 0, "exact", "hidden_units", 36.0, "paper"))
+    assert claims.by_width(np.array(rows, dtype=DTYPE), 2, "construction", "value_l2") == {36: {0: 0.1}}
+
+
+def test_a_twin_that_is_the_density_itself_is_none(tmp_path):
+    rows = exact_rows(tmp_path, "gaussian")
+    assert claims.proposition_3_gaussian(Evidence(rows, {})).verdict == "reproduced"
+    rows["value"][rows["metric"] == "twin_distance"] = 0
+    assert claims.proposition_3_gaussian(Evidence(rows, {})).verdict == "not reproduced"
+
+
+def test_one_part_of_the_exact_theory_alone(tmp_path, capsys):
+    """README's command makes the part `hypotheses`; what needs others is not run, and is no traceback."""
+    rows = exact_rows(tmp_path, "hypotheses")
+    finding = claims.proposition_2(Evidence(rows, {}))
+    assert finding.verdict == "not run"
+    assert "Gaussian densities" in finding.ours
+    assert "determine a function (reduced)" in claims.tables(Evidence(rows, {}))
+    assert theory_figures.main(["--results", str(tmp_path / "results")]) == 0
+    assert "gaussian_pair: " in capsys.readouterr().err
+
+
+def exact_rows(folder, part: str) -> np.ndarray:
+    """The rows of one part, collected into `folder`/results."""
+    execute(tiny("theory_exact", folder / "runs", f"part={part}"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["collect", "--runs", str(folder / "runs"), "--results", str(folder / "results")])
+        collect.main()
+    return read_rows(folder / "results" / "theory" / "rows.csv")
+
+
+def test_another_seed_of_the_exact_theory_replaces_nothing_unasked(tmp_path, capsys):
+    first = exact_rows(tmp_path, "gaussian")
+    execute(tiny("theory_exact", tmp_path / "others", "part=gaussian", "seed=1"))
+    with pytest.MonkeyPatch.context() as patch:
+        results = ["--results", str(tmp_path / "results")]
+        patch.setattr("sys.argv", ["collect", "--runs", str(tmp_path / "others"), *results])
+        collect.main()
+    assert "seed is 1, not 0 as in the other runs of its cell" in capsys.readouterr().err
+    assert np.array_equal(read_rows(tmp_path / "results" / "theory" / "rows.csv"), first)
 
 
 @pytest.mark.parametrize(("rate", "verdict"), [(1, "reproduced"), (0.3, "not reproduced")])

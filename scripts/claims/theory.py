@@ -12,13 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from scripts.claims import Claim, Domain, Evidence, Finding, above, every, find
-from scripts.rows import Interval, final, log_ratio, median_interval, select
+from scripts.rows import Interval, final, log_ratio, median_interval, scale_of, select
 from scripts.tables import format_factor, format_interval, format_number, markdown
 
 LEARNED = 0.1  # share of the teacher's variance left unexplained at which it counts as learned; ours
 COMMAND = "make theory report"
 ACTIVATIONS = ("relu", "leaky_relu", "tanh")
 INPUTS = (1, 2, 3, 5, 8, 12, 20)  # numbers of inputs of the sweep theory_points
+WIDTHS = (8, 16, 32, 64, 128, 256)  # of the sweep theory_approximation
+MISMATCHES = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the sweep theory_mismatch, without none
+POINTS = {"theory_construction": 3_000, "theory_approximation": 4_096, "theory_mismatch": 256}  # that sweeps train on
 
 
 def number(rows: np.ndarray, metric: str) -> float:
@@ -37,11 +40,24 @@ def largest(rows: np.ndarray, prefix: str) -> float:
     return max(float(row["value"]) for row in rows if row["metric"].startswith(prefix))
 
 
+def of_experiment(rows: np.ndarray, experiment: str) -> np.ndarray:
+    """An experiment's rows of one training size: that of its sweep or, where there are none, the largest there is."""
+    rows = select(rows, experiment=experiment)
+    sizes = set(rows["n_train"].tolist())
+    if experiment not in POINTS or not sizes:
+        return rows
+    return select(rows, n_train=POINTS[experiment] if POINTS[experiment] in sizes else max(sizes))
+
+
 def by_width(rows: np.ndarray, n_inputs: int, method: str, metric: str) -> dict[int, dict[int, float]]:
-    """Errors {width: {seed: value}} of the construction, or of trained networks, in a number of inputs."""
+    """Errors {width: {seed: value}} of the construction, or of trained networks, in a number of inputs.
+
+    A construction has somewhat fewer units than it was asked for; its width is what it has.
+    """
+    units = {row["task"]: int(row["value"]) for row in select(rows, method=method, metric="hidden_units")}
     rows = select(rows, method=method, metric=metric, split="test")
     tasks = {task: task.split("_w") for task in set(rows["task"].tolist())}
-    widths = {int(width): task for task, (inputs, width) in tasks.items() if inputs == f"d{n_inputs}"}
+    widths = {units.get(task, int(width)): task for task, (inputs, width) in tasks.items() if inputs == f"d{n_inputs}"}
     return {width: final(rows, task=widths[width]) for width in sorted(widths)}
 
 
@@ -95,17 +111,18 @@ def _missing(evidence: Evidence, what: str) -> str:
 
 
 def theorem_1(evidence: Evidence) -> Finding:
-    evidence = evidence.of("theory_construction")
+    evidence = Evidence(of_experiment(evidence.rows, "theory_construction"), {})
     missing, statements, words = _missing(evidence, "the constructions"), [], []
     for n_inputs in () if missing else (1, 2, 3):
         errors = {
             name: by_width(evidence.rows, n_inputs, "construction", f"{name}_sup") for name in ("gradient", "value")
         }
         widest = max(errors["gradient"], default=0)
-        if widest < 4096 or 512 not in errors["gradient"]:
+        fitted = {name: rates(of_name, from_width=512) for name, of_name in errors.items()}
+        if widest < 3_500 or not all(rate.n for rate in fitted.values()):
             missing = f"widths from 512 up to 4096 in {n_inputs} dimensions"
             break
-        fitted = {name: rates(of_name, from_width=512).median for name, of_name in errors.items()}
+        fitted = {name: rate.median for name, rate in fitted.items()}
         statements += [fitted["gradient"] > 0.5, fitted["value"] > 0.5]
         gradient, value = (max(errors[name][widest].values()) for name in ("gradient", "value"))
         words.append(
@@ -116,7 +133,7 @@ def theorem_1(evidence: Evidence) -> Finding:
 
 
 def theorem_2(evidence: Evidence) -> Finding:
-    rows = (evidence := evidence.of("theory_mismatch")).rows
+    rows = (evidence := Evidence(of_experiment(evidence.rows, "theory_mismatch"), {})).rows
     above_floor: dict[str, dict[str, list[float]]] = {"interval": {}, "disc": {}}  # lowest and highest / floor
     for task in sorted(set(rows["task"].tolist())):
         domain, _, delta = task.partition("_delta")
@@ -124,7 +141,11 @@ def theorem_2(evidence: Evidence) -> Finding:
             of_task = select(rows, task=task, metric=metric)
             floor = number(select(of_task, split="exact"), metric)
             above_floor[domain].setdefault(metric, []).extend(x / floor for x in final(of_task, split="test").values())
-    missing = [domain for domain, ratios in above_floor.items() if not ratios]
+    tasks = [(domain, delta) for domain in above_floor for delta in MISMATCHES]
+    there = set(rows["task"].tolist())
+    missing = [
+        f"a mismatch of {delta} on the {domain}" for domain, delta in tasks if f"{domain}_delta{delta}" not in there
+    ]
     words = [
         f"{domain}: {min(ratios['joint_mse']):.4f} to {max(ratios['joint_mse']):.4f} times the least mean square "
         f"error, {min(ratios['joint_sup']):.2f} to {max(ratios['joint_sup']):.2f} times the least largest error"
@@ -137,8 +158,8 @@ def theorem_2(evidence: Evidence) -> Finding:
             [min(ratio) > 0.99 for ratios in above_floor.values() for ratio in ratios.values()]
             + [max(ratios["joint_mse"]) < 1.1 for ratios in above_floor.values()]
         ),
-        f"the {missing[0]}" if missing else "",
-        "; ".join(words),
+        missing[0] if missing else "",
+        "" if missing else "; ".join(words),
     )
 
 
@@ -165,12 +186,13 @@ def k_table(evidence: Evidence) -> list[tuple[str, float, float]]:
         inputs, degree = family.split("_n")
         name = f"polynomials of degree {degree} in {inputs.removeprefix('d')} variable{'s' * (inputs != 'd1')}"
         table.append((name, k_reg, number(polynomials, f"k_sob_{family}")))
-    if len(_part(evidence, "gaussian").rows):
+    if len(_part(evidence, "gaussian").rows):  # proposition_3_gaussian says whether these numbers hold
         table.append(("Gaussian densities", 3, 1))
     for inputs, cells in numbers(partitions, "cells_").items():
         dimension = f"piecewise linear in {inputs.removeprefix('d')}-D, {cells:.0f} cells"
         worst = number(partitions, f"values_a_cell_{inputs}") * cells
-        table.append((f"{dimension}, points anywhere in their cells", worst, cells))
+        if number(partitions, f"one_gradient_a_cell_determines_{inputs}"):
+            table.append((f"{dimension}, points in general position in their cells", worst, cells))
         placed = [number(partitions, f"k_{kind}_placed_{inputs}") for kind in ("reg", "sob")]
         table.append((f"{dimension}, points where they help most", *placed))
     return table
@@ -179,7 +201,8 @@ def k_table(evidence: Evidence) -> list[tuple[str, float, float]]:
 def proposition_2(evidence: Evidence) -> Finding:
     table = k_table(evidence)
     exact = evidence.of("theory_exact")
-    missing = _missing(exact, "the families")
+    parts = {"polynomials": "polynomials", "gaussian": "Gaussian densities", "piecewise_linear": "the partitions"}
+    missing = ", ".join(name for part, name in parts.items() if not len(_part(evidence, part).rows))
     return find(
         exact,
         lambda: every(k_sob <= k_reg for _, k_reg, k_sob in table),
@@ -198,6 +221,7 @@ def proposition_3_gaussian(evidence: Evidence) -> Finding:
     pair = [number(rows, f"twin_{name}") for name in ("mean", "std")]
     residual = largest(rows, "twin_residual_")
     worst = {name: largest(rows, name) for name in ("k_sob_1_error", "k_reg_3_error", "twin_error")}
+    apart = float(select(rows, metric="twin_distance")["value"].min())
     return find(
         evidence,
         lambda: every(
@@ -206,12 +230,14 @@ def proposition_3_gaussian(evidence: Evidence) -> Finding:
                 abs(pair[1] - 1.641) < 1e-3,
                 residual < 1e-15,
                 *(error < 1e-6 for error in worst.values()),
+                apart > 1e-6,
             ]
         ),
         "",
         f"N(2, 1) and N({pair[0]:.8f}, {pair[1]:.8f}) agree at 0 and 3 to {residual:.0e}; over "
         f"{len(select(rows, metric='twin_error'))} random densities one value and slope recover the parameters to "
-        f"{worst['k_sob_1_error']:.0e}, two values have a twin to {worst['twin_error']:.0e}, three recover them to "
+        f"{worst['k_sob_1_error']:.0e}, two values have a twin to {worst['twin_error']:.0e} "
+        f"that lies {apart:.2g} away or more, three recover them to "
         f"{worst['k_reg_3_error']:.0e}: K_sob = 1, K_reg = 3",
     )
 
@@ -225,7 +251,8 @@ def proposition_3_piecewise_linear(evidence: Evidence) -> Finding:
         statements += [values == dimension + 1, number(rows, f"one_gradient_a_cell_determines_{inputs}") == 1]
         random = [median_interval(final(rows, metric=f"k_{kind}_random_{inputs}").values()) for kind in ("reg", "sob")]
         words.append(
-            f"{dimension}-dimensional, {cells:.0f} cells: {values:.0f} values a cell against 1 gradient guarantee it; "
+            f"{dimension}-dimensional, {cells:.0f} cells: {values:.0f} values a cell, in general position, against 1 "
+            f"gradient guarantee it; "
             f"{number(rows, f'k_reg_placed_{inputs}'):.0f} values against {number(rows, f'k_sob_placed_{inputs}'):.0f} "
             f"gradients where the points may be placed; uniformly random points: {format_interval(random[0])} against "
             f"{format_interval(random[1])}"
@@ -250,7 +277,7 @@ TRAINED = tuple(itertools.product((1, 2), ACTIVATIONS))  # numbers of inputs and
 
 
 def approximated_together(evidence: Evidence) -> Finding:
-    evidence = evidence.of("theory_approximation")
+    evidence = Evidence(of_experiment(evidence.rows, "theory_approximation"), {})
     fitted = {
         cell: [
             rates(by_width(evidence.rows, cell[0], f"sobolev_{cell[1]}", f"{name}_l2"))
@@ -258,7 +285,7 @@ def approximated_together(evidence: Evidence) -> Finding:
         ]
         for cell in TRAINED
     }
-    missing = [cell for cell, both in fitted.items() if not all(interval.n for interval in both)]
+    missing = missing_widths(evidence.rows, ("sobolev",))
     words = [
         f"{activation}, {n_inputs}-dimensional: " + " and ".join(map(format_interval, both))
         for (n_inputs, activation), both in fitted.items()
@@ -266,22 +293,29 @@ def approximated_together(evidence: Evidence) -> Finding:
     return find(
         evidence,
         lambda: every(above(interval, 0) for both in fitted.values() for interval in both),
-        f"two widths of {missing[0][1]} in {missing[0][0]} dimensions" if missing else "",
+        missing,
         "" if missing else f"exponents r of width^-r, of values and of gradients: {'; '.join(words)}",
     )
 
 
+def missing_widths(rows: np.ndarray, methods: Sequence[str]) -> str:
+    """The first width that was not trained, in words; empty if none lacks."""
+    for (n_inputs, activation), method, width in itertools.product(TRAINED, methods, WIDTHS):
+        if not len(select(rows, task=f"d{n_inputs}_w{width}", method=f"{method}_{activation}")):
+            return f"{width} units of {activation} in {n_inputs} dimensions, method {method}"
+    return ""
+
+
 def gradients_are_closer(evidence: Evidence) -> Finding:
-    evidence = evidence.of("theory_approximation")
+    evidence = Evidence(of_experiment(evidence.rows, "theory_approximation"), {})
     ratios = {}
     for n_inputs, activation in TRAINED:
         value, sobolev = (
             by_width(evidence.rows, n_inputs, f"{method}_{activation}", "gradient_l2")
             for method in ("value", "sobolev")
         )
-        same = value.keys() == sobolev.keys()
-        ratios[n_inputs, activation] = [log_ratio(value[width], sobolev[width]) for width in value if same]
-    missing = [cell for cell, of_widths in ratios.items() if not of_widths]
+        ratios[n_inputs, activation] = [log_ratio(value[width], sobolev[width]) for width in value if width in sobolev]
+    missing = missing_widths(evidence.rows, ("value", "sobolev"))
     words = [
         f"{activation}, {n_inputs}-dimensional: {10 ** min(ratio.median for ratio in of_widths):.2g} to "
         f"{10 ** max(ratio.median for ratio in of_widths):.2g}"
@@ -291,7 +325,7 @@ def gradients_are_closer(evidence: Evidence) -> Finding:
     return find(
         evidence,
         lambda: every(above(ratio, 0) for of_widths in ratios.values() for ratio in of_widths),
-        f"both methods at the same widths for {missing[0][1]} in {missing[0][0]} dimensions" if missing else "",
+        missing,
         "" if missing else f"gradient error, value only / Sobolev, over widths: {'; '.join(words)}",
     )
 
@@ -316,10 +350,15 @@ def fewer_points(evidence: Evidence) -> Finding:
     return find(evidence, lambda: every(statements), missing, ours)
 
 
+def _marked(evidence: Evidence) -> str:
+    return " (reduced)" if scale_of(evidence.rows) == "reduced" else ""
+
+
 def determination_table(evidence: Evidence) -> str:
     """K_reg and K_sob of every family."""
     lines = [[name, f"{k_reg:.0f}", f"{k_sob:.0f}"] for name, k_reg, k_sob in k_table(evidence)]
-    return "#### Points that determine a function\n\n" + markdown(["family", "K_reg", "K_sob"], lines)
+    title = f"Points that determine a function{_marked(evidence)}"
+    return f"#### {title}\n\n" + markdown(["family", "K_reg", "K_sob"], lines)
 
 
 def points_table(evidence: Evidence) -> str:
@@ -332,7 +371,8 @@ def points_table(evidence: Evidence) -> str:
             lines.append(
                 [activation, str(n_inputs), *counts, format_factor(log_ratio(value, sobolev)), str(n_inputs + 1)]
             )
-    return f"#### Points until less than {LEARNED:.0%} of a teacher's variance is unexplained\n\n" + markdown(
+    title = f"Points until less than {LEARNED:.0%} of a teacher's variance is unexplained{_marked(evidence)}"
+    return f"#### {title}\n\n" + markdown(
         ["activation", "inputs", "value only", "Sobolev", "ratio", "numbers a point"], lines
     )
 
@@ -351,11 +391,12 @@ def width_table(evidence: Evidence) -> str:
                     last = [format_interval(median_interval(errors[widest].values())) for errors in both]
                     lines.append([str(n_inputs), activation, method, *fitted, str(widest), *last])
     return (
-        "#### Error against width by training: exponents r of width^-r, and root mean square errors at the widest\n\n"
+        "#### Error against width by training: exponents r of width^-r, and root mean square errors at the widest"
+        f"{_marked(evidence)}\n\n"
         + markdown(
             ["inputs", "activation", "method", "r, values", "r, gradients", "width", "values", "gradients"], lines
         )
-        + "\n\nFor ReLU networks the gradients' error depends on where the kinks lie, but autograd gives the kinks "
+        + "\n\nFor ReLU networks the gradients' error depends on where the kinks lie, but autograd gives the biases "
         "no part in it: the gradient is constant between kinks, so its derivative in a hidden bias is 0. `differences` "
         "matches difference quotients of values, which move the kinks, in place of derivatives."
     )
@@ -363,13 +404,13 @@ def width_table(evidence: Evidence) -> str:
 
 def tables(evidence: Evidence) -> str:
     """K_reg and K_sob of every family, the points needed in practice, and errors against width."""
-    of_experiment = {
+    table_of = {
         "theory_exact": determination_table,
         "theory_points": points_table,
         "theory_approximation": width_table,
     }
-    parts = {name: evidence.of(name) for name in of_experiment}
-    return "\n\n".join(of_experiment[name](part) for name, part in parts.items() if len(part.rows))
+    parts = {name: Evidence(of_experiment(evidence.rows, name), {}) for name in table_of}
+    return "\n\n".join(table_of[name](part) for name, part in parts.items() if len(part.rows))
 
 
 def _claim(key: str, sentence: str, paper: str, rule: str, judge) -> Claim:
@@ -383,7 +424,7 @@ CLAIMS: Sequence[Claim] = (
         "derivative, to any accuracy.",
         "a proof, no rate",
         "For a smooth target in 1, 2 and 3 dimensions, the largest errors of the constructed network's gradients and "
-        "values over test points fall faster than width^-1/2 from width 512 on.",
+        "values over test points fall faster than width^-1/2 from 512 units on.",
         theorem_1,
     ),
     _claim(
@@ -413,7 +454,7 @@ CLAIMS: Sequence[Claim] = (
         "K_sob = 1 and K_reg > 2 for Gaussian densities: N(2, 1) and N(2.847..., 1.641...) agree at 0 and 3.",
         "the pair to 4 digits",
         "The pair is found to those digits with values equal to 1e-15; on random densities one value and slope, and "
-        "three values, recover the parameters to 1e-6, and two values have a second solution to 1e-6.",
+        "three values, recover the parameters to 1e-6, and two values have a second solution to 1e-6, another one.",
         proposition_3_gaussian,
     ),
     _claim(

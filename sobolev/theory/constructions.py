@@ -255,7 +255,7 @@ def cosine_network(cosines: Cosines, width: int, negative_slope: float = 0.0) ->
 
     Args:
         cosines: the sum to approximate.
-        width: number of hidden units aimed at; rounding moves it by at most one a cosine.
+        width: number of hidden units aimed at; rounding moves it by 1.5 a cosine at most.
         negative_slope: of the activation left of 0; 0 gives ReLU.
 
     Raises:

@@ -241,7 +241,8 @@ def undetermined_values(
 
     The function that is +1 and -1 at the vertices in turn (by the parity of their coordinates) changes sign in
     every cell of Kuhn's partition; its zero set meets each cell in a piece of a hyperplane, which has
-    room for I affinely independent points. This is why a guarantee for every placement takes I + 1 values a cell.
+    room for I affinely independent points. This is why a guarantee for every
+    such placement takes I + 1 values a cell.
 
     Returns:
         Cells (P,) and barycentric weights (P, K) for `piecewise_linear_equations`.
