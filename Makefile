@@ -85,6 +85,7 @@ report: collect ## results/REPORT.md: each claim, our number, the verdict (secon
 	$(BIN)/python -m scripts.report
 
 wandb-sync: setup ## send to Weights & Biases what was recorded offline in runs/
+	@test -d runs || { echo "error: there is no runs/ here"; exit 1; }
 	@find runs -type d -path '*/wandb/offline-run-*' -prune -print0 | xargs -0 -r $(BIN)/wandb sync --yes
 
 bench: setup ## speed against naive loops, counts of operations and the machine's limit (10 minutes)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config import LossConfig, RegressionConfig
+from experiments.config import Activation, LossConfig, RegressionConfig, Schedule
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
@@ -27,13 +27,18 @@ from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
 METRICS = ("value_mse", "gradient_mse", "hessian_mse")  # by order
-# Below any of these a run is `reduced`. The updates are ours (the paper gives none): see docs/regression.md.
+PIECEWISE_LINEAR = (Activation.relu, Activation.leaky_relu)
+# Below any of these, or in another protocol than its experiment's, a run is `reduced`. The updates are ours (the paper
+# gives none): see docs/regression.md.
 FULL_STEPS = {
     "regression": 100_000,
     "regression_normalised": 5_000,
     "regression_steep": 5_000,
     "regression_second_order": 5_000,
 }
+PROTOCOLS = dict.fromkeys(FULL_STEPS, (True, 1e-3, Schedule.cosine, Activation.relu))
+PROTOCOLS["regression"] = (False, 3e-5, Schedule.constant, Activation.relu)  # the paper's
+PROTOCOLS["regression_second_order"] = (True, 1e-3, Schedule.cosine, Activation.softplus)
 TRAIN_POINTS_EVALUATED = 2_000  # at most: train errors cost as much as test errors
 FULL_NETWORKS, FULL_TEST_POINTS, FULL_HIDDEN = 10, 10_000, [256, 256]
 
@@ -44,7 +49,8 @@ def main(config: RegressionConfig, run: Run) -> dict:
     function = BENCHMARKS[config.dataset.name]
     seeds = range(config.seed, config.seed + config.networks)
     highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
-    measured = max(highest, 1)  # gradients are measured even where they are not trained on
+    # Gradients are measured even where they are not trained on, and so are Hessians where they do not vanish.
+    measured = 1 if config.model.activation in PIECEWISE_LINEAR else 2
 
     # Data
     train = draw(function, config.n_train, seeds, "train", measured, run)
@@ -119,7 +125,7 @@ def check(config: RegressionConfig) -> None:
     if not any(weights) or not all(0 <= weight < math.inf for weight in weights) or len(weights) > 3:
         raise BadInput(f"loss.weights={weights}: expected up to 3 weights by order, none negative, not all 0")
     check_distances(config.loss)
-    if sum(weights[2:]) and config.model.activation.name in ("relu", "leaky_relu"):
+    if sum(weights[2:]) and config.model.activation in PIECEWISE_LINEAR:
         raise BadInput(
             f"loss={config.loss.name} matches second derivatives, and those of {config.model.activation.name} vanish: "
             "use a smooth activation (model=mlp_smooth)"
@@ -135,13 +141,16 @@ def check_distances(loss: LossConfig) -> None:
 
 
 def scale(config: RegressionConfig) -> str:
-    """`paper` where nothing is smaller than the shipped experiment, else `reduced`."""
+    """`paper` where nothing is smaller than in the shipped experiment and the protocol is its own, else `reduced`."""
+    optimizer = config.optimizer
+    protocol = (config.normalise, optimizer.learning_rate, optimizer.schedule, config.model.activation)
     whole = (
         config.optimizer.steps >= FULL_STEPS.get(config.name, math.inf)
         and config.networks >= FULL_NETWORKS
         and config.n_test >= FULL_TEST_POINTS
         and len(config.model.hidden) >= len(FULL_HIDDEN)
         and min(config.model.hidden) >= min(FULL_HIDDEN)
+        and protocol == PROTOCOLS[config.name]
     )
     return "paper" if whole else "reduced"
 
@@ -274,7 +283,8 @@ def save_surface(
     axes = [torch.linspace(low, high, resolution, dtype=run.dtype, device=run.device) for low, high in function.domain]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     flat = x.reshape(1, -1, 2).expand(len(ensemble), -1, 2)
-    value, gradient = units.predict(ensemble, flat, order=1)
+    parts = [units.predict(ensemble, part, order=1) for part in flat.split(500, dim=1)]
+    value, gradient = (torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True))
     arrays = {
         "x": x,
         "value": value[network].view(resolution, resolution),

@@ -222,8 +222,7 @@ def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
     on one scale for the whole figure, so that flat regions can be seen beside steep ones.
     """
     sizes = sorted({n for e, t, _, n in surfaces if (e, t) == (experiment, task)})
-    # Derivatives fix the values only up to a constant.
-    methods = in_order("method", (m for e, t, m, _ in surfaces if (e, t) == (experiment, task) and m != "derivative"))
+    methods = in_order("method", (m for e, t, m, _ in surfaces if (e, t) == (experiment, task)))
     shown = {(m, n): surfaces.get((experiment, task, m, n)) for n in sizes for m in methods}
     recorded = [surface for surface in shown.values() if surface is not None]
     every_value = [a for surface in recorded for a in (surface.value_GG, surface.target_value_GG)]
@@ -391,6 +390,8 @@ NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios")
 
 def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and surfaces allow, for each experiment: (name, file name, figure), one at a time."""
+    # Derivatives fix the values only up to a constant.
+    surfaces = {key: surface for key, surface in surfaces.items() if key[2] != "derivative"}
     for experiment in levels(rows, "experiment"):
         if experiment in NOT_DRAWN:
             continue
@@ -419,7 +420,7 @@ def main(arguments: list[str] | None = None) -> int:
     regression = options.results / "regression"
     try:
         rows = read_rows(regression / "rows.csv")
-        surfaces = read_surfaces(regression / "surfaces", levels(rows, "task"))
+        surfaces = read_surfaces(regression / "surfaces", rows)
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from scripts.claims.distillation import DISTILLATION
 from scripts.claims.regression import NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER, STEEP
 from scripts.claims.synthetic_gradients import SYNTHETIC_GRADIENTS
 from scripts.claims.theory import THEORY
-from scripts.rows import MIN_SEEDS, RowsError, levels, read_rows, read_surfaces
+from scripts.rows import MIN_SEEDS, RowsError, read_rows, read_surfaces
 from scripts.tables import markdown
 
 DOMAINS: tuple[Domain, ...] = (
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     paths = sorted(options.results.glob("*/rows.csv")) or [options.results / "regression" / "rows.csv"]
     try:
         rows = np.concatenate([read_rows(path) for path in paths])
-        evidence = Evidence(rows, read_surfaces(options.results / "regression" / "surfaces", levels(rows, "task")))
+        evidence = Evidence(rows, read_surfaces(options.results / "regression" / "surfaces", rows))
     except RowsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,25 +243,21 @@ class Surface:
 Surfaces = dict[tuple[str, str, str, int], Surface]  # (experiment, task, method, n_train)
 
 
-def read_surfaces(folder: Path, tasks: Iterable[str] = ()) -> Surfaces:
-    """Read every `<experiment>_<task>_<method>_<n_train>.npz` of a folder; none if the folder is missing.
-
-    Tasks are ours and those named in `tasks`.
+def read_surfaces(folder: Path, rows: np.ndarray) -> Surfaces:
+    """Read the `<experiment>_<task>_<method>_<n_train>.npz` of every cell of the rows; none if the folder is missing.
 
     Raises:
-        RowsError: a file's name is not of that form, or an array is missing or damaged.
+        RowsError: a file that is of none of the cells, or an array that is missing or damaged.
     """
-    known = "|".join(map(re.escape, {*TASKS, *tasks}))
-    pattern = re.compile(rf"(.+)_({known})_(.+)_(\d+)")
+    cells = set(rows[["experiment", "task", "method", "n_train"]].tolist())
+    cell_of = {"_".join(map(str, cell)): cell for cell in sorted(cells)}
     surfaces: Surfaces = {}
     for path in sorted(folder.glob("*.npz")):
-        match = pattern.fullmatch(path.stem)
-        if match is None:
-            raise RowsError(f"{path}: the name is not <experiment>_<task>_<method>_<n_train>.npz")
-        experiment, task, method, n_train = match.groups()
+        if path.stem not in cell_of:
+            raise RowsError(f"{path}: there are no rows of an <experiment>_<task>_<method>_<n_train> of this name")
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                surfaces[experiment, task, method, int(n_train)] = Surface(
+                surfaces[cell_of[path.stem]] = Surface(
                     x_GG2=arrays["x"],
                     value_GG=arrays["value"],
                     gradient_GG2=arrays["gradient"],

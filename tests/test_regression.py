@@ -1,11 +1,16 @@
-"""The loss that the regression experiment trains with, against one written out by hand."""
+"""The regression experiment: its loss against one written out by hand, what it measures, and what it calls whole."""
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from experiments.regression import gradient_computer
+from experiments.config import register
+from experiments.regression import gradient_computer, scale
+from experiments.run import execute, folder_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
+from tests.conftest import CONFIGS
 
 BY_HAND = {
     "squared_l2": lambda error: error.square().sum(-1),
@@ -30,3 +35,32 @@ def test_gradients_are_those_of_the_loss_that_the_config_names(distance, activat
     expected = torch.autograd.grad(loss.mean(1).sum(), list(ensemble.parameters()), materialize_grads=True)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+SHIPPED = ("regression", "regression_normalised", "regression_steep", "regression_second_order")
+
+
+def shipped(experiment: str, *overrides: str):
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", [f"experiment={experiment}", *overrides]))
+
+
+@pytest.mark.parametrize("experiment", SHIPPED)
+def test_another_protocol_than_an_experiments_own_is_not_called_paper(experiment):
+    assert scale(shipped(experiment)) == "paper"
+    other = "false" if shipped(experiment).normalise else "true"
+    for override in (
+        *("networks=9", "n_test=9999", "optimizer.steps=4999", "model.hidden=[256,255]", "name=mine"),
+        *(f"normalise={other}", "optimizer.learning_rate=0.01", "model.activation=tanh"),
+    ):
+        assert scale(shipped(experiment, override)) == "reduced", override
+
+
+def test_hessians_are_measured_where_they_do_not_vanish(make_config):
+    """Also of a method that was not trained on them: they are what it is compared by."""
+    for activation, metrics in (("softplus", 3), ("relu", 2)):
+        config = make_config("experiment=regression", "loss=value", f"model.activation={activation}")
+        execute(config)
+        rows = (folder_of(config) / "metrics.csv").read_text().splitlines()[1:]
+        assert len({row.split(",")[7] for row in rows}) == metrics

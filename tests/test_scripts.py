@@ -74,12 +74,18 @@ def test_gradient_terms_are_compared_with_value_only_training():
     other["method"] = "sobolev_norm"
     own = other.copy()
     own["method"] = "half"
-    table = gradient_terms(np.concatenate([rows, other, own])).splitlines()
+    own["scale"] = "reduced"
+    hessians = select(np.concatenate([rows, other]), metric="value_mse")
+    hessians["metric"] = "hessian_mse"
+    text = gradient_terms(np.concatenate([rows, other, own, hessians]))
+    assert "| values |  | gradients |  | Hessians |  | scale |" in text
+    table = text.splitlines()
+    assert all(line.endswith("| - | - | reduced |") for line in table if "| half |" in line)
     assert sum("| half |" in line for line in table) == 2
     bukin = next(line for line in table if "Bukin" in line and "| Sobolev |" in line)
     assert re.search(r"\| (9\.\d+|10\.?\d*) \[.*\| won \|.* won \| paper \|", bukin)
     same = next(line for line in table if "Ackley" in line and "not squared" in line)
-    assert same.count("1 [1, 1] | tied") == 2
+    assert same.count("1 [1, 1] | tied") == 3
     assert not any("value only |" in line for line in table[3:])
     assert gradient_terms(rows[:0]) == ""
 
@@ -388,7 +394,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_report_names_the_reduced_scale(small_results: Path) -> None:
     rows = read_rows(small_results / "regression" / "rows.csv")
-    surfaces = read_surfaces(small_results / "regression" / "surfaces")
+    surfaces = read_surfaces(small_results / "regression" / "surfaces", rows)
     normalised = report.report(Evidence(rows, surfaces)).split("## The same claims")[1]
     assert "### R4: not run" in normalised
     assert "Missing: Sobolev at 100 points, value only at 100 points" in normalised
@@ -583,12 +589,16 @@ def test_surfaces_survive_the_file(tmp_path: Path) -> None:
         ("regression_normalised", "styblinski_tang", "sobolev_2", 100),
         ("regression_second_order", "bukin", "sobolev", 10_000),
         ("regression", "booth", "half", 20),
+        ("regression", "noisy_ackley", "value", 20),  # functions whose names hold another's
+        ("regression", "ackley_shifted", "value", 20),
+        ("regression", "ackley", "value", 20),
     }
     for name in names:
         write_surface(tmp_path / f"{'_'.join(map(str, name))}.npz", make_surface())
-    with pytest.raises(RowsError, match=r"a_function_of_mine_sobolev_20\.npz: the name is not"):
-        read_surfaces(tmp_path)
-    surfaces = read_surfaces(tmp_path, ["a_function_of_mine"])
+    rows = np.array([(*name, 0, 9, "test", "value_mse", 1.0, "paper") for name in names], dtype=DTYPE)
+    with pytest.raises(RowsError, match=r"a_function_of_mine_sobolev_20\.npz: there are no rows of"):
+        read_surfaces(tmp_path, rows[rows["task"] != "a_function_of_mine"])
+    surfaces = read_surfaces(tmp_path, rows)
     assert surfaces.keys() == names
     for surface in surfaces.values():
         for field, expected in vars(make_surface()).items():
@@ -597,15 +607,25 @@ def test_surfaces_survive_the_file(tmp_path: Path) -> None:
 
 def test_damaged_surfaces_are_refused(tmp_path: Path) -> None:
     path = write_surface(tmp_path / "regression_booth_value_20.npz", make_surface())
+    rows = make_rows(tasks=("booth",), sizes=(20,))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(RowsError, match=r"regression_booth_value_20\.npz: cannot be read"):
-        read_surfaces(tmp_path)
+        read_surfaces(tmp_path, rows)
     np.savez(path, **{name: np.array({}, dtype=object) for name in ("x", "seed")})  # loading this would run a pickle
     with pytest.raises(RowsError, match="cannot be read"):
-        read_surfaces(tmp_path)
+        read_surfaces(tmp_path, rows)
     path.rename(tmp_path / "regression_tower_value_20.npz")
-    with pytest.raises(RowsError, match="the name is not"):
-        read_surfaces(tmp_path)
+    with pytest.raises(RowsError, match="there are no rows of"):
+        read_surfaces(tmp_path, rows)
+
+
+def test_surfaces_of_derivatives_alone_are_not_drawn() -> None:
+    """They fix the values up to a constant; a size or a function that has nothing else has no picture."""
+    surface = make_surface()
+    keys = [("booth", "value", 20), ("booth", "sobolev", 20), ("booth", "derivative", 50), ("ackley", "derivative", 20)]
+    surfaces = {("regression", *key): surface for key in keys}
+    drawn = [name for _, name, _ in figures.draw(["surfaces"], make_rows(tasks=("booth",)), surfaces)]
+    assert drawn == ["surfaces_booth"]
 
 
 def test_drawing_imports_nothing_that_trains() -> None:

@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from scripts.claims import Claim, Domain, Evidence, Finding, Statement, above, at_least, every, find, negation
-from scripts.rows import METHODS, MIN_SEEDS, TASKS, Interval, final, levels, log_ratio, median_interval, select
+from scripts.rows import (
+    METHODS,
+    MIN_SEEDS,
+    TASKS,
+    Interval,
+    final,
+    levels,
+    log_ratio,
+    median_interval,
+    scale_of,
+    select,
+)
 from scripts.tables import (
     Convergence,
     convergence,
@@ -272,6 +283,7 @@ def tables(rows: np.ndarray) -> str:
                 f"{moved[key].change:+.1%}" if key in moved else "-"
                 for key in ((task, n_train, "value"), (task, n_train, "sobolev"))
             ),
+            scale_of(select(rows, task=task, n_train=n_train)),
         ]
         for task, n_train in dict.fromkeys(key[:2] for key in moved)
     ]
@@ -282,7 +294,18 @@ def tables(rows: np.ndarray) -> str:
         "'Moved' is the relative change of the median test MSE of values over the second half of training, from the "
         f"last evaluation before it. It exceeds {STILL_MOVING:.0%} in {still} of {len(moved)} cells.\n\n"
         + markdown(
-            ["function", "points", "updates", "values", "", "gradients", "", "value only moved", "Sobolev moved"],
+            [
+                "function",
+                "points",
+                "updates",
+                "values",
+                "",
+                "gradients",
+                "",
+                "value only moved",
+                "Sobolev moved",
+                "scale",
+            ],
             lines,
         )
     )
@@ -298,24 +321,25 @@ def _ratio_entries(ratio: Interval | None) -> tuple[str, str]:
 
 
 def gradient_terms(rows: np.ndarray) -> str:
-    """For each function, size and gradient term: L of values and of gradients against value-only training."""
+    """For each function, size and loss: L of values, gradients and Hessians against value-only training."""
     if not len(rows):
         return ""
     test, lines = select(rows, split="test"), []
+    names = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
+    metrics = [metric for metric in names if metric in test["metric"]]
     for task in levels(test, "task"):
         for n_train in levels(select(test, task=task), "n_train"):
             cell = select(test, task=task, n_train=n_train)
             for method in levels(cell, "method"):
                 value, ours = (select(cell, method=m) for m in ("value", method))
-                ratios = [
-                    log_ratio(final(value, metric=m), final(ours, metric=m)) for m in ("value_mse", "gradient_mse")
-                ]
-                if method != "value" and all(ratio.n for ratio in ratios):
-                    entries = [entry for ratio in ratios for entry in _ratio_entries(ratio)]
-                    names = TASKS.get(task, task), f"{n_train:,}", METHODS.get(method, method)
-                    lines.append([*names, *entries, cell["scale"][0]])
-    return "#### Ratios (value only / Sobolev, paired by seed)\n\n" + markdown(
-        ["function", "points", "trained with", "values", "", "gradients", "", "scale"], lines
+                ratios = [log_ratio(final(value, metric=metric), final(ours, metric=metric)) for metric in metrics]
+                if method != "value" and ratios[0].n:
+                    entries = [entry for ratio in ratios for entry in _ratio_entries(ratio if ratio.n else None)]
+                    label = TASKS.get(task, task), f"{n_train:,}", METHODS.get(method, method)
+                    lines.append([*label, *entries, scale_of(np.concatenate([value, ours]))])
+    heads = [entry for metric in metrics for entry in (names[metric], "")]
+    return "#### Ratios by loss (value only / this one, paired by seed)\n\n" + markdown(
+        ["function", "points", "trained with", *heads, "scale"], lines
     )
 
 
@@ -348,5 +372,7 @@ SECOND_ORDER = Domain(
     introduction="Values, gradients and Hessians, in the normalised protocol with a smooth activation. The paper has "
     "no such experiment, so there is no claim to judge. `make second-order` runs it.",
     claims=(),
-    appendix=lambda evidence: tables(evidence.of("regression_second_order").rows),
+    appendix=lambda evidence: "\n\n".join(
+        filter(None, (part(evidence.of("regression_second_order").rows) for part in (tables, gradient_terms)))
+    ),
 )
