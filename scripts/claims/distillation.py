@@ -260,7 +260,7 @@ def shortcut(evidence: Evidence) -> str:
         if not (seeds := sorted(bfloat16.keys() & float32.keys())):
             continue
         apart = max(abs(float32[seed] - bfloat16[seed]) for seed in seeds)
-        spread = max(bfloat16.values()) - min(bfloat16.values())
+        spread = max(bfloat16[seed] for seed in seeds) - min(bfloat16[seed] for seed in seeds)
         ends = (", ".join(format_number(kl[seed]) for seed in seeds) for kl in (bfloat16, float32))
         entries = (*ends, format_number(apart), format_number(spread), "yes" if apart < spread else "no")
         lines.append([GAMES.get(game, game), f"{n_train:,}", *entries])
@@ -270,7 +270,7 @@ def shortcut(evidence: Evidence) -> str:
     return (
         "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative sweeps were computed in "
         "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
-        "projections. The spread is the greatest less the least of all seeds in bfloat16. "
+        "projections. The spread is the greatest less the least of these seeds in bfloat16. "
         "`python run.py -m sweep=float32` runs it.\n\n" + markdown(head, lines)
     )
 
