@@ -45,7 +45,7 @@ regression-normalised: setup ## the same grid in the normalised protocol (15 to 
 	$(RUN) -m sweep=figure_2_normalised $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-second-order: setup ## what Hessians add, with a smooth activation (1 hour on 2 cores)
+second-order: setup ## what Hessians add, with a smooth activation (40 minutes on 2 cores)
 	$(RUN) -m sweep=second_order $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
