@@ -18,7 +18,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from scripts import figures, report, tables
 from scripts.claims import Evidence, above, at_least, every, negation, regression
-from scripts.claims.regression import claims, gradient_terms, log_ratios, outcome
+from scripts.claims.regression import claims, gradient_terms, log_ratios, longer_training, outcome
 from scripts.rows import (
     DTYPE,
     TASKS,
@@ -510,6 +510,28 @@ def test_cells_that_were_trained_longer_are_said_to_be() -> None:
     assert f"| Booth | 100 | {last} |" in table
     rows["step"][(rows["n_train"] == 20) & (rows["method"] == "sobolev")] *= 10
     assert f"| Booth | 20 | {first} / {last} |" in regression.tables(rows)
+
+
+def test_cells_that_were_trained_longer_are_shown_on_the_way() -> None:
+    """Booth is trained for 10,000 updates and the rest for 100; it is won after 100, and from 1,000 on it is tied."""
+    rows, later = make_rows(), make_rows(lambda *_: 0.0, tasks=("booth",), sizes=(100,))
+    later = select(later, step=100)
+    thousand, last = later.copy(), later
+    thousand["step"], last["step"] = 1_000, 10_000
+    assert longer_training(rows) == "" == longer_training(rows[:0])
+    heading, *table = longer_training(np.concatenate([rows, thousand, last])).splitlines()
+    assert "more than 100 updates" in heading
+    lines = [line.split(" | ") for line in table if "Booth" in line]
+    assert [line[1:3] + line[-1:] for line in lines] == [
+        ["100", "100", "won |"],
+        ["100", "1,000", "tied |"],
+        ["100", "10,000", "tied |"],
+    ]
+    assert sum(line.startswith("| ") for line in table) == 2 + len(lines)
+    # Where one method alone goes on, what both were measured at is compared.
+    alone = select(np.concatenate([rows, last]), method="value")
+    table = longer_training(np.concatenate([alone, select(rows, method="sobolev")])).splitlines()
+    assert [("| 100 | 100 |" in line, "won" in line) for line in table if "Booth" in line] == [(True, True)]
 
 
 def test_learning_curves_show_train_and_test() -> None:
