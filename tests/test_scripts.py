@@ -383,7 +383,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert statement in paper
     assert "### R1: reproduced" in paper
     assert "### R4: not run" in paper
-    assert "`make regression report`" in paper
+    assert "`make regression regression-longer report`" in paper
     assert "100 points: 6 won, 1 lost; Ackley 0.6" in paper
     assert "### R1: not run" in normalised
     assert "`make regression-normalised report` makes it" in normalised
