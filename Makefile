@@ -10,8 +10,8 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order theory \
-  synthetic-gradients teachers distillation distillation-search collect figures report wandb-sync bench faults clean
+.PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
+  theory synthetic-gradients teachers distillation distillation-search collect figures report wandb-sync bench faults clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ quickstart: setup ## a first look at every domain, at a small budget (3 to 6 min
 	  runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=quickstart_distillation dataset.folder=quickstart/data runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
-	$(BIN)/python -m scripts.figures --results quickstart
+	$(BIN)/python -m scripts.figures figure_2 figure_3 surfaces learning_curves ratios --results quickstart
 	$(BIN)/python -m scripts.theory_figures figure_2_left gaussian_pair --results quickstart
 	$(BIN)/python -m scripts.synthetic_figures accuracy gradient_cosine --results quickstart
 	$(BIN)/python -m scripts.distillation_figures figure_4 saliency --results quickstart
@@ -52,6 +52,10 @@ regression-normalised: setup ## the same grid in the normalised protocol (15 to 
 
 second-order: setup ## what Hessians add, with a smooth activation (40 minutes on 2 cores)
 	$(RUN) -m sweep=second_order $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+descent: setup ## whether descent on the Sobolev loss makes it smaller (20 minutes on 2 cores)
+	$(RUN) -m sweep=descent $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 minutes on 2 cores)

@@ -146,6 +146,14 @@ class RegressionConfig(RunConfig):
 
 
 @dataclass
+class DescentConfig(RegressionConfig):
+    """Networks trained on values alone, and from there on values and gradients."""
+
+    activation: str = MISSING  # the model's; a label shows it
+    start: OptimizerConfig = field(default_factory=OptimizerConfig)  # of the first training
+
+
+@dataclass
 class PredictorConfig:
     """3 x 3 convolutions with ReLU, then a linear layer."""
 
@@ -387,6 +395,7 @@ class DistillConfig(RunConfig):
 
 TYPES = {
     "regression_types": RegressionConfig,
+    "regression_descent_types": DescentConfig,
     "synthetic_gradients_types": SyntheticGradientsConfig,
     "synthetic_gradients_folder_types": SyntheticGradientsFolderConfig,
     "theory_exact_types": ExactConfig,

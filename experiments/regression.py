@@ -260,10 +260,12 @@ def shuffled_batches(data: list[Tensor], batch_size: int, seeds: range, first: i
             yield [tensor[:, batch * batch_size : (batch + 1) * batch_size] for tensor in shuffled]
 
 
-def rows(errors: dict[str, list[Tensor]], seeds: range) -> Iterator[tuple[int, str, str, float]]:
-    """(seed, split, metric, value) of each network."""
+def rows(
+    errors: dict[str, list[Tensor]], seeds: range, metrics: tuple[str, ...] = METRICS
+) -> Iterator[tuple[int, str, str, float]]:
+    """(seed, split, metric, value) of each network, from its errors by order."""
     for split, by_order in errors.items():
-        for metric, error_E in zip(METRICS, by_order, strict=False):
+        for metric, error_E in zip(metrics, by_order, strict=False):
             for seed, value in zip(seeds, error_E.tolist(), strict=True):
                 yield seed, split, metric, value
 

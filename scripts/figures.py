@@ -33,6 +33,7 @@ from scripts.rows import (
     in_order,
     levels,
     log_ratio,
+    loss_curve,
     median_interval,
     read_rows,
     read_surfaces,
@@ -46,6 +47,8 @@ LOOKS = {
     "sobolev": {"color": "#D55E00", "marker": "s"},
     "sobolev_2": {"color": "#009E73", "marker": "^"},
     "derivative": {"color": "#CC79A7", "marker": "D"},
+    "relu": {"color": "#E69F00", "marker": "P"},
+    "softplus": {"color": "#56B4E9", "marker": "v"},
 }
 OTHER_LOOKS = [  # of methods that are not ours
     {"color": "#56B4E9", "marker": "v"},
@@ -61,6 +64,7 @@ PROTOCOLS = {
     "regression": "paper's protocol",
     "regression_normalised": "normalised protocol",
     "regression_second_order": "normalised protocol, smooth activation",
+    "regression_descent": "normalised protocol",
 }
 NOT_DRAWN = ("regression_steep",)  # the report has it as a table
 METRICS = {"value_mse": "MSE of values", "gradient_mse": "MSE of gradients", "hessian_mse": "MSE of Hessians"}
@@ -213,6 +217,35 @@ def _draw_curves(axes: Axes, rows: np.ndarray, looks: dict[str, dict[str, str]])
     if tested:
         axes.set_ylim(min(tested) / 10, max(tested) * 2)
     _log_axis(axes)
+
+
+def descent(rows: np.ndarray) -> Figure:
+    """The Sobolev loss on the training points while networks that fit their values descend on it, over where it began.
+
+    A panel a function, a row of panels a training size. Lines are medians over seeds, bands quartiles.
+    """
+    tasks, sizes, looks = levels(rows, "task"), levels(rows, "n_train"), _looks(levels(rows, "method"))
+    figure = Figure(figsize=(7, 0.9 + 1.2 * len(sizes)))
+    grid = figure.subplots(len(sizes), len(tasks), sharex=True, sharey=True, squeeze=False)
+    for n_train, line in zip(sizes, grid, strict=True):
+        for task, axes in zip(tasks, line, strict=True):
+            axes.axhline(1, color="black", linewidth=0.8)
+            for method, look in looks.items():
+                steps, loss_TS = loss_curve(rows, task=task, n_train=n_train, method=method)
+                if loss_TS.size:  # step 0, which is 1, has no place on a logarithmic axis
+                    low, median, high = np.quantile(loss_TS[1:], (0.25, 0.5, 0.75), axis=1)
+                    axes.fill_between(steps[1:], low, high, color=look["color"], alpha=0.2)
+                    axes.plot(steps[1:], median, markevery=[-1], **look)
+            axes.set_xscale("log")
+            _log_axis(axes)
+        line[0].set_ylabel(f"{n_train:,} points")
+    for task, axes in zip(tasks, grid[0], strict=True):
+        axes.set_title(TASKS.get(task, task))
+    figure.supxlabel("updates on values and gradients", fontsize=8)
+    figure.supylabel("Sobolev loss / where it began", fontsize=8)
+    figure.legend(handles=_handles(looks), loc="outside lower center", ncols=len(looks))
+    _head(figure, "Descent on the Sobolev loss, from networks that fit their values", rows, "median and quartiles")
+    return figure
 
 
 def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
@@ -385,7 +418,8 @@ def _title(figure: Figure, title: str, experiment: str, scale: str, detail: str)
     drawing.title(figure, title, f"{protocol}; {detail}", scale, mark="REDUCED: not the paper's scale")
 
 
-NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios")
+NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent")
+DESCENT = "regression_descent"
 
 
 def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
@@ -397,6 +431,10 @@ def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterat
             continue
         suffix = experiment.removeprefix("regression")
         of_experiment = select(rows, experiment=experiment)
+        if experiment == DESCENT:
+            if "descent" in names:
+                yield "descent", "descent", descent(of_experiment)
+            continue
         if "figure_2" in names:
             yield "figure_2", f"figure_2{suffix}", figure_2(of_experiment)
         if "ratios" in names and {"value", "sobolev"} <= set(of_experiment["method"]):
@@ -430,10 +468,12 @@ def main(arguments: list[str] | None = None) -> int:
         drawn.add(name)
     missing = [name for name in names if name not in drawn]
     for name in missing:
-        print(
-            f"{name}: {regression} has not what it shows; `make quickstart` makes it reduced, `make regression` whole",
-            file=sys.stderr,
+        remedy = (
+            "`make quickstart` makes it reduced, `make regression` whole"
+            if name != "descent"
+            else "`make descent` makes it"
         )
+        print(f"{name}: {regression} has not what it shows; {remedy}", file=sys.stderr)
     return 1 if set(missing) & set(options.names) else 0
 
 

@@ -15,15 +15,15 @@ import numpy as np
 
 from scripts.claims import NOT_RUN, Claim, Domain, Evidence, Finding
 from scripts.claims.distillation import DISTILLATION
-from scripts.claims.regression import NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER, STEEP
+from scripts.claims.regression import DESCENT, NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER, STEEP
 from scripts.claims.synthetic_gradients import SYNTHETIC_GRADIENTS
 from scripts.claims.theory import THEORY
 from scripts.rows import MIN_SEEDS, RowsError, read_rows, read_surfaces
 from scripts.tables import markdown
 
 DOMAINS: tuple[Domain, ...] = (
-    *(PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, THEORY),
-    *(DISTILLATION, SYNTHETIC_GRADIENTS),
+    *(PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, DESCENT),
+    *(THEORY, DISTILLATION, SYNTHETIC_GRADIENTS),
 )
 
 PREAMBLE = f"""\

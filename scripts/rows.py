@@ -56,6 +56,8 @@ METHODS = {
     "sobolev_light": "Sobolev, a tenth of the weight",
     "sobolev_norm": "Sobolev, norm not squared",
     "sobolev_norm_light": "Sobolev, norm not squared, a tenth of the weight",
+    "relu": "ReLU",
+    "softplus": "softplus",
 }
 
 
@@ -149,6 +151,14 @@ def curve(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     complete = [seed for seed in np.unique(rows["seed"]) if (rows["seed"] == seed).sum() == len(steps)]
     per_seed = [np.sort(rows[rows["seed"] == seed], order="step")["value"] for seed in complete]
     return steps, np.stack(per_seed, axis=1) if per_seed else np.empty((len(steps), 0))
+
+
+def loss_curve(rows: np.ndarray, **cell: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The Sobolev loss on the training points, over the one where descent on it began: steps (T,), values (T, S)."""
+    value, gradient = (select(rows, split="train", metric=term, **cell) for term in ("value_loss", "gradient_loss"))
+    steps, value_TS = curve(value)
+    loss_TS = value_TS + curve(gradient)[1]
+    return steps, loss_TS / loss_TS[:1]
 
 
 def final(rows: np.ndarray, **cell: Any) -> dict[int, float]:

@@ -98,6 +98,10 @@ class SobolevLoss:
     and derivatives above the highest order present are not computed. Value-only training is `order=0`,
     derivative-only training `weights=(0, 1)`.
 
+    The derivative of a piecewise linear student (ReLU) is constant between its kinks. What moving a kink does to the
+    loss of derivatives shows at no single sample, so `backward` lacks it, and descent may even raise the loss: see
+    `make descent` and docs/regression.md. With a smooth activation, such as softplus, nothing is missing.
+
     Args:
         order: the highest derivative K.
         weights: the w_j: one number for all orders, one an order from 0, or {order: weight}, where orders left out

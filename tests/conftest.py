@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 
 # What makes an experiment end in seconds, by the beginning of its name.
-TINY = {
+TINY = {  # by the first words of an experiment's name, of which the first that fits is taken
+    "regression_descent": [
+        *("model.hidden=[16,16]", "networks=2", "n_test=200", "start.steps=20", "optimizer.steps=20", "evaluations=4"),
+    ],
     "regression": ["model.hidden=[16,16]", "networks=2", "n_test=200", "optimizer.steps=40", "evaluations=4"],
     "synthetic_gradients_imagenet": [
         *("optimizer.steps=2", "optimizer.batch_size=4", "evaluations=1", "gradient_samples=4"),

@@ -293,6 +293,27 @@ def test_wrapped_students_and_teachers_give_the_same_loss():
     torch.testing.assert_close(wrapped, projected)
 
 
+def test_backpropagation_does_not_see_what_moving_a_kink_does_to_the_loss_of_derivatives():
+    """m(x) = max(0, x - b) and u(x) = x^2 / 2 on [0, 1]: G(b) = (b^3 + (1 - b)^3) / 3, so dG/db = b^2 - (1 - b)^2."""
+    x, b = (
+        torch.linspace(0, 1, 200_001, dtype=torch.float64)[:, None],
+        torch.tensor(0.3, dtype=torch.float64, requires_grad=True),
+    )
+    target = (x.square() / 2, x[:, :, None])
+    loss = SobolevLoss(1, weights=(0, 1))
+
+    def seen(ramp) -> tuple[float, float]:
+        """dG/db by backpropagation, and from the loss on both sides of b."""
+        total = {d: loss(lambda x, d=d: ramp(x - b - d), x, target).total for d in (-1e-3, 0, 1e-3)}
+        (by_backpropagation,) = torch.autograd.grad(total[0], b, materialize_grads=True)
+        return by_backpropagation.item(), ((total[1e-3] - total[-1e-3]) / 2e-3).item()
+
+    assert seen(torch.relu) == pytest.approx((0, 0.3**2 - 0.7**2), abs=1e-3)
+    smooth = seen(lambda z: nn.functional.softplus(z, beta=20))
+    assert smooth[0] == pytest.approx(smooth[1], abs=1e-3)
+    assert smooth[0] == pytest.approx(0.3**2 - 0.7**2, abs=0.1)
+
+
 # --- refusals and warnings -------------------------------------------------------------------------------------------
 
 

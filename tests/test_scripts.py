@@ -18,7 +18,15 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from scripts import figures, report, tables
 from scripts.claims import Evidence, above, at_least, every, negation, regression
-from scripts.claims.regression import claims, gradient_terms, log_ratios, longer_training, outcome
+from scripts.claims.regression import (
+    claims,
+    descent,
+    dominated,
+    gradient_terms,
+    log_ratios,
+    longer_training,
+    outcome,
+)
 from scripts.rows import (
     DTYPE,
     TASKS,
@@ -532,6 +540,56 @@ def test_cells_that_were_trained_longer_are_shown_on_the_way() -> None:
     alone = select(np.concatenate([rows, last]), method="value")
     table = longer_training(np.concatenate([alone, select(rows, method="sobolev")])).splitlines()
     assert [("| 100 | 100 |" in line, "won" in line) for line in table if "Booth" in line] == [(True, True)]
+
+
+def test_cells_that_value_only_training_fits_more_closely_are_named() -> None:
+    """Beale alone in both errors; Booth in values alone; from three seeds nothing is said."""
+    rows = make_rows(lambda task, _: {"beale": -0.3, "booth": -0.3}.get(task, 0.3), sizes=(100,))
+    booth = (rows["task"] == "booth") & (rows["metric"] == "gradient_mse") & (rows["method"] == "sobolev")
+    rows["value"][booth] /= 100
+    exact = (rows["task"] == "ackley") & (rows["metric"] == "value_mse") & (rows["split"] == "train")
+    rows["value"][exact] = 0.0
+    few = make_rows(lambda *_: -0.3, "regression_normalised", sizes=(20,), seeds=3)
+    lines = dominated(Evidence(np.concatenate([rows, few]), {})).splitlines()
+    assert re.fullmatch(r"\| the paper's, ReLU \| 1 of 7 \| Beale, 100 \(0\.\d+ \[.*\]\) \| paper \|", lines[-2])
+    assert lines[-1].startswith("| normalised, ReLU | 0 of 7 | - |")
+    alone = select(rows, method="value")
+    assert dominated(Evidence(alone, {})) == "" == dominated(Evidence(rows[:0], {}))
+
+
+def descent_rows() -> np.ndarray:
+    """A loss of 1 + 1 that ends at 2 + 8 with ReLU and at 1/4 + 1/4 with softplus, give or take 1%."""
+    ends = {"relu": (2.0, 8.0), "softplus": (0.25, 0.25)}
+    return np.array(
+        [
+            ("regression_descent", "bukin", activation, 100, seed, step, "train", term, value, "reduced")
+            for (activation, end), seed in itertools.product(ends.items(), range(8))
+            for term, last in zip(("value_loss", "gradient_loss"), end, strict=True)
+            for step, value in ((0, 1.0), (10, last * (1 + 0.01 * (seed % 3 - 1))))
+        ],
+        dtype=DTYPE,
+    )
+
+
+def test_the_report_says_where_descent_raised_the_loss() -> None:
+    rows = descent_rows()
+    *_, line = descent(rows).splitlines()
+    assert re.fullmatch(
+        r"\| Bukin N\. 6 \| 100 \| 5 \[4\.95, 5\.0\d\] \| rose \| 0\.25 \[0\.24\d, 0\.25\d\] \| fell \| reduced \|", line
+    )
+    *_, line = descent(rows[rows["seed"] < 3]).splitlines()
+    assert line.count("undecided") == 2
+    *_, line = descent(select(rows, method="relu")).splitlines()
+    assert line.endswith("| rose | reduced |")
+    assert descent(rows[:0]) == ""
+
+
+def test_the_figure_of_descent_shows_the_loss_over_where_it_began() -> None:
+    ((name, file_name, figure),) = figures.draw(figures.NAMES, descent_rows(), {})
+    assert (name, file_name) == ("descent", "descent")
+    (axes,) = figure.axes
+    ends = sorted(float(line.get_ydata()[-1]) for line in axes.lines)
+    assert ends == pytest.approx([0.25, 1, 5], rel=0.01)
 
 
 def test_learning_curves_show_train_and_test() -> None:

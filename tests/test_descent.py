@@ -1,0 +1,97 @@
+"""The descent experiment: where it begins, how it resumes, what it refuses and what it calls whole."""
+
+import pytest
+
+import experiments.descent
+from experiments.descent import scale
+from experiments.errors import BadInput
+from experiments.run import execute, folder_of
+from tests.test_regression import shipped
+
+DESCENT = ("experiment=regression_descent", "n_train=50")
+
+
+def rows_of(config) -> dict[tuple[str, ...], float]:
+    """{(seed, step, split, metric): value}"""
+    execute(config)
+    lines = (folder_of(config) / "metrics.csv").read_text().splitlines()[1:]
+    return {tuple(line.split(",")[4:8]): float(line.split(",")[8]) for line in lines}
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_it_begins_where_value_only_training_ends(make_config, activation):
+    """In raw units the terms of the loss are the errors that the regression experiment records."""
+    raw = "normalise=false"
+    descent = rows_of(make_config(*DESCENT, raw, f"activation={activation}"))
+    regression = rows_of(
+        make_config(
+            *("experiment=regression_normalised", "dataset=bukin", "loss=value", "n_train=50", "optimizer.steps=20"),
+            *(raw, f"model.activation={activation}"),
+        )
+    )
+    for split in ("train", "test"):
+        for seed in "01":
+            for term, error in (("value_loss", "value_mse"), ("gradient_loss", "gradient_mse")):
+                assert descent[seed, "0", split, term] == regression[seed, "20", split, error]
+
+
+def test_only_the_second_training_descends_on_gradients(make_config):
+    """From the same start, and without the gradient term it is value-only training that goes on."""
+    sobolev, light = (rows_of(make_config(*DESCENT, f"loss.weights=[1.0,{w}]", f"loss.name=w{w}")) for w in (1.0, 1e-9))
+    begin, end = (("0", step, "train", "gradient_loss") for step in ("0", "20"))
+    assert sobolev[begin] == light[begin]
+    assert sobolev[end] < light[end]
+
+
+def test_the_objective_is_how_far_the_loss_fell(make_config):
+    config = make_config(*DESCENT, "networks=1")
+    rows = rows_of(config)
+    begin, end = (sum(rows["0", step, "train", term] for term in experiments.descent.TERMS) for step in ("0", "20"))
+    assert execute(config) == pytest.approx(end / begin)
+
+
+@pytest.mark.parametrize("after", [7, 20, 21, 33])
+def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, after):
+    """Stopped in either training, and where one becomes the other."""
+    whole = rows_of(make_config(*DESCENT))
+    config = make_config(*DESCENT, "compute.checkpoint_seconds=0", runs="parts")
+    updates, true_rate = 0, experiments.descent.learning_rate
+
+    def failing_rate(optimizer, step):
+        nonlocal updates
+        updates += 1
+        if updates > after:
+            raise RuntimeError("pulled the plug")
+        return true_rate(optimizer, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.descent, "learning_rate", failing_rate)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            execute(config)
+    assert (folder_of(config) / "checkpoint.pt").exists()
+    assert rows_of(config) == whole
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss=value", "expected squared norms"),
+        ("loss=sobolev_norm", "expected squared norms"),
+        ("start.steps=0", "start.steps"),
+        ("start.batch_size=16", "the same batches"),
+        ("start.learning_rate=1e30", "diverged"),
+    ],
+)
+def test_what_it_cannot_answer_is_refused(make_config, override, message):
+    with pytest.raises(BadInput, match=message):
+        execute(make_config(*DESCENT, override))
+
+
+def test_less_than_the_shipped_experiment_is_reduced():
+    assert scale(shipped("regression_descent")) == "paper"
+    assert scale(shipped("regression_descent", "activation=softplus", "n_train=10000", "dataset=ackley")) == "paper"
+    for override in (
+        *("networks=9", "n_test=1999", "optimizer.steps=4999", "start.steps=4999", "model.hidden=[256,255]"),
+        *("normalise=false", "optimizer.learning_rate=0.01", "start.schedule=constant", "name=mine"),
+    ):
+        assert scale(shipped("regression_descent", override)) == "reduced", override
