@@ -574,13 +574,14 @@ def descent_rows() -> np.ndarray:
 def test_the_report_says_where_descent_raised_the_loss() -> None:
     rows = descent_rows()
     *_, line = descent(rows).splitlines()
-    assert re.fullmatch(
-        r"\| Bukin N\. 6 \| 100 \| 5 \[4\.95, 5\.0\d\] \| rose \| 0\.25 \[0\.24\d, 0\.25\d\] \| fell \| reduced \|", line
-    )
+    function, points, of_relu, rose, highest, of_softplus, fell, begin, scale = line.strip("| ").split(" | ")
+    assert (function, points, rose, fell, scale) == ("Bukin N. 6", "100", "rose", "fell", "reduced")
+    assert of_relu.startswith("5 [4.95, 5.0") and highest.startswith("5 [4.95, 5.0")
+    assert of_softplus.startswith("0.25 [0.24") and begin == "1 [1, 1]"
     *_, line = descent(rows[rows["seed"] < 3]).splitlines()
     assert line.count("undecided") == 2
     *_, line = descent(select(rows, method="relu")).splitlines()
-    assert line.endswith("| rose | reduced |")
+    assert re.search(r"rose \| 5 \[[^|]*\] \| reduced \|$", line)
     assert descent(rows[:0]) == ""
 
 
