@@ -41,7 +41,7 @@ regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 ho
 	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-regression-longer: setup ## three times the updates for the cells that still improve (5 hours on 2 cores)
+regression-longer: setup ## three times the updates for the cells that still improve (4 hours on 2 cores)
 	$(RUN) -m sweep=figure_2_longer $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --replace regression
 	$(MAKE) figures report
@@ -54,7 +54,7 @@ second-order: setup ## what Hessians add, with a smooth activation (40 minutes o
 	$(RUN) -m sweep=second_order $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-descent: setup ## whether descent on the Sobolev loss makes it smaller (20 minutes on 2 cores)
+descent: setup ## whether descent on the Sobolev loss makes it smaller (15 minutes on 2 cores)
 	$(RUN) -m sweep=descent $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 

@@ -576,8 +576,10 @@ def test_the_report_says_where_descent_raised_the_loss() -> None:
     *_, line = descent(rows).splitlines()
     function, points, of_relu, rose, highest, of_softplus, fell, begin, scale = line.strip("| ").split(" | ")
     assert (function, points, rose, fell, scale) == ("Bukin N. 6", "100", "rose", "fell", "reduced")
-    assert of_relu.startswith("5 [4.95, 5.0") and highest.startswith("5 [4.95, 5.0")
-    assert of_softplus.startswith("0.25 [0.24") and begin == "1 [1, 1]"
+    assert of_relu.startswith("5 [4.95, 5.0")
+    assert highest.startswith("5 [4.95, 5.0")
+    assert of_softplus.startswith("0.25 [0.24")
+    assert begin == "1 [1, 1]"
     *_, line = descent(rows[rows["seed"] < 3]).splitlines()
     assert line.count("undecided") == 2
     *_, line = descent(select(rows, method="relu")).splitlines()
