@@ -1,11 +1,18 @@
 """The descent experiment: where it begins, how it resumes, what it refuses and what it calls whole."""
 
+import math
+
 import pytest
+import torch
 
 import experiments.descent
 from experiments.descent import scale
 from experiments.errors import BadInput
+from experiments.regression import shuffled_batches
 from experiments.run import execute, folder_of
+from sobolev.functions import BENCHMARKS
+from sobolev.networks import MLPEnsemble
+from sobolev.seeding import generator
 from tests.test_regression import shipped
 
 DESCENT = ("experiment=regression_descent", "n_train=50")
@@ -35,12 +42,35 @@ def test_it_begins_where_value_only_training_ends(make_config, activation):
                 assert descent[seed, "0", split, term] == regression[seed, "20", split, error]
 
 
-def test_only_the_second_training_descends_on_gradients(make_config):
-    """From the same start, and without the gradient term it is value-only training that goes on."""
-    sobolev, light = (rows_of(make_config(*DESCENT, f"loss.weights=[1.0,{w}]", f"loss.name=w{w}")) for w in (1.0, 1e-9))
-    begin, end = (("0", step, "train", "gradient_loss") for step in ("0", "20"))
-    assert sobolev[begin] == light[begin]
-    assert sobolev[end] < light[end]
+def test_both_trainings_against_ones_written_out_by_hand(make_config):
+    """One network in float64: Adam from 1e-3 on values, then a new one from 1e-4 on both, each to 0."""
+    config = make_config(*DESCENT, "networks=1", "compute.precision=float64")
+    found = rows_of(config)
+    function = BENCHMARKS["bukin"]
+    x = function.sample(50, generator(0, "train"), dtype=torch.float64)
+    f, df = function.value(x)[:, None], function.gradient(x)
+    deviation = f.std(correction=0)
+    low, high = torch.tensor(function.domain, dtype=torch.float64).unbind(-1)
+    x, f, df = (2 * x - low - high) / (high - low), (f - f.mean()) / deviation, df * (high - low) / 2 / deviation
+    network = MLPEnsemble((2, 16, 16, 1), [generator(0, "init")]).double()
+    batches = shuffled_batches([x[None], f[None], df[None]], 32, range(1), 0)
+
+    def terms(x, f, df):
+        x = x.detach().requires_grad_()
+        value = network(x)
+        (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        return (value - f).square().mean(), (gradient - df).square().sum(-1).mean()
+
+    for rate, weight in ((1e-3, 0), (1e-4, 1)):
+        optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+        for step in range(20):
+            optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / 20)) / 2
+            optimizer.zero_grad()
+            value, gradient = terms(*next(batches))
+            (value + weight * gradient).backward()
+            optimizer.step()
+        for term, expected in zip(experiments.descent.TERMS, terms(x[None], f[None], df[None]), strict=True):
+            assert found["0", "20" if weight else "0", "train", term] == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_objective_is_how_far_the_loss_fell(make_config):
