@@ -13,6 +13,7 @@ normalised protocol. With a smooth activation nothing is missing, and all else i
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from experiments.config import DescentConfig, Schedule
 from experiments.errors import BadInput, check_positive
@@ -24,16 +25,15 @@ from experiments.regression import (
     check,
     draw,
     gradient_computer,
+    new_ensemble,
     rows,
     shuffled_batches,
 )
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev.functions import BENCHMARKS
-from sobolev.networks import MLPEnsemble
-from sobolev.seeding import generator
 
-TERMS = ("value_loss", "gradient_loss")  # of the loss, by order, unweighted
+TERMS = ("value_loss", "gradient_loss")  # of the loss, by order, with their weights
 # Below any of these, or in another protocol (rate and schedule of either training), a run is `reduced`.
 FULL_STEPS, FULL_TEST_POINTS = 5_000, 2_000
 PROTOCOL = (True, 1e-3, Schedule.cosine, 1e-4, Schedule.cosine)
@@ -42,8 +42,8 @@ PROTOCOL = (True, 1e-3, Schedule.cosine, 1e-4, Schedule.cosine)
 def main(config: DescentConfig, run: Run) -> dict:
     """Train twice; the objective is the median of the loss's last value over the one where the second training began.
 
-    Rows are in the units of the loss, which is the weighted sum of the two metrics of the training points. Their step 0
-    is where the second training begins.
+    Rows are the terms of the loss, which is the sum of the two metrics of the training points. Their step 0 is where
+    the second training begins.
     """
     check(config)
     check_positive(**{f"start.{key}": getattr(config.start, key) for key in ("steps", "batch_size", "learning_rate")})
@@ -69,16 +69,14 @@ def main(config: DescentConfig, run: Run) -> dict:
     as_they_are = Units.raw(test)
 
     # Model and losses
-    ensemble = MLPEnsemble(
-        sizes=(2, *config.model.hidden, 1),
-        generators=[generator(seed, "init") for seed in seeds],
-        activation=config.model.activation.name,
-        initialisation=config.model.initialisation.name,
-    ).to(run.device, run.dtype)
+    ensemble = new_ensemble(config, seeds, run)
     batch_size = min(config.n_train, config.optimizer.batch_size)
     on_values = gradient_computer(ensemble, batch_size, [1.0], ["squared_l2"])
     on_both = gradient_computer(ensemble, batch_size, weights, ["squared_l2"] * 2)
     optimizer = torch.optim.Adam(ensemble.parameters(), fused=True)
+
+    def terms_of(points: tuple[Tensor, ...]) -> list[Tensor]:
+        return [weight * error for weight, error in zip(weights, as_they_are.errors(ensemble, points), strict=True)]
 
     # Loop: `step` counts the updates of both trainings.
     first, before, losses = 0, config.start.steps, {}
@@ -100,9 +98,9 @@ def main(config: DescentConfig, run: Run) -> dict:
         if step == before:
             optimizer.state.clear()  # the second training is Adam's anew
         if step - before in evaluate_at:
-            errors = {"train": as_they_are.errors(ensemble, seen), "test": as_they_are.errors(ensemble, test)}
-            run.record(step - before, rows(errors, seeds, TERMS))
-            losses[step - before] = sum(weight * error for weight, error in zip(weights, errors["train"], strict=True))
+            terms = {"train": terms_of(seen), "test": terms_of(test)}
+            run.record(step - before, rows(terms, seeds, TERMS))
+            losses[step - before] = sum(terms["train"])
         if step < before + config.optimizer.steps:
             compute_gradients = on_values if step < before else on_both
             compute_gradients(*next(batches))

@@ -60,12 +60,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
     seen = tuple(tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in train)
 
     # Model and loss
-    ensemble = MLPEnsemble(
-        sizes=(2, *config.model.hidden, 1),
-        generators=[generator(seed, "init") for seed in seeds],
-        activation=config.model.activation.name,
-        initialisation=config.model.initialisation.name,
-    ).to(run.device, run.dtype)
+    ensemble = new_ensemble(config, seeds, run)
     batch_size = min(config.n_train, config.optimizer.batch_size)
     loss = config.loss
     compute_gradients = gradient_computer(
@@ -163,6 +158,16 @@ def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: i
     x = torch.stack([function.sample(n, generator(seed, split), dtype=torch.float64) for seed in seeds])
     exact = (x, function.value(x)[..., None], function.gradient(x), function.hessian(x))
     return tuple(tensor.to(run.device, run.dtype) for tensor in exact[: order + 2])
+
+
+def new_ensemble(config: RegressionConfig, seeds: range, run: Run) -> MLPEnsemble:
+    """The networks as they begin, one a seed."""
+    return MLPEnsemble(
+        sizes=(2, *config.model.hidden, 1),
+        generators=[generator(seed, "init") for seed in seeds],
+        activation=config.model.activation.name,
+        initialisation=config.model.initialisation.name,
+    ).to(run.device, run.dtype)
 
 
 @dataclass(frozen=True)

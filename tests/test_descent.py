@@ -14,6 +14,7 @@ from sobolev.functions import BENCHMARKS
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 from tests.test_regression import shipped
+from tests.test_run import interrupted
 
 DESCENT = ("experiment=regression_descent", "n_train=50")
 
@@ -74,8 +75,11 @@ def test_both_trainings_against_ones_written_out_by_hand(make_config):
 
 
 def test_the_objective_is_how_far_the_loss_fell(make_config):
-    config = make_config(*DESCENT, "networks=1")
+    """The loss with its weights, which is the sum of the rows."""
+    config = make_config(*DESCENT, "networks=1", "loss=sobolev_light")
     rows = rows_of(config)
+    whole = rows_of(make_config(*DESCENT, "networks=1"))
+    assert rows["0", "0", "train", "gradient_loss"] == pytest.approx(0.1 * whole["0", "0", "train", "gradient_loss"])
     begin, end = (sum(rows["0", step, "train", term] for term in experiments.descent.TERMS) for step in ("0", "20"))
     assert execute(config) == pytest.approx(end / begin)
 
@@ -85,19 +89,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, afte
     """Stopped in either training, and where one becomes the other."""
     whole = rows_of(make_config(*DESCENT))
     config = make_config(*DESCENT, "compute.checkpoint_seconds=0", runs="parts")
-    updates, true_rate = 0, experiments.descent.learning_rate
-
-    def failing_rate(optimizer, step):
-        nonlocal updates
-        updates += 1
-        if updates > after:
-            raise RuntimeError("pulled the plug")
-        return true_rate(optimizer, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.descent, "learning_rate", failing_rate)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            execute(config)
+    interrupted(config, monkeypatch, after, experiments.descent)
     assert (folder_of(config) / "checkpoint.pt").exists()
     assert rows_of(config) == whole
 

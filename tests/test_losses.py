@@ -295,10 +295,8 @@ def test_wrapped_students_and_teachers_give_the_same_loss():
 
 def test_backpropagation_does_not_see_what_moving_a_kink_does_to_the_loss_of_derivatives():
     """m(x) = max(0, x - b) and u(x) = x^2 / 2 on [0, 1]: G(b) = (b^3 + (1 - b)^3) / 3, so dG/db = b^2 - (1 - b)^2."""
-    x, b = (
-        torch.linspace(0, 1, 200_001, dtype=torch.float64)[:, None],
-        torch.tensor(0.3, dtype=torch.float64, requires_grad=True),
-    )
+    x = torch.linspace(0, 1, 200_001, dtype=torch.float64)[:, None]
+    b = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     target = (x.square() / 2, x[:, :, None])
     loss = SobolevLoss(1, weights=(0, 1))
 

@@ -128,10 +128,10 @@ def test_a_complete_run_is_skipped(make_config, monkeypatch):
     assert execute(config) == objective
 
 
-def interrupted(config, monkeypatch, after: int) -> None:
-    """Run until `after` updates, then fail as an error in the middle would."""
+def interrupted(config, monkeypatch, after: int, module=experiments.regression) -> None:
+    """Run until `after` updates, then fail as an error in the middle would. The module is the experiment's."""
     updates = 0
-    true_rate = experiments.regression.learning_rate
+    true_rate = module.learning_rate
 
     def failing_rate(optimizer, step):
         nonlocal updates
@@ -141,7 +141,7 @@ def interrupted(config, monkeypatch, after: int) -> None:
         return true_rate(optimizer, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.regression, "learning_rate", failing_rate)
+        patch.setattr(module, "learning_rate", failing_rate)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             execute(config)
 
