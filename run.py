@@ -5,29 +5,42 @@ python run.py -m sweep=figure_2
 """
 
 import sys
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+try:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
 
-from experiments.config import register
-from experiments.errors import one_line_errors
-from experiments.run import execute
-from experiments.trust import check_command_line
+    from experiments import trust
+    from experiments.config import register
+    from experiments.errors import BadInput, one_line_errors
+
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError(name="torch")
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {sys.executable} has no {missing.name}: type `make setup`, then `source .venv/bin/activate`")
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent / "configs"), config_name="config")
 def main(config: DictConfig) -> float:
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        return execute(OmegaConf.to_object(config))  # the sweeper says what failed, once the other runs have ended
-    with one_line_errors():
-        return execute(OmegaConf.to_object(config))
+    asked = HydraConfig.get()
+    of_a_sweep = asked.mode is RunMode.MULTIRUN  # the sweeper says what failed, once the other runs have ended
+    with nullcontext() if of_a_sweep else one_line_errors():
+        if not of_a_sweep and (launcher := asked.runtime.choices["hydra/launcher"]) != "basic":
+            raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
+        settings = trust.settings(config)
+        from experiments.run import execute  # with it comes torch, which takes seconds to load
+
+        return execute(settings)
 
 
 if __name__ == "__main__":
     with one_line_errors():
-        check_command_line(sys.argv[1:])
+        trust.install()
         main()

@@ -16,6 +16,7 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+ROOT = Path(__file__).resolve().parents[1]
 Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu"])
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine"])
@@ -418,18 +419,24 @@ def register() -> None:
         ConfigStore.instance().store(name=name, node=node, package="_global_")
 
 
+def located(path: str) -> Path:
+    """A file that a config names: as seen from where the command was typed, or else one that ships with the project."""
+    here, shipped = Path(path), ROOT / path
+    return shipped if not here.exists() and shipped.exists() else here
+
+
 def file_sha256(path: str) -> str:
     """The SHA-256 of a file in hexadecimal digits, '' where there is no file to read."""
     try:
-        if not Path(path).is_file():
+        if not (file := located(path)).is_file():
             return ""
-        status = Path(path).stat()
-        return _sha256(path, status.st_mtime_ns, status.st_size, status.st_ino)
+        status = file.stat()
+        return _sha256(file, status.st_mtime_ns, status.st_size, status.st_ino)
     except (OSError, ValueError):
         return ""
 
 
 @lru_cache(maxsize=64)  # a sweep composes hundreds of configs that name the same few files
-def _sha256(path: str, *_version: int) -> str:
-    with Path(path).open("rb") as file:
+def _sha256(path: Path, *_version: int) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.config import DistillConfig, Schedule
+from experiments.config import DistillConfig, Schedule, located
 from experiments.errors import CONFIGS, BadInput, check_positive, check_precision, check_seed
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
@@ -258,7 +258,7 @@ def open_teacher(config: DistillConfig) -> Teacher:
     """The teacher, if it plays what the config says."""
     path, asked = config.dataset.teacher, config.dataset.teacher_sha256
     try:
-        teacher = load_teacher(path)
+        teacher = load_teacher(located(path))
     except ValueError as error:
         raise BadInput(f"{error}: {how_to_make_a_teacher(config)}") from None
     if teacher.sha256 != asked:  # it came or changed after the config was composed

@@ -6,17 +6,20 @@ import difflib
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
-from hydra.errors import HydraException, MissingConfigException
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import Precision, RunConfig
+from experiments.config import ROOT, TYPES, Precision, RunConfig
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 OURS = "SOBOLEV_ONE_LINE_ERRORS"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk's
 
@@ -40,10 +43,6 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
-    except ValueError as error:
-        if not str(error).startswith("Config group override"):  # Hydra's, for one that is no name
-            raise
-        sys.exit(f"error: a choice is the name of a file in configs/: {error}")
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -59,6 +58,10 @@ def explain(error: Exception) -> str:
     """One line for an error of ours, of Hydra's or of OmegaConf's."""
     if isinstance(error, BadInput):
         return str(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if elsewhere := _of_another_experiment(str(error)):
+        return elsewhere
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         # Of a group within a group Hydra lists the outer one's choices.
@@ -68,12 +71,59 @@ def explain(error: Exception) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         node = cause.parent_node
+        if cause.full_key.startswith("hydra."):
+            return f"{cause.full_key} is not open to change: only configs/ itself may say it"
         if "not in" in str(cause) and node is not None:
             parent = cause.full_key.rpartition(".")[0]
             keys = [f"{parent}.{key}".lstrip(".") for key in node]
             return f"{cause.full_key} is not a setting{nearest(cause.full_key, keys)}"
         return f"{cause.full_key}: {_first_line(cause)}"
     return _first_line(error)
+
+
+def _unreadable(override: str) -> str:
+    """Of an override that Hydra's grammar does not take."""
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w./@~+-]+", key, re.ASCII):
+        return f"{override}: expected <setting>=<value>"
+    if value.startswith(("[", "{")):
+        return f"{override}: expected brackets that match, with commas between what they hold"
+    bare = value.strip("'\"").replace("'", r"\'")
+    return f"{override}: such a value is quoted, and the whole once more for the shell: \"{key}='{bare}'\""
+
+
+def _of_another_experiment(message: str) -> str:
+    """Of a choice that the experiment at hand has no use for: which ones have. '' for other errors.
+
+    An experiment has a use for it if its type has the group, and the group's type all that the choice sets.
+    """
+    if unused := re.match(r"Could not override '(\w+)'\. No match in the defaults list\.\nTo .* use \+(.+)", message):
+        group, choice, sets = unused[1], unused[2].partition("=")[2], set()
+    elif unfit := re.match(r"In '(\w+)/(.+)': ConfigKeyError", message):
+        group, choice = unfit[1], unfit[2]
+        sets = set(_yaml(f"{group}/{choice}")) - {"defaults"}
+    else:
+        return ""
+    homes = []
+    for path in sorted((CONFIGS / "experiment").glob("*.yaml")):
+        first = str(_yaml(f"experiment/{path.stem}").get("defaults", [""])[0]).lstrip("/")
+        of_group = get_type_hints(TYPES[first]).get(group) if first in TYPES else None
+        if is_dataclass(of_group) and sets <= {field.name for field in fields(of_group)}:
+            homes.append(f"experiment={path.stem}")
+    return f"{group}={choice} belongs to {' and '.join(homes)}" if homes else ""
+
+
+def _yaml(name: str) -> dict:
+    path = CONFIGS / f"{name}.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse a name or label that would not be one word in rows, or would be a path as the name of a folder."""
+    names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
+    for key, name in names.items():
+        if not re.fullmatch(r"\w[\w.,:+=-]{0,99}", name):
+            raise BadInput(f"{key}={name!r}: one word is expected, for rows, files and cells are named by it")
 
 
 def check_positive(**settings: float) -> None:

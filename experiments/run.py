@@ -49,7 +49,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.config import Precision, RunConfig
-from experiments.errors import FULL, BadInput
+from experiments.errors import FULL, BadInput, check_names
 from experiments.ranks import Ranks, joined, torchrun_ranks
 from experiments.wandb_mirror import WandbMirror
 
@@ -265,10 +265,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     """
     if torchrun_ranks()[1] > 1 and not config.several_processes:
         raise BadInput(f"{config.name} trains in one process: start it without torchrun")
-    names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
-    for key, name in names.items():
-        if [name] != name.split() or (key == "name" and Path(name).name != name):
-            raise BadInput(f"{key}={name!r}: one word is expected, for rows, files and cells are named by it")
+    check_names(config)
     directory, device = folder_of(config), _prepare_process(config)
     with joined(device) as ranks:
         run = partial(Run, config, directory, device, ranks)
@@ -473,9 +470,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
+    """What git says of this project. The environment may not lead it elsewhere, nor name a program for it to start."""
+    here = ["git", "-C", str(Path(__file__).parent), "-c", "core.fsmonitor=false", *arguments]
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(here, capture_output=True, text=True, timeout=20, env=plain)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

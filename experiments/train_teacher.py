@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
+from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig, located
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run, replacing
 from sobolev.atari import (
@@ -179,7 +179,7 @@ def initial_policy(config: TrainTeacherConfig, options: AtariOptions) -> AtariPo
     if not config.start:
         return teacher(len(options.actions), generator(config.seed, "init"))
     try:
-        started = load_teacher(config.start)
+        started = load_teacher(located(config.start))
     except ValueError as error:
         raise BadInput(f"start: {error}") from None
     if started.sha256 != config.start_sha256:  # it came or changed after the config was composed

@@ -1,112 +1,178 @@
 """What text from others may reach: a command line or a folder of configs names choices and values, never code.
 
-Hydra calls whatever `_target_` names in `hydra.callbacks`, and logging whatever `()` or `class` names in
-`hydra.job_logging`. No experiment needs either, so overrides and foreign configs that touch them are refused before
-Hydra reads a word, and so are choices that lead by `..` to a file that nobody has looked at. Weights and checkpoints
-are loaded by readers that cannot run code (safetensors, `weights_only=True`).
+Hydra calls what a config names as callback, log handler, sweeper or launcher, sets the environment that it lists, and
+a launcher writes some of its settings into a script. All of these come out of one place, the loader that composes
+configs. Ours composes as Hydra's does and then judges what came out, before anything is called: of Hydra's settings
+whatever `configs/` alone would not have composed is refused by its key, but for the short list below; all others have
+to be those that `experiments/config.py` declares. No text is searched for what is forbidden, so it does not matter
+how a value got to where it is.
+
+An interpolation names another key. OmegaConf's and Hydra's resolvers, which read the environment and make values out
+of strings, are gone before anything is composed. Weights and checkpoints are loaded by readers that cannot run code
+(safetensors, `weights_only=True`).
+
+What `configs/` holds is trusted as code is. And anyone's config may name files to read and folders to write to, and
+ask for days of computing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
-import yaml
+import hydra._internal.hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import OmegaConfBaseException
 
-from experiments.errors import BadInput
+from experiments.config import RunConfig, file_sha256
+from experiments.errors import BadInput, nearest
 
-# The one callable that our own configs name. A prefix such as `torch.` would not do: modules lead to other modules.
-TARGET = "hydra_plugins.resuming_sweeper.ResumingSweeper"
-CALLING = ("_target_", "()", "class")  # keys whose value Hydra or logging calls
-CLOSED = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging", "hydra.searchpath")
-PATHS = ("runs_dir", "start")  # what looks like a choice, has no dot, but is a path to anywhere
+LAUNCHERS = ("basic", "local", "slurm")
+NUMBERS = (
+    *("n_jobs", "nodes", "tasks_per_node", "cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task"),
+    *("mem_gb", "timeout_min", "array_parallelism", "max_num_timeout", "signal_delay_s"),
+)
+WORDS = (
+    *("partition", "qos", "account", "constraint", "exclude", "gres", "mem_per_gpu", "mem_per_cpu", "name", "comment"),
+)
+# All that anyone may set of Hydra besides the parameters of a sweep, with the form that its values have. No word holds
+# a space, a quote or the end of a line: it becomes a line of a script.
+NUMBER, WORD = r"-?\d{1,9}", r"[\w.,:+=&|\[\]-]{1,100}"
+OPEN = {
+    ("mode",): r"RunMode\.\w+",
+    ("job", "name"): WORD,
+    **{("launcher", key): NUMBER for key in NUMBERS},
+    **{("launcher", key): WORD for key in WORDS},
+}
+PARAMETERS = ("sweeper", "params")  # each is made an override of a run, and the run's config judged in its turn
+PARAMETER = r"[+~]{0,2}[a-zA-Z][\w./@-]*"  # none begins with the underscore of _target_
+WRITTEN_BY_HYDRA = (("runtime",), ("overrides",), ("job", "override_dirname"))  # from what was chosen, at the end
 
 
-def check_command_line(arguments: Sequence[str]) -> None:
-    """Refuse overrides, and folders of configs, that name code to call.
+def install() -> None:
+    """Have Hydra compose by the loader below, in this process and in those that its launchers start.
 
     Raises:
-        BadInput: naming the override or file, and what is wrong with it.
+        BadInput: if the command line would have it load something else.
     """
-    folder_follows = False
-    for argument in arguments:
-        option, equals, value = argument.partition("=")
-        if _begins(option, "--experimental-rerun"):
-            raise BadInput(f"{option}: what it loads can hold code; the same command goes on where a run stopped")
-        names_folder = option in ("-cd", "-cp") or _begins(option, "--config-dir", "--config-path")
-        if folder_follows or (names_folder and equals):
-            _check_folder(Path(argument if folder_follows else value))
-        elif argument.startswith("-"):
-            _refuse_outside("", value, argument)  # of --config-name
-        else:
-            _check_override(argument)
-        folder_follows = names_folder and not equals
+    asked = get_args_parser().parse_args()
+    if asked.experimental_rerun is not None:
+        raise BadInput("--experimental-rerun loads what can hold code: the same command goes on where a run stopped")
+    if asked.config_path is not None or asked.config_name is not None:
+        raise BadInput("the config is configs/config.yaml: add a folder by --config-dir and choose from its groups")
+    hydra._internal.hydra.ConfigLoaderImpl = Loader
 
 
-def _begins(option: str, *whole: str) -> bool:
-    """argparse takes a long option by any beginning of it."""
-    return len(option) > 2 and any(name.startswith(option) for name in whole)
+def settings(config: DictConfig) -> RunConfig:
+    """The plain objects that a composed config stands for.
+
+    Raises:
+        BadInput: if one of its keys is not declared, is missing, or holds what does not print on a line.
+    """
+    if not issubclass(OmegaConf.get_type(config), RunConfig):
+        raise BadInput("no experiment's types are named: the defaults list of an experiment begins with them")
+    asked = OmegaConf.to_object(config)
+    _check_settings(asked, "")
+    return asked
 
 
-def _check_override(override: str) -> None:
-    key, _, value = override.lstrip("+~/").partition("=")
-    _refuse_outside(key, value, override)
-    _refuse_closed(key, override)
-    if key.rpartition(".")[2] in CALLING:
-        _check_target(value, override)
-    if any(re.search(rf"(?<!\w){re.escape(name)}['\"]?\s*:", value) for name in CALLING):
-        raise BadInput(f"{override}: an override cannot name code to call")
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, which hands over nothing that was not judged."""
 
-
-def _check_folder(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_symlink() and path.is_dir():
-            raise BadInput(f"{path} leads out of the folder: a folder of configs holds its files itself")
-    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
+    ) -> DictConfig:
+        leave_only_our_resolvers()
         try:
-            text = path.read_text()
-            content = yaml.safe_load(text)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise BadInput(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
-        header = re.search(r"^#\s*@package\s+(\S+)", text, re.MULTILINE)
-        group = ".".join(path.relative_to(folder).parts[:-1])  # where a file without a header lands
-        package = group if header is None or header[1].startswith("_group_") else header[1].replace("_global_", "")
-        for key, value in _walk(content, package):
-            _refuse_closed(key, str(path))
-            _refuse_outside(key, value if isinstance(value, str) else "", str(path))
-            if key.rpartition(".")[2] in CALLING:
-                _check_target(str(value), str(path))
+            config = super().load_configuration(config_name, overrides, run_mode, **options)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # a file that is not YAML, a defaults list that is none
+            first = next(iter(str(error).splitlines()), "")
+            raise BadInput(f"this does not compose: {type(error).__name__}: {first}") from error
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        if launcher not in LAUNCHERS:
+            raise BadInput(f"hydra/launcher={launcher} is not a choice{nearest(str(launcher), [*LAUNCHERS])}")
+        (folder,) = (place.path for place in self.config_search_path.get_path() if place.provider == "main")
+        judge(config, composed_alone(folder, config_name, launcher))
+        return config
+
+    def _process_config_searchpath(self, *_: Any) -> None:
+        """Let `hydra.searchpath` be refused with the rest: to look at it, Hydra imports the packages that it names."""
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any) -> Any:
+        """What the folders hold. Hydra would copy all that it knows for each of the 64 groups that help lists."""
+        return self.repository.get_group_options(group_name, results_filter)
 
 
-def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    yield key, node
-    if isinstance(node, dict):
-        for name, child in node.items():
-            yield from _walk(child, f"{key}.{name}".lstrip("."))
-            # An entry of a defaults list names a group: `override hydra/callbacks@here`.
-            yield str(name).removeprefix("override ").lstrip("/"), None
-    elif isinstance(node, list):
-        for child in node:
-            yield from _walk(child, key)
+@lru_cache
+def composed_alone(configs: str, config_name: str | None, launcher: str) -> DictConfig:
+    """What our folder of configs composes, without another one and without a command."""
+    loader = ConfigLoaderImpl(create_config_search_path(configs))
+    return loader.load_configuration(config_name, [f"hydra/launcher={launcher}"], RunMode.RUN)
 
 
-def _refuse_closed(key: str, where: str) -> None:
-    for plain in key.replace("/", ".").split("@"):  # `/` names a group, `@` moves its content to another package
-        if any(plain == closed or plain.startswith(closed + ".") for closed in CLOSED):
-            raise BadInput(f"{where}: {plain} decides what code is called, and is not open to change")
+def leave_only_our_resolvers() -> None:
+    """Ours is `${sha256:<path>}`, the digest of a file, '' where there is none."""
+    for name in [*BaseContainer._resolvers]:
+        OmegaConf.clear_resolver(name)
+    OmegaConf.register_new_resolver("sha256", file_sha256)
 
 
-def _refuse_outside(key: str, value: str, where: str) -> None:
-    """A choice is the value of a group, which has no dot in its name, of a defaults list or of a sweep's parameter."""
-    group = key.partition("@")[0]
-    chooses = "." not in group or "defaults" in group.split(".") or group.startswith("hydra.sweeper.")
-    texts = [key, value] if chooses and group not in PATHS else [key]
-    if any(re.search(r"(?<![\w.])\.\.(?![\w.])", text) for text in texts):
-        raise BadInput(f"{where}: a choice names a file of its group, and cannot lead elsewhere by `..`")
+def judge(config: DictConfig, ours: DictConfig) -> None:
+    """Refuse what differs from `ours` in the settings of Hydra. Both are read as they are written, nothing resolved.
+
+    Raises:
+        BadInput: naming the key.
+    """
+    found, expected = (dict(_leaves(OmegaConf.to_container(each)["hydra"])) for each in (config, ours))
+    for path in found | expected:
+        written_by_hydra = any(path[: len(place)] == place for place in WRITTEN_BY_HYDRA)
+        if written_by_hydra or (path in found and path in expected and found[path] == expected[path]):
+            continue
+        key, value = ".".join(map(str, ("hydra", *path))), found.get(path)
+        if path[: len(PARAMETERS)] == PARAMETERS:
+            _check_parameter(path[len(PARAMETERS) :], value, key)
+        elif path not in OPEN:
+            raise BadInput(f"{key} is not open to change: only configs/ itself may say it")
+        elif value is not None and not re.fullmatch(OPEN[path], str(value), re.ASCII):
+            form = "a whole number" if OPEN[path] == NUMBER else "one word, of letters, digits and .,:+=&|[]-"
+            raise BadInput(f"{key}={value!r}: expected {form}")
 
 
-def _check_target(called: str, where: str) -> None:
-    if called.strip("'\"") != TARGET:
-        raise BadInput(f"{where}: names {called or 'something'} to call; only {TARGET} may be named")
+def _check_parameter(name: tuple[Any, ...], value: Any, key: str) -> None:
+    if not name and not value:  # there are none
+        return
+    named = len(name) == 1 and re.fullmatch(PARAMETER, str(name[0]), re.ASCII)
+    if not named or not isinstance(value, str | int | float) or "$" in str(value):
+        raise BadInput(f"{key}: a parameter of a sweep is a setting or group, and text that says its values")
+
+
+def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Everything that is no dictionary, or an empty one, with the path to it."""
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from _leaves(child, (*path, key))
+    else:
+        yield path, node
+
+
+def _check_settings(asked: Any, prefix: str) -> None:
+    known = [field.name for field in fields(asked)]
+    for name, value in vars(asked).items():
+        key = prefix + name
+        if name not in known:
+            raise BadInput(f"{key} is not a setting{nearest(key, [prefix + other for other in known])}")
+        if isinstance(value, str) and (value == MISSING or not value.isprintable()):
+            raise BadInput(f"{key}={value!r}: expected text on one line")
+        if is_dataclass(value):
+            _check_settings(value, f"{key}.")

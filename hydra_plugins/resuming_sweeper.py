@@ -14,7 +14,9 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, flag_override
+
+QUOTED = "\"runs_dir='a,b'\""
 
 
 class ResumingSweeper(BasicSweeper):
@@ -25,8 +27,19 @@ class ResumingSweeper(BasicSweeper):
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.errors import BadInput, explain
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        for override in overrides:
+            if override.key_or_group == "runs_dir" and override.is_sweep_override():
+                raise BadInput(f"{override.input_line}: a grid has one folder; a comma in its name is quoted: {QUOTED}")
+        (jobs,) = self.split_arguments(overrides, max_batch_size=None)
+        if not jobs:
+            raise BadInput("a grid of no runs: one of its ranges is empty")
+        asked = [self._compose(job) for job in jobs]
+
+        # Hydra imports every plugin for every command, and these bring torch: what is refused needs not wait for it.
         from experiments.ranks import torchrun_ranks
         from experiments.run import folder_of, is_complete, refusing_folder
         from experiments.sweep import Grid, Watch, say
@@ -34,15 +47,9 @@ class ResumingSweeper(BasicSweeper):
         if torchrun_ranks()[1] > 1:
             raise BadInput("torchrun starts one run: start those of a sweep one by one, or a sweep on each device")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that local workers are ended too
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        (jobs,) = self.split_arguments(overrides, max_batch_size=None)
-
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
-        for job in jobs:
-            folders.setdefault(folder_of(self._compose(job)), job)
-        if not folders:
-            raise BadInput("a grid of no runs: one of its ranges is empty")
+        for config, job in zip(asked, jobs, strict=True):
+            folders.setdefault(folder_of(config), job)
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
         grid = Grid(name, list(folders))
         with refusing_folder():
@@ -66,6 +73,8 @@ class ResumingSweeper(BasicSweeper):
 
         Composing takes 0.1 s. Jobs that choose the same config files differ in values alone, and share it.
         """
+        from experiments.trust import settings
+
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(job)
         files = tuple(o.input_line for o in overrides if loader.repository.group_exists(o.key_or_group))
@@ -76,4 +85,4 @@ class ResumingSweeper(BasicSweeper):
             self._composed[files] = config
         config = copy.deepcopy(self._composed[files])
         loader._apply_overrides_to_config([o for o in overrides if o.input_line not in files], config)
-        return OmegaConf.to_object(config)
+        return settings(config)

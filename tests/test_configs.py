@@ -1,6 +1,8 @@
 """Every shipped choice composes and runs; every mistake is one line that says what would be right."""
 
+import hashlib
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from omegaconf import OmegaConf
 from experiments.config import register
 from experiments.errors import BadInput, explain
 from experiments.run import execute, folder_of
+from experiments.train_teacher import atari_options, initial_policy
+from scripts.fuzz_configs import front_door
 from tests.conftest import CONFIGS, ROOT
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -81,7 +85,14 @@ MISTAKES = {
     "n_trian=3": ["did you mean n_train?", "networks"],
     "n_train=abc": ["n_train", "'abc'", "Integer"],
     "model.activation=gelu": ["relu, leaky_relu, tanh, softplus, silu"],
-    "n_train": ["missing EQUAL"],
+    "n_train": ["n_train: expected <setting>=<value>"],
+    "runs_dir=/my/a=b": ["runs_dir=/my/a=b: ", "quoted", """ "runs_dir='/my/a=b'" """.strip()],
+    "runs_dir=/über": [""" "runs_dir='/über'" """.strip()],
+    "loss.weights=[1,": ["loss.weights=[1,: expected brackets that match"],
+    "dataset=cifar10": ["dataset=cifar10 belongs to experiment=synthetic_gradients"],
+    "dataset=atari/pong": ["belongs to experiment=distill_atari and experiment=train_teacher"],
+    "objective=value": ["objective=value belongs to experiment=distill_atari"],
+    "hydra.foo=1": ["hydra.foo is not open to change"],
 }
 
 
@@ -103,6 +114,58 @@ def test_a_choice_that_nobody_typed_is_said_to_follow_from_another():
     assert explain(caught.value).startswith("model=convnet_imagenet, which another choice implies, is not a choice")
 
 
+def test_what_an_experiment_or_a_sweep_says_of_seed_and_folder_counts(tmp_path):
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    for group in ("experiment", "sweep"):
+        text = (
+            "# @package _global_\ndefaults: [regression, _self_]\nseed: 7\n"
+            if group == "experiment"
+            else "# @package _global_\n"
+        )
+        (configs / group / "mine.yaml").write_text(f"{text}runs_dir: {group}")
+    register()
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        config = compose("config", ["experiment=mine"])
+        assert (config.seed, config.runs_dir) == (7, "experiment")
+        config = compose("config", ["experiment=mine", "sweep=mine"])
+        assert (config.seed, config.runs_dir) == (7, "sweep")
+        assert compose("config", ["experiment=mine", "seed=3"]).seed == 3
+
+
+def test_what_ships_is_found_from_anywhere(make_config, tmp_path, monkeypatch):
+    register()
+    command = ["experiment=continue_teacher", "dataset=atari/pong"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        here = OmegaConf.to_object(compose("config", command))
+        monkeypatch.chdir(tmp_path)
+        there = OmegaConf.to_object(compose("config", command))
+        assert there == here
+        assert there.start_sha256 == hashlib.sha256((ROOT / there.start).read_bytes()).hexdigest()
+        assert initial_policy(there, atari_options(there.dataset))
+        (tmp_path / there.start).parent.mkdir(parents=True)
+        (tmp_path / there.start).write_bytes(b"mine")
+        assert OmegaConf.to_object(compose("config", command)).start_sha256 == hashlib.sha256(b"mine").hexdigest()
+
+
+@pytest.mark.parametrize("missing", ["hydra", "torch"])
+def test_without_its_environment_one_line_says_how_to_make_it(tmp_path, missing):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None")  # importing it fails
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "run.py"], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"error: {sys.executable} has no {missing}: type `make setup`, then `source .venv/bin/activate`\n"
+    )
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm"])
+def test_a_launcher_without_a_sweep_is_refused(launcher):
+    said, started = front_door(f"hydra/launcher={launcher}")
+    assert said == f"error: hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out"
+    assert not started
+
+
 REFUSALS = {
     "n_train=0": "n_train must be positive",
     "loss.weights=[0,0]": "not all 0",
@@ -118,13 +181,17 @@ REFUSALS = {
     "labels.method='my loss'": "labels.method='my loss': one word is expected",
     "labels.task=''": "labels.task='': one word is expected",
     "name=a/b": "name='a/b': one word is expected",
+    "name=..": "name='..': one word is expected",
+    "loss.name=.. and name=${loss.name}": "name='..': one word is expected",
+    "labels.task=a/b": "labels.task='a/b': one word is expected",
+    "labels.method=.hidden": "labels.method='.hidden': one word is expected",
     "name=''": "name='': one word is expected",
 }
 
 
 @pytest.mark.parametrize("override", REFUSALS)
 def test_what_types_cannot_refuse_is_refused_before_training(make_config, override):
-    config = make_config(override)
+    config = make_config(*override.split(" and "))
     with pytest.raises(BadInput, match=REFUSALS[override]):
         execute(config)
     assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from experiments.sweep import Grid
+from scripts.fuzz_configs import front_door
 from tests.conftest import ROOT, TINY
 
 GRID = ["dataset=booth,beale", "loss=value,sobolev", "n_train=20"]
@@ -55,6 +56,16 @@ def test_a_grid_of_no_runs_is_refused(tmp_path):
     done = sweep(tmp_path, "seed=range(2,0)")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: a grid of no runs: one of its ranges is empty"
+
+
+def test_a_grid_has_one_folder(tmp_path):
+    said, started = front_door("-m", f"runs_dir={tmp_path}/a,b", "loss=value,sobolev")
+    assert said.startswith(f"error: runs_dir={tmp_path}/a,b: a grid has one folder")
+    assert not started
+    assert not list(tmp_path.iterdir())
+    said, started = front_door("-m", f"runs_dir='{tmp_path}/a,b'", "loss=value,sobolev")
+    assert said == ""
+    assert {one.runs_dir for one in started} == {f"{tmp_path}/a,b"}
 
 
 def test_a_launcher_that_cannot_start_is_one_line(tmp_path):
