@@ -19,6 +19,8 @@ help: ## this list
 setup: $(VENV)/.installed ## virtual environment with pinned versions (1 to 3 minutes)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null \
+	  || { echo "error: there is no $(PYTHON) here, 3.11 to 3.13 needed: make PYTHON=python3.12 setup"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "error: $$($(PYTHON) --version) found, 3.11 to 3.13 needed: make PYTHON=python3.12 setup"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

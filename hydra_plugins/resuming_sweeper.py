@@ -34,6 +34,8 @@ class ResumingSweeper(BasicSweeper):
         for override in overrides:
             if override.key_or_group == "runs_dir" and override.is_sweep_override():
                 raise BadInput(f"{override.input_line}: a grid has one folder; a comma in its name is quoted: {QUOTED}")
+        if not (folder := str(self.config.hydra.sweep.dir)).isprintable():  # launchers write it into scripts
+            raise BadInput(f"runs_dir={folder!r}: expected text on one line")
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if not jobs:
             raise BadInput("a grid of no runs: one of its ranges is empty")

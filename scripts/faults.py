@@ -12,6 +12,7 @@ rows of one that nothing disturbed, bit for bit.
     together    two processes ask for the same run at once: one is refused
     full disk   the run's folder is on a file system that fills up (needs root)
     no W&B      its server does not answer
+    theirs      a folder of configs from others tries to run something: see scripts/fuzz_configs.py
 
 Writes faults.csv into --results: how many of each were tried, and how many survived. Lines of kinds of run that are not
 named stay.
@@ -35,6 +36,7 @@ from pathlib import Path
 
 from experiments.run import replacing
 from scripts.collect import read_csv
+from scripts.fuzz_configs import attacks
 from sobolev.atari import AtariOptions, teacher_bytes
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
@@ -211,6 +213,10 @@ def no_wandb(bench: Bench, times: int) -> Iterator[bool]:
         yield process.returncode == 0 and "W&B is not reached" in said and rows_of(runs) == bench.rows
 
 
+def theirs(bench: Bench, times: int) -> Iterator[bool]:
+    return attacks(bench.somewhere("theirs"), bench.chance.randrange(2**32), times)
+
+
 # How many of each for one kill out of 20.
 FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
     "kill": (kill, 1),
@@ -221,6 +227,7 @@ FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
     "together": (together, 0.1),
     "full disk": (full_disk, 0.05),
     "no W&B": (no_wandb, 0.05),
+    "theirs": (theirs, 1),
 }
 
 

@@ -119,12 +119,13 @@ def test_a_setting_is_declared_and_says_what_it_is(loader, override, said):
 
 # In these texts CALL is something to call, which makes the file OWNED, and HERE the folder of the test.
 CALL = "{_target_: shutil.copyfile, src: /dev/null, dst: OWNED}"
+HALVES = """ "${oc.create:'{_tar${oc.decode:get_}: shutil.copyfile, src: /dev/null, dst: OWNED}'}" """
 CREATED = """ "${oc.create:'CALL'}" """
 SWEEP = "hydra: {mode: MULTIRUN, sweeper: {params: {VALUES}}}"
-FILES = {  # beside the experiment, for the shapes that bring them into the config
-    "theirs/theirs/x.yaml": "callbacks: {x: CALL}",
-    "theirs/theirs/packaged.yaml": "# @package hydra.callbacks\nx: CALL",
-    "theirs/hydra/callbacks/x.yaml": "x: CALL",
+FILES = {  # beside the experiment, where their name is mentioned
+    "theirs/theirs/moved.yaml": f"callbacks: {{x: {CREATED}}}",
+    "theirs/theirs/packaged.yaml": f"# @package hydra.callbacks\nx: {CREATED}",
+    "theirs/hydra/callbacks/called.yaml": "x: CALL",
     "outside.yaml": "# @package hydra.callbacks\nx: CALL",
     "bin/git": "#!/bin/sh\ntouch OWNED\n",
 }
@@ -133,18 +134,18 @@ SHAPES = {  # what the experiment says, in its defaults list or below, and the c
     "created callback": ("", f"hydra: {{callbacks: {{x: {CREATED}}}}}"),
     "created for the sweeper": ("", f"hydra: {{mode: MULTIRUN, sweeper: {{x: {CREATED}}}}}"),
     "created parameter of a sweep": ("", SWEEP.replace("VALUES", f"x: {CREATED}")),
-    "created for the launcher": ("", f"hydra: {{mode: MULTIRUN, launcher: {{x: {CREATED}}}}}"),
-    "group moved by the command": ("", "", "+theirs@hydra=x"),
-    "group moved by a defaults list": ("/theirs@hydra: x", ""),
-    "string entry of a defaults list": ("/theirs/x@hydra", ""),
-    "package of a file": ("/theirs: packaged", ""),
-    "group of Hydra's": ("", "", "hydra/callbacks=x"),
-    "file of elsewhere": ("../../outside", ""),
-    "target in two": (
-        "",
-        "hydra: {callbacks: {x: CALL}}".replace("CALL", CALL.replace("shutil", "'${oc.decode:shutil}'")),
+    "created for the launcher": (
+        "override /hydra/launcher: slurm",
+        f"hydra: {{mode: MULTIRUN, launcher: {{additional_parameters: {{x: {CREATED}}}}}}}",
     ),
-    "mode in a file": ("", SWEEP.replace("VALUES", "x: CALL")),
+    "group moved by the command": ("", "", "+theirs@hydra=moved"),
+    "group moved by a defaults list": ("/theirs@hydra: moved", ""),
+    "string entry of a defaults list": ("/theirs/moved@hydra", ""),
+    "package of a file": ("/theirs: packaged", ""),
+    "group of Hydra's": ("", "", "hydra/callbacks=called"),
+    "file of elsewhere": ("../../outside", ""),
+    "target in two": ("", SWEEP.replace("VALUES", "x: HALVES")),
+    "called as a parameter": ("", SWEEP.replace("VALUES", "x: CALL")),
     "kept among the choices": (
         "",
         SWEEP.replace("VALUES", "x: '${hydra.runtime.choices.y}'")[:-1] + ", runtime: {choices: {y: CALL}}}",
@@ -165,18 +166,24 @@ def ask(tmp_path):
 
     def write(name: str, text: str) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        text = text.replace("CALL", CALL).replace("OWNED", str(tmp_path / "owned")).replace("HERE", str(tmp_path))
+        text = (
+            text.replace("CALL", CALL)
+            .replace("HALVES", HALVES)
+            .replace("OWNED", str(tmp_path / "owned"))
+            .replace("HERE", str(tmp_path))
+        )
         (tmp_path / name).write_text(text)
 
     def ask(entry: str, text: str, *arguments: str, **files: str) -> tuple[str, list]:
         for name, content in (FILES | files).items():
-            write(name, content)
+            if name in files or Path(name).stem in f"{entry} {text} {arguments} git":
+                write(name, content)
         (tmp_path / "bin" / "git").chmod(0o700)
         entry = f"{{{entry}}}, " if ": " in entry else f"{entry}, " if entry else ""
         head = f"# @package _global_\ndefaults: [regression, {entry}_self_]\n"
         write("theirs/experiment/theirs.yaml", text if text.startswith("#") else head + text)
         command = ("--config-dir", str(tmp_path / "theirs"), "experiment=theirs", *arguments)
-        return front_door(*command, f"runs_dir={tmp_path / 'runs'}")
+        return front_door(*command)
 
     return ask
 
@@ -196,6 +203,13 @@ def test_a_secret_of_the_environment_stays_there(ask, how):
     assert SECRET not in said
     assert not started
     assert re.fullmatch("error: .+", said)
+
+
+def test_the_folder_of_a_sweep_is_on_one_line(ask):
+    """A launcher writes it into a script, whatever the folder of each run is."""
+    said, started = ask("", 'runs_dir: "a\\ntouch OWNED"\n' + SWEEP.replace("VALUES", "runs_dir: elsewhere"))
+    assert not started
+    assert re.fullmatch("error: runs_dir=.+: expected text on one line", said)
 
 
 def test_a_secret_is_not_the_name_of_a_choice(ask):
