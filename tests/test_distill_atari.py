@@ -435,6 +435,7 @@ def test_both_weights_0_are_refused(make_config):
 )
 def test_a_missing_teacher_is_made_by_a_command_that_exists(make_config, tmp_path, monkeypatch, game, training):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.config.ROOT", tmp_path)
     config = make(make_config, f"dataset.game={game}")
     config.dataset.teacher = f"results/teachers/{game}.safetensors"
     with pytest.raises(BadInput, match=training + ".*export_teachers"):
