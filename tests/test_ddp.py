@@ -93,9 +93,12 @@ def one_of_two(rank: int, store: str, results: str) -> None:
         parallel = DistributedDataParallel(model, find_unused_parameters=name == "derivative only")
         train(parallel, loss, x[rank::2])
         trained[name] = model.state_dict()
-    plain = DistributedDataParallel(model.model)
-    with pytest.raises(ValueError, match=r"use DistributedDataParallel\(Derivatives\(model, order=1\)\)"):
-        SobolevLoss(1)(plain, x, teacher)
+    plain = DistributedDataParallel(model.model, static_graph=True)
+    hidden = nn.Sequential(plain)
+    for inside_out in (plain, hidden, Derivatives(plain), lambda x: plain(x), hidden.forward):
+        with pytest.raises(ValueError, match=r"other way round, DistributedDataParallel\(Derivatives\(model\)\)"):
+            SobolevLoss(1)(inside_out, x, teacher)
+    SobolevLoss(0)(plain, x, teacher).total.backward()  # of values alone it is right
     torch.save(trained, f"{results}/{rank}.pt")
     distributed.destroy_process_group()
 
