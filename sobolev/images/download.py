@@ -172,7 +172,7 @@ def _unpack(path: Path, directory: str) -> None:
 
     Written here member by member, so that no owner, mode, link or device comes along on any version of Python.
     """
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = PurePosixPath(member.name)
             if name.parts[:1] != (directory,) or ".." in name.parts or not (member.isfile() or member.isdir()):
