@@ -734,8 +734,10 @@ def png(width: int, height: int) -> bytes:
         (png(2**31 - 1, 2**31 - 1), "DecompressionBomb"),
         (None, "no regular file"),
     ],
+    ids=["EPS", "36 megapixels", "169 megapixels", "terapixels", "pipe"],
 )
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")  # as outside of tests
 def test_what_would_start_a_program_or_fill_memory_or_never_end(tmp_path, monkeypatch, content, message, workers):
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))

@@ -240,6 +240,7 @@ class RecordedStates:
 
         Raises:
             ValueError: a file that is missing, damaged or of another recording; names it.
+            OSError: a file that may not be read.
         """
         path = Path(path)
         header = _read_header(path / "header.json")
