@@ -31,7 +31,7 @@ from typing import Any
 
 from scripts.candidates import Candidate, by_question, candidates_of, cell
 from scripts.reading import EvidenceError, Rows, expected, read_csv, read_json
-from scripts.results import alone, replace_together
+from scripts.results import DECIDED, alone, replace_together
 from scripts.runs import left_out
 from scripts.schemas import CELL, ROWS, RUNS, Settings
 
@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
     parser.add_argument("experiments", nargs="*", help="only these experiments")
     arguments = parser.parse_args()
+    for decided in arguments.results.glob(f"*/{DECIDED}"):
+        with alone(decided.parent):  # finishes what another was interrupted in
+            pass
     folders = arguments.runs or [Path("runs")]
     runs = [path for root in folders for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
     if arguments.experiments:

@@ -63,7 +63,8 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
         written = read_sums(folder).get(path.relative_to(folder).as_posix())
         if written not in (None, hashlib.sha256(content).hexdigest()):
             raise EvidenceError(
-                f"{path} is not what {folder / SUMS} says: it was cut or edited. Restore it, or take its line out there"
+                f"{path} is not what {folder / SUMS} says. Where collecting was interrupted, collect again; "
+                "where it was cut, restore it; where it is right, take its line out there"
             )
     return content
 

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from experiments.errors import CONFIGS
 from experiments.run import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
 from scripts.reading import EvidenceError, inside, read_json, read_yaml
-from scripts.schemas import Config, Manifest, Summary
+from scripts.schemas import Composed, Config, Manifest, Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,31 +84,32 @@ def check_labels(config: dict[str, Any]) -> None:
 
 
 @cache
-def _templates_of_labels() -> dict[str, list[dict[str, str]]]:
+def _templates_of_labels() -> dict[str | None, list[dict[str, str]]]:
     """By the name of an experiment: its labels with `${...}` for its settings, and those that sweeps of it give."""
-    files = {
-        group: {path.stem: read_yaml(path, dict[str, JsonValue]) for path in sorted((CONFIGS / group).glob("*.yaml"))}
+    experiments, sweeps = (
+        {path.stem: Composed(**read_yaml(path, Composed)) for path in sorted((CONFIGS / group).glob("*.yaml"))}
         for group in ("experiment", "sweep")
-    }
-    experiments, templates = files["experiment"], {}
+    )
 
-    def composed(name: str) -> dict[str, Any]:
-        """An experiment's name and labels, with those of the experiments that it is made of."""
-        whole: dict[str, Any] = {"labels": {}}
-        for entry in experiments[name]["defaults"]:
+    def composed(name: str) -> Composed:
+        """An experiment with the names and labels of those that it is made of."""
+        whole = Composed()
+        for entry in experiments[name].defaults:
             if isinstance(entry, str) and entry in experiments:
-                whole |= composed(entry)
+                whole = overlaid(whole, composed(entry))
         return overlaid(whole, experiments[name])
 
-    def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-        return {"name": above.get("name", below.get("name")), "labels": below["labels"] | above.get("labels", {})}
+    def overlaid(below: Composed, above: Composed) -> Composed:
+        return Composed(name=above.name or below.name, labels=below.labels | above.labels)
 
     whole = [composed(name) for name in experiments]
-    for sweep in files["sweep"].values():
-        chosen = [entry["override /experiment"] for entry in sweep["defaults"] if "override /experiment" in entry]
-        whole.append(overlaid(composed(*chosen or ["regression"]), sweep))
+    for sweep in sweeps.values():
+        entries = {key: choice for entry in sweep.defaults if isinstance(entry, dict) for key, choice in entry.items()}
+        if (chosen := entries.get("override /experiment", "regression")) in experiments:
+            whole.append(overlaid(composed(chosen), sweep))
+    templates: dict[str | None, list[dict[str, str]]] = {}
     for each in whole:
-        of_name = templates.setdefault(each["name"], [])
-        if each["labels"] not in of_name:
-            of_name.append(each["labels"])
+        of_name = templates.setdefault(each.name, [])
+        if each.labels not in of_name:
+            of_name.append(each.labels)
     return templates

@@ -109,6 +109,14 @@ class Config(BaseModel):
     networks: Annotated[int, Field(ge=1, le=10**6)] = 1
 
 
+class Composed(BaseModel):
+    """A file of `configs/experiment` or `configs/sweep`, as far as it names rows."""
+
+    name: str | None = None
+    labels: dict[str, str | int] = {}
+    defaults: list[str | dict[str, str | None]] = []
+
+
 class SearchConfig(BaseModel):
     """One of a search, whose labels nobody reads."""
 
