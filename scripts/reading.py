@@ -233,7 +233,7 @@ def parse_arrays(content: bytes, path: Path, schema: Mapping[str, tuple[str, str
         for name, (kinds, shape) in schema.items():
             _check_array(arrays[name], name, kinds, shape, sizes)
     except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
-        raise EvidenceError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+        raise EvidenceError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
     return arrays
 
 

@@ -3,25 +3,23 @@
 import errno
 import hashlib
 import json
+import os
 import re
 import threading
 import time
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
-from scripts import export_teachers, report, results, tune
+from scripts import report, results
 from scripts.collect import Results, as_csv, collect
-from scripts.reading import SUMS, EvidenceError, read_arrays, read_csv, read_json, read_sums
+from scripts.reading import SUMS, EvidenceError, read_csv, read_json, read_sums
 from scripts.rows import read_rows, read_surfaces
-from scripts.schemas import ROWS, SURFACE, Settings
+from scripts.schemas import ROWS, Settings
 from tests.conftest import CONFIGS
 from tests.test_collect import HEADER, MANIFEST, make_run, values
 from tests.test_scripts import make_surface, write_surface
-from tests.test_tune import asked, write_runs
 
 SHIPPED = CONFIGS.parent / "results"
 ROW = "regression,booth,value,20,7,9,test,value_mse,1.0\n"
@@ -144,6 +142,19 @@ def test_a_link_out_of_a_runs_folder_is_not_followed(tmp_path, capsys, file):
     assert not collect([run], tmp_path / "results")
     assert f"{file} leads out of its folder" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("file", ["surface.npz", "metrics.csv", "manifest.json", "config.yaml"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, capsys, file):
+    names = ("pipe", "folder", "whole")
+    pipe, folder, whole = (make_run(tmp_path, name, 1.0, seeds=(seed,)) for seed, name in enumerate(names))
+    for run in (pipe, folder):
+        (run / file).unlink(missing_ok=True)
+    os.mkfifo(pipe / file)
+    (folder / file).mkdir()
+    assert not collect([pipe, folder, whole], tmp_path / "results")
+    assert capsys.readouterr().err.count(f"left out, there is no file {file}: ") == 2
+    assert set(values(tmp_path / "results")) == {("value", "2")}
 
 
 @pytest.mark.parametrize(
@@ -302,98 +313,3 @@ def test_reading_and_writing_changes_nothing():
     folder = SHIPPED / "teachers"
     assert as_csv(ROWS, read_csv(folder / "rows.csv", ROWS)) == (folder / "rows.csv").read_bytes()
     assert read_json(folder / "settings.json", Settings) == json.loads((folder / "settings.json").read_text())
-
-
-# --- Arrays ---
-
-
-def test_an_array_that_claims_to_be_huge_takes_no_memory(tmp_path):
-    path = write_surface(tmp_path / "surface.npz", make_surface())
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(118)
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("value.npy", b"\x93NUMPY\x01\x00\x76\x00" + header)
-    with pytest.raises(EvidenceError, match="its header gives another size"):
-        read_arrays(path, SURFACE)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x.npy", bytes(2**25))
-    with pytest.raises(EvidenceError, match="npz cannot be read"):
-        read_arrays(path, {"x": ("f", "G")})
-
-
-@pytest.mark.parametrize(
-    "to",
-    [
-        *({"value": np.zeros((3, 3))}, {"x": np.full((41, 41, 2), np.nan)}, {"seed": np.array([1, 2])}),
-        *({"value": np.array("text")}, {"scale": np.array("huge")}, {"x": np.array([{}], dtype=object)}),
-    ],
-    ids=lambda to: next(iter(to)),
-)
-def test_arrays_are_of_their_kinds_and_shapes(tmp_path, to):
-    path = write_surface(tmp_path / "surface.npz", make_surface())
-    with np.load(path) as whole:
-        np.savez(path, **dict(whole) | to)
-    with pytest.raises(EvidenceError, match="npz cannot be read"):
-        read_arrays(path, SURFACE)
-
-
-# --- Teachers and tuning ---
-
-
-def make_teacher_run(root: Path, teacher: Path, name: str = "a", **options: object) -> Path:
-    """A complete run of train_teacher, as far as exporting reads it."""
-    run = root / "train_teacher" / name
-    run.mkdir(parents=True)
-    played = {"game": "breakout", "actions": ["noop"], "action_repeat": 4} | options
-    (run / "summary.json").write_text(json.dumps({"objective": -1.0, "steps": 96, "score": 1.0, "options": played}))
-    (run / "manifest.json").write_text(json.dumps(MANIFEST | {"run_id": name}))
-    (run / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "teacher": {"algorithm": "ppo", "steps": 96}}))
-    np.savez(run / "scores.npz", score=np.array([1.0, 2.0]), score_greedy=np.array([3.0]))
-    (run / "teacher.safetensors").write_bytes(teacher.read_bytes())
-    return run
-
-
-def export(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sys.argv", ["export", "--runs", str(tmp_path), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as stopped:
-        export_teachers.main()
-    assert stopped.value.code == 1
-
-
-def test_a_bad_teacher_is_left_out_and_the_others_are_exported(atari_folder, tmp_path, monkeypatch, capsys):
-    teacher = atari_folder / "teacher.safetensors"
-    outside = make_teacher_run(tmp_path, teacher, "outside", game="../../breakout")
-    linked, half = (make_teacher_run(tmp_path, teacher, name) for name in ("linked", "half"))
-    (linked / "teacher.safetensors").unlink()
-    (linked / "teacher.safetensors").symlink_to(teacher)
-    (half / "scores.npz").write_bytes(b"PK")
-    whole = make_teacher_run(tmp_path, teacher, "whole")
-    export(monkeypatch, tmp_path)
-    said = capsys.readouterr()
-    assert "summary.json: options.game: not a name" in said.err
-    assert "teacher.safetensors leads out of its folder" in said.err
-    assert "scores.npz cannot be read" in said.err
-    assert all(str(run) in said.err for run in (outside, linked, half))
-    assert json.loads((tmp_path / "out" / "breakout.json").read_text())["run_id"] == whole.name
-    assert set(read_sums(tmp_path / "out")) == {"breakout.json", "breakout.safetensors"}
-    assert {path.name for path in tmp_path.iterdir()} == {"train_teacher", "out"}
-
-
-def test_a_full_disk_leaves_the_teacher_and_its_card_as_they_were(atari_folder, tmp_path, monkeypatch, capsys):
-    make_teacher_run(tmp_path, atari_folder / "teacher.safetensors")
-    full_disk_after(monkeypatch, 1)
-    monkeypatch.setattr("sys.argv", ["export", "--runs", str(tmp_path), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="No space left on device"):
-        export_teachers.main()
-    assert not (tmp_path / "out" / "breakout.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "to", [{"dataset__game": "../../pong"}, {"optimizer__learning_rate": "${oc.env:HOME}"}], ids=str
-)
-def test_a_search_run_writes_no_config_elsewhere_and_no_code(tmp_path, capsys, to):
-    arguments = write_runs(tmp_path, [asked(rate=1e-4), asked(rate=1e-3)], [0.2, 0.1])
-    change(tmp_path / "runs" / "distill_atari_search" / "1", "config.yaml", **to)
-    assert tune.main(arguments) == 1
-    assert "left out, " in capsys.readouterr().err
-    (written,) = (tmp_path / "tuned").rglob("*.yaml")
-    assert yaml.safe_load(written.read_text())["optimizer"] == {"learning_rate": 0.0001}
