@@ -14,11 +14,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 SCALES = ("paper", "reduced")
 
 
-def _name(text: str) -> str:
+def _name(text: str, longest: int = 64) -> str:
     """A word that may be a part of a file's name; three of them and a number stay below a name's 255 bytes."""
-    if not (_word(text)[0].isalnum() and len(text.encode()) <= 64) or {"/", "\\"} & set(text):
-        raise ValueError("not a name: one word that begins with a letter or digit, without slashes, 64 bytes at most")
+    if not (_word(text)[0].isalnum() and len(text.encode()) <= longest) or {"/", "\\"} & set(text):
+        begins = "one word that begins with a letter or digit"
+        raise ValueError(f"not a name: {begins}, without slashes, {longest} bytes at most")
     return text
+
+
+def _folder(text: str) -> str:
+    """The whole name of a run's folder."""
+    return _name(text, 255)
 
 
 def _word(text: str) -> str:
@@ -69,6 +75,7 @@ def _seeds(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Folder = Annotated[str, AfterValidator(_folder)]
 Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_line)]
 Scale = Annotated[str, AfterValidator(_scale)]
@@ -84,7 +91,7 @@ MEASURED = CELL | {"seed": CountText, "step": CountText, "split": Word, "metric"
 ROWS = MEASURED | {"value": FiniteText, "scale": Scale}
 RUNS = {
     **CELL,
-    **{"seeds": Annotated[str, AfterValidator(_seeds)], "scale": Scale, "run_id": Name},
+    **{"seeds": Annotated[str, AfterValidator(_seeds)], "scale": Scale, "run_id": Folder},
     **dict.fromkeys(("revision", "dirty", "python", "torch", "numpy", "platform", "device"), Line),
     **{"threads": CountText, "precision": Word, "wall_seconds": FiniteText},
 }
@@ -137,7 +144,7 @@ class TeacherConfig(BaseModel):
 
 
 class Manifest(BaseModel):
-    run_id: Name
+    run_id: Folder
     revision: Line | None  # none outside a git checkout
     dirty: bool
     python: Line
@@ -164,7 +171,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     game: Name
-    actions: list[Word]
+    actions: list[Line]
     action_repeat: Count
 
 
@@ -182,7 +189,7 @@ class Score(BaseModel):
 class Card(BaseModel):
     """What one should know of a teacher. `before` is the card of the one it began with, or its SHA-256 alone."""
 
-    run_id: Name
+    run_id: Folder
     sha256: Line
     options: dict[str, JsonValue]
     training: Training

@@ -109,3 +109,13 @@ def test_a_search_run_writes_no_config_elsewhere_and_no_code(tmp_path, capsys, t
     assert "left out, " in capsys.readouterr().err
     (written,) = (tmp_path / "tuned").rglob("*.yaml")
     assert yaml.safe_load(written.read_text())["optimizer"] == {"learning_rate": 0.0001}
+
+
+def test_a_searchs_long_names_are_names(tmp_path):
+    """Of a run, whose folder has labels, seed and digest in its name."""
+    arguments = write_runs(tmp_path, [asked()], [0.1])
+    run = tmp_path / "runs" / "distill_atari_search" / "0"
+    name = "space_invaders-sobolev_lr0.0005_alpha0.03-n5000-seed1000-02ce0874ea"
+    change(run, "manifest.json", run_id=name)
+    run.rename(run.with_name(name))
+    assert tune.main(arguments) == 0
