@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from scripts import report, results
-from scripts.collect import Results, as_csv, collect
+from scripts.collect import Results, as_csv, collect, main
 from scripts.reading import SUMS, EvidenceError, read_csv, read_json, read_sums
 from scripts.rows import read_rows, read_surfaces
 from scripts.schemas import ROWS, Settings
@@ -293,8 +293,10 @@ def test_who_comes_next_finishes_what_was_decided(collected, tmp_path, monkeypat
             collect([run], collected)
     with pytest.raises(EvidenceError, match="is not what"):
         Results.read(collected)
-    assert collect([run], collected)
-    assert ("derivative", "7") in values(collected)
+    monkeypatch.setattr("sys.argv", ["collect", "--runs", str(tmp_path / "none"), "--results", str(collected.parent)])
+    with pytest.raises(SystemExit, match="no complete run"):
+        main()
+    assert ("derivative", 7) in {(*key[2:3], int(key[4])) for key in Results.read(collected).rows}
     assert not (collected / ".decided").exists()
 
 
