@@ -33,9 +33,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.run import replacing
-from scripts.collect import read_csv
+from scripts.reading import read_csv
 from sobolev.atari import AtariOptions, teacher_bytes
+from sobolev.files import replacing
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
@@ -284,7 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     names, file = options.names or list(EXPERIMENTS), options.results / "faults.csv"
     options.results.mkdir(parents=True, exist_ok=True)
-    others = [tuple(row.values()) for row in read_csv(file) if row["experiment"] not in names]
+    there = read_csv(file) if file.exists() else []
+    others = [tuple(row.values()) for row in there if row["experiment"] not in names]
     lines: list[tuple[str, str, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from scripts import faults
-from scripts.collect import read_csv
+from scripts.reading import read_csv
 
 
 def test_a_broken_run_ends_in_the_same_rows(tmp_path):
