@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import Activation, LossConfig, RegressionConfig, Schedule
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
@@ -58,6 +59,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
     units = Units.of(function, train) if config.normalise else Units.raw(train)
     inputs, *targets = units.normalise(train)
     seen = tuple(tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in train)
+    of_zeros_E = test[1].double().square().mean((1, 2)).cpu()  # the error of a network of zeros
 
     # Model and loss
     ensemble = new_ensemble(config, seeds, run)
@@ -83,6 +85,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
         if step in evaluate_at:
             errors = {"train": units.errors(ensemble, seen), "test": units.errors(ensemble, test)}
             run.record(step, rows(errors, seeds))
+            check_convergence(step, step == steps, by_seed((errors["test"][0] / of_zeros_E).sqrt(), seeds))
         if step < steps:
             compute_gradients(*next(batches))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, step)
@@ -90,8 +93,6 @@ def main(config: RegressionConfig, run: Run) -> dict:
 
     # Evaluate
     final = errors["test"][0]  # value MSE of each network
-    if not final.isfinite().all():
-        raise BadInput(f"training diverged (test MSE {final.max()}): lower optimizer.learning_rate")
     shown = int(final.argsort()[(len(final) - 1) // 2])
     save_surface(run, function, units, ensemble, shown, train, seeds[shown], scale(config))
     return {
@@ -265,13 +266,17 @@ def shuffled_batches(data: list[Tensor], batch_size: int, seeds: range, first: i
             yield [tensor[:, batch * batch_size : (batch + 1) * batch_size] for tensor in shuffled]
 
 
+def by_seed(value_E: Tensor, seeds: range) -> dict[int, float]:
+    return dict(zip(seeds, value_E.tolist(), strict=True))
+
+
 def rows(
     errors: dict[str, list[Tensor]], seeds: range, metrics: tuple[str, ...] = METRICS
 ) -> Iterator[tuple[int, str, str, float]]:
     """(seed, split, metric, value) of each network, from its errors by order."""
     for split, by_order in errors.items():
         for metric, error_E in zip(metrics, by_order, strict=False):
-            for seed, value in zip(seeds, error_E.tolist(), strict=True):
+            for seed, value in by_seed(error_E, seeds).items():
                 yield seed, split, metric, value
 
 

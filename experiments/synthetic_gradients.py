@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig, SGDConfig
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, nearest
 from experiments.images import SIDES, fetch
 from experiments.run import Run
@@ -77,6 +78,8 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             measured = evaluate(network, evaluated, config, run)
             seen = averages(tally) if tally else {}
             run.record(step, rows(config.seed, {"train": seen, config.evaluate_on: measured}))
+            relative_error = measured["loss"] / math.log(max(train.n_classes, 2))  # logits of zeros guess
+            check_convergence(step, step == steps, {config.seed: relative_error}, [*seen.values(), *measured.values()])
             tally = {}
         if step < steps:
             for group in optimizers[0].param_groups:
@@ -85,8 +88,6 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             for optimizer in optimizers:
                 optimizer.step()
             tally = {name: tally[name] + value for name, value in sums.items()} if tally else sums
-    if not math.isfinite(measured["loss"]):
-        raise BadInput(f"training diverged (loss {measured['loss']}): lower optimizer.learning_rate")
     return {
         "objective": 1 - measured["accuracy_top1"],
         "scale": scale(config),

@@ -28,6 +28,7 @@ from experiments.config import (
     RunConfig,
     TrainingConfig,
 )
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run
 from experiments.schedules import learning_rate
@@ -261,7 +262,7 @@ def approximation(config: ApproximationConfig, run: Run) -> dict:
         ensemble = train(config, run, (x, y, dy), lambda ensemble, _: by_differences(ensemble, h))
     else:
         ensemble = train(config, run, (x, y, dy), by_derivatives(1.0, float(config.method == "sobolev")))
-    errors = sobolev_errors(ensemble, draw(config.n_test, "test"))
+    errors = errors_in_the_end(config, ensemble, draw(config.n_test, "test"))
     return finish(config, run, errors, "gradient_sup")
 
 
@@ -304,7 +305,7 @@ def mismatch(config: MismatchConfig, run: Run) -> dict:
         return in_precision(run, x, y, dy + wrong(x))
 
     ensemble = train(config, run, data(config.n_train), by_derivatives(1.0, 1.0))
-    errors = sobolev_errors(ensemble, data(config.n_test))
+    errors = errors_in_the_end(config, ensemble, data(config.n_test))
     errors["joint_mse"] = errors["value_l2"].square() + errors["gradient_l2"].square()
     errors["joint_sup"] = torch.maximum(errors["value_sup"], errors["gradient_sup"])
     run.record(0, [(config.seed, "exact", "joint_mse", floor), (config.seed, "exact", "joint_sup", eta)])
@@ -347,7 +348,7 @@ def points(config: PointsConfig, run: Run) -> dict:
 
     ensemble = train(config, run, draw(config.n_train, "train"), by_derivatives(value_weight, gradient_weight))
     test = draw(config.n_test, "test")
-    errors = sobolev_errors(ensemble, test)
+    errors = errors_in_the_end(config, ensemble, test)
     variance = test[1].var(1, correction=0).squeeze(-1)
     return finish(config, run, {"value_nmse": errors["value_l2"].square() / variance}, "value_nmse")
 
@@ -450,10 +451,18 @@ def difference_quotients(f: Callable[[Tensor], Tensor], x_ENI: Tensor, step: flo
     return torch.cat([f(x_ENI + shift_I) - f(x_ENI - shift_I) for shift_I in shifts_II], -1) / (2 * step)
 
 
+def errors_in_the_end(config: TrainingConfig, ensemble: MLPEnsemble, test: Data) -> dict[str, Tensor]:
+    """`sobolev_errors` of networks that have trained, unless one of them diverged: these are measured once."""
+    errors = sobolev_errors(ensemble, test)
+    joint_E = errors["value_l2"].square() + errors["gradient_l2"].square()
+    of_zeros_E = sum(target.square().sum(-1).mean(1) for target in test[1:])
+    relative_E = (joint_E / of_zeros_E).sqrt().tolist()
+    check_convergence(config.optimizer.steps, True, dict(zip(seeds_of(config), relative_E, strict=True)))
+    return errors
+
+
 def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objective: str) -> dict:
     """Record the test errors of every network and summarise them."""
-    if not errors[objective].isfinite().all():
-        raise BadInput(f"training diverged ({objective} is not finite): lower optimizer.learning_rate")
     rows = [
         (seed, "test", metric, value)
         for metric, error_E in errors.items()

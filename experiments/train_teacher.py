@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
 from experiments.run import Run, replacing
 from sobolev.atari import (
@@ -76,6 +77,8 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
     for update in progress:
         if update == updates or update % per_segment == 0:
             run.record(update * per_update, segment.rows(seed))
+            largest = [parameter.detach().abs().max().item() for parameter in actor.parameters()]
+            check_convergence(update * per_update, update == updates, {}, largest, "teacher.learning_rate")
             if segment.scores:
                 progress.set_postfix(score=f"{np.mean(segment.scores):.1f}")
             segment = Segment()
@@ -90,8 +93,6 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
             actor.policy.requires_grad_(update * per_update >= config.value_steps)
             shuffles = (generator(seed, "shuffle", update, epoch) for epoch in range(settings.epochs))
             segment.losses += learn(rollout, actor, objective, optimizer, shuffles, settings)
-    if not all(parameter.isfinite().all() for parameter in actor.parameters()):
-        raise BadInput("training diverged: lower teacher.learning_rate")
 
     # Evaluate
     with replacing(run.directory / "teacher.safetensors") as path:
