@@ -24,7 +24,7 @@ from torch import Tensor
 from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
 from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
-from experiments.run import Run, replacing
+from experiments.run import Run
 from sobolev.atari import (
     ActorCritic,
     AtariOptions,
@@ -37,6 +37,7 @@ from sobolev.atari import (
     sample,
     teacher_bytes,
 )
+from sobolev.files import replacing
 from sobolev.networks.atari_policies import AtariPolicy, teacher
 from sobolev.seeding import generator
 

@@ -30,7 +30,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.run import COLUMNS, OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS, replacing
+from experiments.identity import COLUMNS, OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
+from sobolev.files import replacing
 
 CELL = ("experiment", "task", "method", "n_train")
 MANIFEST = (

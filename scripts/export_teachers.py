@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from experiments.run import replacing
 from sobolev.atari import load_teacher
+from sobolev.files import replacing
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.run import replacing
 from scripts.collect import read_csv
 from sobolev.atari import AtariOptions, teacher_bytes
+from sobolev.files import replacing
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.run import replacing
 from scripts.collect import domain, left_out, read_csv, settings, write_csv
+from sobolev.files import replacing
 
 
 class Search(NamedTuple):
