@@ -24,6 +24,7 @@ class Checkpoint(BaseModel, strict=True):
     metrics_bytes: NonNegativeInt
     metrics_sha256: str
     wall_seconds: NonNegativeFloat
+    code: list[str] = ["unknown"]  # whatever decided the rows so far, by `code_identity`
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:

@@ -42,6 +42,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.checkpoints import Checkpoint, Trial
+from experiments.code_identity import code_identity, other_code
 from experiments.config import Precision, RunConfig
 from experiments.errors import BadInput
 from experiments.identity import (
@@ -75,6 +76,7 @@ class Run:
         self.dtype = torch.float32 if reduced else getattr(torch, config.compute.precision.name)
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
         self.ranks = ranks
+        self.code = [code_identity(config.entry)]
         self.summary: dict[str, Any] = _summary_of(directory)
         self._mirror: WandbMirror | None = None
         self._rows: io.TextIOWrapper | None = None
@@ -141,6 +143,9 @@ class Run:
         if not saved:
             return None
         self._wall_before = saved.wall_seconds
+        if saved.code != self.code:
+            _say(f"{self.directory} goes on with other code than it began with: remove the folder to begin again")
+            self.code = list(dict.fromkeys(saved.code + self.code))
         return saved.state
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
@@ -164,6 +169,7 @@ class Run:
             metrics_bytes=length,
             metrics_sha256=sha256(self._metrics, length),
             wall_seconds=self._wall_seconds(),
+            code=self.code,
         ).write(self.directory / "checkpoint.pt")
         self._checkpointed = time.monotonic()
 
@@ -248,6 +254,7 @@ class Run:
             **describe_process(self.device, self.ranks),
             "precision": self.config.compute.precision.name,
             "wall_seconds": self._wall_seconds(),
+            "code": self.code,
             **checksums,
         }
         with replacing(self.directory / "manifest.json") as path:
@@ -286,7 +293,7 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
                 run.summary = read_summary(directory)
         if run.complete:
             tidy(directory)
-            _say(f"{directory} is complete: skipped")
+            _say(f"{directory} is complete: skipped{other_code(directory, run.config.entry)}")
             yield run
             return
         error: BaseException | None = None

@@ -30,6 +30,7 @@ class ResumingSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin for every command; these would slow down `--help`.
+        from experiments.code_identity import other_code
         from experiments.errors import BadInput, RunBusy, explain
         from experiments.identity import folder_of, is_complete, refusing_folder, tidy
         from experiments.ranks import torchrun_ranks
@@ -44,8 +45,11 @@ class ResumingSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
 
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
+        entries: dict[Path, str] = {}
         for job in jobs:
-            folders.setdefault(folder_of(self._compose(job)), job)
+            config = self._compose(job)
+            folders.setdefault(folder := folder_of(config), job)
+            entries[folder] = config.entry
         if not folders:
             raise BadInput("a grid of no runs: one of its ranges is empty")
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
@@ -56,6 +60,9 @@ class ResumingSweeper(BasicSweeper):
             complete = {folder for folder in folders if is_complete(folder)}
         for folder in complete:
             tidy(folder)
+        if stale := [folder for folder in folders if folder in complete and other_code(folder, entries[folder])]:
+            said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
+            print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
         waiting = [job for folder, job in folders.items() if folder not in complete]
         if not waiting:
             return

@@ -36,10 +36,13 @@ def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
     assert "4 of 4 runs done" in first.stderr
     assert all(f"{run} is complete" in first.stderr for run in runs_of(tmp_path))
     assert "%" not in first.stderr  # no progress bar where nobody looks
+    edited = runs_of(tmp_path)[1] / "manifest.json"
+    edited.write_text(json.dumps(json.loads(edited.read_text()) | {"code": ["edited"]}))
     before = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path) for path in run.iterdir()}
     (runs_of(tmp_path)[0] / "summary.json").unlink()
     again = sweep(tmp_path, *GRID, *launcher)
     assert "3 of 4 runs done, 0 running, 1 to come" in again.stderr
+    assert f"1 of 3 complete runs are of other code than is here, first {edited.parent}" in again.stderr
     after = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path)[1:] for path in run.iterdir()}
     assert after.items() <= before.items()
 
