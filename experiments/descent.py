@@ -15,16 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from experiments import regression
 from experiments.config import DescentConfig, Schedule
 from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive
+from experiments.limits import check_updates
 from experiments.regression import (
     FULL_HIDDEN,
     FULL_NETWORKS,
     TRAIN_POINTS_EVALUATED,
     Units,
     by_seed,
-    check,
     draw,
     gradient_computer,
     new_ensemble,
@@ -47,18 +48,7 @@ def main(config: DescentConfig, run: Run) -> dict:
     Rows are the terms of the loss, which is the sum of the two metrics of the training points. Their step 0 is where
     the second training begins.
     """
-    check(config)
-    check_positive(**{f"start.{key}": getattr(config.start, key) for key in ("steps", "batch_size", "learning_rate")})
     weights = config.loss.weights[:2]
-    if sum(config.loss.weights[2:]) or not sum(weights[1:]) or set(config.loss.distances[:2]) != {"squared_l2"}:
-        raise BadInput(
-            f"loss={config.loss.name}: expected squared norms, of values and gradients, such as loss=sobolev"
-        )
-    if config.start.batch_size != config.optimizer.batch_size:
-        raise BadInput(
-            f"start.batch_size={config.start.batch_size} is not optimizer.batch_size={config.optimizer.batch_size}: "
-            "both trainings go through the same batches"
-        )
     seeds = range(config.seed, config.seed + config.networks)
 
     # Data
@@ -120,6 +110,23 @@ def main(config: DescentConfig, run: Run) -> dict:
     # Evaluate
     ratio = losses[config.optimizer.steps] / losses[0]
     return {"objective": ratio.quantile(0.5).item(), "scale": scale(config), "steps": config.optimizer.steps}
+
+
+def check(config: DescentConfig) -> None:
+    """Refuse what no type can."""
+    regression.check(config)
+    check_positive(**{f"start.{key}": getattr(config.start, key) for key in ("steps", "batch_size", "learning_rate")})
+    check_updates(**{"start.steps": config.start.steps})
+    weights, distances = config.loss.weights, config.loss.distances
+    if sum(weights[2:]) or not sum(weights[1:2]) or set(distances[:2]) != {"squared_l2"}:
+        raise BadInput(
+            f"loss={config.loss.name}: expected squared norms, of values and gradients, such as loss=sobolev"
+        )
+    if config.start.batch_size != config.optimizer.batch_size:
+        raise BadInput(
+            f"start.batch_size={config.start.batch_size} is not optimizer.batch_size={config.optimizer.batch_size}: "
+            "both trainings go through the same batches"
+        )
 
 
 def scale(config: DescentConfig) -> str:

@@ -91,8 +91,8 @@ def check_positive(**settings: float) -> None:
 
 
 def check_seed(config: RunConfig) -> None:
-    if config.seed < 0:
-        raise BadInput(f"seed must be 0 or more, not {config.seed}")
+    if not 0 <= config.seed < 2**62:  # files of rows hold 64 bits
+        raise BadInput(f"seed must be 0 or more and below 2^62, not {config.seed}")
 
 
 def check_precision(config: RunConfig, *computed_in: Precision) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from experiments.config import Activation, LossConfig, RegressionConfig, Schedule
 from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.limits import A_MEASUREMENT, check_evaluations, check_memory, check_updates, mlp_bytes
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
@@ -46,7 +47,6 @@ FULL_NETWORKS, FULL_TEST_POINTS, FULL_HIDDEN = 10, 10_000, [256, 256]
 
 def main(config: RegressionConfig, run: Run) -> dict:
     """Train and evaluate one ensemble; the objective is the median test error of the values."""
-    check(config)
     function = BENCHMARKS[config.dataset.name]
     seeds = range(config.seed, config.seed + config.networks)
     highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
@@ -126,6 +126,24 @@ def check(config: RegressionConfig) -> None:
             f"loss={config.loss.name} matches second derivatives, and those of {config.model.activation.name} vanish: "
             "use a smooth activation (model=mlp_smooth)"
         )
+    check_cost(config)
+
+
+def check_cost(config: RegressionConfig) -> None:
+    networks, steps = config.networks, config.optimizer.steps
+    check_updates(**{"optimizer.steps": steps})
+    check_evaluations(config.evaluations, steps)
+    batch_size = min(config.n_train, config.optimizer.batch_size)
+    check_memory(
+        {
+            "networks, model.hidden and optimizer.batch_size": mlp_bytes(
+                config, (2, *config.model.hidden, 1), networks, batch_size
+            ),
+            # Inputs, values, gradients and Hessians are drawn in float64.
+            "networks, n_train and n_test": 8 * 9 * networks * max(config.n_train, config.n_test),
+            "evaluations": A_MEASUREMENT * config.evaluations,
+        }
+    )
 
 
 def check_distances(loss: LossConfig) -> None:

@@ -320,6 +320,9 @@ def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
 def execute(config: RunConfig) -> float:
     """Do what a config asks, unless it is done already, and return the number a sweep compares."""
     entry = find_entry(config.entry)
+    check = getattr(sys.modules[entry.__module__], "check", None)
+    if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
+        check(config)
     with open_run(config) as run:
         if not run.complete:
             try:

@@ -24,6 +24,7 @@ from torch import Tensor
 from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
 from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.limits import check_memory, check_updates
 from experiments.run import Run
 from sobolev.atari import (
     ActorCritic,
@@ -38,7 +39,7 @@ from sobolev.atari import (
     teacher_bytes,
 )
 from sobolev.files import replacing
-from sobolev.networks.atari_policies import AtariPolicy, teacher
+from sobolev.networks.atari_policies import FRAME, AtariPolicy, teacher
 from sobolev.seeding import generator
 
 FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
@@ -47,7 +48,6 @@ SHIPPED_ACTIONS = {"pong": ("noop", "right", "left")}  # those of configs/datase
 
 def main(config: TrainTeacherConfig, run: Run) -> dict:
     """Train one teacher and leave it as teacher.safetensors; the objective is its score, negated."""
-    check(config)
     settings, seed = config.teacher, config.seed
 
     # Environments
@@ -163,6 +163,15 @@ def check(config: TrainTeacherConfig) -> None:
     check_precision(config)
     if config.dataset.stack != 4:
         raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's network reads 4 frames")
+    minibatches = settings.steps // per_update * settings.epochs * settings.minibatches
+    check_updates(**{"teacher.steps": settings.steps, "teacher.epochs x minibatches": minibatches})
+    state = 4 * FRAME**2  # in bytes
+    check_memory(
+        {
+            "teacher.environments and teacher.horizon": state * settings.environments * (settings.horizon + 1),
+            "evaluation_episodes": state * config.evaluation_episodes,  # side by side
+        }
+    )
 
 
 def is_full(config: TrainTeacherConfig) -> bool:
