@@ -114,8 +114,8 @@ def tidy(folder: Path) -> None:
 
 def remove_partial(folder: Path) -> None:
     """Remove temporary files that a killed process left."""
-    for path in folder.glob(".*.partial"):
-        with suppress(OSError):
+    with suppress(OSError):
+        for path in folder.glob(".*.partial"):
             path.unlink()
 
 

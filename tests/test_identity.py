@@ -1,6 +1,7 @@
 """A run's own files: whose they are, whether they are whole, and what the system says of them."""
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -231,3 +232,26 @@ def test_a_summary_may_say_of_other_numbers_that_they_are_none(make_config):
         run.resume()
         run.finish({"objective": 1.0, "steepest": float("nan")})
     assert read_summary(folder_of(config)).keys() == {"objective", "steepest"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EACCES])
+def test_a_lock_that_cannot_be_had_is_refused_in_one_line(make_config, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", failing(number))
+    with pytest.raises(BadInput, match=r"\.lock cannot be used \(.*\): name another folder as runs_dir"):
+        execute(make_config())
+
+
+def test_a_run_can_do_without_locks_of_the_file_system(make_config, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOSYS))
+    config = make_config()
+    with open_run(config), pytest.raises(RunBusy), open_run(config):
+        pass
+    execute(config)
+    assert not (folder_of(config) / ".lock.held").exists()
+
+
+def failing(number: int):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
