@@ -96,9 +96,8 @@ figures: collect-what-is-whole ## every figure and table, from the rows in resul
 report: collect-what-is-whole ## results/REPORT.md: each claim, our number, the verdict (seconds)
 	$(BIN)/python -m scripts.report
 
-wandb-sync: setup ## send to Weights & Biases what was recorded offline in runs/
-	@test -d runs || { echo "error: there is no runs/ here"; exit 1; }
-	@find runs -type d -path '*/wandb/offline-run-*' -prune -print0 | xargs -0 -r $(BIN)/wandb sync --yes
+wandb-sync: setup ## send to Weights & Biases what it does not have yet of runs/
+	$(BIN)/python -m scripts.wandb_sync
 
 bench: setup ## speed against naive loops, counts of operations and the machine's limit (10 minutes)
 	$(BIN)/python -m scripts.bench

@@ -4,7 +4,18 @@ python run.py experiment=regression dataset=rosenbrock seed=3
 python run.py -m sweep=figure_2
 """
 
+import os
+import signal
 import sys
+
+if __name__ == "__main__":
+
+    def stop_at_once(*_: object) -> None:
+        os.write(2, b"interrupted: the same command continues from the last checkpoint\n")
+        os._exit(128 + signal.SIGINT)
+
+    # Ctrl-C until a run has something to save: modules that are being imported may swallow a KeyboardInterrupt.
+    signal.signal(signal.SIGINT, stop_at_once)
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

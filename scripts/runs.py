@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from experiments.errors import CONFIGS
-from experiments.run import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
+from experiments.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
 from scripts.reading import EvidenceError, inside, read_json, read_yaml
 from scripts.schemas import Composed, Config, Manifest, Summary
 
