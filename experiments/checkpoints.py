@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from experiments.errors import BadInput
 from experiments.identity import Damaged
-from sobolev.files import replacing, sha256
+from sobolev.files import read, replacing, sha256
 
 
 class Checkpoint(BaseModel, strict=True):
@@ -36,7 +36,7 @@ class Checkpoint(BaseModel, strict=True):
         """
         if not path.exists():
             return None
-        content = io.BytesIO(path.read_bytes())
+        content = io.BytesIO(read(path))
         try:
             with zipfile.ZipFile(content) as archive:
                 if damaged := archive.testzip():  # torch does not compare the checksums that it writes

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.config import RunConfig
+from sobolev.files import naming
 
 STYLE = Path(__file__).with_name("paper.mplstyle")  # of every figure here
 COLUMNS = 3
@@ -61,7 +62,7 @@ def draw_curves(metrics: Path, config: RunConfig, scale: str | None) -> Figure |
 def read_panels(metrics: Path) -> Panels:
     """The metrics of a run that were measured more than once."""
     panels: Panels = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    with metrics.open(newline="") as file:
+    with naming(metrics), metrics.open(newline="") as file:
         for row in csv.DictReader(file):
             name, _, part = row["metric"].partition("/")
             panels[name][row["split"], part][int(row["step"])].append(float(row["value"]))

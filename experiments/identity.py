@@ -20,7 +20,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from experiments.config import RunConfig
 from experiments.errors import FULL, BadInput, RunBusy
-from sobolev.files import Busy, locked, sha256
+from sobolev.files import Busy, locked, read, sha256
 
 COLUMNS = ("experiment", "task", "method", "n_train", "seed", "step", "split", "metric", "value")
 OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute")
@@ -87,7 +87,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     try:
-        content = path.read_bytes()
+        content = read(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
@@ -95,7 +95,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise Damaged(f"{path} is damaged ({error.errors()[0]['msg']})") from None
     try:
-        noted = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        noted = Manifest.model_validate_json(read(folder / "manifest.json"))
         belongs = noted.run_id == folder.name and noted.metrics_sha256 == sha256(folder / "metrics.csv")
     except (FileNotFoundError, ValidationError):
         belongs = False

@@ -50,7 +50,6 @@ from experiments.identity import (
     Damaged,
     alone,
     folder_of,
-    is_complete,
     read_summary,
     remove_partial,
     tidy,
@@ -289,8 +288,8 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
         if not run.complete:  # one that is may lie where nobody can write
             new = not directory.exists()
             stack.enter_context(alone(directory))
-            if is_complete(directory):  # since a moment ago
-                run.summary = read_summary(directory)
+            with suppress(Damaged):
+                run.summary = read_summary(directory)  # it may be complete since a moment ago
         if run.complete:
             tidy(directory)
             _say(f"{directory} is complete: skipped{other_code(directory, run.config.entry)}")

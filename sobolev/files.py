@@ -82,7 +82,13 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 def sha256(path: Path, length: int | None = None) -> str:
     """The digest of a file's first `length` bytes, of all by default."""
-    return hashlib.sha256(path.read_bytes()[:length]).hexdigest()
+    return hashlib.sha256(read(path)[:length]).hexdigest()
+
+
+def read(path: Path) -> bytes:
+    """A file's content."""
+    with naming(path):
+        return path.read_bytes()
 
 
 def _open_locked(path: Path, wait: bool) -> int | None:
