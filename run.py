@@ -4,10 +4,21 @@ python run.py experiment=regression dataset=rosenbrock seed=3
 python run.py -m sweep=figure_2
 """
 
+import os
+import signal
 import sys
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+
+if __name__ == "__main__":
+
+    def stop_at_once(*_: object) -> None:
+        os.write(2, b"interrupted: the same command continues from the last checkpoint\n")
+        os._exit(128 + signal.SIGINT)
+
+    # Ctrl-C until a run has something to save: modules that are being imported may swallow a KeyboardInterrupt.
+    signal.signal(signal.SIGINT, stop_at_once)
 
 try:
     import hydra

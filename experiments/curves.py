@@ -13,6 +13,9 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.config import RunConfig
+from sobolev.files import naming
+
 STYLE = Path(__file__).with_name("paper.mplstyle")  # of every figure here
 COLUMNS = 3
 DASHES = {"train": (0, (3, 1.5))}
@@ -21,9 +24,9 @@ Curve = dict[int, list[float]]  # {step: a value a seed}
 Panels = dict[str, dict[tuple[str, str], Curve]]  # {metric: {(split, part): curve}}
 
 
-def draw_curves(metrics: Path, title: str) -> Figure | None:
-    """The rows of `metrics`: a panel a metric, a line a split and part, medians over seeds in a band from the least to
-    the greatest. None where nothing was measured twice.
+def draw_curves(metrics: Path, config: RunConfig, scale: str | None) -> Figure | None:
+    """A run's rows: a panel a metric, a line a split and part, medians over seeds in a band from the least to the
+    greatest. None where nothing was measured twice.
 
     The metric `name/k` is part k of panel `name`. An axis is logarithmic where all is positive and spans a decade.
     """
@@ -50,14 +53,16 @@ def draw_curves(metrics: Path, title: str) -> Figure | None:
             axes.legend(fontsize=6)
         for axes in grid.flat[len(panels) :]:
             axes.axis("off")
-        figure.suptitle(title, x=0.01, ha="left")
+        labels = config.labels
+        title = f"{config.name}: {labels.task}, {labels.method}, {labels.n_train:,} training points"
+        figure.suptitle(f"{title} ({scale})" if scale else title, x=0.01, ha="left")
     return figure
 
 
 def read_panels(metrics: Path) -> Panels:
     """The metrics of a run that were measured more than once."""
     panels: Panels = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    with metrics.open(newline="") as file:
+    with naming(metrics), metrics.open(newline="") as file:
         for row in csv.DictReader(file):
             name, _, part = row["metric"].partition("/")
             panels[name][row["split"], part][int(row["step"])].append(float(row["value"]))

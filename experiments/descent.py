@@ -15,14 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from experiments import regression
 from experiments.config import DescentConfig, Schedule
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive
+from experiments.limits import check_updates
 from experiments.regression import (
     FULL_HIDDEN,
     FULL_NETWORKS,
     TRAIN_POINTS_EVALUATED,
     Units,
-    check,
+    by_seed,
     draw,
     gradient_computer,
     new_ensemble,
@@ -45,18 +48,7 @@ def main(config: DescentConfig, run: Run) -> dict:
     Rows are the terms of the loss, which is the sum of the two metrics of the training points. Their step 0 is where
     the second training begins.
     """
-    check(config)
-    check_positive(**{f"start.{key}": getattr(config.start, key) for key in ("steps", "batch_size", "learning_rate")})
     weights = config.loss.weights[:2]
-    if sum(config.loss.weights[2:]) or not sum(weights[1:]) or set(config.loss.distances[:2]) != {"squared_l2"}:
-        raise BadInput(
-            f"loss={config.loss.name}: expected squared norms, of values and gradients, such as loss=sobolev"
-        )
-    if config.start.batch_size != config.optimizer.batch_size:
-        raise BadInput(
-            f"start.batch_size={config.start.batch_size} is not optimizer.batch_size={config.optimizer.batch_size}: "
-            "both trainings go through the same batches"
-        )
     seeds = range(config.seed, config.seed + config.networks)
 
     # Data
@@ -78,15 +70,19 @@ def main(config: DescentConfig, run: Run) -> dict:
     def terms_of(points: tuple[Tensor, ...]) -> list[Tensor]:
         return [weight * error for weight, error in zip(weights, as_they_are.errors(ensemble, points), strict=True)]
 
+    zeros = zip(weights, test[1:], strict=True)
+    of_zeros_E = sum(weight * target.double().square().sum(-1).mean(1).cpu() for weight, target in zeros)
+
     # Loop: `step` counts the updates of both trainings.
     first, before, losses = 0, config.start.steps, {}
+    last = before + config.optimizer.steps
     if state := run.resume():
         first, losses = state["step"], state["losses"]
         ensemble.load_state_dict(state["ensemble"])
         optimizer.load_state_dict(state["optimizer"])
     evaluate_at = set(evaluation_steps(config.optimizer.steps, config.evaluations))
     batches = shuffled_batches(data, batch_size, seeds, first)
-    for step in run.progress(first, before + config.optimizer.steps + 1):
+    for step in run.progress(first, last + 1):
         run.checkpoint(
             lambda step=step: {
                 "step": step,
@@ -100,8 +96,10 @@ def main(config: DescentConfig, run: Run) -> dict:
         if step - before in evaluate_at:
             terms = {"train": terms_of(seen), "test": terms_of(test)}
             run.record(step - before, rows(terms, seeds, TERMS))
+            errors, rates = (sum(terms["test"]) / of_zeros_E).sqrt(), "start.learning_rate or optimizer.learning_rate"
+            check_convergence(step - before, step == last, by_seed(errors, seeds), lower=rates)
             losses[step - before] = sum(terms["train"])
-        if step < before + config.optimizer.steps:
+        if step < last:
             compute_gradients = on_values if step < before else on_both
             compute_gradients(*next(batches))
             optimizer.param_groups[0]["lr"] = (
@@ -111,9 +109,24 @@ def main(config: DescentConfig, run: Run) -> dict:
 
     # Evaluate
     ratio = losses[config.optimizer.steps] / losses[0]
-    if not ratio.isfinite().all():
-        raise BadInput("training diverged: lower start.learning_rate or optimizer.learning_rate")
     return {"objective": ratio.quantile(0.5).item(), "scale": scale(config), "steps": config.optimizer.steps}
+
+
+def check(config: DescentConfig) -> None:
+    """Refuse what no type can."""
+    regression.check(config)
+    check_positive(**{f"start.{key}": getattr(config.start, key) for key in ("steps", "batch_size", "learning_rate")})
+    check_updates(**{"start.steps": config.start.steps})
+    weights, distances = config.loss.weights, config.loss.distances
+    if sum(weights[2:]) or not sum(weights[1:2]) or set(distances[:2]) != {"squared_l2"}:
+        raise BadInput(
+            f"loss={config.loss.name}: expected squared norms, of values and gradients, such as loss=sobolev"
+        )
+    if config.start.batch_size != config.optimizer.batch_size:
+        raise BadInput(
+            f"start.batch_size={config.start.batch_size} is not optimizer.batch_size={config.optimizer.batch_size}: "
+            "both trainings go through the same batches"
+        )
 
 
 def scale(config: DescentConfig) -> str:

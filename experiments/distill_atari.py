@@ -20,7 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import DistillConfig, Schedule, located
+from experiments.divergence import check_convergence
 from experiments.errors import CONFIGS, BadInput, check_positive, check_precision, check_seed
+from experiments.limits import A_MEASUREMENT, check_evaluations, check_memory, check_updates, number_bytes
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev import projections
@@ -75,8 +77,6 @@ SHIPPED_TEACHER = "results/teachers/{game}.safetensors"  # another visits other 
 
 def main(config: DistillConfig, run: Run) -> dict:
     """Distil one student; the objective is its final KL(student || teacher) on held-out episodes."""
-    check(config)
-
     # Data
     teacher = open_teacher(config)
     recorded = open_states(config, teacher, run)
@@ -88,6 +88,7 @@ def main(config: DistillConfig, run: Run) -> dict:
         split: Measured.of(recorded, np.asarray(parts[split]), teacher_sweeps, config, run)
         for split in ("train", config.evaluate_on)
     }
+    facts = measured[config.evaluate_on].facts()
     del recorded  # all its frames
 
     # Model and objective
@@ -132,11 +133,13 @@ def main(config: DistillConfig, run: Run) -> dict:
         if update in evaluate_at:
             now = ReLUSweeps(student.store(policy))
             errors = {split: states.errors(now) for split, states in measured.items()}
-            facts = {}
+            found = errors[config.evaluate_on]
             if update == 0:
-                facts, kl_at_start = measured[config.evaluate_on].facts(), errors[config.evaluate_on]["kl"]
-            run.record(update, rows(errors | {"teacher": facts}, config.seed))
-            progress.set_postfix(kl=f"{errors[config.evaluate_on]['kl']:.3g}")
+                kl_at_start = found["kl"]
+            run.record(update, rows(errors | {"teacher": {} if update else facts}, config.seed))
+            relative_error = found["gradient_error"] / (facts["gradient_norm"] or 1.0)
+            check_convergence(update, update == steps, {config.seed: relative_error}, found.values())
+            progress.set_postfix(kl=f"{found['kl']:.3g}")
         if update < steps:
             index_B = next(batches).to(run.device)
             targets_BA = train.teacher_NA[index_B]
@@ -150,8 +153,6 @@ def main(config: DistillConfig, run: Run) -> dict:
 
     # Evaluate
     final = errors[config.evaluate_on]
-    if not all(math.isfinite(value) for value in final.values()):
-        raise BadInput(f"training diverged (KL {final['kl']}): lower optimizer.learning_rate")
     learned = final["kl"] <= LEARNED * kl_at_start
     if not learned:  # its units may all have died: then it has the same policy at every state
         said = f"its KL is {final['kl']:.3g} after {kl_at_start:.3g} at step 0"
@@ -212,15 +213,41 @@ def check(config: DistillConfig) -> None:
         raise BadInput(f"dataset.split={split}: expected parts for train, validation and test that sum to 1")
     if config.dataset.stack != 4:
         raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's networks read 4 frames")
-    check_convolutions(config.student.convolutions)
+    flat = check_convolutions(config.student.convolutions)
+    check_cost(config, flat)
     try:
         ReLUSweeps(AtariPolicy(2, architecture(config)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"student.convolutions={config.student.convolutions}: {error}") from None
 
 
-def check_convolutions(layers: list[list[int]]) -> None:
-    """Refuse layers that no student can be built of; what its sweeps cannot take, they refuse themselves."""
+def check_cost(config: DistillConfig, flat: int) -> None:
+    """`flat` is how many numbers the student's linear layer sees."""
+    dataset, optimizer, student = config.dataset, config.optimizer, config.student
+    check_updates(**{"optimizer.steps": optimizer.steps})
+    check_evaluations(config.evaluations, optimizer.steps)
+    layers = zip([[4], *student.convolutions], student.convolutions, strict=False)
+    weights = sum(below[0] * channels * kernel**2 for below, (channels, kernel, _) in layers) + flat * student.hidden
+    state = 4 * FRAME**2  # in bytes
+    batch = min(config.n_train, optimizer.batch_size)
+    check_memory(
+        {
+            "student": 4 * number_bytes(config) * weights,  # with their gradients and Adam's two moments
+            "dataset.n_states": FRAME**2 * dataset.n_states,  # each is a new frame
+            "n_train": state * config.n_train,
+            "objective.samples and optimizer.batch_size": number_bytes(config) * config.objective.samples * batch,
+            "dataset.recording_environments": state * dataset.recording_environments,
+            "play_episodes": state * config.play_episodes,  # side by side
+            "evaluations": A_MEASUREMENT * config.evaluations,
+        }
+    )
+
+
+def check_convolutions(layers: list[list[int]]) -> int:
+    """Refuse layers that no student can be built of; what its sweeps cannot take, they refuse themselves.
+
+    Returns how many numbers the last one puts out.
+    """
     key = f"student.convolutions={layers}"
     if not layers:
         raise BadInput(f"{key}: expected one convolution or more, [channels, kernel, stride] each")
@@ -232,6 +259,7 @@ def check_convolutions(layers: list[list[int]]) -> None:
         if kernel > side:
             raise BadInput(f"{key}: the kernel of layer {number} is larger than its input of {side} x {side}")
         side = (side - kernel) // stride + 1
+    return layers[-1][0] * side**2
 
 
 def scale(config: DistillConfig) -> str:

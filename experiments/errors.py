@@ -28,6 +28,10 @@ class BadInput(Exception):
     """A request that cannot be carried out. Its text is one line: what is wrong, and what would be right."""
 
 
+class RunBusy(BadInput):
+    """Another process works on the same run. A sweep passes over it."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the program with one line, and a status that is not 0, where the user can mend it.
@@ -43,19 +47,15 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        sys.exit(
-            f"error: the disk is full ({error.filename or 'no file named'}): make room, and the same command goes on"
-        )
+    except (OSError, MemoryError) as error:
+        sys.exit(f"error: {explain(error)}")
     except KeyboardInterrupt:
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of ours, of Hydra's or of OmegaConf's."""
+    """One line for an error of ours, of the system, of Hydra's or of OmegaConf's."""
     if isinstance(error, BadInput):
         return str(error)
     if isinstance(error, OverrideParseException):
@@ -68,6 +68,13 @@ def explain(error: Exception) -> str:
         options = [path.stem for path in (CONFIGS / group).glob("*.yaml")] or error.options
         implied = "" if any(choice in argument for argument in sys.argv) else ", which another choice implies,"
         return f"{group}={choice}{implied} is not a choice{nearest(choice, options)}"
+    if isinstance(error, OSError):
+        where, again = error.filename or type(error).__name__, "the same command goes on"
+        if error.errno in FULL:
+            return f"the disk is full ({where}): make room, and {again}"
+        return f"{where}: {error.strerror or error}; once that is mended, {again}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         node = cause.parent_node
@@ -134,8 +141,8 @@ def check_positive(**settings: float) -> None:
 
 
 def check_seed(config: RunConfig) -> None:
-    if config.seed < 0:
-        raise BadInput(f"seed must be 0 or more, not {config.seed}")
+    if not 0 <= config.seed < 2**62:  # files of rows hold 64 bits
+        raise BadInput(f"seed must be 0 or more and below 2^62, not {config.seed}")
 
 
 def check_precision(config: RunConfig, *computed_in: Precision) -> None:

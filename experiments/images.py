@@ -24,7 +24,7 @@ def fetch(name: str, folder: Path | str) -> Path:
 
         def progress(file: str, done: int, total: int) -> None:
             bar.set_description(file, refresh=False)
-            bar.total = total or None
+            bar.total = total
             bar.update(done - bar.n)
 
         try:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from experiments.config import Activation, LossConfig, RegressionConfig, Schedule
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.limits import A_MEASUREMENT, check_evaluations, check_memory, check_updates, mlp_bytes
 from experiments.run import Run
 from experiments.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
@@ -45,7 +47,6 @@ FULL_NETWORKS, FULL_TEST_POINTS, FULL_HIDDEN = 10, 10_000, [256, 256]
 
 def main(config: RegressionConfig, run: Run) -> dict:
     """Train and evaluate one ensemble; the objective is the median test error of the values."""
-    check(config)
     function = BENCHMARKS[config.dataset.name]
     seeds = range(config.seed, config.seed + config.networks)
     highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
@@ -58,6 +59,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
     units = Units.of(function, train) if config.normalise else Units.raw(train)
     inputs, *targets = units.normalise(train)
     seen = tuple(tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in train)
+    of_zeros_E = test[1].double().square().mean((1, 2)).cpu()  # the error of a network of zeros
 
     # Model and loss
     ensemble = new_ensemble(config, seeds, run)
@@ -83,6 +85,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
         if step in evaluate_at:
             errors = {"train": units.errors(ensemble, seen), "test": units.errors(ensemble, test)}
             run.record(step, rows(errors, seeds))
+            check_convergence(step, step == steps, by_seed((errors["test"][0] / of_zeros_E).sqrt(), seeds))
         if step < steps:
             compute_gradients(*next(batches))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, step)
@@ -90,8 +93,6 @@ def main(config: RegressionConfig, run: Run) -> dict:
 
     # Evaluate
     final = errors["test"][0]  # value MSE of each network
-    if not final.isfinite().all():
-        raise BadInput(f"training diverged (test MSE {final.max()}): lower optimizer.learning_rate")
     shown = int(final.argsort()[(len(final) - 1) // 2])
     save_surface(run, function, units, ensemble, shown, train, seeds[shown], scale(config))
     return {
@@ -125,6 +126,24 @@ def check(config: RegressionConfig) -> None:
             f"loss={config.loss.name} matches second derivatives, and those of {config.model.activation.name} vanish: "
             "use a smooth activation (model=mlp_smooth)"
         )
+    check_cost(config)
+
+
+def check_cost(config: RegressionConfig) -> None:
+    networks, steps = config.networks, config.optimizer.steps
+    check_updates(**{"optimizer.steps": steps})
+    check_evaluations(config.evaluations, steps)
+    batch_size = min(config.n_train, config.optimizer.batch_size)
+    check_memory(
+        {
+            "networks, model.hidden and optimizer.batch_size": mlp_bytes(
+                config, (2, *config.model.hidden, 1), networks, batch_size
+            ),
+            # Inputs, values, gradients and Hessians are drawn in float64.
+            "networks, n_train and n_test": 8 * 9 * networks * max(config.n_train, config.n_test),
+            "evaluations": A_MEASUREMENT * config.evaluations,
+        }
+    )
 
 
 def check_distances(loss: LossConfig) -> None:
@@ -265,13 +284,17 @@ def shuffled_batches(data: list[Tensor], batch_size: int, seeds: range, first: i
             yield [tensor[:, batch * batch_size : (batch + 1) * batch_size] for tensor in shuffled]
 
 
+def by_seed(value_E: Tensor, seeds: range) -> dict[int, float]:
+    return dict(zip(seeds, value_E.tolist(), strict=True))
+
+
 def rows(
     errors: dict[str, list[Tensor]], seeds: range, metrics: tuple[str, ...] = METRICS
 ) -> Iterator[tuple[int, str, str, float]]:
     """(seed, split, metric, value) of each network, from its errors by order."""
     for split, by_order in errors.items():
         for metric, error_E in zip(metrics, by_order, strict=False):
-            for seed, value in zip(seeds, error_E.tolist(), strict=True):
+            for seed, value in by_seed(error_E, seeds).items():
                 yield seed, split, metric, value
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from experiments.identity import is_complete
+
 POLL_SECONDS = 5.0
 
 
@@ -38,7 +40,7 @@ class Grid:
         for folder in self.folders:
             if folder in self._seconds:
                 continue
-            if _changed(folder / "summary.json"):
+            if _changed(folder / "summary.json") and is_complete(folder):
                 self._seconds[folder] = _wall_seconds(folder)
             elif _changed(folder / "error.txt") > self.began:
                 failed += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, pairwise
 from operator import attrgetter
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig, SGDConfig
-from experiments.errors import BadInput, nearest
+from experiments.divergence import check_convergence
+from experiments.errors import BadInput, check_seed, nearest
 from experiments.images import SIDES, fetch
+from experiments.limits import A_MEASUREMENT, A_PROCESS, check_evaluations, check_memory, check_updates, number_bytes
 from experiments.run import Run
 from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
@@ -50,7 +52,6 @@ Sums = dict[str, Tensor]
 
 def main(config: DecoupledConfig, run: Run) -> dict:
     """Train and evaluate one network; the objective is its error, 1 - top-1 accuracy."""
-    check(config)
     steps = config.optimizer.steps
 
     # Data
@@ -77,6 +78,8 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             measured = evaluate(network, evaluated, config, run)
             seen = averages(tally) if tally else {}
             run.record(step, rows(config.seed, {"train": seen, config.evaluate_on: measured}))
+            relative_error = measured["loss"] / math.log(max(train.n_classes, 2))  # logits of zeros guess
+            check_convergence(step, step == steps, {config.seed: relative_error}, [*seen.values(), *measured.values()])
             tally = {}
         if step < steps:
             for group in optimizers[0].param_groups:
@@ -85,8 +88,6 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             for optimizer in optimizers:
                 optimizer.step()
             tally = {name: tally[name] + value for name, value in sums.items()} if tally else sums
-    if not math.isfinite(measured["loss"]):
-        raise BadInput(f"training diverged (loss {measured['loss']}): lower optimizer.learning_rate")
     return {
         "objective": 1 - measured["accuracy_top1"],
         "scale": scale(config),
@@ -97,6 +98,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
 
 def check(config: DecoupledConfig) -> None:
     """Refuse what no type can."""
+    check_seed(config)
     model, optimizer, dataset = config.model, config.optimizer, config.dataset
     in_memory = isinstance(dataset, ImageDatasetConfig)
     if in_memory and dataset.name not in IN_MEMORY:
@@ -108,7 +110,7 @@ def check(config: DecoupledConfig) -> None:
         if value not in choices:
             raise BadInput(f"{key}={value} is unknown{nearest(value, [*choices])}")
     ranges = [  # what is right, how to tell, and of which settings
-        ("0 or more", lambda value: value >= 0, ["seed", "optimizer.weight_decay"]),
+        ("0 or more", lambda value: value >= 0, ["optimizer.weight_decay"]),
         ("0 or more and below 1", lambda value: 0 <= value < 1, ["optimizer.momentum"]),
     ]
     positive = [
@@ -142,6 +144,32 @@ def check(config: DecoupledConfig) -> None:
         technique_of(config)
     except ValueError as error:
         raise BadInput(f"technique={config.technique.name}: {error}") from None
+    check_cost(config)
+
+
+def check_cost(config: DecoupledConfig) -> None:
+    model, optimizer, dataset = config.model, config.optimizer, config.dataset
+    in_memory = isinstance(dataset, ImageDatasetConfig)
+    side = SIDES[dataset.name] if in_memory else dataset.size
+    check_updates(**{"optimizer.steps": optimizer.steps})
+    check_evaluations(config.evaluations, optimizer.steps)
+    weight = 3 * number_bytes(config)  # with its gradient and its momentum
+    predictors = (model.label_predictor.channels, model.direct_channels)
+    check_memory(
+        {
+            "model.channels": weight * kernels(model.channels if model.network == "convnet" else []),
+            "model.label_predictor.channels and model.direct_channels": weight * min(map(kernels, predictors)),
+            "optimizer.batch_size and dataset.size": optimizer.batch_size * side**2,
+            "dataset.resize": 0 if in_memory else dataset.resize**2,
+            "dataset.workers": 0 if in_memory else A_PROCESS * dataset.workers,
+            "evaluations": A_MEASUREMENT * config.evaluations,
+        }
+    )
+
+
+def kernels(channels: list[int]) -> int:
+    """Weights, at the least, of 3 x 3 convolutions one above the other."""
+    return 9 * sum(below * above for below, above in pairwise([1, *channels]))
 
 
 def scale(config: DecoupledConfig) -> str:

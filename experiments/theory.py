@@ -28,7 +28,9 @@ from experiments.config import (
     RunConfig,
     TrainingConfig,
 )
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.limits import check_memory, check_updates, mlp_bytes
 from experiments.run import Run
 from experiments.schedules import learning_rate
 from sobolev.derivatives import derivatives
@@ -40,6 +42,11 @@ from sobolev.theory import mismatch as floors
 from sobolev.theory import sample_complexity as sc
 
 LATTICE = 10**6  # frequencies that a construction may list
+# Rows an instance; of parts that have more of them than a figure needs, 0.
+PARTS = {"proposition_1": 20, "polynomials": 0, "gaussian": 4, "piecewise_linear": 0, "hypotheses": 0}
+A_ROW = 100  # bytes
+METHODS = ("value", "sobolev", "differences")
+INPUTS = {"interval": 1, "disc": 2}  # by domain
 
 Data = tuple[Tensor, Tensor, Tensor]  # inputs (E, N, I), values (E, N, 1), gradients (E, N, I)
 Rows = Iterator[tuple[int, str, str, float]]  # seed, split, metric, value
@@ -57,14 +64,10 @@ FULL = {  # below any of these a run is `reduced`
 
 def exact(config: ExactConfig, run: Run) -> dict:
     """One part of the theory; the objective is its number of rows."""
-    parts = {part.__name__: part for part in (proposition_1, polynomials, gaussian, piecewise_linear, hypotheses)}
-    if config.part not in parts:
-        raise BadInput(f"part={config.part} is unknown{nearest(config.part, [*parts])}")
-    check_seed(config)
-    check_precision(config, Precision.float64)
-    check_positive(instances=config.instances)
+    parts = (proposition_1, polynomials, gaussian, piecewise_linear, hypotheses)
+    part = next(part for part in parts if part.__name__ == config.part)
     run.resume()
-    rows = list(parts[config.part](config))
+    rows = list(part(config))
     run.record(0, rows)
     return {"objective": len(rows), "scale": scale(config)}
 
@@ -211,15 +214,6 @@ def uniform(n: int, n_inputs: int, rng: torch.Generator) -> Tensor:
 
 def construction(config: ConstructionConfig, run: Run) -> dict:
     """Theorem 1: write the network down and measure it; the objective is the sup error of its gradient."""
-    check_seed(config)
-    check_precision(config, Precision.float64)
-    keys = ("n_inputs", "width", "degree", "n_train", "n_test")
-    check_positive(**{key: getattr(config, key) for key in keys})
-    if (lattice := (2 * config.degree + 1) ** config.n_inputs) > LATTICE:
-        raise BadInput(
-            f"n_inputs={config.n_inputs} with degree={config.degree} lists (2 degree + 1)^n_inputs = {lattice:,} "
-            f"frequencies, more than {LATTICE:,}: take fewer inputs or a lower degree"
-        )
     if config.n_inputs == 1:
         network = piecewise_linear_network(lambda x_K: ripple(x_K[:, None])[0][:, 0], -1, 1, max(config.width - 1, 1))
     else:
@@ -244,10 +238,6 @@ def approximation(config: ApproximationConfig, run: Run) -> dict:
     another thing: the gradient of a ReLU network jumps at its kinks, so autograd gives the kinks' places no part in the
     error of the gradients, which difference quotients do.
     """
-    check_positive(n_inputs=config.n_inputs, width=config.width, difference_step=config.difference_step)
-    methods = ("value", "sobolev", "differences")
-    if config.method not in methods:
-        raise BadInput(f"method={config.method} is unknown{nearest(config.method, [*methods])}")
     seeds = seeds_of(config)
 
     def draw(n: int, stream: str) -> Data:
@@ -261,7 +251,7 @@ def approximation(config: ApproximationConfig, run: Run) -> dict:
         ensemble = train(config, run, (x, y, dy), lambda ensemble, _: by_differences(ensemble, h))
     else:
         ensemble = train(config, run, (x, y, dy), by_derivatives(1.0, float(config.method == "sobolev")))
-    errors = sobolev_errors(ensemble, draw(config.n_test, "test"))
+    errors = errors_in_the_end(config, ensemble, draw(config.n_test, "test"))
     return finish(config, run, errors, "gradient_sup")
 
 
@@ -286,10 +276,6 @@ def mismatch(config: MismatchConfig, run: Run) -> dict:
     On the interval [-1, 1] u is the constant delta, on the unit disc the rotation delta (-x_2, x_1). Points lie
     evenly, so that the mean over them is the integral.
     """
-    if config.domain not in ("interval", "disc"):
-        raise BadInput(f"domain={config.domain} is unknown{nearest(config.domain, ['interval', 'disc'])}")
-    if not 0 <= config.delta < math.inf:
-        raise BadInput(f"delta must be 0 or more, not {config.delta}")
     seeds = seeds_of(config)
     if config.domain == "interval":
         points, wrong = even_interval, lambda x: torch.full_like(x, config.delta)
@@ -304,7 +290,7 @@ def mismatch(config: MismatchConfig, run: Run) -> dict:
         return in_precision(run, x, y, dy + wrong(x))
 
     ensemble = train(config, run, data(config.n_train), by_derivatives(1.0, 1.0))
-    errors = sobolev_errors(ensemble, data(config.n_test))
+    errors = errors_in_the_end(config, ensemble, data(config.n_test))
     errors["joint_mse"] = errors["value_l2"].square() + errors["gradient_l2"].square()
     errors["joint_sup"] = torch.maximum(errors["value_sup"], errors["gradient_sup"])
     run.record(0, [(config.seed, "exact", "joint_mse", floor), (config.seed, "exact", "joint_sup", eta)])
@@ -328,15 +314,7 @@ def even_disc(n: int) -> Tensor:
 
 def points(config: PointsConfig, run: Run) -> dict:
     """Learn a teacher from `n_train` points; the objective is the median share of its variance left unexplained."""
-    check_positive(n_inputs=config.n_inputs, teacher_units=config.teacher_units)
-    value_weight, gradient_weight, *higher = (*config.loss.weights, 0.0, 0.0)
-    possible = all(0 <= weight < math.inf for weight in config.loss.weights)
-    if not possible or not value_weight + gradient_weight or any(higher):
-        raise BadInput(
-            f"loss.weights={config.loss.weights}: expected weights of value and gradient, none negative, not both 0"
-        )
-    if set(config.loss.distances) != {"squared_l2"}:
-        raise BadInput(f"loss.distances={config.loss.distances}: here all errors are squared (squared_l2)")
+    value_weight, gradient_weight = (*config.loss.weights, 0.0)[:2]
     seeds = seeds_of(config)
     teachers = [random_teacher(config.n_inputs, config.teacher_units, generator(seed, "teacher")) for seed in seeds]
 
@@ -347,7 +325,7 @@ def points(config: PointsConfig, run: Run) -> dict:
 
     ensemble = train(config, run, draw(config.n_train, "train"), by_derivatives(value_weight, gradient_weight))
     test = draw(config.n_test, "test")
-    errors = sobolev_errors(ensemble, test)
+    errors = errors_in_the_end(config, ensemble, test)
     variance = test[1].var(1, correction=0).squeeze(-1)
     return finish(config, run, {"value_nmse": errors["value_l2"].square() / variance}, "value_nmse")
 
@@ -450,10 +428,18 @@ def difference_quotients(f: Callable[[Tensor], Tensor], x_ENI: Tensor, step: flo
     return torch.cat([f(x_ENI + shift_I) - f(x_ENI - shift_I) for shift_I in shifts_II], -1) / (2 * step)
 
 
+def errors_in_the_end(config: TrainingConfig, ensemble: MLPEnsemble, test: Data) -> dict[str, Tensor]:
+    """`sobolev_errors` of networks that have trained, unless one of them diverged: these are measured once."""
+    errors = sobolev_errors(ensemble, test)
+    joint_E = errors["value_l2"].square() + errors["gradient_l2"].square()
+    of_zeros_E = sum(target.square().sum(-1).mean(1) for target in test[1:])
+    relative_E = (joint_E / of_zeros_E).sqrt().tolist()
+    check_convergence(config.optimizer.steps, True, dict(zip(seeds_of(config), relative_E, strict=True)))
+    return errors
+
+
 def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objective: str) -> dict:
     """Record the test errors of every network and summarise them."""
-    if not errors[objective].isfinite().all():
-        raise BadInput(f"training diverged ({objective} is not finite): lower optimizer.learning_rate")
     rows = [
         (seed, "test", metric, value)
         for metric, error_E in errors.items()
@@ -474,19 +460,76 @@ def scale(config: RunConfig) -> str:
 
 
 def seeds_of(config: TrainingConfig) -> range:
-    """One seed a network, after refusing what no type can."""
-    check_seed(config)
-    check_precision(config)
-    check_positive(
-        n_train=config.n_train,
-        n_test=config.n_test,
-        networks=config.networks,
-        **{f"optimizer.{key}": getattr(config.optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
-        **{"model.hidden": min(config.model.hidden, default=0)},
-    )
+    """One seed a network."""
     return range(config.seed, config.seed + config.networks)
 
 
 def in_precision(run: Run, *tensors: Tensor) -> Data:
     """Tensors computed in float64, rounded to the run's precision, on its device."""
     return tuple(tensor.to(run.device, run.dtype) for tensor in tensors)
+
+
+# --- Refusing what no type can -------------------------------------------------------------------------
+
+
+def check(config: RunConfig) -> None:
+    """Whatever the part; then its own."""
+    check_seed(config)
+    trained = isinstance(config, TrainingConfig)
+    check_precision(config, *(() if trained else (Precision.float64,)))
+    sizes = ("instances", "n_inputs", "width", "degree", "n_train", "n_test", "networks", "difference_step")
+    check_positive(**{key: getattr(config, key) for key in (*sizes, "teacher_units") if hasattr(config, key)})
+    if trained:
+        check_training(config)
+    if isinstance(config, ExactConfig):
+        if config.part not in PARTS:
+            raise BadInput(f"part={config.part} is unknown{nearest(config.part, [*PARTS])}")
+        check_memory({"instances": A_ROW * PARTS[config.part] * config.instances})
+    elif isinstance(config, ConstructionConfig):
+        if config.n_inputs * math.log(2 * config.degree + 1) > math.log(LATTICE):
+            raise BadInput(
+                f"n_inputs={config.n_inputs} with degree={config.degree} lists (2 degree + 1)^n_inputs frequencies, "
+                f"more than {LATTICE:,}: take fewer inputs or a lower degree"
+            )
+        numbers, points = 8 * (config.n_inputs + 1), max(config.n_train, config.n_test)
+        check_memory({"n_train, n_test and n_inputs": numbers * points, "width and n_inputs": numbers * config.width})
+    elif isinstance(config, ApproximationConfig) and config.method not in METHODS:
+        raise BadInput(f"method={config.method} is unknown{nearest(config.method, [*METHODS])}")
+    elif isinstance(config, MismatchConfig):
+        if config.domain not in INPUTS:
+            raise BadInput(f"domain={config.domain} is unknown{nearest(config.domain, [*INPUTS])}")
+        if not 0 <= config.delta < math.inf:
+            raise BadInput(f"delta must be 0 or more, not {config.delta}")
+    elif isinstance(config, PointsConfig):
+        check_loss(config)
+
+
+def check_training(config: TrainingConfig) -> None:
+    optimizer, hidden, networks = config.optimizer, config.model.hidden, config.networks
+    check_positive(
+        **{f"optimizer.{key}": getattr(optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
+        **{"model.hidden": min(hidden, default=0)},
+    )
+    check_updates(**{"optimizer.steps": optimizer.steps})
+    inputs = getattr(config, "n_inputs", 1)
+    batch_size = min(config.n_train, optimizer.batch_size)
+    check_memory(
+        {
+            "networks, model.hidden and n_inputs": mlp_bytes(config, (inputs, *hidden, 1), networks, batch_size),
+            # In float64, as they are drawn.
+            "networks, n_train, n_test and n_inputs": 8 * inputs * networks * max(config.n_train, config.n_test),
+            "networks, optimizer.steps and optimizer.batch_size": 8 * networks * optimizer.steps * batch_size,
+            "networks, teacher_units and n_inputs": 8 * networks * inputs * getattr(config, "teacher_units", 0),
+        }
+    )
+
+
+def check_loss(config: PointsConfig) -> None:
+    value_weight, gradient_weight, *higher = (*config.loss.weights, 0.0, 0.0)
+    possible = all(0 <= weight < math.inf for weight in config.loss.weights)
+    if not possible or not value_weight + gradient_weight or any(higher):
+        raise BadInput(
+            f"loss.weights={config.loss.weights}: expected weights of value and gradient, none negative, not both 0"
+        )
+    if set(config.loss.distances) != {"squared_l2"}:
+        raise BadInput(f"loss.distances={config.loss.distances}: here all errors are squared (squared_l2)")

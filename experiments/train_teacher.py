@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from experiments.config import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig, located
+from experiments.divergence import check_convergence
 from experiments.errors import BadInput, check_positive, check_precision, check_seed, nearest
-from experiments.run import Run, replacing
+from experiments.limits import check_memory, check_updates
+from experiments.run import Run
 from sobolev.atari import (
     ActorCritic,
     AtariOptions,
@@ -36,7 +38,8 @@ from sobolev.atari import (
     sample,
     teacher_bytes,
 )
-from sobolev.networks.atari_policies import AtariPolicy, teacher
+from sobolev.files import replacing
+from sobolev.networks.atari_policies import FRAME, AtariPolicy, teacher
 from sobolev.seeding import generator
 
 FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
@@ -45,7 +48,6 @@ SHIPPED_ACTIONS = {"pong": ("noop", "right", "left")}  # those of configs/datase
 
 def main(config: TrainTeacherConfig, run: Run) -> dict:
     """Train one teacher and leave it as teacher.safetensors; the objective is its score, negated."""
-    check(config)
     settings, seed = config.teacher, config.seed
 
     # Environments
@@ -76,6 +78,8 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
     for update in progress:
         if update == updates or update % per_segment == 0:
             run.record(update * per_update, segment.rows(seed))
+            largest = [parameter.detach().abs().max().item() for parameter in actor.parameters()]
+            check_convergence(update * per_update, update == updates, {}, largest, "teacher.learning_rate")
             if segment.scores:
                 progress.set_postfix(score=f"{np.mean(segment.scores):.1f}")
             segment = Segment()
@@ -90,8 +94,6 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
             actor.policy.requires_grad_(update * per_update >= config.value_steps)
             shuffles = (generator(seed, "shuffle", update, epoch) for epoch in range(settings.epochs))
             segment.losses += learn(rollout, actor, objective, optimizer, shuffles, settings)
-    if not all(parameter.isfinite().all() for parameter in actor.parameters()):
-        raise BadInput("training diverged: lower teacher.learning_rate")
 
     # Evaluate
     with replacing(run.directory / "teacher.safetensors") as path:
@@ -161,6 +163,15 @@ def check(config: TrainTeacherConfig) -> None:
     check_precision(config)
     if config.dataset.stack != 4:
         raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's network reads 4 frames")
+    minibatches = settings.steps // per_update * settings.epochs * settings.minibatches
+    check_updates(**{"teacher.steps": settings.steps, "teacher.epochs x minibatches": minibatches})
+    state = 4 * FRAME**2  # in bytes
+    check_memory(
+        {
+            "teacher.environments and teacher.horizon": state * settings.environments * (settings.horizon + 1),
+            "evaluation_episodes": state * config.evaluation_episodes,  # side by side
+        }
+    )
 
 
 def is_full(config: TrainTeacherConfig) -> bool:

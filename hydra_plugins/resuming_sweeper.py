@@ -8,15 +8,19 @@ from __future__ import annotations
 import copy
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, flag_override
 
 QUOTED = "\"runs_dir='a,b'\""
+
+SERIAL_BATCH = 20
 
 
 class ResumingSweeper(BasicSweeper):
@@ -26,8 +30,9 @@ class ResumingSweeper(BasicSweeper):
         super().__init__(*arguments, **options)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
-    def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        from experiments.errors import BadInput, explain
+    def sweep(self, arguments: list[str]) -> None:
+        # Hydra imports every plugin for every command; these would slow down `--help`.
+        from experiments.errors import BadInput, RunBusy, explain
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -41,34 +46,57 @@ class ResumingSweeper(BasicSweeper):
             raise BadInput("a grid of no runs: one of its ranges is empty")
         asked = [self._compose(job) for job in jobs]
 
-        # Hydra imports every plugin for every command, and these bring torch: what is refused needs not wait for it.
+        # These bring torch, for which nothing that is refused has to wait.
+        from experiments.code_identity import other_code
+        from experiments.identity import folder_of, is_complete, refusing_folder, tidy
         from experiments.ranks import torchrun_ranks
-        from experiments.run import folder_of, is_complete, refusing_folder
         from experiments.sweep import Grid, Watch, say
 
         if torchrun_ranks()[1] > 1:
             raise BadInput("torchrun starts one run: start those of a sweep one by one, or a sweep on each device")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that local workers are ended too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
+        entries: dict[Path, str] = {}
         for config, job in zip(asked, jobs, strict=True):
-            folders.setdefault(folder_of(config), job)
+            folders.setdefault(folder := folder_of(config), job)
+            entries[folder] = config.entry
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
         grid = Grid(name, list(folders))
         with refusing_folder():
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
             say(grid)
-            waiting = [job for folder, job in folders.items() if not is_complete(folder)]
+            complete = {folder for folder in folders if is_complete(folder)}
+        for folder in complete:
+            tidy(folder)
+        if stale := [folder for folder in folders if folder in complete and other_code(folder, entries[folder])]:
+            said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
+            print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
+        waiting = [job for folder, job in folders.items() if folder not in complete]
         if not waiting:
-            return []
+            return
         with Watch(grid):
             try:
-                results = self.launcher.launch(waiting, initial_job_idx=0)
-            except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are in results
+                failures = list(self._failures(waiting))
+            except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are failures
                 raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
-        errors = [explain(result._return_value) for result in results if result.status is not JobStatus.COMPLETED]
+        errors = [explain(error) for error in failures if not isinstance(error, RunBusy)]
+        if busy := len(failures) - len(errors):
+            print(f"{name}: {busy} of {len(waiting)} runs are other processes' and were passed over", file=sys.stderr)
         if errors:
             raise BadInput(f"{len(errors)} of {len(waiting)} runs failed; the first: {errors[0]}")
-        return results
+
+    def _failures(self, jobs: list[list[str]]) -> Iterator[Exception]:
+        """Launch jobs, and yield what those that failed ended with.
+
+        Hydra's own launcher keeps the composed configs of all that it ran, a quarter of a MiB a run, until it returns:
+        it gets a few at a time.
+        """
+        at_once = SERIAL_BATCH if isinstance(self.launcher, BasicLauncher) else len(jobs)
+        for first in range(0, len(jobs), at_once):
+            for result in self.launcher.launch(jobs[first : first + at_once], initial_job_idx=first):
+                if result.status is not JobStatus.COMPLETED:
+                    yield result._return_value
 
     def _compose(self, job: list[str]) -> Any:
         """The typed config of one job, as Hydra would compose it.

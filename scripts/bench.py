@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from experiments.run import prepare_cpu, replacing
+from experiments.process import prepare_cpu
+from sobolev.files import replacing
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 

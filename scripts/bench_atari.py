@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.config import TrainTeacherConfig, register
-from experiments.run import prepare_cpu
+from experiments.process import prepare_cpu
 from experiments.train_teacher import Players, atari_options, learn
 from scripts.bench import show
 from sobolev.atari import (

@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from experiments.run import prepare_cpu
+from experiments.process import prepare_cpu
 from scripts.bench import alternate, matrix_product, show
 from sobolev.decoupling import TECHNIQUES, DecoupledNetwork
 from sobolev.networks.convnets import CIFAR_SPLITS, cifar_blocks, split

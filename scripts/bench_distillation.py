@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.run import prepare_cpu
+from experiments.process import prepare_cpu
 from scripts.bench import alternate, matrix_product, show
 from sobolev import projections
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss

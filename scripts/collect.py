@@ -9,42 +9,35 @@ has them. Rows already in the results stay unless a collected run answers the sa
 paper scale takes no reduced rows, and a run at paper scale replaces the reduced rows of its cell. Where rows of a run's
 scale are there, one with other settings (another learning rate, say) is an experiment of yours and no evidence: it is
 left out, unless --replace says that such runs take the whole cell. Of two collected runs that answer one question at
-one scale the later is taken, and it says the settings of its cell. Whatever is left out is said, and so are rows that
-differ from what their run wrote, cells that a grid lacks, and results of several revisions.
+one scale the later is taken, and it says the settings of its cell. Whatever is left out is said, and so are cells that
+a grid lacks, and results of several revisions.
+
+A run whose files are damaged, whose rows are not what it wrote or whose labels are not what its settings give is named
+and left out, and the exit status is 1. The files of a domain change together, under a lock, with their checksums.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
+import io
 import itertools
 import json
-import math
-import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from experiments.run import COLUMNS, OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS, replacing
-
-CELL = ("experiment", "task", "method", "n_train")
-MANIFEST = (
-    *("run_id", "revision", "dirty", "python", "torch", "numpy", "platform", "device", "threads", "precision"),
-    "wall_seconds",
-)
+from scripts.candidates import Candidate, by_question, candidates_of, cell
+from scripts.reading import EvidenceError, Rows, expected, read_csv, read_json
+from scripts.results import DECIDED, alone, replace_together
+from scripts.runs import left_out
+from scripts.schemas import CELL, ROWS, RUNS, Settings
 
 NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
 # The folder in the results of experiments whose name begins with a word; others have that of their first word.
 DOMAINS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
-SCALES = ("paper", "reduced")
-ARRAYS = {"surface.npz": "surfaces", "saliency.npz": "saliency"}  # what figures need besides rows, and where it goes
-
-Rows = list[dict[str, str]]
 
 
 def main() -> None:
@@ -54,6 +47,9 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
     parser.add_argument("experiments", nargs="*", help="only these experiments")
     arguments = parser.parse_args()
+    for decided in arguments.results.glob(f"*/{DECIDED}"):
+        with alone(decided.parent):  # finishes what another was interrupted in
+            pass
     folders = arguments.runs or [Path("runs")]
     runs = [path for root in folders for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
     if arguments.experiments:
@@ -69,9 +65,9 @@ def main() -> None:
     domains: dict[str, list[Path]] = {}
     for path in complete:
         domains.setdefault(domain(path.parent.name), []).append(path)
-    for folder, members in domains.items():
-        collect(members, arguments.results / folder, arguments.replace)
-        print(f"{arguments.results / folder}: {len(members)} runs")
+    whole = [collect(members, arguments.results / name, arguments.replace) for name, members in domains.items()]
+    if not all(whole):
+        sys.exit("error: not everything could be collected, see above")
 
 
 def domain(experiment: str) -> str:
@@ -80,31 +76,50 @@ def domain(experiment: str) -> str:
     return DOMAINS.get(word, word)
 
 
-def collect(runs: list[Path], folder: Path, replace: bool = False) -> None:
-    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, settings.json, surfaces/ and saliency/."""
+def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:
+    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, settings.json, surfaces/ and saliency/.
+
+    False where a file was at fault: a run's, which is left out, or one of the results, which then stay as they are.
+    """
+    try:
+        candidates, damaged = candidates_of(runs)
+        if candidates:
+            with alone(folder):
+                manifests = merge(candidates, folder, replace)
+            for line in gaps(manifests):
+                print(f"{folder}: {line}", file=sys.stderr)
+    except (EvidenceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    print(f"{folder}: {len(runs)} runs")
+    return not damaged
+
+
+def merge(candidates: list[Candidate], folder: Path, replace: bool) -> Rows:
+    """Put what the candidates say in its place among the results. The rows of runs.csv from then on."""
     results = Results.read(folder)
-    candidates, settings_of = with_settings(candidates_of(runs), results, replace)
-    chosen = choose(candidates, settings_of, results, replace)
+    admitted, settings_of = with_settings(candidates, results, replace)
+    chosen = choose(admitted, settings_of, results, replace)
     if replace:
         results = results.without(taken_whole(chosen, settings_of, results))
     rows = merged(results.rows, chosen)
     # Whose rows answer a question: a candidate's only where they were kept.
     kept = {key: candidate for key, candidate in chosen.items() if rows.get(key) is candidate.answers[key]}
     owners = results.owners() | {key: candidate.path.name for key, candidate in kept.items()}
-    new = {(*each.cell, each.seeds): each.manifest() for each in dict.fromkeys(kept.values())}
+    new = {(*each.cell, each.seeds): each.noted() for each in dict.fromkeys(kept.values())}
     manifests = {
         key: row
         for key, row in (results.manifests | new).items()
         if any((*key[:-1], seed) in rows and owners.get((*key[:-1], seed)) == row["run_id"] for seed in key[-1].split())
     }
-
-    ordered = [row for key in sorted(rows, key=order) for row in rows[key]]
-    write_csv(folder / "rows.csv", (*COLUMNS, "scale"), ordered)
-    write_settings(folder / "settings.json", {key[:-1]: settings_of.get(key[:-1]) for key in rows})
-    copy_arrays(kept, rows, folder)
-    write_csv(folder / "runs.csv", (*CELL, "seeds", "scale", *MANIFEST), [manifests[key] for key in sorted(manifests)])
-    for line in gaps(list(manifests.values())):
-        print(f"{folder}: {line}", file=sys.stderr)
+    noted = [manifests[key] for key in sorted(manifests)]
+    files = {
+        "rows.csv": as_csv(ROWS, (row for key in sorted(rows, key=order) for row in rows[key])),
+        "settings.json": as_settings({key[:-1]: settings_of.get(key[:-1]) for key in rows}),
+        "runs.csv": as_csv(RUNS, noted),
+    }
+    replace_together(folder, files | arrays_of(kept, rows))
+    return noted
 
 
 @dataclass(frozen=True)
@@ -117,8 +132,23 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        manifests = {(*cell(row), row["seeds"]): row for row in read_csv(folder / "runs.csv")}
-        return cls(by_question(read_csv(folder / "rows.csv")), manifests, read_settings(folder / "settings.json"))
+        """What is there, all of it or none.
+
+        Raises:
+            EvidenceError: a file is damaged, cut or gone.
+        """
+
+        def read(reader: Callable[[Path, Any], Any], name: str, schema: Any) -> Any:
+            return reader(folder / name, schema) if expected(folder / name) else {}
+
+        rows = by_question(read(read_csv, "rows.csv", ROWS))
+        runs = read(read_csv, "runs.csv", RUNS)
+        settings = read(read_json, "settings.json", Settings)
+        for run in runs:
+            if not any((*cell(run), seed) in rows for seed in run["seeds"].split()):
+                raise EvidenceError(f"{folder / 'rows.csv'} has no rows of {run['run_id']}, which runs.csv names")
+        manifests = {(*cell(run), run["seeds"]): run for run in runs}
+        return cls(rows, manifests, {tuple(key.split()): value for key, value in settings.items()})
 
     def owners(self) -> dict[tuple, str]:
         """The run that answered each question."""
@@ -131,44 +161,6 @@ class Results:
     def without(self, cells: set[tuple]) -> Results:
         rows = {key: rows for key, rows in self.rows.items() if key[:-1] not in cells}
         return Results(rows, self.manifests, self.settings)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A complete run that may be evidence."""
-
-    path: Path
-    scale: str
-    cell: tuple[str, ...]
-    answers: dict[tuple, Rows]  # by question
-    settings: dict[str, Any]  # those that all seeds of its cell have in common
-
-    @classmethod
-    def read(cls, path: Path) -> Candidate:
-        answers = by_question(row | {"scale": scale(path)} for row in read_csv(path / "metrics.csv"))
-        (of_cell,) = {key[:-1] for key in answers}
-        return cls(path, scale(path), of_cell, answers, settings_of_cell(path))
-
-    @property
-    def seeds(self) -> str:
-        return " ".join(map(str, sorted(int(key[-1]) for key in self.answers)))
-
-    def manifest(self) -> dict[str, Any]:
-        """Its row of runs.csv."""
-        noted = json.loads((self.path / "manifest.json").read_text())
-        of_cell = dict(zip(CELL, self.cell, strict=True)) | {"seeds": self.seeds, "scale": self.scale}
-        return of_cell | {name: noted[name] for name in MANIFEST}
-
-
-def candidates_of(runs: list[Path]) -> list[Candidate]:
-    """The runs that may be evidence. What comes later replaces: reduced before paper, then by time of completion."""
-    candidates = []
-    for run in runs:
-        if reason := unusable(run):
-            left_out(run, reason)
-        else:
-            candidates.append(Candidate.read(run))
-    return sorted(candidates, key=lambda each: (each.scale == "paper", (each.path / "summary.json").stat().st_mtime_ns))
 
 
 def with_settings(
@@ -230,59 +222,14 @@ def merged(there: dict[tuple, Rows], chosen: dict[tuple, Candidate]) -> dict[tup
     }
 
 
-def copy_arrays(kept: dict[tuple, Candidate], rows: dict[tuple, Rows], folder: Path) -> None:
+def arrays_of(kept: dict[tuple, Candidate], rows: dict[tuple, Rows]) -> dict[str, bytes]:
     """What figures need besides rows: the arrays of a cell are those of the run that has its first seed."""
+    files = {}
     for of_cell in dict.fromkeys(key[:-1] for key in kept):
         first = min(int(key[-1]) for key in rows if key[:-1] == of_cell)
-        if not (candidate := kept.get((*of_cell, str(first)))):
-            continue
-        for name, arrays in ARRAYS.items():
-            if (candidate.path / name).exists():
-                (folder / arrays).mkdir(exist_ok=True)
-                with replacing(folder / arrays / f"{'_'.join(of_cell)}.npz") as temporary:
-                    shutil.copyfile(candidate.path / name, temporary)
-
-
-def left_out(run: Path, reason: str) -> None:
-    print(f"left out, {reason}: {run}", file=sys.stderr)
-
-
-def unusable(run: Path) -> str:
-    """Why a complete run is no evidence; empty if it may be."""
-    try:
-        if not intact(run):
-            return "metrics.csv is not what the run wrote"
-        if scale(run) not in SCALES:
-            return f"its summary says no scale ({' or '.join(SCALES)})"
-        if "evaluate_on: validation" in (run / "config.yaml").read_text().splitlines():
-            return "it was measured on validation data"
-        rows = read_csv(run / "metrics.csv")
-        if not all(math.isfinite(float(row["value"])) for row in rows):
-            return "not every value is finite"
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a file is missing, cut short or not what it was
-        return f"its files are damaged ({type(error).__name__}: {error})"
-    return "" if rows else "it recorded no rows"
-
-
-def settings(config: DictConfig) -> dict[str, Any]:
-    """What a run's rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out."""
-    asked = OmegaConf.to_container(config)
-    asked["precision"] = asked.get("compute", {}).get("precision")
-    for key in (*OUTSIDE_IDENTITY, "labels"):
-        asked.pop(key, None)
-    for key in OUTSIDE_IDENTITY_OF_DATASETS:
-        asked.get("dataset", {}).pop(key, None)
-    flat = {}
-    for name, value in asked.items():
-        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def settings_of_cell(run: Path) -> dict[str, Any]:
-    """What all seeds of a run's cell have in common. Rows of `theory_exact` are by instance, all of one seed."""
-    asked = settings(OmegaConf.load(run / "config.yaml"))
-    free = ("networks",) if asked.get("name") == "theory_exact" else ("seed", "networks")
-    return {key: value for key, value in asked.items() if key not in free}
+        if candidate := kept.get((*of_cell, str(first))):
+            files |= {f"{folder}/{'_'.join(of_cell)}.npz": arrays for folder, arrays in candidate.arrays.items()}
+    return files
 
 
 def differences(asked: dict[str, Any], expected: dict[str, Any] | None) -> str:
@@ -295,16 +242,10 @@ def differences(asked: dict[str, Any], expected: dict[str, Any] | None) -> str:
     return f"{words[0]} as in the other runs of its cell" if words else ""
 
 
-def read_settings(path: Path) -> dict[tuple, dict[str, Any]]:
-    """{cell: its settings}, of the cells that have some."""
-    return {tuple(key.split()): value for key, value in json.loads(path.read_text()).items()} if path.exists() else {}
-
-
-def write_settings(path: Path, settings_of: dict[tuple, dict[str, Any] | None]) -> None:
-    """A line a cell."""
+def as_settings(settings_of: dict[tuple, dict[str, Any] | None]) -> bytes:
+    """The content of settings.json: a line a cell."""
     lines = [f"{json.dumps(' '.join(key))}: {json.dumps(value)}" for key, value in sorted(settings_of.items()) if value]
-    with replacing(path) as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def gaps(runs: Rows) -> list[str]:
@@ -326,50 +267,18 @@ def gaps(runs: Rows) -> list[str]:
     return lines
 
 
-def intact(run: Path) -> bool:
-    """Whether a run's rows are those that its manifest was written for. Older manifests do not say."""
-    written = json.loads((run / "manifest.json").read_text()).get("metrics_sha256")
-    return written in (None, hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest())
-
-
-def scale(run: Path) -> str | None:
-    return json.loads((run / "summary.json").read_text()).get("scale")
-
-
-def cell(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[column] for column in CELL)
-
-
-def question(row: dict[str, str]) -> tuple[str, ...]:
-    return (*cell(row), row["seed"])
-
-
-def by_question(rows: Iterable[dict[str, str]]) -> dict[tuple, Rows]:
-    answers: dict[tuple, Rows] = {}
-    for row in rows:
-        answers.setdefault(question(row), []).append(row)
-    return answers
-
-
 def order(key: tuple[str, ...]) -> tuple:
     """Sorts questions with training size and seed as numbers."""
     return (*key[:3], int(key[3]), int(key[4]))
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def as_csv(columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> bytes:
+    """The content of a CSV file."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, tuple(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 if __name__ == "__main__":

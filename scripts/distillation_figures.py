@@ -6,8 +6,6 @@ results/distillation/saliency.
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -21,11 +19,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from scripts import drawing
 from scripts.claims.distillation import EXPERIMENT, GAMES
+from scripts.reading import EvidenceError, expected, read_arrays, read_csv, read_json
 from scripts.rows import (
     DTYPE,
     METHODS,
     MIN_SEEDS,
-    RowsError,
     curve,
     final,
     levels,
@@ -34,6 +32,7 @@ from scripts.rows import (
     scale_of,
     select,
 )
+from scripts.schemas import RUNS, SALIENCY, Card
 
 LOOKS = {
     "value": {"color": "#0072B2", "marker": "o"},
@@ -215,7 +214,7 @@ def read_saliencies(folder: Path) -> Saliencies:
     """Read every `distill_atari_<game>_<method>_<n_train>.npz` of a folder; none if the folder is missing.
 
     Raises:
-        RowsError: an array is missing or damaged.
+        EvidenceError: an array is missing or damaged.
     """
     pattern = re.compile(rf"{EXPERIMENT}_(.+)_({'|'.join(LOOKS)})_(\d+)")
     found: Saliencies = {}
@@ -224,13 +223,10 @@ def read_saliencies(folder: Path) -> Saliencies:
         if match is None:
             continue  # another experiment's
         game, method, n_train = match.groups()
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found[game, method, int(n_train)] = Saliency(
-                    arrays["state"], arrays["teacher_gradient"], arrays["student_gradient"], str(arrays["scale"])
-                )
-        except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
-            raise RowsError(f"{path}: cannot be read ({error}); delete it and collect again") from None
+        arrays = read_arrays(path, SALIENCY)
+        found[game, method, int(n_train)] = Saliency(
+            arrays["state"], arrays["teacher_gradient"], arrays["student_gradient"], str(arrays["scale"])
+        )
     return found
 
 
@@ -274,25 +270,18 @@ def read_steps_before(folder: Path) -> dict[str, int]:
     """For each run whose rows are there and that the teachers' cards name: how many steps there were before it.
 
     Raises:
-        RowsError: a card is damaged.
+        EvidenceError: a card is damaged.
     """
     steps_before = {}
     runs = folder / "runs.csv"
-    drawn = {row["run_id"] for row in csv.DictReader(runs.read_text().splitlines())} if runs.is_file() else set()
+    drawn = {row["run_id"] for row in read_csv(runs, RUNS)} if expected(runs) else set()
     for path in sorted(folder.glob("*.json")):
-        if path.name == "settings.json":
-            continue
-        try:
-            card = json.loads(path.read_text())
-            while card:
-                before = card.get("before", {})
-                if card["run_id"] in drawn:
-                    steps_before[card["run_id"]] = before.get("training", {}).get("steps", 0)
-                card = before if "run_id" in before else None  # of a teacher from elsewhere its SHA-256 alone is known
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RowsError(
-                f"{path}: cannot be read ({error!r}); `python -m scripts.export_teachers` writes it"
-            ) from None
+        card = read_json(path, Card) if path.name != "settings.json" else None
+        while isinstance(card, Card):  # of a teacher from elsewhere the SHA-256 alone is known
+            before = card.before.training.steps if isinstance(card.before, Card) else 0
+            if card.run_id in drawn:
+                steps_before[card.run_id] = before
+            card = card.before
     return steps_before
 
 
@@ -324,11 +313,11 @@ def main(arguments: list[str] | None = None) -> int:
     names, folder = options.names or NAMES, options.results / "distillation"
     files = folder / "rows.csv", options.results / "teachers" / "rows.csv"
     try:
-        rows, of_teachers = (read_rows(file) if file.is_file() else np.empty(0, DTYPE) for file in files)
+        rows, of_teachers = (read_rows(file) if expected(file) else np.empty(0, DTYPE) for file in files)
         rows = select(rows, experiment=EXPERIMENT)
         saliencies = read_saliencies(folder / "saliency")
         steps_before = read_steps_before(options.results / "teachers")
-    except RowsError as error:
+    except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     drawn = set()

@@ -31,7 +31,7 @@ def main() -> None:
                 n = [len(IN_MEMORY[arguments.name](arguments.folder, split)) for split in ("train", "test")]
             else:
                 n = [len(ImageFolder(path, split)) for split in ("train", "test")]
-        except ImageError as error:
+        except (ImageError, PermissionError) as error:
             sys.exit(f"error: {error}")
     print(f"{path}: {n[0]:,} + {n[1]:,} images")
 

@@ -5,8 +5,9 @@ python -m scripts.export_teachers --runs a/runs b/runs --out results/teachers
 
 Of several runs of one game the one with most steps is taken, then the later one. A teacher that is there gives way only
 to one of the same options and algorithm and of as many steps or more, or to any with --replace: students learn from it.
-What is left out is said on stderr, and the exit status is 1 where nothing was exported. A training that went on from
-the very teacher that is there replaces it if it scores more, and adds its steps to that one's.
+What is left out is said on stderr, and the exit status is 1 where nothing was exported or a run's files are damaged. A
+training that went on from the very teacher that is there replaces it if it scores more, and adds its steps to that
+one's.
 
 `<game>.safetensors` is what the run left; `<game>.json` says what it plays, how it was trained, and its scores over
 whole games: every life, nothing clipped, actions drawn from the policy (`score`) or its most probable ones
@@ -16,19 +17,110 @@ whole games: every life, nothing clipped, actions drawn from the policy (`score`
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
-import zipfile
-import zlib
-from functools import partial
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from experiments.run import replacing
+from scripts.reading import EvidenceError, inside, read_arrays, read_bytes, read_json
+from scripts.results import alone, replace_together
+from scripts.runs import CompleteRun, left_out
+from scripts.schemas import SCORES, Card, Digest, TeacherConfig, TeacherSummary
 from sobolev.atari import load_teacher
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedTeacher:
+    """A complete run of train_teacher, and what it left besides."""
+
+    run: CompleteRun
+    scores: dict[str, np.ndarray]
+    content: bytes  # of its teacher's file
+
+    @classmethod
+    def read(cls, path: Path) -> TrainedTeacher:
+        """Read a run that is whole.
+
+        Raises:
+            EvidenceError: a file is missing, damaged or outside the folder.
+        """
+        run = CompleteRun.read(path, TeacherConfig, TeacherSummary)
+        scores = read_arrays(inside(path, "scores.npz"), SCORES)
+        content = read_bytes(file := inside(path, "teacher.safetensors"))
+        try:
+            teacher = load_teacher(file)
+        except (ValueError, OSError) as error:
+            raise EvidenceError(str(error)) from None
+        if teacher.sha256 != hashlib.sha256(content).hexdigest() or teacher.options.game != run.summary.options.game:
+            raise EvidenceError(f"{file} is not the teacher that the run left")
+        return cls(run, scores, content)
+
+    def order(self, there: Card | None) -> tuple[int, float]:
+        """By steps, those of the teacher that is there included where a run went on from it, then by time."""
+        return self.steps(there), (self.run.path / "summary.json").stat().st_mtime
+
+    def steps(self, there: Card | None) -> int:
+        before = self.begun_with(there)
+        return self.run.summary.steps + (before.training.steps if isinstance(before, Card) else 0)
+
+    def begun_with(self, there: Card | None) -> Card | Digest | None:
+        """What is known of the teacher that it went on from: its card, if that is there, or its SHA-256 alone."""
+        if not (start := self.run.summary.start_sha256):
+            return None
+        return there if there and there.sha256 == start else Digest(sha256=start)
+
+    def objection(self, file: Path, there: Card | None) -> str | None:
+        """Why it should not replace the teacher in `file`, whose card is `there`; None where it may."""
+        if not file.exists():
+            return None
+        card = file.with_suffix(".json")
+        if there is None:
+            return f"{file} is there, and {card.name} does not say how it was trained"
+        summary = self.run.summary
+        options, algorithm = summary.options.model_dump(), self.run.config["teacher"]["algorithm"]
+        if differing := [name for name, value in options.items() if there.options.get(name) != value]:
+            return f"it has other {', '.join(differing)} than {card}"
+        if algorithm != there.training.algorithm:
+            return f"it was trained by {algorithm}, the one in {file} by {there.training.algorithm}"
+        if summary.start_sha256 and there.run_id == self.run.path.name:
+            return f"it is the one in {file}"
+        if summary.start_sha256 == there.sha256:
+            score = there.score.mean
+            return None if summary.score > score else f"it scores {summary.score:.1f}, the one in {file} {score}"
+        if summary.steps < there.training.steps:
+            return f"it has {summary.steps:,} steps, the one in {file} {there.training.steps:,}"
+        return None
+
+    def card(self, there: Card | None, as_written: dict[str, Any] | None) -> dict[str, Any]:
+        """What one should know of it before trusting it."""
+        summary, config, manifest = self.run.summary, self.run.config, self.run.manifest.model_dump()
+        before, steps = self.begun_with(there), self.steps(there)
+        return {
+            "game": summary.options.game,
+            "sha256": hashlib.sha256(self.content).hexdigest(),
+            "options": summary.options.model_dump(),
+            "training": {**config["teacher"], "steps": steps},
+            "frames": steps * summary.options.action_repeat,
+            "seed": config["seed"],
+            **{
+                name: {
+                    "episodes": len(values),
+                    "mean": round(float(values.mean()), 2),
+                    "std": round(float(values.std()), 2),
+                    "min": float(values.min()),
+                    "max": float(values.max()),
+                }
+                for name, values in self.scores.items()
+            },
+            "ale_py": version("ale-py"),
+            **{key: manifest[key] for key in ("run_id", "revision", "dirty", "torch", "device", "wall_seconds")},
+            **({"before": as_written if isinstance(before, Card) else before.model_dump()} if before else {}),
+        }
 
 
 def main() -> None:
@@ -43,122 +135,50 @@ def main() -> None:
             f"error: no complete run of train_teacher under {', '.join(map(str, arguments.runs))}: "
             "python run.py experiment=train_teacher makes one"
         )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    of_games: dict[str, list[Path]] = {}
-    for run in runs:
-        of_games.setdefault(json.loads((run / "summary.json").read_text())["options"]["game"], []).append(run)
-    exported = 0
-    for game, of_game in sorted(of_games.items()):
-        file = arguments.out / f"{game}.safetensors"
-        of_game.sort(key=partial(order, file))
-        against = {run: None if arguments.replace else objection(run, file) for run in of_game}
-        if told := against[of_game[-1]]:
-            print(f"left out {of_game[-1]}: {told} (--replace takes it)", file=sys.stderr)
-        if not (acceptable := [run for run in of_game if not against[run]]):
-            continue
+    of_games: dict[str, list[TrainedTeacher]] = {}
+    damaged = False
+    for path in runs:
         try:
-            score = export(acceptable[-1], file)["score"]
-        except ValueError as error:
-            sys.exit(f"error: {error}")
-        print(f"{arguments.out / game}: {score['mean']:.1f} ± {score['std']:.1f}")
-        exported += 1
-    if not exported:
+            teacher = TrainedTeacher.read(path)
+        except (EvidenceError, OSError) as error:
+            left_out(path, error)
+            damaged = True
+        else:
+            of_games.setdefault(teacher.run.summary.options.game, []).append(teacher)
+    exported = 0
+    try:
+        for game, of_game in sorted(of_games.items()):
+            with alone(arguments.out):
+                exported += export(of_game, arguments.out / f"{game}.safetensors", arguments.replace)
+    except (EvidenceError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if damaged or not exported:
         sys.exit(1)
 
 
-def order(file: Path, run: Path) -> tuple[int, float]:
-    """By steps, those of the teacher in `file` included where a run went on from it, then by time."""
-    summary = json.loads((run / "summary.json").read_text())
-    before = begun_with(summary, file.with_suffix(".json"))
-    steps = summary["steps"] + before.get("training", {}).get("steps", 0)
-    return steps, (run / "summary.json").stat().st_mtime
+def export(of_game: list[TrainedTeacher], file: Path, replace: bool) -> bool:
+    """Put the best teacher of a game that may be there into `file`, and its card beside it; whether there is one."""
+    there, as_written = known(file.with_suffix(".json"))
+    of_game.sort(key=lambda teacher: teacher.order(there))
+    against = {teacher: None if replace else teacher.objection(file, there) for teacher in of_game}
+    if told := against[of_game[-1]]:
+        print(f"left out {of_game[-1].run.path}: {told} (--replace takes it)", file=sys.stderr)
+    if not (acceptable := [teacher for teacher in of_game if not against[teacher]]):
+        return False
+    best = acceptable[-1]
+    card = best.card(there, as_written)
+    written = {file.name: best.content, f"{file.stem}.json": (json.dumps(card, indent=2) + "\n").encode()}
+    replace_together(file.parent, written)
+    print(f"{file.with_suffix('')}: {card['score']['mean']:.1f} ± {card['score']['std']:.1f}")
+    return True
 
 
-def begun_with(summary: dict, there: Path) -> dict:
-    """What is known of the teacher that a run went on from: its card, if that is `there`, or its SHA-256 alone."""
-    if not (start := summary.get("start_sha256")):
-        return {}
+def known(path: Path) -> tuple[Card | None, dict[str, Any] | None]:
+    """The card of the teacher that is there, as far as it can be relied on, and all that it says."""
     try:
-        known = json.loads(there.read_text())
-    except (OSError, ValueError):
-        known = {}
-    return known if known.get("sha256") == start else {"sha256": start}
-
-
-def objection(run: Path, file: Path) -> str | None:
-    """Why a run's teacher should not replace the one in `file`; None where it may."""
-    if not file.exists():
-        return None
-    there = file.with_suffix(".json")
-    try:
-        known = json.loads(there.read_text())
-        options, steps, algorithm = known["options"], known["training"]["steps"], known["training"]["algorithm"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{file} is there, and {there.name} does not say how it was trained"
-    summary = json.loads((run / "summary.json").read_text())
-    ours = OmegaConf.load(run / "config.yaml").teacher.algorithm
-    if differing := [name for name, value in summary["options"].items() if options.get(name) != value]:
-        return f"it has other {', '.join(differing)} than {there}"
-    if ours != algorithm:
-        return f"it was trained by {ours}, the one in {file} by {algorithm}"
-    if summary.get("start_sha256") and known.get("run_id") == run.name:
-        return f"it is the one in {file}"
-    if summary.get("start_sha256") == known["sha256"]:
-        score = known["score"]["mean"]
-        return None if summary["score"] > score else f"it scores {summary['score']:.1f}, the one in {file} {score}"
-    if summary["steps"] < steps:
-        return f"it has {summary['steps']:,} steps, the one in {file} {steps:,}"
-    return None
-
-
-def export(run: Path, file: Path) -> dict:
-    """Copy a run's teacher to `file` and write its card beside it; the card.
-
-    Raises:
-        ValueError: a file of the run that is missing or damaged; nothing is replaced then.
-    """
-    teacher = load_teacher(run / "teacher.safetensors")
-    try:
-        told = card(run, teacher.sha256, file.with_suffix(".json"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{run} is not a whole run ({error})") from None
-    with replacing(file) as path:
-        path.write_bytes((run / "teacher.safetensors").read_bytes())
-    with replacing(file.with_suffix(".json")) as path:
-        path.write_text(json.dumps(told, indent=2) + "\n")
-    return told
-
-
-def card(run: Path, sha256: str, there: Path) -> dict:
-    """What one should know of a teacher before trusting it. `there` may be the card of the one it began with."""
-    summary = json.loads((run / "summary.json").read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
-    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    with np.load(run / "scores.npz") as arrays:
-        scores = {name: arrays[name] for name in ("score", "score_greedy")}
-    before = begun_with(summary, there)
-    steps = summary["steps"] + before.get("training", {}).get("steps", 0)
-    return {
-        "game": summary["options"]["game"],
-        "sha256": sha256,
-        "options": summary["options"],
-        "training": {**config["teacher"], "steps": steps},
-        "frames": steps * summary["options"]["action_repeat"],
-        "seed": config["seed"],
-        **{
-            name: {
-                "episodes": len(values),
-                "mean": round(float(values.mean()), 2),
-                "std": round(float(values.std()), 2),
-                "min": float(values.min()),
-                "max": float(values.max()),
-            }
-            for name, values in scores.items()
-        },
-        "ale_py": version("ale-py"),
-        **{key: manifest[key] for key in ("run_id", "revision", "dirty", "torch", "device", "wall_seconds")},
-        **({"before": before} if before else {}),
-    }
+        return read_json(path, Card), read_json(path, dict[str, Any])
+    except EvidenceError:
+        return None, None
 
 
 if __name__ == "__main__":

@@ -11,11 +11,15 @@ rows of one that nothing disturbed, bit for bit.
     flip        a bit of them is flipped; recorded states that were damaged may be refused by name, and are then removed
     together    two processes ask for the same run at once: one is refused
     full disk   the run's folder is on a file system that fills up (needs root)
-    no W&B      its server does not answer
+    mixed       another run's checkpoint, rows and summary lie in its folder
+    operations  every file operation of a run in turn: killed before it, a write torn in half, or answered by the
+                system with no space, an input/output error or no permission (of a regression; needs a C compiler)
+    locks       its file system has no locks, or does not give one (likewise)
+    no W&B      its server is not there, or takes the connection and never answers
     theirs      a folder of configs from others tries to run something: see scripts/fuzz_configs.py
 
-Writes faults.csv into --results: how many of each were tried, and how many survived. Lines of kinds of run that are not
-named stay.
+Writes faults.csv into --results: how many of each were tried, and how many survived. Lines of what is not tried
+stay.
 """
 
 from __future__ import annotations
@@ -26,18 +30,21 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from experiments.run import replacing
-from scripts.collect import read_csv
+from scripts import file_faults
 from scripts.fuzz_configs import attacks
+from scripts.reading import read_csv
 from sobolev.atari import AtariOptions, teacher_bytes
+from sobolev.files import replacing
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
@@ -57,6 +64,11 @@ EXPERIMENTS = {
 }
 COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
 PATIENCE = 300  # seconds for one command
+OPERATIONS = (  # few, with a checkpoint a step
+    "experiment=regression n_train=20 networks=1 n_test=20 model.hidden=[8] optimizer.steps=2 evaluations=2 "
+    "recorder=disabled compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0"
+)
+ALL_OPERATIONS = 20  # for as many kills all of them are tried
 FULL_DISK_BYTES = 40_000  # the first rows fit, a checkpoint does not
 
 
@@ -64,6 +76,7 @@ FULL_DISK_BYTES = 40_000  # the first rows fit, a checkpoint does not
 class Bench:
     """One kind of run, its command, and what it ends in when nothing disturbs it."""
 
+    name: str
     overrides: list[str]
     folder: Path
     rows: bytes
@@ -104,7 +117,7 @@ def prepare(name: str, folder: Path, seed: int) -> Bench:
     _, said = process.communicate(timeout=PATIENCE)
     if process.returncode:
         sys.exit(f"error: {name} fails undisturbed: {said}")
-    return Bench(overrides, folder, rows_of(runs), time.monotonic() - began, random.Random(seed))
+    return Bench(name, overrides, folder, rows_of(runs), time.monotonic() - began, random.Random(seed))
 
 
 def kill(bench: Bench, times: int) -> Iterator[bool]:
@@ -182,7 +195,7 @@ def together(bench: Bench, times: int) -> Iterator[bool]:
         both = [bench.start(runs), bench.start(runs)]
         ends = [(process.communicate(timeout=PATIENCE)[1], process.returncode) for process in both]
         # The second may come so late that the run is complete, and is skipped.
-        clear = all(status == 0 or "being run by another process" in said for said, status in ends)
+        clear = all(status == 0 or "is being run by another process" in said for said, status in ends)
         yield clear and min(status for _, status in ends) == 0 and rows_of(runs) == bench.rows
 
 
@@ -204,13 +217,42 @@ def full_disk(bench: Bench, times: int) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", runs], check=True)
 
 
+def mixed(bench: Bench, times: int) -> Iterator[bool]:
+    """Files of two runs of different seeds in one folder, once one of them is stopped and once both are."""
+    for number in range(times):
+        others, runs = bench.somewhere("other"), bench.somewhere("mixed")
+        for seed, folder in ((1, others), (0, runs)):
+            process = bench.start(folder, f"seed={seed}")
+            wait(process, lambda folder=folder: any(folder.glob("*/*/checkpoint.pt")))
+            if seed == 0 or number % 2:
+                process.terminate()
+            process.communicate(timeout=PATIENCE)
+        (theirs,), (ours,) = others.glob("*/*/"), runs.glob("*/*/")
+        for path in theirs.iterdir():
+            if path.suffix in (".json", ".pt", ".csv"):
+                shutil.copy(path, ours / path.name)
+        yield bench.ends_well(runs)
+
+
+def operations(bench: Bench, times: int, locks: bool = False) -> Iterator[bool]:
+    if bench.name != "regression":
+        return
+    most = None if times >= ALL_OPERATIONS else 2 * times
+    yield from file_faults.survived(OPERATIONS.split(), bench.somewhere("operations"), most, locks)
+
+
 def no_wandb(bench: Bench, times: int) -> Iterator[bool]:
-    for _ in range(times):
-        runs = bench.somewhere("wandb")
-        unreachable = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-        process = bench.start(runs, "recorder=online", **unreachable)
-        _, said = process.communicate(timeout=PATIENCE)
-        yield process.returncode == 0 and "W&B is not reached" in said and rows_of(runs) == bench.rows
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for number in range(times):
+            runs = bench.somewhere("wandb")
+            port = silent.getsockname()[1] if number % 2 else 9
+            unreachable = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40}
+            process = bench.start(runs, "recorder=online", **unreachable)
+            _, said = process.communicate(timeout=PATIENCE)
+            clear = said.count("W&B is left out from here on") == 1 and "Traceback" not in said
+            yield process.returncode == 0 and clear and rows_of(runs) == bench.rows
 
 
 def theirs(bench: Bench, times: int) -> Iterator[bool]:
@@ -226,7 +268,10 @@ FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
     "flip": (damaged(flip), 0.2),
     "together": (together, 0.1),
     "full disk": (full_disk, 0.05),
-    "no W&B": (no_wandb, 0.05),
+    "mixed": (mixed, 0.1),
+    "operations": (operations, 1),
+    "locks": (partial(operations, locks=True), 1),
+    "no W&B": (no_wandb, 0.1),
     "theirs": (theirs, 1),
 }
 
@@ -291,7 +336,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     names, file = options.names or list(EXPERIMENTS), options.results / "faults.csv"
     options.results.mkdir(parents=True, exist_ok=True)
-    others = [tuple(row.values()) for row in read_csv(file) if row["experiment"] not in names]
+    tried = {(name, fault) for name in names for fault in options.faults}
+    there = read_csv(file) if file.exists() else []
+    others = [row for row in map(tuple, map(dict.values, there)) if row[:2] not in tried]
     lines: list[tuple[str, str, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:

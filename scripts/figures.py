@@ -21,11 +21,11 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from scripts import drawing
+from scripts.reading import EvidenceError
 from scripts.rows import (
     METHODS,
     MIN_SEEDS,
     TASKS,
-    RowsError,
     Surface,
     Surfaces,
     curve,
@@ -459,7 +459,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows = read_rows(regression / "rows.csv")
         surfaces = read_surfaces(regression / "surfaces", rows)
-    except RowsError as error:
+    except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     drawn = set()

@@ -30,7 +30,7 @@ from omegaconf.basecontainer import BaseContainer
 
 import experiments.run
 import run
-from experiments import trust
+from experiments import process, trust
 from experiments.errors import OURS, one_line_errors
 
 SECRET = "hunter2"
@@ -47,7 +47,7 @@ def front_door(*arguments: str, judged: bool = True) -> tuple[str, list[Any]]:
 
     def execute(settings: Any) -> float:
         started.append(settings)
-        experiments.run._git("status")
+        process._git("status")
         return 0.0
 
     with ExitStack() as stack, _restoring():

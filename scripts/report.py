@@ -18,7 +18,8 @@ from scripts.claims.distillation import DISTILLATION
 from scripts.claims.regression import DESCENT, NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER, STEEP
 from scripts.claims.synthetic_gradients import SYNTHETIC_GRADIENTS
 from scripts.claims.theory import THEORY
-from scripts.rows import MIN_SEEDS, RowsError, read_rows, read_surfaces
+from scripts.reading import EvidenceError, expected
+from scripts.rows import MIN_SEEDS, read_rows, read_surfaces
 from scripts.tables import markdown
 
 DOMAINS: tuple[Domain, ...] = (
@@ -78,11 +79,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write (default: REPORT.md in --results)")
     options = parser.parse_args(arguments)
     out = options.out or options.results / "REPORT.md"
-    paths = sorted(options.results.glob("*/rows.csv")) or [options.results / "regression" / "rows.csv"]
     try:
+        paths = [
+            path for path in (folder / "rows.csv" for folder in sorted(options.results.glob("*"))) if expected(path)
+        ]
+        paths = paths or [options.results / "regression" / "rows.csv"]
         rows = np.concatenate([read_rows(path) for path in paths])
         evidence = Evidence(rows, read_surfaces(options.results / "regression" / "surfaces", rows))
-    except RowsError as error:
+    except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,6 @@ rows always give the same interval. Where there are three seeds, which no bootst
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from scripts.reading import EvidenceError, read_arrays, read_csv
+from scripts.schemas import ROWS, SURFACE
 
 DTYPE = np.dtype(
     [
@@ -33,7 +34,6 @@ DTYPE = np.dtype(
         ("scale", object),
     ]
 )
-SCALES = ("paper", "reduced")
 
 # Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
 MIN_SEEDS = 6
@@ -61,64 +61,34 @@ METHODS = {
 }
 
 
-class RowsError(ValueError):
-    """Rows or surfaces that are missing or damaged, in one line that says what to do."""
-
-
 def read_rows(path: Path) -> np.ndarray:
     """Read and check one CSV of rows.
 
     Raises:
-        RowsError: the file is missing or not text, its header differs, a field does not parse, a value is not finite,
-            a row occurs twice, or one cell mixes scales.
+        EvidenceError: the file is missing, cut or not text, its header differs, a field is not of its kind, a row
+            occurs twice, or one cell mixes scales.
     """
     if not path.is_file():
-        raise RowsError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RowsError(f"{path} is not text: it is damaged") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
-    if header != list(DTYPE.names):
-        raise RowsError(f"{path}: the header is {','.join(header)!r}, not {','.join(DTYPE.names)!r}")
-    rows = np.array([_parse(fields, f"{path}, line {reader.line_num}") for fields in reader], dtype=DTYPE)
+        raise EvidenceError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
+    read = read_csv(path, ROWS)
+    rows = np.empty(len(read), DTYPE)
+    for name in DTYPE.names:
+        number = {"O": str, "i": int, "f": float}[DTYPE[name].kind]
+        rows[name] = [number(row[name]) for row in read]
     _check(rows, path)
     return rows
 
 
-def _parse(fields: list[str], where: str) -> tuple:
-    if len(fields) != len(DTYPE.names):
-        raise RowsError(f"{where}: {len(fields)} fields, not {len(DTYPE.names)}; the file may be cut short")
-    row = []
-    for name, field in zip(DTYPE.names, fields, strict=True):
-        kind = DTYPE[name].type
-        try:
-            row.append(field if kind is np.object_ else kind(field))
-        except ValueError:
-            raise RowsError(f"{where}: {name} is {field!r}, not a number") from None
-    return tuple(row)
-
-
 def _check(rows: np.ndarray, path: Path) -> None:
-    if not np.isfinite(rows["value"]).all():
-        bad = rows[~np.isfinite(rows["value"])][0]
-        raise RowsError(f"{path}: value {bad['value']} at {_describe(bad)}; values must be finite")
-    for scale in sorted(set(rows["scale"]) - set(SCALES)):
-        raise RowsError(f"{path}: scale {scale!r} is not one of {', '.join(SCALES)}")
     seen, scales = set(), {}
     for row in rows.tolist():
         *key, _, scale = row
         cell = tuple(key[:4])
         if tuple(key) in seen:
-            raise RowsError(f"{path}: {' '.join(map(str, key))} occurs twice")
+            raise EvidenceError(f"{path}: {' '.join(map(str, key))} occurs twice")
         if scales.setdefault(cell, scale) != scale:
-            raise RowsError(f"{path}: {' '.join(map(str, cell))} mixes rows of paper and of reduced scale")
+            raise EvidenceError(f"{path}: {' '.join(map(str, cell))} mixes rows of paper and of reduced scale")
         seen.add(tuple(key))
-
-
-def _describe(row: np.void) -> str:
-    return " ".join(str(row[name]) for name in DTYPE.names[:-2])
 
 
 def select(rows: np.ndarray, **equal: Any) -> np.ndarray:
@@ -257,26 +227,23 @@ def read_surfaces(folder: Path, rows: np.ndarray) -> Surfaces:
     """Read the `<experiment>_<task>_<method>_<n_train>.npz` of every cell of the rows; none if the folder is missing.
 
     Raises:
-        RowsError: a file that is of none of the cells, or an array that is missing or damaged.
+        EvidenceError: a file that is of none of the cells, or an array that is missing or damaged.
     """
     cells = set(rows[["experiment", "task", "method", "n_train"]].tolist())
     cell_of = {"_".join(map(str, cell)): cell for cell in sorted(cells)}
     surfaces: Surfaces = {}
     for path in sorted(folder.glob("*.npz")):
         if path.stem not in cell_of:
-            raise RowsError(f"{path}: there are no rows of an <experiment>_<task>_<method>_<n_train> of this name")
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                surfaces[cell_of[path.stem]] = Surface(
-                    x_GG2=arrays["x"],
-                    value_GG=arrays["value"],
-                    gradient_GG2=arrays["gradient"],
-                    target_value_GG=arrays["target_value"],
-                    target_gradient_GG2=arrays["target_gradient"],
-                    x_train_P2=arrays["x_train"],
-                    seed=int(arrays["seed"]),
-                    scale=str(arrays["scale"]),
-                )
-        except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
-            raise RowsError(f"{path}: cannot be read ({error}); delete it and run `make regression` again") from None
+            raise EvidenceError(f"{path}: there are no rows of an <experiment>_<task>_<method>_<n_train> of this name")
+        arrays = read_arrays(path, SURFACE)
+        surfaces[cell_of[path.stem]] = Surface(
+            x_GG2=arrays["x"],
+            value_GG=arrays["value"],
+            gradient_GG2=arrays["gradient"],
+            target_value_GG=arrays["target_value"],
+            target_gradient_GG2=arrays["target_gradient"],
+            x_train_P2=arrays["x_train"],
+            seed=int(arrays["seed"]),
+            scale=str(arrays["scale"]),
+        )
     return surfaces

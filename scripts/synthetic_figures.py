@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from scripts import drawing
-from scripts.rows import RowsError, curve, final, mean_estimate, read_rows, scale_of, select
+from scripts.reading import EvidenceError, expected
+from scripts.rows import curve, final, mean_estimate, read_rows, scale_of, select
 from scripts.tables import IMAGES, TABLE_1, TECHNIQUES, row_of_table_1, where
 
 EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")
@@ -266,12 +267,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
     options = drawing.parse("synthetic_figures", FIGURES, "synthetic_gradients", arguments)
     path = options.results / "synthetic_gradients" / "rows.csv"
-    if not path.is_file():
-        print(f"no rows at {path}: `make synthetic-gradients` makes them", file=sys.stderr)
-        return int(bool(options.names))  # `make figures` draws what there is
     try:
+        if not expected(path):
+            print(f"no rows at {path}: `make synthetic-gradients` makes them", file=sys.stderr)
+            return int(bool(options.names))  # `make figures` draws what there is
         rows = read_rows(path)
-    except RowsError as error:
+    except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     missing = []

@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scripts.reading import EvidenceError, expected
 from scripts.rows import (
     METHODS,
-    SCALES,
     TASKS,
     Estimate,
     Interval,
-    RowsError,
     curve,
     final,
     in_order,
@@ -32,6 +31,7 @@ from scripts.rows import (
     read_rows,
     select,
 )
+from scripts.schemas import SCALES
 
 METRICS = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
 
@@ -288,9 +288,9 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or options.results / "tables"
     regression, images = (options.results / domain / "rows.csv" for domain in ("regression", "synthetic_gradients"))
     try:
-        errors = final_errors(read_rows(regression)) if regression.is_file() or not images.is_file() else []
-        ours = accuracies(read_rows(images)) if images.is_file() else []
-    except RowsError as error:
+        errors = final_errors(read_rows(regression)) if expected(regression) or not expected(images) else []
+        ours = accuracies(read_rows(images)) if expected(images) else []
+    except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for experiment in dict.fromkeys(entry.experiment for entry in errors):

@@ -25,7 +25,8 @@ from scripts.claims.theory import (
     of_experiment,
     points_needed,
 )
-from scripts.rows import Interval, RowsError, final, median_interval, read_rows, scale_of, select
+from scripts.reading import EvidenceError
+from scripts.rows import Interval, final, median_interval, read_rows, scale_of, select
 
 BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#999999", "#000000"
 METHODS = {"value": ("value only", BLUE), "sobolev": ("Sobolev", ORANGE)}
@@ -338,7 +339,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         rows = read_rows(path)
-    except RowsError as error:
+    except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     missing = []

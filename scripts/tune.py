@@ -10,17 +10,20 @@ runs measured on test data, are refused. Every run is noted in the results, in `
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from pydantic import FiniteFloat
 
-from experiments.run import replacing
-from scripts.collect import domain, left_out, read_csv, settings, write_csv
+from scripts.collect import as_csv, domain
+from scripts.reading import EvidenceError, check, read_csv
+from scripts.results import alone
+from scripts.runs import CompleteRun, flat, left_out
+from scripts.schemas import Name, SearchConfig
+from sobolev.files import replacing
 
 
 class Search(NamedTuple):
@@ -67,13 +70,6 @@ SEARCHES = {
 Choice = tuple[float, ...]  # a value for each key of `Search.chosen`
 
 
-class SearchRun(NamedTuple):
-    folder: Path
-    config: DictConfig
-    summary: dict[str, Any]
-    manifest: dict[str, Any]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write one file a task and approach, print its path and choice, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.tune", description=__doc__.split("\n\n")[1])
@@ -81,8 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds tuned/")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds tuning.csv by domain")
     options = parser.parse_args(arguments)
-    runs = {name: complete(options.runs, name) for name in SEARCHES}
-    if not any(runs.values()):
+    read = {name: complete(options.runs, name) for name in SEARCHES}
+    if not any(runs for runs, _ in read.values()):
         where = ", ".join(map(str, options.runs))
         sweeps = "; ".join(search.sweeps for search in SEARCHES.values())
         print(
@@ -91,32 +87,50 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     try:
-        found = {name: compare(SEARCHES[name], of_search) for name, of_search in runs.items()}
-    except ValueError as error:
+        found = {name: compare(SEARCHES[name], runs) for name, (runs, _) in read.items()}
+        for name, (runs, _) in read.items():
+            if runs:
+                with alone(options.results / domain(name)):
+                    note(SEARCHES[name], runs, options.results / domain(name) / "tuning.csv")
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for name, search in SEARCHES.items():
         for (task, approach), by_choice in sorted(found[name].items()):
             path = options.configs / "tuned" / search.folder / f"{task}_{approach}.yaml"
             write_best(search, by_choice, path)
-        if runs[name]:
-            note(search, runs[name], options.results / domain(name) / "tuning.csv")
-    return 0
+    return int(any(damaged for _, damaged in read.values()))
 
 
-def complete(roots: list[Path], name: str) -> list[SearchRun]:
-    """The complete runs of a search, less those whose files are damaged."""
-    runs = []
+def complete(roots: list[Path], name: str) -> tuple[list[CompleteRun], bool]:
+    """The complete runs of a search, less those whose files are damaged, and whether there are such."""
+    runs, damaged = [], False
     for folder in [path.parent for root in roots for path in sorted(root.glob(f"{name}/*/summary.json"))]:
         try:
-            noted = [json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "manifest")]
-            runs.append(SearchRun(folder, OmegaConf.load(folder / "config.yaml"), *noted))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            left_out(folder, f"its files are damaged ({type(error).__name__})")
-    return runs
+            run = CompleteRun.read(folder, SearchConfig)
+            check(names_and_choice(SEARCHES[name], run), tuple[Name, Name, tuple[FiniteFloat, ...]], folder)
+            check(measured(SEARCHES[name], run), dict[str, float], folder)
+            runs.append(run)
+        except (EvidenceError, OSError) as error:
+            left_out(folder, error)
+            damaged = True
+    return runs, damaged
 
 
-def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict[Choice, dict[int, float]]]:
+def names_and_choice(search: Search, run: CompleteRun) -> tuple[str, str, Choice]:
+    """A run's task, the name of its approach, and its value of each key that is searched for."""
+    asked = flat(run.config)
+    chosen = tuple(asked.get(key) for key in search.chosen.values())
+    return asked.get(search.task), asked.get(search.approach[0]), chosen
+
+
+def measured(search: Search, run: CompleteRun) -> dict[str, float]:
+    """What is noted of a run's end."""
+    begins = tuple(f"validation_{metric}" for metric in search.measured)
+    return {name: x for name, x in run.summary.model_dump().items() if name.startswith(begins)}
+
+
+def compare(search: Search, runs: list[CompleteRun]) -> dict[tuple[str, str], dict[Choice, dict[int, float]]]:
     """By task and approach, what the runs of each choice ended with, {seed: value}.
 
     Raises:
@@ -126,19 +140,18 @@ def compare(search: Search, runs: list[SearchRun]) -> dict[tuple[str, str], dict
     found: dict[tuple[str, str], dict[Choice, dict[int, float]]] = {}
     first: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
     swept = {"seed", *search.chosen.values()}
-    for folder, config, summary, _ in runs:
-        if config.evaluate_on != "validation":
-            raise ValueError(f"{folder} was measured with evaluate_on={config.evaluate_on}: choose on validation alone")
-        task, approach = (OmegaConf.select(config, key) for key in (search.task, search.approach[0]))
-        asked = settings(config)
+    for run in runs:
+        if (part := run.config["evaluate_on"]) != "validation":
+            raise ValueError(f"{run.path} was measured with evaluate_on={part}: choose on validation alone")
+        task, approach, choice = names_and_choice(search, run)
+        asked = run.settings
         for group, free in (((task, approach), swept), ((task,), swept | {*search.approach})):
-            other, expected = first.setdefault(group, (folder, asked))
+            other, expected = first.setdefault(group, (run.path, asked))
             keys = sorted((asked.keys() | expected.keys()) - free)
             if differ := [key for key in keys if asked.get(key) != expected.get(key)]:
                 said = ", ".join(f"{key} ({asked.get(key)} and {expected.get(key)})" for key in differ)
-                raise ValueError(f"{folder} and {other} differ in {said}: keep the runs of one search only")
-        choice = tuple(OmegaConf.select(config, key) for key in search.chosen.values())
-        found.setdefault((task, approach), {}).setdefault(choice, {})[config.seed] = summary["objective"]
+                raise ValueError(f"{run.path} and {other} differ in {said}: keep the runs of one search only")
+        found.setdefault((task, approach), {}).setdefault(choice, {})[run.config["seed"]] = run.summary.objective
     return found
 
 
@@ -152,15 +165,16 @@ def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], path: 
     if not means:
         return
     best = min(means, key=means.get)
-    config = OmegaConf.create()
+    config: dict[str, dict[str, float]] = {}
     for key, value in zip(search.chosen.values(), best, strict=True):
-        OmegaConf.update(config, key, value)
+        group, _, name = key.partition(".")
+        config.setdefault(group, {})[name] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(
             "# @package _global_\n"
             f"# Written by scripts.tune: {search.measure} {means[best]:.4g}, the least of {len(means)} choices.\n"
-            + OmegaConf.to_yaml(config)
+            + yaml.safe_dump(config, sort_keys=False)
         )
     print(f"{path}: {named(search, best)}")
     for name, value, tried in zip(search.chosen, best, zip(*means, strict=True), strict=True):
@@ -173,19 +187,23 @@ def named(search: Search, choice: Choice) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in zip(search.chosen, choice, strict=True))
 
 
-def note(search: Search, runs: list[SearchRun], path: Path) -> None:
+def note(search: Search, runs: list[CompleteRun], path: Path) -> None:
     """Add the runs to what has been tried, or put them in the place of what they were."""
-    rows = {row["run_id"]: row for row in read_csv(path)}
-    measured = tuple(f"validation_{metric}" for metric in search.measured)
-    for folder, config, summary, manifest in runs:
+    tried = read_csv(path) if path.exists() else []
+    if tried and "run_id" not in tried[0]:
+        raise EvidenceError(f"{path} has no column run_id")
+    rows = {row["run_id"]: row for row in tried}
+    for run in runs:
+        asked = flat(run.config)
         keys = {"task": search.task, "method": search.approach[0], **search.chosen, **search.noted}
-        rows[folder.name] = {
-            **{name: OmegaConf.select(config, key) for name, key in keys.items()},
-            **{name.replace("/", "_"): f"{x:.6g}" for name, x in summary.items() if name.startswith(measured)},
-            **{name: manifest[name] for name in ("run_id", "revision", "dirty")},
+        rows[run.path.name] = {
+            **{name: asked.get(key) for name, key in keys.items()},
+            **{name.replace("/", "_"): f"{x:.6g}" for name, x in measured(search, run).items()},
+            **{name: getattr(run.manifest, name) for name in ("run_id", "revision", "dirty")},
         }
     columns = dict.fromkeys(name for row in rows.values() for name in row)
-    write_csv(path, tuple(columns), list(rows.values()))
+    with replacing(path) as temporary:
+        temporary.write_bytes(as_csv(columns, rows.values()))
 
 
 if __name__ == "__main__":

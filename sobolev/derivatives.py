@@ -15,10 +15,11 @@ be empty. The derivative of order j, D^j y, has shape (*batch, *out, *in, ..., *
 True
 
 Everything here is `torch.autograd.grad`, so whatever PyTorch can differentiate j + 1 times can be trained on its
-derivatives of order j. `torch.compile` cannot: it has no double backward. Attention can in its plain form alone: put
-model and loss under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`. An operation of your own whose backward pass
-PyTorch cannot differentiate (written in NumPy, say) allows first derivatives of a teacher, and nothing more: mark it
-@once_differentiable, or autograd takes that pass for a constant, and only mode="reverse" is right.
+derivatives of order j. Where its own formulas are wrong or end (`sobolev.exact` has the list), f is computed by others,
+or refused by name: a compiled model has first derivatives of a teacher alone. An operation of your own whose backward
+pass PyTorch cannot differentiate (written in NumPy, say) allows these, too, and nothing more: mark it
+@once_differentiable, or autograd takes that pass for a constant, and only mode="reverse" is right. `sobolev.check`
+finds that and much else, by comparing with differences.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from sobolev.exact import derivatives_known, exact_formulas, nodes
+from sobolev.guards import Function, check_samples_apart, leaves_of, refusing_modules, warn_if_vanishing
 
 Vectors = Sequence[Tensor] | Callable[[Tensor], Sequence[Tensor]]
 
@@ -37,7 +42,7 @@ MODES = ("auto", "reverse", "forward")
 
 
 def derivatives(
-    f: Callable[[Tensor], Tensor],
+    f: Function,
     x: Tensor,
     order: int = 1,
     *,
@@ -48,39 +53,44 @@ def derivatives(
     """(y, D y, ..., D^order y) of f at every sample of x: the quantities that Eq. 1 compares.
 
     Args:
-        f: a module or function from (*batch, *in) to (*batch, *out). It must treat samples independently. In a
-            module, a BatchNorm that would mix them is found and refused; a function cannot be checked.
+        f: a module or function from (*batch, *in) to (*batch, *out). It must treat samples independently, which is
+            checked when it is first seen; a BatchNorm that would mix them is refused always.
         x: floating-point samples. Its own `.grad` and `requires_grad` are left alone.
         order: the highest derivative; 0 gives (y,).
         create_graph: whether the results can be differentiated again, by the parameters of f and, if x requires
             gradients, by x. Otherwise they carry no graph.
         mode: "reverse" takes one backward pass a component of the derivative below, "forward" one pass a
-            component of the input; "auto" takes the fewer, at each order.
+            component of the input; "auto" takes the fewer, at each order, where f can be differentiated so often.
         batch_dims: how many leading dimensions of x number samples (2 for an ensemble: network, sample).
 
     Raises:
-        TypeError: x is not floating-point, or f does not return a tensor.
+        TypeError: x is not floating-point, or f does not return a tensor of real floating-point numbers.
         ValueError: an unknown mode, a negative order, outputs that do not have the batch dimensions of x or that
-            autograd cannot trace to x (computed under `no_grad`, say), or a module with a BatchNorm that would mix
-            samples.
+            autograd cannot trace to x (computed under `no_grad`, say), an f that mixes samples, trains in several
+            processes from within (DistributedDataParallel), or cannot be differentiated so often.
         RuntimeError: called under, or with an x from, `torch.inference_mode`.
+
+    Warns:
+        UserWarning: autograd cannot trace f's outputs to x, and all samples have the same.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     if order < 0:
         raise ValueError(f"order must be 0 or more, not {order}")
-    _check(f, x, order, batch_dims)
+    _check(x, order, batch_dims)
     with torch.set_grad_enabled(create_graph or order > 0):
         # Values alone need no gradient by x: its backward pass, that of the first layer by its input, is saved.
         x = _variable(x, create_graph) if order else x if create_graph else x.detach()
-        results = [_values(f, x, batch_dims)]
+        results = [_values(f, x, order, create_graph, batch_dims)]
+        if order:
+            mode = _possible(results[0], order, create_graph, mode)
         for j in range(1, order + 1):
             results.append(_jacobian(results[-1], x, create_graph or j < order, mode, batch_dims, of_values=j == 1))
-    return tuple(results if create_graph else (result.detach() for result in results))
+    return _returned(results, x, create_graph)
 
 
 def projected_derivatives(
-    f: Callable[[Tensor], Tensor],
+    f: Function,
     x: Tensor,
     vectors: Vectors,
     *,
@@ -108,14 +118,15 @@ def projected_derivatives(
         TypeError: vectors is a tensor and not a sequence of them; otherwise as `derivatives`.
         ValueError: a vector of the wrong shape; otherwise as `derivatives`.
     """
-    _check(f, x, 1, batch_dims)
+    _check(x, 1, batch_dims)
     with torch.enable_grad():
         x = _variable(x, create_graph)
-        y = _values(f, x, batch_dims)
-        if callable(vectors):
-            vectors = vectors(y.detach())
         if isinstance(vectors, Tensor):
             raise TypeError("vectors must be a sequence (v_1, ..., v_K) of tensors, not one tensor")
+        y = _values(f, x, 2 if callable(vectors) else len(vectors), create_graph, batch_dims)
+        if callable(vectors):
+            vectors = vectors(y.detach())
+        _possible(y, len(vectors), create_graph, "reverse")
         for j, v in enumerate(vectors, start=1):
             expected = (len(vectors[0]), *(y if j == 1 else x).shape)
             if v.shape != expected:
@@ -127,8 +138,7 @@ def projected_derivatives(
                 pull = partial(_vjp_of_values, batch_dims=batch_dims) if j == 1 else _vjp
                 chain.append(pull(chain[-1], x, v, create_graph or j < len(vs)))
             samples.append(chain[1:])
-    results = (y, *(torch.stack(p) for p in zip(*samples, strict=True)))
-    return results if create_graph else tuple(result.detach() for result in results)
+    return _returned([y, *(torch.stack(p) for p in zip(*samples, strict=True))], x, create_graph)
 
 
 class Derivatives(nn.Module):
@@ -151,74 +161,25 @@ class Derivatives(nn.Module):
         UserWarning: order >= 2 and every activation of the model is piecewise linear.
     """
 
-    def __init__(
-        self, model: Callable[[Tensor], Tensor], order: int = 1, mode: str = "auto", batch_dims: int = 1
-    ) -> None:
+    def __init__(self, model: Function, order: int = 1, mode: str = "auto", batch_dims: int = 1) -> None:
         super().__init__()
         warn_if_vanishing(model, order)
         self.model, self.order, self.mode, self.batch_dims = model, order, mode, batch_dims
 
     def forward(self, x: Tensor, vectors: Vectors | None = None) -> tuple[Tensor, ...]:
         """`derivatives` of the model at x, or with vectors its `projected_derivatives`; raises what they raise."""
+        if torch.compiler.is_compiling():  # torch.compile has no double backward: it leaves this module as it is
+            return torch.compiler.disable(self._forward)(x, vectors)
+        return self._forward(x, vectors)
+
+    def _forward(self, x: Tensor, vectors: Vectors | None) -> tuple[Tensor, ...]:
         options = {"create_graph": self.training and torch.is_grad_enabled(), "batch_dims": self.batch_dims}
         if vectors is None:
             return derivatives(self.model, x, self.order, mode=self.mode, **options)
         return projected_derivatives(self.model, x, vectors, **options)
 
 
-def freeze_batchnorm(model: nn.Module) -> nn.Module:
-    """Make every BatchNorm of the model use its running statistics, so that samples no longer mix.
-
-    `model.train()` undoes it: call this after it, each time. Returns the model.
-
-    Raises:
-        ValueError: a BatchNorm keeps no running statistics.
-    """
-    for name, module in _batchnorms(model):
-        if module.running_mean is None:
-            raise ValueError(f"BatchNorm layer {name!r} keeps no running statistics, so it cannot be frozen")
-        module.eval()
-    return model
-
-
-# Activations whose second derivative is zero wherever it exists.
-PIECEWISE_LINEAR = (
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ReLU6,
-    nn.Hardtanh,
-    nn.Hardsigmoid,
-    nn.Hardshrink,
-    nn.Softshrink,
-    nn.Threshold,
-)
-
-
-def warn_if_vanishing(model: Callable[[Tensor], Tensor], order: int) -> None:
-    """Warn that derivatives of order >= 2 vanish, if every nonlinearity that can be seen is piecewise linear."""
-    if order < 2 or not isinstance(model, nn.Module):
-        return
-    nonlinear = [module for module in model.modules() if _may_be_nonlinear(module)]
-    if nonlinear and all(isinstance(module, PIECEWISE_LINEAR) for module in nonlinear):
-        names = ", ".join(sorted({type(module).__name__ for module in nonlinear}))
-        warnings.warn(
-            f"the only activations of {type(model).__name__} are piecewise linear ({names}): its derivatives of order "
-            "2 and above are zero almost everywhere and cannot be trained. Use a smooth one, such as Tanh or SiLU.",
-            stacklevel=3,
-        )
-
-
-def _may_be_nonlinear(module: nn.Module) -> bool:
-    """Activations, normalisations and recurrent layers, and any layer that is not PyTorch's own."""
-    home = type(module).__module__
-    foreign_leaf = not home.startswith("torch.nn.") and not any(module.children())
-    kinds = ("activation", "normalization", "instancenorm", "rnn")
-    return foreign_leaf or home.removeprefix("torch.nn.modules.") in kinds
-
-
-def _check(f: Callable[[Tensor], Tensor], x: Tensor, order: int, batch_dims: int) -> None:
+def _check(x: Tensor, order: int, batch_dims: int) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor, not {getattr(x, 'dtype', type(x).__name__)}")
     if not 1 <= batch_dims <= x.dim():
@@ -227,18 +188,6 @@ def _check(f: Callable[[Tensor], Tensor], x: Tensor, order: int, batch_dims: int
         return
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise RuntimeError("derivatives cannot be taken in inference_mode, or of tensors made in it: use no_grad")
-    for name, module in _batchnorms(f):
-        # With batch statistics y_b depends on every x_b', and grad(sum_b y_b) is the derivative of no one sample.
-        if module.training or module.running_mean is None:
-            raise ValueError(
-                f"BatchNorm layer {name!r} mixes the samples of a batch, so a sample has no derivative of its own: "
-                "call sobolev.freeze_batchnorm(model) after model.train(), or use GroupNorm or LayerNorm"
-            )
-
-
-def _batchnorms(f: Callable[[Tensor], Tensor]) -> list[tuple[str, nn.Module]]:
-    modules = f.named_modules() if isinstance(f, nn.Module) else ()
-    return [(name, module) for name, module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def _variable(x: Tensor, create_graph: bool) -> Tensor:
@@ -246,14 +195,44 @@ def _variable(x: Tensor, create_graph: bool) -> Tensor:
     return x.view_as(x) if create_graph and x.requires_grad else x.detach().requires_grad_()
 
 
-def _values(f: Callable[[Tensor], Tensor], x: Tensor, batch_dims: int) -> Tensor:
-    y = f(x.clone())  # f may change its input in place
+def _values(f: Function, x: Tensor, order: int, create_graph: bool, batch_dims: int) -> Tensor:
+    """f(x), computed so that `order` derivatives of it are right, or refused."""
+    if not order:
+        return _output(f(x.clone()), x, batch_dims)
+    # One derivative is right by PyTorch's own formulas, and faster.
+    with exact_formulas() if order + create_graph > 1 else nullcontext(), refusing_modules(f):
+        y = _output(f(x.clone()), x, batch_dims)  # f may change its input in place
+    if not y.is_floating_point():
+        hint = "torch.view_as_real(y) has real ones" if y.is_complex() else "a class number, say, has no derivative"
+        raise TypeError(f"f must return real floating-point numbers to be differentiated, not {y.dtype}: {hint}")
+    check_samples_apart(f, y, x, batch_dims)
+    return y
+
+
+def _output(y: Tensor, x: Tensor, batch_dims: int) -> Tensor:
     if not isinstance(y, Tensor):
         raise TypeError(f"f must return a tensor, not {type(y).__name__}")
     batch = x.shape[:batch_dims]
     if y.shape[:batch_dims] != batch:
         raise ValueError(f"f must return an output a sample, of shape {(*batch, '...')}, not {tuple(y.shape)}")
     return y
+
+
+def _possible(y: Tensor, order: int, create_graph: bool, mode: str) -> str:
+    """The mode in which PyTorch knows the derivatives of y's graph up to this order, or what trains by them."""
+    known, why = derivatives_known(y)
+    passes = order + create_graph  # forward mode takes one more at each order
+    needed = passes + order if mode == "forward" else passes
+    if known < needed:
+        remedy = ' (mode="reverse" needs one an order less)' if known >= passes else ""
+        raise ValueError(f"PyTorch can differentiate f {known} times, and {needed} are needed{remedy}: {why}")
+    return "reverse" if mode == "auto" and known < passes + order else mode
+
+
+def _returned(results: list[Tensor], x: Tensor, create_graph: bool) -> tuple[Tensor, ...]:
+    """The results, with their graph only if it can train something: a frozen student's backward pass is an error."""
+    trained = create_graph and any(leaf is not x for leaf in leaves_of(results[0]))
+    return tuple(results if trained else (result.detach() for result in results))
 
 
 def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: int, of_values: bool) -> Tensor:
@@ -306,15 +285,7 @@ def _grad(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor | None:
 
 def _is_cut(t: Tensor) -> bool:
     """Whether the graph of t ends in the mark that PyTorch leaves where a backward pass cannot be differentiated."""
-    seen, waiting = set(), [t.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-            if node.name() == "torch::autograd::Error":
-                return True
-    return False
+    return any(node.name() == "torch::autograd::Error" for node in nodes(t))
 
 
 def _vjp_of_values(y: Tensor, x: Tensor, v: Tensor, create_graph: bool, batch_dims: int) -> Tensor:
@@ -323,15 +294,14 @@ def _vjp_of_values(y: Tensor, x: Tensor, v: Tensor, create_graph: bool, batch_di
     if derivative is not None:
         return derivative
     last = batch_dims - 1
-    if y.shape[last] == 1:
-        warnings.warn(
-            "autograd cannot trace f's output to x, so its derivatives are taken for zero; with one sample nobody can "
-            "tell whether f is constant, or computed under no_grad, detached, or in NumPy",
-            stacklevel=2,
-        )
     if (y != y.narrow(last, 0, min(1, y.shape[last]))).any():
         raise ValueError(
             "f's outputs differ between samples, but autograd cannot trace them to x and would take their derivatives "
             "for zero: are they computed under no_grad, detached, or in NumPy? A loss takes recorded derivatives too"
         )
+    warnings.warn(
+        "autograd cannot trace f's output to x, so its derivatives are taken for zero; where all samples have the same "
+        "output, nobody can tell whether f is constant, or computed under no_grad, detached, or in NumPy",
+        stacklevel=2,
+    )
     return torch.zeros_like(x)

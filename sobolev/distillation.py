@@ -27,6 +27,7 @@ Shape suffixes: S projections, B samples, A actions, I inputs: states as flat ce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,13 +43,22 @@ TeacherGradients = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def kl_student_teacher(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
-    """KL(p || q) of a student p from its teacher q, for each state (B,): the direction that the paper prints."""
-    return (log_p_BA.exp() * (log_p_BA - log_q_BA)).sum(-1)
+    """KL(p || q) of a student p from its teacher q, for each state (B,): the direction that the paper prints.
+
+    An action that p rules out (log p = -inf) adds nothing: 0 log 0 = 0.
+    """
+    return (log_p_BA.exp() * _log_ratio(log_p_BA, log_q_BA)).sum(-1)
 
 
 def kl_teacher_student(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
     """KL(q || p) of a teacher q from its student p, for each state (B,): the direction common in distillation."""
     return kl_student_teacher(log_q_BA, log_p_BA)
+
+
+def _log_ratio(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
+    """log p / q, and 0 where p is 0."""
+    possible = log_p_BA > -math.inf
+    return torch.where(possible, log_p_BA, 0.0) - torch.where(possible, log_q_BA, 0.0)
 
 
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
@@ -94,7 +104,10 @@ def distillation_loss(
     def between_policies(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
         for whose, log_BA in (("student", log_p_BA), ("teacher", log_q_BA)):
             if (log_BA.detach().logsumexp(-1).abs() > NORMALISED).any():
-                raise ValueError(f"the {whose}'s outputs are not log-probabilities: end it in LogSoftmax(-1)")
+                raise ValueError(
+                    f"the {whose}'s outputs are not log-probabilities of a sample's {log_BA.shape[-1]} components: end "
+                    "it in LogSoftmax(-1), with outputs of shape (samples, classes)"
+                )
         return DIVERGENCES[divergence](log_p_BA, log_q_BA)
 
     return SobolevLoss(
@@ -171,7 +184,7 @@ class DistillationStep:
     def _kl_by_logits(self, log_p_BA: Tensor, p_BA: Tensor, kl_B: Tensor, teacher_BA: Tensor) -> Tensor:
         if self.divergence == "teacher_student":
             return p_BA - teacher_BA.exp()
-        return p_BA * (log_p_BA - teacher_BA - kl_B[:, None])
+        return p_BA * (_log_ratio(log_p_BA, teacher_BA) - kl_B[:, None])
 
     def _gradient_term(
         self,

@@ -1,14 +1,23 @@
-"""Files that several processes read and write: replaced as a whole, written by one at a time, compared by checksum."""
+"""Files that several processes read and write: replaced as a whole, written by one at a time, compared by checksum.
+
+Errors of the system name the file that they are about, which Python leaves out once a file is open.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import SoftFileLock, Timeout
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system answers, such as Lustre mounted without `flock`
+
+_held: set[int] = set()
 
 
 class Busy(Exception):
@@ -22,34 +31,105 @@ def replacing(path: Path) -> Iterator[Path]:
     Its name is this process's own, so that two writers never share it; an error removes it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with naming(path, temporary):
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)  # or a power loss may undo the renaming
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of the system that name no file, or its temporary one, name `path`."""
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
         raise
-    _sync(path.parent)  # or a power loss may undo the renaming
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`; the kernel lets go of it however the process ends.
 
+    Where the file system has no locks, a file `<path>.held` is one for as long as it exists. It names its process:
+    that of a dead one on this machine counts for nothing, that of another machine must be removed by hand.
+
     Raises:
         Busy: another process holds it, and `wait` is false.
+        OSError: the system cannot tell whether one does.
     """
-    try:
-        with FileLock(path, timeout=-1 if wait else 0):
+    with naming(path):
+        descriptor = _open_locked(path, wait)
+    if descriptor is None:
+        with _held_file(path.with_name(f"{path.name}.held"), wait):
             yield
-    except Timeout:
-        raise Busy(str(path)) from None
+        return
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor in _held:  # a forked child does not hold it
+            _held.remove(descriptor)
+            os.close(descriptor)
 
 
 def sha256(path: Path, length: int | None = None) -> str:
     """The digest of a file's first `length` bytes, of all by default."""
-    return hashlib.sha256(path.read_bytes()[:length]).hexdigest()
+    return hashlib.sha256(read(path)[:length]).hexdigest()
+
+
+def read(path: Path) -> bytes:
+    """A file's content."""
+    with naming(path):
+        return path.read_bytes()
+
+
+def _open_locked(path: Path, wait: bool) -> int | None:
+    """A descriptor that holds the lock, or None where the file system has no locks."""
+    while True:
+        with ExitStack() as closing:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            closing.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise Busy(f"{path} is held by another process") from None
+            except OSError as error:
+                if error.errno in WITHOUT_LOCKS:
+                    return None
+                raise
+            if os.fstat(descriptor).st_nlink:  # 0: its last holder has removed it, and another may lie there now
+                closing.pop_all()
+                return descriptor
+
+
+@contextmanager
+def _held_file(path: Path, wait: bool) -> Iterator[None]:
+    lock = SoftFileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy(f"{path} is held by another process; if there is none, remove it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _let_go() -> None:
+    """A lock belongs to all who inherited its descriptor: workers that outlive a killed process would keep it."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _sync(path: Path) -> None:

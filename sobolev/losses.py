@@ -28,7 +28,9 @@ From recorded derivatives, here of a teacher that is asked once; `sobolev.distil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -40,13 +42,15 @@ from sobolev.derivatives import (
     Vectors,
     derivatives,
     projected_derivatives,
-    warn_if_vanishing,
 )
+from sobolev.guards import Function, warn_if_vanishing
 from sobolev.projections import Projection
 
-Function = Callable[[Tensor], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
 Recorded = Tensor | Sequence[Tensor | None]
+
+# Where PyTorch keeps the module that it wraps, by the wrapper's name.
+WRAPPERS = {"DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": torch.mean,
@@ -105,7 +109,8 @@ class SobolevLoss:
     Args:
         order: the highest derivative K.
         weights: the w_j: one number for all orders, one an order from 0, or {order: weight}, where orders left out
-            are absent. All 1 by default, as in Section 4.1.
+            are absent. All 1 by default, as in Section 4.1. The attribute of this name may be changed during training,
+            also from and to 0, where an order costs nothing.
         distances: the l_j: one for all orders, one an order, or {order: distance}. Each is a name in `DISTANCES`
             or a function of (prediction, target), in which a sample's components lie flattened along the last
             dimension, that reduces that dimension only. "squared_l2" by default.
@@ -116,8 +121,10 @@ class SobolevLoss:
         mode, batch_dims: as for `sobolev.derivatives.derivatives`.
 
     Raises:
-        TypeError: a projection that is none, such as its name, or its class without parentheses.
-        ValueError: an unknown name, a weight or distance for an order that is not there, or no order present.
+        TypeError: a projection that is none, such as its name, or its class without parentheses; a generator or weight
+            that is none.
+        ValueError: an unknown name, a weight or distance for an order that is not there, a weight that is negative or
+            not finite, or no order present.
     """
 
     def __init__(
@@ -139,18 +146,36 @@ class SobolevLoss:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
         if not isinstance(projection, Projection | None):
             raise TypeError(f"projection must be one such as projections.Sphere(samples=1), not {projection!r}")
-        self.weights = {j: w for j, w in _one_an_order("weights", weights, order).items() if w != 0}
-        if not self.weights:
-            raise ValueError("every weight is 0, so there is nothing to learn from")
-        self.order = max(self.weights)
-        self.distances = {j: _distance(d) for j, d in _one_an_order("distances", distances, order).items()}
-        for j in self.weights:
-            self.distances.setdefault(j, squared_l2)
-        self.projection = projection if self.order > 0 else None
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
+        given = _one_an_order("weights", weights, order)
+        fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not w.requires_grad}
+        self.weights = given | fixed  # a weight that learns stays a tensor
+        self.distances = dict.fromkeys(range(order + 1), squared_l2)
+        self.distances |= {j: _distance(d) for j, d in _one_an_order("distances", distances, order).items()}
+        self.projection = projection
         self.generator = generator
         self.reduction = REDUCTIONS[reduction]
         self.mode, self.batch_dims = mode, batch_dims
         self._warned = False
+        self._present()
+
+    @property
+    def order(self) -> int:
+        """The highest order whose weight is not 0 now."""
+        return max(self._present())
+
+    def _present(self) -> dict[int, float]:
+        """The weights that are not 0 now, by order."""
+        for j, weight in self.weights.items():
+            if not isinstance(weight, Real | Tensor):
+                raise TypeError(f"the weight of order {j} must be a number, not {weight!r}")
+            if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of order {j} must be 0 or more, and finite, not {weight}")
+        present = {j: weight for j, weight in self.weights.items() if isinstance(weight, Tensor) or weight}
+        if not present:
+            raise ValueError("every weight is 0, so there is nothing to learn from")
+        return present
 
     def __call__(self, student: Function, x: Tensor, target: Function | Recorded) -> SobolevTerms:
         """The loss of a student on samples x.
@@ -161,7 +186,9 @@ class SobolevLoss:
             x: the samples; treated as data, so no gradient reaches them.
             target: a teacher of the student's kind, used as it is (call `eval()` on it yourself) and not trained; or
                 recorded tensors (y, D y, ...), where orders that are absent from the loss may be None or left off. They
-                are full derivatives, as `Derivatives(teacher).eval()(x)` gives them, also where the loss projects.
+                are full derivatives, as `Derivatives(teacher).eval()(x)` gives them, also where the loss projects. NaN
+                says that a recorded number is not known: the student is taken to be right there, which adds nothing to
+                the loss (its mean is still over the whole batch); a projection with any NaN in it is not known either.
 
         Raises:
             TypeError: samples or targets that are not tensors, such as NumPy's arrays.
@@ -170,66 +197,73 @@ class SobolevLoss:
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
-        x = x.detach()
+        x, weights = x.detach(), self._present()
+        order = max(weights)
         if not self._warned:
-            warn_if_vanishing(student, self.order)
+            warn_if_vanishing(student, order)
             self._warned = True
         vectors: list[Tensor] = []
 
         def draw(y: Tensor) -> list[Tensor]:
             """v_1 for the outputs and v_2, ... for the inputs, kept for the target."""
-            for like in [y, *[x] * (self.order - 1)]:
+            for like in [y, *[x] * (order - 1)]:
                 vectors.append(self.projection.draw(like, self.batch_dims, self.generator))
             return vectors
 
-        predictions = self._of_student(student, x, draw)
-        targets = self._of_target(target, x, vectors, predictions[0])
+        projected = self.projection is not None and order > 0
+        predictions = self._of_student(student, x, order, draw if projected else None)
+        targets = self._of_target(target, x, order, vectors if projected else None, predictions)
         by_order = {}
-        for j in self.weights:
+        for j in weights:
             _check_shape(j, targets[j], predictions[j].shape)
             by_order[j] = self.reduction(self._per_sample(j, predictions[j], targets[j]))
-        return SobolevTerms(sum(w * by_order[j] for j, w in self.weights.items()), by_order)
+        return SobolevTerms(sum(w * by_order[j] for j, w in weights.items()), by_order)
 
-    def _of_student(self, student: Function, x: Tensor, draw: Callable[[Tensor], list[Tensor]]) -> tuple[Tensor, ...]:
-        inner = getattr(student, "module", student)  # what DistributedDataParallel is around
+    def _of_student(self, student: Function, x: Tensor, order: int, draw: Vectors | None) -> tuple[Tensor, ...]:
+        inner = student
+        while attribute := WRAPPERS.get(type(inner).__name__):
+            inner = getattr(inner, attribute)
         if isinstance(inner, Derivatives):
-            if (inner.order, inner.batch_dims) != (self.order, self.batch_dims):
+            if inner.order not in range(order, max(self.weights) + 1) or inner.batch_dims != self.batch_dims:
                 raise ValueError(
                     f"the student's Derivatives has order {inner.order} and batch_dims {inner.batch_dims}, "
-                    f"but the loss has order {self.order} and batch_dims {self.batch_dims}"
+                    f"but the loss has order {order} and batch_dims {self.batch_dims}"
                 )
-            return student(x, draw) if self.projection else student(x)
-        if isinstance(student, nn.parallel.DistributedDataParallel) and self.order > 0:
-            raise ValueError(
-                "derivatives taken outside DistributedDataParallel miss its synchronisation: "
-                f"use DistributedDataParallel(Derivatives(model, order={self.order}))"
-            )
-        return self._differentiate(student, x, draw, create_graph=torch.is_grad_enabled())
+            return student(x, draw) if draw else student(x)
+        return self._differentiate(student, x, order, draw, create_graph=torch.is_grad_enabled())
 
     def _of_target(
-        self, target: Function | Recorded, x: Tensor, vectors: list[Tensor], y: Tensor
+        self,
+        target: Function | Recorded,
+        x: Tensor,
+        order: int,
+        vectors: Sequence[Tensor] | None,
+        predictions: Sequence[Tensor],
     ) -> Sequence[Tensor | None]:
-        """The target's values and derivatives, without a graph, projected as the student's were; y is the student's."""
+        """The target's values and derivatives, without a graph, projected as the student's predictions were."""
         if callable(target):
             teacher = target.model if isinstance(target, Derivatives) else target
-            return self._differentiate(teacher, x, vectors, create_graph=False)
+            return self._differentiate(teacher, x, order, vectors, create_graph=False)
         if not isinstance(target, Tensor | Sequence):
             raise TypeError(
                 f"target must be a function, or recorded tensors (y, D y, ...), not {type(target).__name__}"
             )
         recorded = [target] if isinstance(target, Tensor) else list(target)
-        recorded += [None] * (self.order + 1 - len(recorded))
-        for j in self.weights:
-            _check_shape(j, recorded[j], (*y.shape, *x.shape[self.batch_dims :] * j))
-            recorded[j] = recorded[j].detach()
-            if self.projection and j > 0:
-                recorded[j] = _project(recorded[j], vectors[:j], x, self.batch_dims)
+        recorded += [None] * (order + 1 - len(recorded))
+        for j in self._present():
+            _check_shape(j, recorded[j], (*predictions[0].shape, *x.shape[self.batch_dims :] * j))
+            known = recorded[j].detach()
+            if vectors and j > 0:
+                known = _project(known, vectors[:j], x, self.batch_dims)
+            recorded[j] = torch.where(known.isnan(), predictions[j].detach().to(known.dtype), known)
         return recorded
 
-    def _differentiate(self, f: Function, x: Tensor, vectors: Vectors, create_graph: bool) -> tuple[Tensor, ...]:
-        if self.projection:
+    def _differentiate(
+        self, f: Function, x: Tensor, order: int, vectors: Vectors | None, create_graph: bool
+    ) -> tuple[Tensor, ...]:
+        if vectors is not None:
             return projected_derivatives(f, x, vectors, create_graph=create_graph, batch_dims=self.batch_dims)
-        return derivatives(f, x, self.order, create_graph=create_graph, mode=self.mode, batch_dims=self.batch_dims)
+        return derivatives(f, x, order, create_graph=create_graph, mode=self.mode, batch_dims=self.batch_dims)
 
     def _per_sample(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
         """The distance of order j for each sample, averaged over projections."""

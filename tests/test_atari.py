@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +39,7 @@ from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
 SHORT = AtariOptions("breakout", ("noop", "fire", "right", "left"), max_episode_frames=100)
+PLAYS = {"sobolev atari teacher 1": json.dumps({"game": "breakout", "actions": SHORT.actions})}
 
 
 def frames(n: int, seed: int = 0) -> torch.Tensor:
@@ -204,33 +210,96 @@ class TestTeacherFiles:
         torch.testing.assert_close(read.policy(frames(2)), policy(frames(2)), rtol=0, atol=0)
         assert (tmp_path / "a.safetensors").stat().st_size < 7e6
 
-    def test_refusals_name_what_is_wrong(self, tmp_path):
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_parameters_become_float32(self, tmp_path, dtype):
+        state = {name: tensor.to(dtype) for name, tensor in teacher(4).state_dict().items()}
+        save_file(state, tmp_path / "a", PLAYS)
+        for name, tensor in load_teacher(tmp_path / "a").policy.state_dict().items():
+            assert torch.equal(tensor, state[name].float())
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"extra": torch.zeros(1)}, "it differs from one in extra"),
+            ({"actions.bias": torch.zeros(3)}, r"actions.bias has shape \(3,\), expected \(4,\)"),
+            (
+                {"actions.bias": torch.full((4,), torch.nan)},
+                "actions.bias holds numbers that are not finite in",
+            ),
+            (
+                {"actions.bias": torch.full((4,), 1e300, dtype=torch.double)},
+                "actions.bias holds numbers that are not finite",
+            ),
+            ({"actions.bias": torch.zeros(4).int()}, "actions.bias has type I32, expected one of F16, BF16, F32, F64"),
+            ({"actions.bias": torch.zeros(4).bool()}, "actions.bias has type BOOL, expected"),
+            ({"actions.bias": torch.zeros(4).cfloat()}, "actions.bias has type C64, expected"),
+            ({"actions.bias": torch.zeros(4).to(torch.float8_e5m2)}, "actions.bias has type F8_E5M2, expected"),
+        ],
+    )
+    def test_parameters_that_are_no_teachers_are_refused(self, tmp_path, changes, said):
+        save_file(teacher(4).state_dict() | changes, tmp_path / "a", PLAYS)
+        with pytest.raises(ValueError, match=rf"a is no teacher: {said}") as caught:
+            load_teacher(tmp_path / "a")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("says", "said"),
+        [
+            ("breakout", "Expecting value"),
+            ("[1]", "these are no options of a game"),
+            ("null", "these are no options of a game"),
+            ("[" * 100_000, "maximum recursion depth"),
+            ({"game": "breakout"}, "these are no options of a game .*actions"),
+            ({"unknown": 1}, "unexpected keyword argument 'unknown'"),
+            ({"game": "../../x"}, r"'../../x' is not an ALE game"),  # a recording's folder is named after it
+            ({"game": ["breakout"]}, "is not an ALE game"),
+            ({"actions": 4}, "these are no options"),
+            ({"actions": []}, "a policy needs an action"),
+            ({"actions": "noop"}, "actions are different ones of noop, fire"),
+            ({"actions": ["noop"] * 4}, "actions are different ones of noop, fire"),
+            ({"actions": ["noop", "jump"]}, "actions are different ones of noop, fire"),
+            ({"actions": [1, 2]}, "actions are names"),
+            ({"stack": 3}, "stack is 3, expected 4"),
+            ({"stack": 10**12}, r"stack must be 1 or more, and a whole number below 2\^31"),
+            ({"stack": True}, "stack must be"),
+            ({"noop_max": 1.5}, "noop_max must be 0 or more"),
+            ({"fire_reset": 1}, "fire_reset must be true or false"),
+            ({"sticky_actions": True}, "sticky_actions is a probability"),
+            ({"sticky_actions": float("nan")}, "sticky_actions is a probability"),
+        ],
+    )
+    def test_metadata_of_another_form_is_refused(self, tmp_path, says, said):
+        if isinstance(says, dict):
+            fields = {"game": "breakout", "actions": ["noop"]} | says
+            says = json.dumps(says if says == {"game": "breakout"} else fields)
+        save_file({"x": torch.zeros(2)}, tmp_path / "a", {"sobolev atari teacher 1": says})
+        with pytest.raises(ValueError, match=rf"a is no teacher: .*{said}") as caught:
+            load_teacher(tmp_path / "a")
+        assert "\n" not in str(caught.value)
+
+    def test_what_is_no_teachers_file_is_refused(self, tmp_path):
         file = tmp_path / "a.safetensors"
-        with pytest.raises(ValueError, match=r"there is no teacher at .*a\.safetensors"):
-            load_teacher(file)
+        for make in (lambda _: None, os.mkfifo, os.mkdir):
+            make(file)
+            with pytest.raises(ValueError, match=r"there is no teacher at .*a\.safetensors"):
+                load_teacher(file)
+            if file.is_fifo():
+                file.unlink()
+        file = tmp_path / "b.safetensors"
         whole = teacher_bytes(teacher(4), SHORT)
-        file.write_bytes(whole[:-1000])
-        with pytest.raises(ValueError, match="not a whole safetensors file"):
-            load_teacher(file)
+        for content in (b"", whole[:-1000], whole + b"\0", b"\xff" * 100):
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match=r"b.safetensors is not a whole safetensors file"):
+                load_teacher(file)
         save_file({"x": torch.zeros(2)}, file)
-        with pytest.raises(ValueError, match="holds no teacher"):
+        with pytest.raises(ValueError, match=r"b.safetensors is no teacher: its metadata has no 'sobolev atari"):
             load_teacher(file)
-        save_file({"x": torch.zeros(2)}, file, {"sobolev atari teacher 1": "breakout"})
-        with pytest.raises(ValueError, match="does not say what it plays"):
-            load_teacher(file)
-        says = {"sobolev atari teacher 1": json.dumps({"game": "breakout", "actions": SHORT.actions})}
-        state = {name: tensor.contiguous() for name, tensor in teacher(4).state_dict().items()}
-        save_file({**state, "extra": torch.zeros(1)}, file, says)
-        with pytest.raises(ValueError, match="differs from a teacher in extra"):
-            load_teacher(file)
-        save_file(state | {"actions.bias": torch.zeros(3)}, file, says)
-        with pytest.raises(ValueError, match=r"actions.bias has shape \(3,\), expected \(4,\)"):
-            load_teacher(file)
-        save_file(state | {"actions.bias": torch.full((4,), torch.nan)}, file, says)
-        with pytest.raises(ValueError, match="not finite"):
-            load_teacher(file)
+
+    def test_options_that_are_not_the_policys_are_not_written(self):
         with pytest.raises(ValueError, match="4 actions in the policy and 6"):
             teacher_bytes(teacher(4), replace(SHORT, actions=("noop",) * 6))
+        with pytest.raises(ValueError, match="4 frames in the policy's states and 3"):
+            teacher_bytes(teacher(4), replace(SHORT, stack=3))
 
 
 def test_play_counts_the_first_game_of_each_environment():
@@ -309,9 +378,27 @@ def by_hand(recording: Recording) -> list[dict]:
     raise AssertionError
 
 
+@pytest.fixture(scope="module")
+def whole(recording, tmp_path_factory) -> Path:
+    """A complete recording in shards of 20 steps, which tests read and copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded_states, "SHARD_STEPS", 20)
+        return record(recording, tmp_path_factory.mktemp("recordings"), threads=2)
+
+
+def write_shard(file: Path, arrays: dict[str, np.ndarray | bytes]) -> None:
+    """As NumPy writes arrays, or the bytes that are given for one."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO(array if isinstance(array, bytes) else b"")
+            if isinstance(array, np.ndarray):
+                np.save(buffer, array)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+
+
 class TestRecordedStates:
-    def test_stacks_are_what_the_environment_showed(self, recording, tmp_path):
-        read = RecordedStates.load(record(recording, tmp_path, threads=2), recording)
+    def test_stacks_are_what_the_environment_showed(self, recording, whole):
+        read = RecordedStates.load(whole, recording)
         expected = by_hand(recording)
         assert len(read) == 170
         assert len(expected) > 6
@@ -321,9 +408,7 @@ class TestRecordedStates:
         assert torch.equal(read.stack(some), stacks[some])
         assert read.episodes.lengths.tolist() == [len(episode["states"]) for episode in expected]
 
-    def test_an_interrupted_recording_goes_on_without_the_teacher(self, recording, tmp_path, monkeypatch):
-        whole = record(recording, tmp_path / "whole")
-
+    def test_an_interrupted_recording_goes_on_without_the_teacher(self, recording, whole, tmp_path):
         def pull_the_plug(states: int) -> None:
             if len([*(tmp_path / "parts").glob("*/shard_*.npz")]) == 2:
                 raise RuntimeError("pulled the plug")
@@ -353,34 +438,118 @@ class TestRecordedStates:
         names.add(replace(recording, teacher=replace(recording.teacher, sha256="0")).name)
         assert len(names) == 5
 
-    def test_damaged_and_foreign_files_are_refused_by_name(self, recording, tmp_path):
-        path = record(recording, tmp_path)
+    def test_a_recording_that_is_damaged_or_another_is_refused_by_name(self, recording, whole, tmp_path):
+        path = shutil.copytree(whole, tmp_path / "copy")
         with pytest.raises(ValueError, match=r"header.json: seed is 1, expected 2"):
             RecordedStates.load(path, replace(recording, seed=2))
         shard, header = path / "shard_001.npz", path / "header.json"
         content, said = shard.read_bytes(), header.read_text()
-        shard.write_bytes(content[:-100])
-        with pytest.raises(ValueError, match=r"shard_001.npz is not what was recorded"):
-            RecordedStates.load(path)
-        shard.unlink()
-        with pytest.raises(ValueError, match=r"shard_001.npz is missing"):
-            RecordedStates.load(path)
-        header.unlink()
-        shard.write_bytes(content[:-100])
-        with pytest.raises(ValueError, match=r"shard_001.npz is no shard"):
-            record(recording, tmp_path)
-        for place in (300, len(content) // 2):
-            shard.write_bytes(content[:place] + b"\xff" * 200 + content[place + 200 :])
-            with pytest.raises(ValueError, match=r"shard_001.npz is no shard"):
-                record(recording, tmp_path)
-        with np.load(path / "shard_000.npz") as arrays:
-            np.savez(shard, **arrays)
-        with pytest.raises(ValueError, match=r"shard_001.npz was recorded in another way"):
-            record(recording, tmp_path)
-        for text in ("{}", "[1]", "not json", said.replace("sobolev recorded states 1", "other")):
-            header.write_text(text)
-            with pytest.raises(ValueError, match=r"header.json"):
+
+        def refused(match: str) -> None:
+            with pytest.raises(ValueError, match=match) as caught:
                 RecordedStates.load(path)
+            assert "\n" not in str(caught.value)
+
+        shard.write_bytes(content[:-100])
+        refused(r"shard_001.npz is not what was recorded: remove .*copy to record it again")
+        os.truncate(shard, 2**40)
+        refused(r"shard_001.npz has 1,099,511,627,776 bytes, expected 847,440 at most")
+        shard.unlink()
+        refused(r"shard_001.npz is missing")
+        for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to(whole / path.name)):
+            make(shard)
+            refused(r"shard_001.npz is no regular file")
+            shard.rmdir() if shard.is_dir() else shard.unlink()
+        shard.write_bytes(content)
+        assert len(RecordedStates.load(path)) == 170
+
+        fields = json.loads(said)
+        shards = fields["shards"]
+        fewer = dict([*shards.items()][:2])
+        outside = {"../x.npz" if name == "shard_001.npz" else name: digest for name, digest in shards.items()}
+        reordered = dict(sorted(shards.items(), reverse=True))
+        for changed, match in (
+            ("{}", "expected format, teacher, options, states"),
+            ("[1]", "expected format"),
+            ("not json", "is no header of a recording"),
+            ("[" * 100_000, "maximum recursion depth"),
+            (said.encode()[:-1] + b"\xff", "is no header of a recording"),
+            ({"format": "other"}, "format is 'other', expected 'sobolev recorded states 1'"),
+            ({"states": True}, "states is True, expected int"),
+            ({"states": "170"}, "states is '170', expected int"),
+            ({"states": 0}, "states, environments and shards must be 1 or more"),
+            ({"states": 100}, "says 100 states, its shards hold 17"),
+            ({"states": 400}, "says 400 states, its shards hold 17"),
+            ({"shards": fewer}, "says 170 states, its shards hold"),  # a header that signs fewer steps
+            ({"shards": outside}, "shards must be shard_000.npz and on, without a gap"),
+            ({"shards": reordered}, "shards must be shard_000.npz and on, without a gap"),
+            ({"shards": shards | {"shard_001.npz": None}}, "is not what was recorded"),
+            ({"environments": 2}, r"alive is bool \(20, 3\), expected bool \(T, 2\) with T from 1 to 20"),
+            ({"environments": 10**12}, r"alive is bool \(20, 3\), expected bool \(T, 1000000000000\)"),
+            ({"options": {}}, "these are no options of a game"),
+            ({"options": fields["options"] | {"stack": 2**40}}, "stack must be 1 or more"),
+            ({"extra": 1}, "expected format, teacher"),
+        ):
+            text = json.dumps(fields | changed) if isinstance(changed, dict) else changed
+            header.write_bytes(text if isinstance(text, bytes) else text.encode())
+            refused(rf"(header.json|shard_00..npz).*{match}")
+        header.write_bytes(b" " * 2**21 + said.encode())
+        refused(r"header.json has 2,.* bytes, expected 1,048,576 at most")
+        header.unlink()
+        refused("holds no complete recording: it has no header.json")
+        os.mkfifo(header)
+        refused("header.json is no regular file")
+
+    def test_a_shard_that_is_not_what_a_recording_writes_is_refused_by_name(self, recording, whole, tmp_path):
+        shard = Path(shutil.copy(whole / "shard_001.npz", tmp_path))
+        content, arrays = shard.read_bytes(), dict(np.load(shard))
+
+        def npy(header: str, data: bytes = b"") -> bytes:
+            return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+        huge = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000, 1000)}\n")
+        pickled = npy("{'descr': '|O', 'fortran_order': False, 'shape': (20, 3)}\n", b"cos\nsystem\n")
+        action_99 = arrays["actions"].copy()
+        action_99[3, 1] = 99
+        for damaged, match in (
+            (content[:-100], "not a zip file"),
+            (b"", "not a zip file"),
+            *((content[:p] + b"\xff" * 200 + content[p + 200 :], "") for p in (300, len(content) // 2)),
+            (arrays | {"frames": huge}, r"frames is uint8 \(1000000, 1000, 1000\), expected uint8"),
+            (arrays | {"actions": pickled}, "actions is object"),
+            (arrays | {"frames": npy("(" * 9000)}, ""),
+            (arrays | {"frames": npy("-" * 9000 + "1")}, ""),
+            ({name: arrays[name] for name in ("frames", "alive", "rewards")}, "no item named 'actions.npy'"),
+            (arrays | {"rewards": arrays["rewards"].astype(float)}, "rewards is float64"),
+            (arrays | {"frames": arrays["frames"][:, :2]}, r"frames is uint8 \(20, 2, 84, 84\)"),
+            (arrays | {"alive": arrays["alive"][:7]}, "its arrays have different numbers of steps"),
+            (arrays | {"actions": action_99}, "an action is 99, expected 0 to 3"),
+        ):
+            write_shard(shard, damaged) if isinstance(damaged, dict) else shard.write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"shard_001.npz is no shard of this recording .*{match}") as caught:
+                recorded_states._read_shard(shard, recording.description)
+            assert "\n" not in str(caught.value)
+        shard.unlink()
+        shard.symlink_to(whole / shard.name)
+        with pytest.raises(ValueError, match=r"shard_001.npz is no regular file: remove it"):
+            recorded_states._read_shard(shard, recording.description)
+
+    def test_shards_of_an_interrupted_recording_are_compared_with_what_is_played(self, recording, whole, tmp_path):
+        path = shutil.copytree(whole, tmp_path / whole.name)
+        (path / "header.json").unlink()
+        shard = path / "shard_001.npz"
+        arrays = dict(np.load(shard))
+        shorter = {name: array[:12] for name, array in arrays.items()}
+        for changed in (shorter, arrays | {"rewards": arrays["rewards"] + 1}):
+            write_shard(shard, changed)
+            with pytest.raises(ValueError, match=rf"shard_001.npz was recorded in another way: remove {path}"):
+                record(recording, tmp_path, threads=1)
+        assert not (path / "header.json").exists()
+        shard.unlink()
+        (path / ".shard_001.npz.1.partial").write_bytes(b"as a process leaves it that is killed while it writes")
+        record(recording, tmp_path, threads=1)
+        assert sorted(file.name for file in path.iterdir()) == sorted(file.name for file in whole.iterdir())
+        assert (path / "header.json").read_bytes() == (whole / "header.json").read_bytes()
 
     @given(st.lists(st.integers(1, 40), min_size=3, max_size=30), st.floats(0.1, 0.6), st.floats(0.05, 0.3))
     def test_no_episode_is_in_two_parts(self, lengths, train, test):
@@ -400,8 +569,8 @@ class TestRecordedStates:
         assert not set(first[list(parts[0])].tolist()) & set(first[list(parts[1])].tolist())
         assert parts[0].stop - total * train <= max(lengths) + 1
 
-    def test_impossible_splits_are_refused(self, recording, tmp_path):
-        read = RecordedStates.load(record(recording, tmp_path))
+    def test_impossible_splits_are_refused(self, whole):
+        read = RecordedStates.load(whole)
         assert [len(part) for part in read.split(1.0)] == [170]
         for fractions in ((0.9, 0.2), (0.5, 0.0), ()):
             with pytest.raises(ValueError, match="fractions"):

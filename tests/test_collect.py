@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -10,9 +11,15 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from experiments.config import register
-from scripts.collect import MANIFEST, collect, domain, gaps, main, read_csv
+from scripts.collect import collect, domain, gaps, main
+from scripts.reading import read_csv
 from tests.conftest import CONFIGS
+from tests.test_scripts import make_surface, write_surface
 
+MANIFEST = {
+    **{"revision": "0a1b2c3d", "dirty": False, "python": "3", "torch": "2", "numpy": "2", "platform": "Linux"},
+    **{"device": "x86_64", "threads": 1, "precision": "float32", "wall_seconds": 1.5},
+}
 HEADER = "experiment,task,method,n_train,seed,step,split,metric,value\n"
 
 
@@ -21,15 +28,21 @@ def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"
     folder.mkdir(parents=True)
     rows = "".join(f"regression,booth,{method},20,{seed},9,test,value_mse,{value}\n" for seed in seeds)
     (folder / "metrics.csv").write_text(HEADER + rows)
-    asked = {"evaluate_on": "test", "seed": seeds[0], "networks": len(seeds), "optimizer": {"learning_rate": rate}}
+    asked = {
+        **{"name": "regression", "evaluate_on": "test", "seed": seeds[0], "networks": 1 + seeds[-1] - seeds[0]},
+        **{"dataset": {"name": "booth"}, "loss": {"name": method}, "n_train": 20, "optimizer": {"learning_rate": rate}},
+        "labels": {"task": "booth", "method": method, "n_train": 20},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(asked))
     (folder / "summary.json").write_text(json.dumps({"objective": value, "scale": scale}))
-    (folder / "manifest.json").write_text(json.dumps({"run_id": name} | dict.fromkeys(MANIFEST[1:], "x")))
+    (folder / "manifest.json").write_text(json.dumps({"run_id": name} | MANIFEST))
     return folder
 
 
 def values(results):
-    return {(row["method"], row["seed"]): (row["value"], row["scale"]) for row in read_csv(results / "rows.csv")}
+    path = results / "rows.csv"
+    rows = read_csv(path) if path.exists() else []
+    return {(row["method"], row["seed"]): (row["value"], row["scale"]) for row in rows}
 
 
 def test_runs_merge_with_what_is_there(tmp_path):
@@ -111,31 +124,38 @@ def test_runs_of_two_settings_collected_at_once_are_not_mixed(tmp_path, capsys):
 def test_a_cell_from_before_settings_were_noted_takes_its_own_runs_and_other_seeds(tmp_path, capsys):
     results = tmp_path / "results"
     collect([shipped := make_run(tmp_path, "shipped", 1.0)], results)
-    (results / "settings.json").unlink()
+    for newer in ("settings.json", "SHA256SUMS"):
+        (results / newer).unlink()
     collect([make_run(tmp_path, "other_rate", 9.0, rate=0.2)], results)
     assert set(values(results).values()) == {("1.0", "reduced")}
     assert "settings are not those of shipped" in capsys.readouterr().err
     collect([shipped], results)
     assert json.loads((results / "settings.json").read_text())["regression booth value 20"] == {
-        **{"evaluate_on": "test", "optimizer.learning_rate": 0.1, "precision": None},
+        **{"name": "regression", "evaluate_on": "test", "dataset.name": "booth", "loss.name": "value", "n_train": 20},
+        **{"optimizer.learning_rate": 0.1, "precision": None},
     }
 
 
 def test_a_run_that_diverged_is_left_out(tmp_path, capsys):
-    collect([make_run(tmp_path, "a", float("nan"))], tmp_path / "results")
+    """Whether or not it notes what it ended with."""
+    noted, unnoted = (make_run(tmp_path, name, float("nan")) for name in ("noted", "unnoted"))
+    (unnoted / "summary.json").write_text('{"objective": 1.0, "scale": "reduced"}')
+    collect([noted, unnoted], tmp_path / "results")
     assert not values(tmp_path / "results")
-    assert "not every value is finite" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "left out, summary.json: objective: Input should be a finite number" in said
+    assert "left out, not every value is finite" in said
 
 
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("metrics.csv", None, "its files are damaged (FileNotFoundError"),
-        ("manifest.json", None, "its files are damaged (FileNotFoundError"),
-        ("summary.json", '{"objective": 1.0', "its files are damaged (JSONDecodeError"),
+        ("metrics.csv", None, "there is no file"),
+        ("manifest.json", None, "there is no file"),
+        ("summary.json", '{"objective": 1.0', "EOF while parsing an object"),
         ("summary.json", '{"objective": 1.0}', "its summary says no scale (paper or reduced)"),
         ("metrics.csv", HEADER, "it recorded no rows"),
-        ("metrics.csv", HEADER + "regression,booth,value\n", "its files are damaged"),
+        ("metrics.csv", HEADER + "regression,booth,value\n", "line 2: 3 fields, not 9"),
     ],
 )
 def test_a_damaged_run_is_left_out_and_the_others_are_taken(tmp_path, capsys, file, content, said):
@@ -149,7 +169,8 @@ def test_a_damaged_run_is_left_out_and_the_others_are_taken(tmp_path, capsys, fi
 
 def test_what_was_measured_on_validation_data_is_no_evidence(tmp_path, capsys):
     run = make_run(tmp_path, "a", 1.0)
-    (run / "config.yaml").write_text("evaluate_on: validation\n")
+    with (run / "config.yaml").open("a") as file:
+        file.write("evaluate_on: validation\n")
     collect([run], tmp_path / "results")
     assert not values(tmp_path / "results")
     assert "validation" in capsys.readouterr().err
@@ -172,12 +193,12 @@ def test_a_cells_arrays_are_those_of_the_run_that_has_its_first_seed(tmp_path):
     """Of two runs with that seed, the one whose rows are taken."""
     runs = [make_run(tmp_path, name, 1.0, seeds=seeds) for name, seeds in (("b", (0, 1)), ("a", (0, 2)), ("c", (3,)))]
     for age, run in enumerate(runs):
-        (run / "surface.npz").write_text(run.name)
+        write_surface(run / "surface.npz", make_surface(slope=age))
         os.utime(run / "summary.json", (100 + age, 100 + age))
     collect(runs, tmp_path / "results")
     assert {row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")} == {"a", "b", "c"}
     (surface,) = (tmp_path / "results" / "surfaces").iterdir()
-    assert surface.read_text() == "a"
+    assert surface.read_bytes() == (runs[1] / "surface.npz").read_bytes()
 
 
 def test_gaps_and_mixed_revisions_are_said():
@@ -234,8 +255,10 @@ def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
 
 def test_collecting_sorts_runs_by_domain(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path, "a", 1.0)
-    (run / "config.yaml").touch()
-    run.parent.rename(tmp_path / "synthetic_gradients_imagenet")
+    run.parent.rename(tmp_path / "synthetic_gradients_mine")
+    run = tmp_path / "synthetic_gradients_mine" / "a"
+    for file in (run / "config.yaml", run / "metrics.csv"):
+        file.write_text(re.sub(r"\bregression\b", "synthetic_gradients_mine", file.read_text()))
     arguments = ["--runs", str(tmp_path), "--results", str(tmp_path / "results")]
     monkeypatch.setattr(sys, "argv", ["collect", *arguments])
     main()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sobolev import Derivatives, SobolevLoss, projections
@@ -93,9 +94,21 @@ def one_of_two(rank: int, store: str, results: str) -> None:
         parallel = DistributedDataParallel(model, find_unused_parameters=name == "derivative only")
         train(parallel, loss, x[rank::2])
         trained[name] = model.state_dict()
-    plain = DistributedDataParallel(model.model)
-    with pytest.raises(ValueError, match=r"use DistributedDataParallel\(Derivatives\(model, order=1\)\)"):
-        SobolevLoss(1)(plain, x, teacher)
+    plain = DistributedDataParallel(model.model, static_graph=True)
+    hidden = nn.Sequential(plain)
+    for inside_out in (plain, hidden, Derivatives(plain), lambda x: plain(x), hidden.forward):
+        with pytest.raises(ValueError, match=r"other way round, DistributedDataParallel\(Derivatives\(model\)\)"):
+            SobolevLoss(1)(inside_out, x, teacher)
+    SobolevLoss(0)(plain, x, teacher).total.backward()  # of values alone it is right
+    model, x = problem()
+    fully_shard(model)
+    train(model, SobolevLoss(1), x[rank::2])
+    trained["sharded"] = {name: tensor.full_tensor() for name, tensor in model.state_dict().items()}
+    inside, _ = problem()
+    fully_shard(inside.model[0])
+    for inside_out in (inside, inside.model, lambda x: inside.model(x)):
+        with pytest.raises(ValueError, match=r"other way round, fully_shard\(Derivatives\(model\)\)"):
+            SobolevLoss(1)(inside_out, x, teacher)
     torch.save(trained, f"{results}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -109,6 +122,8 @@ def test_two_processes_equal_one(tmp_path):
         train(model, loss, x)
         for rank in range(2):
             torch.testing.assert_close(trained[rank][name], model.state_dict(), msg=lambda m, name=name: f"{name}: {m}")
+            if name == "value and derivative":
+                torch.testing.assert_close(trained[rank]["sharded"], model.state_dict())
     for name, experiment in EXPERIMENTS.items():
         model, objective = experiment()
         descend(model, objective, 0, 1)

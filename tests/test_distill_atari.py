@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 import experiments.distill_atari as distill
 from experiments.config import DistillConfig, file_sha256, register
 from experiments.errors import BadInput
-from experiments.run import execute, run_id
+from experiments.identity import run_id
+from experiments.run import execute
 from experiments.schedules import evaluation_steps
 from sobolev.atari import RecordedStates, Recording, load_teacher, record, teacher_bytes
 from sobolev.distillation import ComputedGradients, RecordedGradients, kl_student_teacher

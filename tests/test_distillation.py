@@ -1,6 +1,7 @@
 """The sweeps and the fused step against autograd, finite differences and the loss that anyone would write."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -181,6 +182,25 @@ def test_divergences_are_those_of_torch():
     torch.testing.assert_close(kl_teacher_student(log_q, log_p), student_first)
 
 
+@pytest.mark.parametrize("divergence", [kl_student_teacher, kl_teacher_student])
+def test_an_action_that_is_ruled_out_adds_nothing(divergence):
+    rng = generator(0, "policies")
+    logits, log_q = torch.randn(6, 5, generator=rng), torch.randn(6, 4, generator=rng).log_softmax(-1)
+    ruled_out = torch.full((6, 1), -math.inf)
+    found = []
+    for masked in (True, False):
+        x = logits.clone().requires_grad_()
+        if masked:  # by the one whose probabilities weigh the logarithms; by both where that is the student
+            log_p = (torch.cat((x[:, :4], ruled_out), -1) if divergence is kl_student_teacher else x).log_softmax(-1)
+            divergence(log_p, torch.cat((log_q, ruled_out), -1)).sum().backward()
+        else:  # the same written out over the actions that remain
+            log_p = (x[:, :4] if divergence is kl_student_teacher else x).log_softmax(-1)[:, :4]
+            divergence(log_p, log_q).sum().backward()
+        found.append((divergence(log_p.detach()[:, :4], log_q), x.grad))
+    assert all(each.isfinite().all() for each in found[0])
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_the_objective_is_the_papers_written_out():
     """A loop over states, in float64: one KL divergence, one norm of a difference of two gradients each."""
     pupil, master, raw = make_student().double(), make_teacher().double(), make_states()
@@ -333,10 +353,13 @@ def test_logits_are_refused(dtype):
     logits = torch.nn.Linear(5, 1_000).to(dtype)
     policy = torch.nn.Sequential(logits, torch.nn.LogSoftmax(-1))
     loss = distillation_loss(projection=projections.Sphere())
-    with pytest.raises(ValueError, match="the student's outputs are not log-probabilities: end it in LogSoftmax"):
+    with pytest.raises(ValueError, match=r"student.s outputs are not log-probabilities .*1000 .*in LogSoftmax"):
         loss(logits, x, policy)
     with pytest.raises(ValueError, match="the teacher's outputs are not log-probabilities"):
         loss(policy, x, logits)
+    sequences = torch.nn.Sequential(logits, torch.nn.Unflatten(1, (10, 100)), torch.nn.LogSoftmax(-1))
+    with pytest.raises(ValueError, match=r"1000 components.*outputs of shape \(samples, classes\)"):
+        loss(sequences, x, sequences)
     assert loss(policy, x, policy).total == 0
 
 

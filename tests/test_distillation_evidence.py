@@ -20,9 +20,12 @@ from scripts.claims.distillation import (
     shortcut,
     uniform_share,
 )
+from scripts.collect import as_csv
 from scripts.distillation_figures import cosine, read_saliencies
+from scripts.reading import EvidenceError, read_csv
 from scripts.report import report
-from scripts.rows import DTYPE, RowsError, final, read_rows, select
+from scripts.rows import DTYPE, final, read_rows, select
+from scripts.schemas import RUNS
 from tests.conftest import CONFIGS
 from tests.test_scripts import write_rows
 
@@ -280,14 +283,22 @@ def test_each_run_of_a_teacher_is_a_line_of_its_own():
 
 
 def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
-    first = {"run_id": "pong-ppo-n4-seed0-0a", "training": {"steps": 4}}
-    second = {"run_id": "pong-ppo_continued-n2-seed0-0b", "training": {"steps": 6}, "before": first}
-    third = {"run_id": "pong-ppo_continued-n9-seed0-0c", "training": {"steps": 15}, "before": second}
+
+    def card(run_id: str, steps: int, before: dict | None = None) -> dict:
+        training = {"algorithm": "ppo", "steps": steps}
+        played = {"sha256": "0", "options": {}, "training": training, "score": {"mean": 0.0}}
+        return {"run_id": run_id, **played, "before": before}
+
+    first = card("pong-ppo-n4-seed0-0a", 4)
+    second = card("pong-ppo_continued-n2-seed0-0b", 6, first)
+    third = card("pong-ppo_continued-n9-seed0-0c", 15, second)
     other = third | {"run_id": "pong-ppo_continued-n9-seed0-0d", "before": third}  # whose rows were not collected
     (tmp_path / "pong.json").write_text(json.dumps(other))
-    foreign = {"run_id": "breakout-ppo_continued-n9-seed0-0e", "training": {"steps": 9}, "before": {"sha256": "0f"}}
+    foreign = card("breakout-ppo_continued-n9-seed0-0e", 9, {"sha256": "0f"})
     (tmp_path / "breakout.json").write_text(json.dumps(foreign))
-    (tmp_path / "runs.csv").write_text("\n".join(["run_id", *(card["run_id"] for card in (first, second, third))]))
+    shipped = read_csv(CONFIGS.parent / "results" / "teachers" / "runs.csv", RUNS)[0]
+    collected = [shipped | {"run_id": run["run_id"]} for run in (first, second, third)]
+    (tmp_path / "runs.csv").write_bytes(as_csv(RUNS, collected))
     steps_before = distillation_figures.read_steps_before(tmp_path)
     assert steps_before == {third["run_id"]: 6, second["run_id"]: 4, first["run_id"]: 0}
     rows = [
@@ -300,7 +311,7 @@ def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
     assert [line.get_xdata().tolist() for line in axes.lines[::2]] == [[4e-6], [6e-6], [15e-6]]
     assert [line.get_xdata().tolist() for line in axes.lines[1::2]] == [[4e-6], [6e-6], [15e-6]]
     (tmp_path / "pong.json").write_text("{}]")
-    with pytest.raises(RowsError, match=r"pong\.json: cannot be read"):
+    with pytest.raises(EvidenceError, match=r"pong\.json: Invalid JSON"):
         distillation_figures.read_steps_before(tmp_path)
 
 

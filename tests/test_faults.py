@@ -1,11 +1,12 @@
 """A shorter form of `make faults`: a run is broken on purpose and ends in the rows of one that was not."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
-from scripts import faults
-from scripts.collect import read_csv
+from scripts import faults, file_faults
+from scripts.reading import read_csv
 
 
 def test_a_broken_run_ends_in_the_same_rows(tmp_path):
@@ -22,3 +23,19 @@ def test_what_ends_otherwise_than_by_the_kill_is_not_survived(tmp_path, status, 
     ends = iter([(status, said), (-9, ""), (0, "")])
     bench = SimpleNamespace(somewhere=lambda _: tmp_path, stopped=lambda *_: next(ends), ends_well=lambda _: True)
     assert list(faults.kill(bench, 3)) == [survived] * 3
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_a_fault_at_any_file_operation_is_one_line_and_the_rows_are_the_same(tmp_path):
+    """A few of them, spread over a run that begins and one that goes on."""
+    trials = list(file_faults.survived(faults.OPERATIONS.split(), tmp_path, most=6))
+    assert trials == [True] * 6
+
+
+def test_lines_of_what_is_not_tried_stay(tmp_path, monkeypatch):
+    faults.write([("theory", "kill", 20, 20), ("regression", "kill", 20, 20)], tmp_path / "faults.csv")
+    monkeypatch.setattr(faults, "prepare", lambda *_: None)
+    monkeypatch.setitem(faults.FAULTS, "flip", (lambda _, times: iter([True] * times), 0.2))
+    assert faults.main(["regression", "--faults", "flip", "--results", str(tmp_path)]) == 0
+    rows = {(row["experiment"], row["fault"]): row["tried"] for row in read_csv(tmp_path / "faults.csv")}
+    assert rows == {("theory", "kill"): "20", ("regression", "kill"): "20", ("regression", "flip"): "4"}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
 import io
+import os
+import re
 import tarfile
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance
+from PIL import ExifTags, Image, ImageEnhance
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
@@ -191,8 +195,11 @@ def test_splits_that_cannot_be(split, hold_out, message):
 def damage_cifar10(folder, how):
     path = folder / "cifar-10-batches-bin" / "data_batch_3.bin"
     content = bytearray(path.read_bytes())
-    if how == "missing":
+    if how in NO_FILE:
         path.unlink()
+        NO_FILE[how](path)
+    elif how == "huge":
+        os.truncate(path, 2**40)  # on a disk it takes nothing, in memory it would
     elif how == "short":
         path.write_bytes(content[:-1])
     else:
@@ -201,10 +208,16 @@ def damage_cifar10(folder, how):
     return path
 
 
+NO_FILE = {"missing": lambda path: None, "pipe": os.mkfifo, "folder": os.mkdir}
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
         ("missing", "is missing"),
+        ("pipe", "is no file"),
+        ("folder", "is no file"),
+        ("huge", "expected 61,460 bytes, found 1,099,511,627,776"),
         ("short", "expected 61,460 bytes, found 61,459"),
         ("label", "labels from 0 to 9, found 10"),
     ],
@@ -221,7 +234,7 @@ def test_damage_to_cifar10_is_refused_with_the_path_and_the_remedy(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "how", ["missing", "not gzip", "cut", "magic", "count", "longer", "shorter", "checksum", "label"]
+    "how", [*NO_FILE, "not gzip", "cut", "magic", "count", "longer", "shorter", "checksum", "label"]
 )
 def test_damage_to_mnist_is_refused_with_the_path_and_the_remedy(tmp_path, monkeypatch, how):
     write_mnist(tmp_path, monkeypatch)
@@ -236,11 +249,12 @@ def test_damage_to_mnist_is_refused_with_the_path_and_the_remedy(tmp_path, monke
     changed = {"longer": plain + b"\0", "shorter": plain[:-1]}.get(how, plain)
     content = {"not gzip": bytes(plain), "cut": packed[:-9], "checksum": packed[:-8] + b"\0" * 4 + packed[-4:]}
     path.write_bytes(content.get(how, gzip.compress(changed)))
-    if how == "missing":
+    if how in NO_FILE:
         path.unlink()
+        NO_FILE[how](path)
     with pytest.raises(ImageError) as caught:
         IN_MEMORY["mnist"](tmp_path, "test")
-    assert str(path if how != "label" else path.parent) in str(caught.value)
+    assert str(path) in str(caught.value)
     assert f"`python -m scripts.download mnist --folder {tmp_path}`" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -273,6 +287,11 @@ class Publisher:
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=[0.01])
 
+    def publish(self, name: str, content: bytes) -> tuple[str, int, str]:
+        """What a `Source` says of a file that is served from now on."""
+        self.files[f"/{name}"] = content
+        return f"{self.address}/{name}", len(content), hashlib.md5(content).hexdigest()
+
     def __enter__(self):
         self.thread.start()
         return self
@@ -298,11 +317,13 @@ def archive(publisher, tmp_path, monkeypatch):
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         tar.add(tmp_path / "original" / "cifar-10-batches-bin", "cifar-10-batches-bin")
     content = buffer.getvalue()
-    publisher.files["/cifar-10-binary.tar.gz"] = content
-    address = f"{publisher.address}/cifar-10-binary.tar.gz"
-    source = Source("cifar-10-batches-bin", ((address, hashlib.md5(content).hexdigest()),))
-    monkeypatch.setitem(SOURCES, "cifar10", source)
+    files = (publisher.publish("cifar-10-binary.tar.gz", content),)
+    monkeypatch.setitem(SOURCES, "cifar10", Source("cifar-10-batches-bin", files))
     return content
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def visible(folder):
@@ -324,11 +345,9 @@ def test_a_download_is_unpacked_told_of_and_done_once(publisher, archive, tmp_pa
 
 def test_mnist_comes_as_four_files(publisher, tmp_path, monkeypatch):
     write_mnist(tmp_path / "original", monkeypatch)
-    files = []
-    for path in sorted((tmp_path / "original" / "mnist").iterdir()):
-        publisher.files[f"/{path.name}"] = path.read_bytes()
-        files.append((f"{publisher.address}/{path.name}", hashlib.md5(path.read_bytes()).hexdigest()))
-    monkeypatch.setitem(SOURCES, "mnist", Source("mnist", tuple(files)))
+    paths = sorted((tmp_path / "original" / "mnist").iterdir())
+    files = tuple(publisher.publish(path.name, path.read_bytes()) for path in paths)
+    monkeypatch.setitem(SOURCES, "mnist", Source("mnist", files))
     download("mnist", tmp_path / "data")
     assert len(IN_MEMORY["mnist"](tmp_path / "data", "test")) == 20
     publisher.files.popitem()
@@ -337,31 +356,25 @@ def test_mnist_comes_as_four_files(publisher, tmp_path, monkeypatch):
     assert visible(tmp_path / "other") == []
 
 
-def test_an_archive_is_unpacked_where_python_has_no_filters(publisher, archive, tmp_path, monkeypatch):
-    monkeypatch.delattr(tarfile, "data_filter")
-    download("cifar10", tmp_path / "data")
-    assert len(IN_MEMORY["cifar10"](tmp_path / "data", "test")) == 20
-
-
 def test_a_half_finished_download_is_never_taken_for_whole(publisher, archive, tmp_path, monkeypatch):
     data = tmp_path / "data"
     publisher.files["/cifar-10-binary.tar.gz"] = archive[:-5]
     for promise in (5, 0):
         publisher.promise = promise
-        with pytest.raises(ImageError, match=f"sent {len(archive) - 5:,} bytes .*with MD5 .*, expected .*: try again"):
+        said = f"sent {len(archive) - 5:,} of {len(archive):,} bytes with MD5 .*, expected .*: try again"
+        with pytest.raises(ImageError, match=said):
             download("cifar10", data)
         assert visible(data) == []
     # The checksum is right, and what it is of is no archive.
-    content = archive[: len(archive) // 2]
-    publisher.files["/cut.tgz"] = content
-    cut = Source("cifar-10-batches-bin", ((f"{publisher.address}/cut.tgz", hashlib.md5(content).hexdigest()),))
+    publisher.promise = 0
+    cut = Source("cifar-10-batches-bin", (publisher.publish("cut.tgz", archive[: len(archive) // 2]),))
     with monkeypatch.context() as patch:
         patch.setitem(SOURCES, "cifar10", cut)
         with pytest.raises(ImageError, match="cannot be unpacked"):
             download("cifar10", data)
     assert visible(data) == []
     # As a process leaves it that is killed while it unpacks.
-    partial = data / ".cifar-10-batches-bin.partial" / "cifar-10-batches-bin"
+    partial = data / ".cifar-10-batches-bin.1.partial"
     partial.mkdir(parents=True)
     (partial / "test_batch.bin").write_bytes(b"half")
     publisher.files["/cifar-10-binary.tar.gz"] = archive
@@ -370,20 +383,83 @@ def test_a_half_finished_download_is_never_taken_for_whole(publisher, archive, t
     assert len(IN_MEMORY["cifar10"](data, "test")) == 20
 
 
-@pytest.mark.parametrize("filters", [True, False])  # which Python has since 3.11.4
-def test_an_archive_that_reaches_outside_is_refused(publisher, tmp_path, monkeypatch, filters):
-    if not filters:
-        monkeypatch.delattr(tarfile, "data_filter")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../../escaped", tarfile.REGTYPE),
+        ("a/../../escaped", tarfile.REGTYPE),
+        ("/escaped", tarfile.REGTYPE),
+        ("another/file", tarfile.REGTYPE),  # which would leave an empty set
+        ("a", tarfile.REGTYPE),
+        ("a", tarfile.DIRTYPE),  # likewise
+        ("a/link", tarfile.SYMTYPE),
+        ("a/link", tarfile.LNKTYPE),
+        ("a/pipe", tarfile.FIFOTYPE),
+        ("a/device", tarfile.CHRTYPE),
+        ("a/a.tgz", tarfile.REGTYPE),
+        ("a/x\0/y", tarfile.REGTYPE),
+    ],
+)
+def test_an_archive_of_anything_but_the_set_is_refused(publisher, tmp_path, monkeypatch, name, kind):
     buffer = io.BytesIO()
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    if "\0" in name:
+        member.name, member.pax_headers = "a/x", {"path": name}
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("../../escaped"), io.BytesIO())
-    publisher.files["/a.tgz"] = buffer.getvalue()
-    source = Source("a", ((f"{publisher.address}/a.tgz", hashlib.md5(buffer.getvalue()).hexdigest()),))
-    monkeypatch.setitem(SOURCES, "a", source)
-    with pytest.raises(ImageError, match="cannot be unpacked"):
+        tar.addfile(member, io.BytesIO())
+    monkeypatch.setitem(SOURCES, "a", Source("a", (publisher.publish("a.tgz", buffer.getvalue()),)))
+    with pytest.raises(ImageError, match="cannot be unpacked") as caught:
         download("a", tmp_path / "data")
-    assert visible(tmp_path / "data") == []
-    assert not (tmp_path / "escaped").exists()
+    assert "\n" not in str(caught.value)
+    assert everything(tmp_path) == ["data", "data/.a.lock"]
+
+
+def test_unpacked_files_have_nothing_of_the_archive_but_their_content(publisher, tmp_path, monkeypatch):
+    """No owner, no set-user-ID bit: on Python 3.11.0 to 3.11.3 as well, which have no filter for it."""
+    buffer = io.BytesIO()
+    member = tarfile.TarInfo("a/b/file")
+    member.mode, member.uid, member.size = 0o6777, 12345, 4
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.addfile(member, io.BytesIO(b"text"))
+    monkeypatch.setitem(SOURCES, "a", Source("a", (publisher.publish("a.tgz", buffer.getvalue()),)))
+    file = download("a", tmp_path) / "b" / "file"
+    assert file.read_bytes() == b"text"
+    assert file.stat().st_mode & 0o7000 == 0
+    assert file.stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("length", [b"300000000", b"5", b"", b"nonsense"])
+def test_no_more_is_taken_than_was_published(publisher, tmp_path, monkeypatch, length):
+    """300 MB that are sent, whatever the server says, for 5 bytes that were published."""
+    sent = 0
+
+    def do_GET(handler):
+        nonlocal sent
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", length.decode())
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(300):
+                sent += handler.wfile.write(bytes(10**6))
+
+    monkeypatch.setattr(publisher.server.RequestHandlerClass, "do_GET", do_GET)
+    source = Source("a", ((f"{publisher.address}/a.gz", 5, "0" * 32),))
+    monkeypatch.setitem(SOURCES, "a", source)
+    told = []
+    with pytest.raises(ImageError, match=r"a.gz sent .*5 bytes with MD5 .*: try again"):
+        download("a", tmp_path, lambda *progress: told.append(progress))
+    assert told[-1][1] <= 6
+    assert sent < 100e6
+    assert everything(tmp_path) == [".a.lock"]
+
+
+def test_a_file_where_the_set_should_be_is_refused_before_anything_is_fetched(publisher, archive, tmp_path):
+    (tmp_path / "cifar-10-batches-bin").write_text("no folder")
+    with pytest.raises(ImageError, match="cifar-10-batches-bin is no folder: remove it"):
+        download("cifar10", tmp_path)
+    assert publisher.asked == []
 
 
 def test_processes_that_want_the_same_set_fetch_it_once(publisher, archive, tmp_path):
@@ -398,7 +474,7 @@ def test_processes_that_want_the_same_set_fetch_it_once(publisher, archive, tmp_
 
 def test_a_publisher_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setitem(SOURCES, "cifar10", Source("cifar-10-batches-bin", (("http://127.0.0.1:9/a.tgz", "0"),)))
+    monkeypatch.setitem(SOURCES, "cifar10", Source("cifar-10-batches-bin", (("http://127.0.0.1:9/a.tgz", 5, "0"),)))
     with pytest.raises(ImageError, match=r"cannot fetch http://127.0.0.1:9/a.tgz .*: try again") as caught:
         download("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
@@ -632,6 +708,90 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(tmp_path, workers, da
         batches(folder, workers=workers)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 8 8
+%%EndComments
+showpage
+"""
+
+
+def png(width: int, height: int) -> bytes:
+    """The beginning of an image of so many pixels, black and white."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    pixels = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = (len(c[4:]).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in (header, pixels, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (EPS, "UnidentifiedImageError"),
+        (png(6000, 6000), r"6000 x 6000 pixels, expected 33,554,432 at most"),
+        (png(13_000, 13_000), "DecompressionBomb"),
+        (png(2**31 - 1, 2**31 - 1), "DecompressionBomb"),
+        (None, "no regular file"),
+    ],
+    ids=["EPS", "36 megapixels", "169 megapixels", "terapixels", "pipe"],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")  # as outside of tests
+def test_what_would_start_a_program_or_fill_memory_or_never_end(tmp_path, monkeypatch, content, message, workers):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    root = write_folder(tmp_path, train=0, val=1)
+    for name in CLASSES:
+        path = root / "train" / name / "x.jpg"
+        path.write_bytes(content) if content else os.mkfifo(path)
+    with pytest.raises(ImageError, match=message) as caught:
+        batches(ImageFolder(root), batch_size=3, workers=workers)
+    assert str(root / "train") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_large_photograph_is_read_at_an_eighth(tmp_path):
+    root = write_folder(tmp_path, train=1, val=1)
+    directory = root / "val" / CLASSES[0]
+    next(directory.iterdir()).unlink()
+    Image.new("L", (8000, 6000), 200).save(directory / "large.jpg")
+    pixels, _ = next(ImageFolder(root, "test").evaluate(1, 16, 16))
+    assert pixels.float().mean() == pytest.approx(200, abs=2)
+
+
+def test_images_of_other_kinds_are_counted(tmp_path):
+    root = write_folder(tmp_path, train=1, val=1)
+    for index, suffix in enumerate((".webp", ".WEBP", ".bmp", ".tif", ".txt")):
+        (root / "train" / CLASSES[index % 3] / f"x{suffix}").touch()
+    (root / "train" / CLASSES[0] / ".hidden.webp").touch()
+    said = r"train: only .jpeg, .jpg, .png are read, not its 1 .bmp, 1 .tif, 2 .webp"
+    with pytest.warns(UserWarning, match=said) as caught:
+        folder = ImageFolder(root)
+    assert len(caught) == 1
+    assert len(folder) == 3
+    ImageFolder(root, "test")  # has none, and warnings are errors here
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pixels_are_taken_as_they_are_stored_whatever_exif_asks_for(tmp_path, workers):
+    root = write_folder(tmp_path, train=2, val=2)
+    plain = list(ImageFolder(root, "test").evaluate(3, 16, 16))
+    exif = Image.Exif()
+    paths = sorted((root / "val").rglob("*.JPEG"))[:2]
+    for path in paths:
+        exif[ExifTags.Base.Orientation] = 6 if path.stem.endswith("0") else 1
+        content, tag = path.read_bytes(), b"Exif\0\0" + exif.tobytes()[6:]
+        path.write_bytes(content[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + content[2:])
+    folder = ImageFolder(root, "test")
+    said = r"val: EXIF asks to turn 1 of the 3 images in a batch; pixels are taken as they are stored"
+    with pytest.warns(UserWarning, match=said) as caught:
+        turned = [*folder.evaluate(3, 16, 16, workers), *folder.evaluate(3, 16, 16, workers)]
+    assert len(caught) == 1
+    assert equal(turned, plain * 2)
+    for path in paths:  # a tag that cannot be read asks for nothing
+        path.write_bytes(re.sub(rb"Exif\0\0..", rb"Exif\0\0XX", path.read_bytes()))
+    assert equal(list(ImageFolder(root, "test").evaluate(3, 16, 16, workers)), plain)
 
 
 def test_folders_that_are_not_a_data_set_are_refused(tmp_path):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -21,7 +20,8 @@ import experiments.regression
 from experiments.config import register
 from experiments.curves import read_panels
 from experiments.errors import BadInput
-from experiments.run import COLUMNS, Run, execute, is_complete, open_run, run_id
+from experiments.identity import COLUMNS, is_complete, run_id
+from experiments.run import Run, execute, open_run
 from tests.conftest import CONFIGS, ROOT, TINY
 
 
@@ -220,7 +220,7 @@ def test_a_run_whose_summary_is_damaged_is_not_complete(make_config, capsys):
     (folder(config) / "summary.json").write_text('{"objective": 1')
     assert not is_complete(folder(config))
     execute(config)
-    assert "summary.json is damaged; the run begins again" in capsys.readouterr().err
+    assert "summary.json is damaged" in capsys.readouterr().err
     assert is_complete(folder(config))
     assert metrics(config) == rows
 
@@ -278,76 +278,6 @@ def test_manifest_says_what_ran_it_and_leaks_nothing(make_config, monkeypatch):
         assert b"hunter2" not in path.read_bytes()
 
 
-def test_wandb_failing_at_any_moment_does_not_stop_the_run(make_config, monkeypatch, capsys):
-    wandb = pytest.importorskip("wandb")
-    plain, mirrored = make_config(), make_config("recorder=offline", runs="mirrored")
-
-    class Dying:
-        def log(self, values):
-            raise ConnectionError("the network is gone")
-
-    monkeypatch.setattr(wandb, "init", lambda **_: Dying())
-    execute(plain), execute(mirrored)
-    assert "the network is gone" in capsys.readouterr().err
-    assert metrics(plain) == metrics(mirrored)
-
-
-def test_wandb_out_of_reach_is_recorded_offline(make_config, monkeypatch, capsys):
-    wandb = pytest.importorskip("wandb")
-    asked, true_init = [], wandb.init
-
-    def unreachable(**options):
-        asked.append((options["mode"], options["resume"]))
-        if options["mode"] == "online":
-            raise ConnectionError("no route")
-        return true_init(**options)
-
-    monkeypatch.setattr(wandb, "init", unreachable)
-    execute(config := make_config("recorder=online"))
-    assert asked == [("online", "allow"), ("offline", None)]
-    assert "W&B is not reached, recording offline (`make wandb-sync` sends it): no route" in capsys.readouterr().err
-    assert len(list(folder(config).glob("wandb/offline-run-*"))) == 1
-
-
-def test_wandb_hears_of_a_resumed_run_that_it_is_the_same_and_how_each_attempt_ended(make_config, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    config = make_config("recorder=offline", "compute.checkpoint_seconds=0")
-    asked, ended = [], []
-
-    class Listening:
-        summary: ClassVar = {}
-
-        def __init__(self, **asked_for):
-            asked.append(asked_for)
-            self.name = asked_for["name"]
-
-        def log(self, values): ...
-
-        def log_artifact(self, artifact): ...
-
-        def finish(self, exit_code):
-            ended.append(exit_code)
-
-    monkeypatch.setattr(wandb, "init", Listening)
-    interrupted(config, monkeypatch, 11)
-    execute(config)
-    assert {start["id"] for start in asked} == {run_id(config)}
-    assert ended == [1, 0]
-
-
-def test_what_was_recorded_offline_can_be_sent_in_the_order_of_its_attempts(make_config, monkeypatch):
-    """`make wandb-sync` without its upload: W&B sees both attempts as fragments of one run."""
-    pytest.importorskip("wandb")
-    config = make_config("recorder=offline", "compute.checkpoint_seconds=0")
-    interrupted(config, monkeypatch, 11)
-    execute(config)
-    attempts = sorted(str(path) for path in folder(config).glob("wandb/offline-run-*"))
-    assert len(attempts) == 2
-    command = [Path(sys.executable).with_name("wandb"), "sync", "--yes", "--dry-run", *attempts]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (said.stdout + said.stderr).count(f"run-{run_id(config)}.wandb") == 2
-
-
 def command(*overrides: str, runs: Path) -> list[str]:
     tiny = TINY["regression"]
     base = ["recorder=disabled", "compute.threads=1", "compute.checkpoint_seconds=0.05", f"runs_dir={runs}"]
@@ -377,16 +307,6 @@ def test_killed_by_sigkill_and_typed_again(tmp_path):
     subprocess.run(command(*overrides, runs=tmp_path / "killed"), cwd=ROOT, check=True)
     (whole,), (parts,) = (tmp_path.glob(f"{name}/*/*/metrics.csv") for name in ("whole", "killed"))
     assert whole.read_bytes() == parts.read_bytes()
-
-
-def test_offline_multirun_makes_one_wandb_run_a_job(tmp_path):
-    pytest.importorskip("wandb")
-    arguments = [*command("-m", "loss=value,sobolev", runs=tmp_path), "recorder=offline"]
-    subprocess.run(arguments, cwd=ROOT, check=True)
-    mirrors = list(tmp_path.glob("*/*/wandb/offline-run-*"))
-    runs = {path.parent.name for path in tmp_path.glob("*/*/summary.json")}
-    assert len(runs) == len(mirrors) == 2
-    assert {path.name.partition("-run-")[2].partition("-")[2] for path in mirrors} == runs
 
 
 def test_threads_that_wait_sleep_unless_one_says_otherwise():

@@ -27,11 +27,11 @@ from scripts.claims.regression import (
     longer_training,
     outcome,
 )
+from scripts.reading import EvidenceError
 from scripts.rows import (
     DTYPE,
     TASKS,
     Interval,
-    RowsError,
     Surface,
     curve,
     final,
@@ -143,15 +143,15 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_missing_rows_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match="make quickstart"):
+    with pytest.raises(EvidenceError, match="make quickstart"):
         read_rows(tmp_path / "rows.csv")
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("value", np.nan, "values must be finite"),
-        ("scale", "huge", "'huge' is not one of paper, reduced"),
+        ("value", np.nan, "value is 'nan', not a finite number"),
+        ("scale", "huge", "scale is 'huge', not one of paper, reduced"),
         ("scale", "reduced", "mixes rows of paper and of reduced scale"),
         ("seed", 0, "occurs twice"),
     ],
@@ -159,24 +159,24 @@ def test_missing_rows_name_the_command(tmp_path: Path) -> None:
 def test_damaged_rows_are_refused(tmp_path: Path, column: str, value: object, message: str) -> None:
     rows = make_rows(seeds=2)
     rows[column][-1] = value
-    with pytest.raises(RowsError, match=message):
+    with pytest.raises(EvidenceError, match=message):
         read_rows(write_rows(tmp_path / "rows.csv", rows))
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     rows = make_rows(seeds=2, tasks=("booth",))
-    with pytest.raises(RowsError, match="header"):
+    with pytest.raises(EvidenceError, match="header"):
         read_rows(write_rows(tmp_path / "rows.csv", rows, header=DTYPE.names[:-1]))
     path = write_rows(tmp_path / "rows.csv", rows)
     text = path.read_text()
     path.write_text(text[:-12])
-    with pytest.raises(RowsError, match=rf"line {len(rows) + 1}: 9 fields, not 10"):
+    with pytest.raises(EvidenceError, match=rf"line {len(rows) + 1}: 9 fields, not 10"):
         read_rows(path)
     path.write_text(text.replace(",20,", ",twenty,", 1))
-    with pytest.raises(RowsError, match="line 2: n_train is 'twenty', not a number"):
+    with pytest.raises(EvidenceError, match="line 2: n_train is 'twenty', not a number"):
         read_rows(path)
     path.write_bytes(b"\xff\xfe" + text.encode())
-    with pytest.raises(RowsError, match="is not text"):
+    with pytest.raises(EvidenceError, match="is not text"):
         read_rows(path)
 
 
@@ -679,7 +679,7 @@ def test_surfaces_survive_the_file(tmp_path: Path) -> None:
     for name in names:
         write_surface(tmp_path / f"{'_'.join(map(str, name))}.npz", make_surface())
     rows = np.array([(*name, 0, 9, "test", "value_mse", 1.0, "paper") for name in names], dtype=DTYPE)
-    with pytest.raises(RowsError, match=r"a_function_of_mine_sobolev_20\.npz: there are no rows of"):
+    with pytest.raises(EvidenceError, match=r"a_function_of_mine_sobolev_20\.npz: there are no rows of"):
         read_surfaces(tmp_path, rows[rows["task"] != "a_function_of_mine"])
     surfaces = read_surfaces(tmp_path, rows)
     assert surfaces.keys() == names
@@ -692,13 +692,13 @@ def test_damaged_surfaces_are_refused(tmp_path: Path) -> None:
     path = write_surface(tmp_path / "regression_booth_value_20.npz", make_surface())
     rows = make_rows(tasks=("booth",), sizes=(20,))
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(RowsError, match=r"regression_booth_value_20\.npz: cannot be read"):
+    with pytest.raises(EvidenceError, match=r"regression_booth_value_20\.npz: cannot be read"):
         read_surfaces(tmp_path, rows)
     np.savez(path, **{name: np.array({}, dtype=object) for name in ("x", "seed")})  # loading this would run a pickle
-    with pytest.raises(RowsError, match="cannot be read"):
+    with pytest.raises(EvidenceError, match="cannot be read"):
         read_surfaces(tmp_path, rows)
     path.rename(tmp_path / "regression_tower_value_20.npz")
-    with pytest.raises(RowsError, match="there are no rows of"):
+    with pytest.raises(EvidenceError, match="there are no rows of"):
         read_surfaces(tmp_path, rows)
 
 

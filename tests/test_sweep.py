@@ -7,11 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, JobStatus
 
+from experiments.identity import folder_of, is_complete
 from experiments.sweep import Grid
+from hydra_plugins.resuming_sweeper import ResumingSweeper
 from scripts.fuzz_configs import front_door
+from sobolev.files import locked, sha256
 from tests.conftest import ROOT, TINY
 
 GRID = ["dataset=booth,beale", "loss=value,sobolev", "n_train=20"]
@@ -37,10 +44,13 @@ def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
     assert "4 of 4 runs done" in first.stderr
     assert all(f"{run} is complete" in first.stderr for run in runs_of(tmp_path))
     assert "%" not in first.stderr  # no progress bar where nobody looks
+    edited = runs_of(tmp_path)[1] / "manifest.json"
+    edited.write_text(json.dumps(json.loads(edited.read_text()) | {"code": ["edited"]}))
     before = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path) for path in run.iterdir()}
     (runs_of(tmp_path)[0] / "summary.json").unlink()
     again = sweep(tmp_path, *GRID, *launcher)
     assert "3 of 4 runs done, 0 running, 1 to come" in again.stderr
+    assert f"1 of 3 complete runs are of other code than is here, first {edited.parent}" in again.stderr
     after = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path)[1:] for path in run.iterdir()}
     assert after.items() <= before.items()
 
@@ -79,7 +89,9 @@ def test_the_picture_of_a_grid(tmp_path):
     for folder in folders:
         folder.mkdir()
     (folders[0] / "summary.json").write_text('{"objective": 1}')
-    (folders[0] / "manifest.json").write_text(json.dumps({"wall_seconds": 600}))
+    (folders[0] / "metrics.csv").touch()
+    noted = {"run_id": "a", "wall_seconds": 600, "metrics_sha256": sha256(folders[0] / "metrics.csv")}
+    (folders[0] / "manifest.json").write_text(json.dumps(noted))
     grid = Grid("figure_2", folders)
     assert str(grid.picture()) == "1 of 4 runs done, 0 running, 3 to come"
     later = time.time() + 10
@@ -127,3 +139,44 @@ def test_asked_to_stop_a_sweep_ends_its_workers(tmp_path):
     for run in runs_of(tmp_path):
         with (run / ".lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where a worker goes on
+
+
+def test_processes_share_a_sweep(tmp_path, make_config):
+    """A run that another process works on is passed over, and said."""
+    busy = folder_of(make_config("dataset=booth", "n_train=20"))
+    there = tmp_path / "runs" / "regression" / busy.name
+    there.mkdir(parents=True)
+    with locked(there / ".lock"):
+        done = sweep(tmp_path / "runs", "dataset=booth,beale", "n_train=20")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "sweep: 1 of 2 runs are other processes' and were passed over"
+    assert [is_complete(run) for run in runs_of(tmp_path / "runs")].count(True) == 1
+    assert not is_complete(there)
+
+
+def test_a_long_sweep_keeps_no_config_of_what_is_done():
+    """Hydra's launcher would: a quarter of a MiB a run."""
+    launched, kept = [], []
+
+    class Launcher(BasicLauncher):
+        def launch(self, job_overrides, initial_job_idx):
+            results = [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
+            launched.extend(map(weakref.ref, results))
+            kept.append(sum(result() is not None for result in launched))
+            return results
+
+    sweeper = object.__new__(ResumingSweeper)
+    sweeper.launcher = Launcher()
+    assert list(sweeper._failures([["seed=0"]] * 200)) == []
+    assert max(kept) < 50
+
+
+def test_interrupted_while_it_still_imports(tmp_path):
+    command = [sys.executable, "run.py", *TINY["regression"], f"runs_dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "interrupted: the same command continues from the last checkpoint\n"

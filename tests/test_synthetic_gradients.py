@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from experiments import synthetic_gradients as experiment
 from experiments.config import register
 from experiments.errors import BadInput
-from experiments.run import execute, run_id
+from experiments.identity import run_id
+from experiments.run import execute
 from scripts.bench_decoupling import count
 from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork
 from sobolev.networks.gradient_predictors import LabelPredictor

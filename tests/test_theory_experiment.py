@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from experiments import theory
 from experiments.config import register
 from experiments.errors import BadInput
-from experiments.run import execute, run_id
+from experiments.identity import run_id
+from experiments.run import execute
 from scripts import collect, theory_figures
 from scripts.claims import Evidence
 from scripts.claims import theory as claims

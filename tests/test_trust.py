@@ -14,7 +14,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from experiments import run as runs
+from experiments import process
 from experiments.config import register
 from experiments.errors import BadInput, explain
 from experiments.run import execute, find_entry, folder_of
@@ -285,7 +285,7 @@ def test_git_is_called_without_what_the_environment_says_of_it(tmp_path, monkeyp
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.fsmonitor")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"touch {owned}; false")
-    runs._git("status", "--porcelain")
+    process._git("status", "--porcelain")
     assert not owned.exists()
 
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from experiments.config import register
 from scripts import tune
 from tests.conftest import CONFIGS
+from tests.test_collect import MANIFEST
 
 
 def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, game: str = "pong", **other) -> dict:
@@ -40,7 +41,7 @@ def write_runs(folder: Path, configs: list[dict], kl: list[float], search: str =
         run.mkdir(parents=True)
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         (run / "summary.json").write_text(json.dumps({"objective": value, "validation_kl": value, "steps": 5000}))
-        (run / "manifest.json").write_text(json.dumps({"run_id": str(number), "revision": "0", "dirty": False}))
+        (run / "manifest.json").write_text(json.dumps(MANIFEST | {"run_id": str(number)}))
     return ["--runs", str(folder / "runs"), "--configs", str(folder), "--results", str(folder / "results")]
 
 
@@ -74,10 +75,10 @@ def test_a_choice_whose_training_failed_is_none(tmp_path, capsys):
 def test_a_damaged_run_is_left_out(tmp_path, capsys, file):
     arguments = write_runs(tmp_path, [asked(rate=1e-4), asked(rate=1e-3)], [0.2, 0.1])
     (tmp_path / "runs" / "distill_atari_search" / "1" / file).write_text("{")
-    assert tune.main(arguments) == 0
+    assert tune.main(arguments) == 1
     said = capsys.readouterr()
     assert "learning_rate 0.0001" in said.out
-    assert re.search(r"left out, its files are damaged \(\w+\): .*/1$", said.err, re.MULTILINE)
+    assert re.search(rf"left out, .*{file}.*: .*/1$", said.err, re.MULTILINE)
 
 
 def test_what_was_tried_is_noted_once(tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ale_py
 import numpy as np
@@ -49,6 +49,44 @@ class AtariOptions:
     sticky_actions: float = 0.0
     max_episode_frames: int = 108_000
 
+    @classmethod
+    def parse(cls, fields: Any) -> AtariOptions:
+        """Options from a file: `fields` is what JSON made of `dataclasses.asdict(options)`.
+
+        Raises:
+            ValueError: fields that are missing, unknown, of another type or out of range.
+        """
+        try:
+            options = cls(**fields | {"actions": tuple(fields["actions"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"these are no options of a game ({error!r})") from None
+        options.check()
+        known = [action.lower() for action in ale_py.Action.__members__]
+        if len(set(options.actions)) < len(options.actions) or not set(options.actions) <= set(known):
+            raise ValueError(f"actions are different ones of {', '.join(known)}, not {options.actions}")
+        return options
+
+    def check(self) -> None:
+        """Refuse what no emulator plays; whether a game has the named actions, only its emulator knows.
+
+        Raises:
+            ValueError: an unknown game, or a field of another type or out of range.
+        """
+        if self.game not in games():
+            otherwise = f"sobolev.atari.games() lists all {len(games())}"
+            raise ValueError(f"{self.game!r} is not an ALE game{_nearest(str(self.game), games(), otherwise)}")
+        if not isinstance(self.actions, tuple) or not all(isinstance(action, str) for action in self.actions):
+            raise ValueError(f"actions are names, not {self.actions!r}")
+        for name, least in (("action_repeat", 1), ("stack", 1), ("noop_max", 0), ("max_episode_frames", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value < 2**31:  # a C int in the emulator
+                raise ValueError(f"{name} must be {least} or more, and a whole number below 2^31, not {value!r}")
+        for name in ("max_pool", "fire_reset"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if type(self.sticky_actions) not in (int, float) or not 0 <= self.sticky_actions < 1:
+            raise ValueError(f"sticky_actions is a probability below 1, not {self.sticky_actions!r}")
+
 
 class Step(NamedTuple):
     """What one step of N environments gives. Where an episode ended before this step, the action had no effect."""
@@ -70,20 +108,13 @@ class Environments:
     whole game, so that later lives would never be played.
 
     Raises:
-        ValueError: an unknown game or action, or a count that is not positive.
+        ValueError: an unknown game or action, or an option that is out of range.
     """
 
     def __init__(self, options: AtariOptions, n: int, threads: int = 0):
-        if options.game not in games():
-            otherwise = f"sobolev.atari.games() lists all {len(games())}"
-            raise ValueError(f"{options.game!r} is not an ALE game{_nearest(options.game, games(), otherwise)}")
+        options.check()
         if n < 1:
             raise ValueError(f"expected an environment or more, not {n}")
-        for name, least in (("action_repeat", 1), ("stack", 1), ("noop_max", 0), ("max_episode_frames", 1)):
-            if getattr(options, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(options, name)}")
-        if not 0 <= options.sticky_actions < 1:
-            raise ValueError(f"sticky_actions is a probability below 1, not {options.sticky_actions}")
         self.options, self.n = options, n
         self._emulators = AtariVectorEnv(
             options.game,

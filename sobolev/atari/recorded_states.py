@@ -11,16 +11,15 @@ Shape suffixes: S states in all, B states of a batch, T steps, N environments, C
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import io
 import json
 import os
+import stat
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,32 @@ import torch
 from torch import Tensor
 
 from sobolev.atari.actor_critic import sample
-from sobolev.atari.environments import Environments
+from sobolev.atari.environments import AtariOptions, Environments
 from sobolev.atari.play import environment_seeds
 from sobolev.atari.teachers import Teacher
+from sobolev.files import locked, replacing, sha256
 from sobolev.networks.atari_policies import FRAME
 from sobolev.seeding import generator
 
 FORMAT = "sobolev recorded states 1"
 SHARD_STEPS = 500  # of each environment
-SHARD_ARRAYS = ("frames", "actions", "alive", "rewards")
+SHARD_ARRAYS = {  # types, and shapes after (T, N)
+    "frames": (np.uint8, (FRAME, FRAME)),
+    "actions": (np.uint8, ()),
+    "alive": (np.bool_, ()),
+    "rewards": (np.int32, ()),
+}
+HEADER_BYTES = 1 << 20  # at most, which is room for 10,000 shards
+HEADER = {  # its fields and their types
+    "format": str,
+    "teacher": str,
+    "options": dict,
+    "states": int,
+    "environments": int,
+    "seed": int,
+    "ale_py": str,
+    "shards": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -93,13 +109,15 @@ def record(
         progress: called with the number of states that a shard has added.
 
     Raises:
-        ValueError: shards of an interrupted recording are damaged, or the emulator now plays otherwise.
+        ValueError: shards of an interrupted recording are damaged or foreign, or the emulator now plays otherwise.
+        OSError: the disk is full, or the folder cannot be written.
     """
     path = Path(folder) / recording.name
     path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path / ".lock"):
         if not (path / "header.json").exists():
+            for partial in path.glob(".*.partial"):  # of a process that was killed
+                partial.unlink()
             _record(recording, path, threads, torch.device(device), progress)
     return path
 
@@ -115,21 +133,22 @@ def _record(
     alive_N = np.ones(n, bool)
     missing, checksums = recording.states, {}
     while missing > 0:
-        file = path / f"shard_{len(checksums):03}.npz"
-        known = _read_shard(file) if file.exists() else None
+        file = path / _shard_name(len(checksums))
+        known = _read_shard(file, recording.description) if os.path.lexists(file) else None
+        foreign = ValueError(f"{file} was recorded in another way: remove {path}")
         uniform_TNA = torch.rand(
             SHARD_STEPS, n, environments.n_actions, generator=generator(recording.seed, "recorded", len(checksums))
         )
-        shard: dict[str, list[np.ndarray]] = {"frames": [], "actions": [], "alive": [], "rewards": []}
+        shard: dict[str, list[np.ndarray]] = {name: [] for name in SHARD_ARRAYS}
         added = 0
         for t in range(SHARD_STEPS):
             if known is None:
                 log_probs_NA = policy(torch.from_numpy(states_NCHW).to(device)).cpu()
                 actions_N = sample(log_probs_NA, uniform_TNA[t]).numpy()
-            elif np.array_equal(known["frames"][t], states_NCHW[:, -1]):
+            elif t < len(known["frames"]) and np.array_equal(known["frames"][t], states_NCHW[:, -1]):
                 actions_N = known["actions"][t].astype(np.int64)
             else:
-                raise ValueError(f"{file} was recorded in another way: remove {path}")
+                raise foreign
             step = environments.step(actions_N)
             # Copied: a view would keep the whole stack.
             for name, array in (
@@ -144,13 +163,15 @@ def _record(
             if added >= missing:
                 break
         if known is None:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **{name: np.stack(arrays) for name, arrays in shard.items()})
-            _write(file, buffer.getvalue())
-        checksums[file.name] = _sha256(file)
+            with replacing(file) as partial, partial.open("wb") as stream:
+                np.savez_compressed(stream, **{name: np.stack(arrays) for name, arrays in shard.items()})
+        elif not all(np.array_equal(known[name], arrays) for name, arrays in shard.items()):
+            raise foreign
+        checksums[file.name] = sha256(file)
         missing -= added
         progress(added)
-    _write(path / "header.json", json.dumps(recording.description | {"shards": checksums}, indent=2).encode())
+    with replacing(path / "header.json") as partial:
+        partial.write_text(json.dumps(recording.description | {"shards": checksums}, indent=2))
 
 
 @dataclass(frozen=True)
@@ -219,18 +240,29 @@ class RecordedStates:
 
         Raises:
             ValueError: a file that is missing, damaged or of another recording; names it.
+            OSError: a file that may not be read.
         """
         path = Path(path)
         header = _read_header(path / "header.json")
-        for key, value in (recording.description if recording else {"format": FORMAT}).items():
-            if header.get(key) != value:
-                raise ValueError(f"{path / 'header.json'}: {key} is {header.get(key)!r}, expected {value!r}")
-        for name, checksum in header["shards"].items():
-            if not (path / name).is_file():
-                raise ValueError(f"{path / name} is missing: remove {path} to record it again")
-            if _sha256(path / name) != checksum:
-                raise ValueError(f"{path / name} is not what was recorded: remove {path} to record it again")
-        alive_TN = np.concatenate([_read_shard(path / name, "alive")["alive"] for name in header["shards"]])
+        for key, value in (recording.description if recording else {}).items():
+            if header[key] != value:
+                raise ValueError(f"{path / 'header.json'}: {key} is {header[key]!r}, expected {value!r}")
+        again = f"remove {path} to record it again"
+        files = [path / name for name in header["shards"]]
+        for file, checksum in zip(files, header["shards"].values(), strict=True):
+            if not file.exists():
+                raise ValueError(f"{file} is missing: {again}")
+            _check_file(file, _shard_limit(header["environments"]))
+            if sha256(file) != checksum:
+                raise ValueError(f"{file} is not what was recorded: {again}")
+        parts = [_read_shard(file, header, "alive")["alive"] for file in files]
+        for file, part in zip(files[:-1], parts[:-1], strict=True):
+            if len(part) != SHARD_STEPS:
+                raise ValueError(f"{file} has {len(part)} steps, expected {SHARD_STEPS}: {again}")
+        alive_TN = np.concatenate(parts)
+        n = np.count_nonzero(alive_TN)
+        if not n - np.count_nonzero(alive_TN[-1]) < header["states"] <= n:  # recording stops once it has so many
+            raise ValueError(f"{path / 'header.json'} says {header['states']} states, its shards hold {n}: {again}")
 
         # Each state's step, environment and the step at which its episode began; states one step too many are left out.
         steps_S, environments_S = np.unravel_index(np.flatnonzero(alive_TN)[: header["states"]], alive_TN.shape)
@@ -243,8 +275,8 @@ class RecordedStates:
 
         frames_SHW = np.empty((len(order_S), FRAME, FRAME), np.uint8)
         step = 0
-        for name in header["shards"]:  # one at a time: unpacked they are large
-            frames_TNHW = _read_shard(path / name, "frames")["frames"]
+        for file in files:  # one at a time: unpacked they are large
+            frames_TNHW = _read_shard(file, header, "frames", "alive")["frames"]
             place = place_TN[step : step + len(frames_TNHW)]
             frames_SHW[place[place >= 0]] = frames_TNHW[place >= 0]
             step += len(frames_TNHW)
@@ -260,35 +292,78 @@ class RecordedStates:
 
 
 def _read_header(file: Path) -> dict[str, Any]:
+    """A header whose fields are all there, of their types and in range."""
+    if not os.path.lexists(file):
+        raise ValueError(f"{file.parent} holds no complete recording: it has no {file.name}")
+    _check_file(file, HEADER_BYTES)
     try:
-        header = json.loads(file.read_text())
-        header["shards"].items(), header["options"]["stack"], header["states"]
-    except FileNotFoundError:
-        raise ValueError(f"{file.parent} holds no complete recording: it has no {file.name}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file} is no header of a recording") from None
+        header = json.loads(file.read_bytes())
+        if not isinstance(header, dict) or set(header) != set(HEADER):
+            raise ValueError(f"expected {', '.join(HEADER)}")
+        for key, kind in HEADER.items():
+            if type(header[key]) is not kind:
+                raise ValueError(f"{key} is {header[key]!r:.100}, expected {kind.__name__}")
+        if header["format"] != FORMAT:
+            raise ValueError(f"format is {header['format']!r:.100}, expected {FORMAT!r}")
+        AtariOptions.parse(header["options"])
+        if min(header["states"], header["environments"], len(header["shards"])) < 1:
+            raise ValueError("states, environments and shards must be 1 or more")
+        if [*header["shards"]] != [_shard_name(i) for i in range(len(header["shards"]))]:
+            raise ValueError(f"shards must be {_shard_name(0)} and on, without a gap")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no header of a recording ({error})") from None
     return header
 
 
-def _read_shard(file: Path, *names: str) -> dict[str, np.ndarray]:
-    """The named arrays of a shard, or all."""
+def _read_shard(file: Path, description: dict[str, Any], *names: str) -> dict[str, np.ndarray]:
+    """The named arrays (T, N, ...) of a shard, or all, which are what the recording's description says."""
+    n, n_actions = description["environments"], len(description["options"]["actions"])
+    _check_file(file, _shard_limit(n))
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            shard = {name: arrays[name] for name in names or SHARD_ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file} is no shard of a recording ({error}): remove it") from None
+        with zipfile.ZipFile(file) as archive:
+            shard = {name: _read_array(archive, name, n) for name in names or SHARD_ARRAYS}
+        if len({len(array) for array in shard.values()}) > 1:
+            raise ValueError("its arrays have different numbers of steps")
+        if "actions" in shard and (largest := shard["actions"].max()) >= n_actions:
+            raise ValueError(f"an action is {largest}, expected 0 to {n_actions - 1}")
+        if "alive" in shard and shard["alive"].view(np.uint8).max() > 1:
+            raise ValueError("alive has bytes that are neither 0 nor 1")
+    except Exception as error:  # zipfile and zlib raise many kinds, and all mean this file
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} is no shard of this recording ({reason}): remove it") from None
     return shard
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Under a temporary name, renamed once it is whole and on the disk."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+def _read_array(archive: zipfile.ZipFile, name: str, n: int) -> np.ndarray:
+    """An array of a shard. Its own header is read first, so that no more is allocated than a shard may hold."""
+    dtype, shape = SHARD_ARRAYS[name]
+    with archive.open(f"{name}.npy") as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{name} is not in version 1.0 of NumPy's format")
+        found, fortran_order, found_dtype = np.lib.format.read_array_header_1_0(stream)
+        if (found[1:], found_dtype, fortran_order) != ((n, *shape), dtype, False) or not 1 <= found[0] <= SHARD_STEPS:
+            expected = f"{np.dtype(dtype)} ({', '.join(map(str, ('T', n, *shape)))}) with T from 1 to {SHARD_STEPS}"
+            raise ValueError(f"{name} is {found_dtype} {found}, expected {expected}")
+        size = prod(found) * found_dtype.itemsize
+        content = stream.read(size + 1)  # to the end, where zipfile compares its checksum
+    if len(content) != size:
+        raise ValueError(f"{name} is not as long as it says")
+    return np.frombuffer(content, dtype).reshape(found)
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _shard_name(index: int) -> str:
+    return f"shard_{index:03}.npz"
+
+
+def _shard_limit(n: int) -> int:
+    """Twice the bytes that a shard of n environments holds: more than those that compression cannot make fewer."""
+    return 2 * SHARD_STEPS * n * sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in SHARD_ARRAYS.values())
+
+
+def _check_file(file: Path, limit: int) -> None:
+    """Refuse links, which may lead anywhere, pipes and devices, which may never end, and what no memory holds."""
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file} is no regular file: remove it")
+    if status.st_size > limit:
+        raise ValueError(f"{file} has {status.st_size:,} bytes, expected {limit:,} at most: remove it")

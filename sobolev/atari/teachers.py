@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +9,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from sobolev.atari.environments import AtariOptions
+from sobolev.files import sha256
 from sobolev.networks.atari_policies import ARCHITECTURES, AtariPolicy
 
 FORMAT = "sobolev atari teacher 1"
+FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors names the types that become float32
 
 
 @dataclass(frozen=True)
@@ -30,45 +32,63 @@ def teacher_bytes(policy: AtariPolicy, options: AtariOptions) -> bytes:
     """The content of a teacher's file.
 
     Raises:
-        ValueError: `options.actions` does not name as many actions as the policy has.
+        ValueError: `options` has another number of actions or of frames in a state than the policy.
     """
     if len(options.actions) != policy.n_actions:
         raise ValueError(f"{policy.n_actions} actions in the policy and {len(options.actions)} in the options")
+    if options.stack != policy.n_frames:
+        raise ValueError(f"{policy.n_frames} frames in the policy's states and {options.stack} in the options'")
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     return save(tensors, {FORMAT: json.dumps(asdict(options))})  # one key: several would be in no certain order
 
 
 def load_teacher(path: str | Path) -> Teacher:
-    """Read what `teacher_bytes` wrote.
+    """Read what `teacher_bytes` wrote. Parameters become float32, whichever floating-point type they are stored in.
 
     Raises:
-        ValueError: no file, or one that is damaged or foreign; names what is wrong.
+        ValueError: no file, or one that cannot be read, is damaged or foreign; names it and what is wrong.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no teacher at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no iterator)
+            options = _options(file.metadata() or {})
+            policy = AtariPolicy(len(options.actions), ARCHITECTURES["teacher"])
+            if options.stack != policy.n_frames:
+                raise ValueError(f"stack is {options.stack}, expected {policy.n_frames}")
+            policy.load_state_dict(_parameters(file, policy))
+        digest = sha256(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
-    if FORMAT not in metadata:
-        raise ValueError(f"{path} holds no teacher: its metadata has no {FORMAT!r}")
-    try:
-        options = json.loads(metadata[FORMAT])
-        options = AtariOptions(**options | {"actions": tuple(options["actions"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not say what it plays ({error!r})") from None
-    policy = AtariPolicy(len(options.actions), ARCHITECTURES["teacher"])
-    expected = {name: tensor.shape for name, tensor in policy.state_dict().items()}
-    if set(tensors) != set(expected):
-        raise ValueError(f"{path} differs from a teacher in {', '.join(sorted(set(tensors) ^ set(expected)))}")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}")
-        if not tensors[name].isfinite().all():
-            raise ValueError(f"{path}: {name} holds numbers that are not finite")
-    policy.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no teacher: {error}") from None
     policy.requires_grad_(False)
-    return Teacher(policy, options, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Teacher(policy, options, digest)
+
+
+def _options(metadata: dict[str, str]) -> AtariOptions:
+    if FORMAT not in metadata:
+        raise ValueError(f"its metadata has no {FORMAT!r}")
+    try:
+        return AtariOptions.parse(json.loads(metadata[FORMAT]))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it does not say what it plays ({error})") from None
+
+
+def _parameters(file: safe_open, policy: AtariPolicy) -> dict[str, Tensor]:
+    """The parameters in float32. Names, types and shapes are compared first, before anything is read."""
+    expected = {name: tensor.shape for name, tensor in policy.state_dict().items()}
+    if difference := set(file.keys()) ^ set(expected):
+        raise ValueError(f"it differs from one in {', '.join(sorted(difference))}")
+    tensors = {}
+    for name, shape in expected.items():
+        stored = file.get_slice(name)
+        if tuple(stored.get_shape()) != shape:
+            raise ValueError(f"{name} has shape {tuple(stored.get_shape())}, expected {tuple(shape)}")
+        if stored.get_dtype() not in FLOATS:
+            raise ValueError(f"{name} has type {stored.get_dtype()}, expected one of {', '.join(FLOATS)}")
+        tensors[name] = file.get_tensor(name).to(torch.float32)
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite in float32")
+    return tensors

@@ -8,13 +8,20 @@ Worker processes decode whole batches. Batch k of epoch e depends on (seed, e, k
 batch and on any number of workers or ranks. What stays in memory is a table of file names and labels, one array each
 that workers share: about 40 bytes an image, and a few batches on their way.
 
+Pixels are taken as they are stored. An EXIF tag that asks for a picture to be turned is not followed: published results
+on ImageNet are of pipelines that do not look at it, and a network that learned from pixels as stored is to be tested on
+such. Where a set has such tags, it is said once.
+
 Shape suffixes: B samples, C channels (3), H rows, W columns.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, repeat
@@ -23,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -32,6 +39,9 @@ from sobolev.images.in_memory import hold_out_indices
 from sobolev.seeding import generator
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
+FORMATS = ("JPEG", "PNG")  # all that a decoder is asked for: of what else it knows, some starts other programs
+OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jpe", ".ppm", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 1 << 25  # decoded of one image: 128 MiB
 ATTEMPTS = 10  # at a crop that fits
 ASPECTS = (3 / 4, 4 / 3)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -45,8 +55,9 @@ Crop = tuple[Callable[[int, int], Box], bool]  # the box of an image of so much 
 class ImageFolder:
     """One split of an ImageNet-style folder.
 
-    Classes are the names of the folders, sorted. Files ending in .jpeg, .jpg or .png are its images; others are let be.
-    `normalise` uses the mean and deviation that are customary for ImageNet.
+    Classes are the names of the folders, sorted. Files ending in .jpeg, .jpg or .png are its images. Others are let be,
+    with a warning that counts those which by their names are images too. `normalise` uses the mean and deviation that
+    are customary for ImageNet.
 
     Args:
         root: the folder that holds `train` and `val`.
@@ -64,7 +75,7 @@ class ImageFolder:
     def __init__(self, root: Path | str, split: str = "train", hold_out: int = 0):
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown: choose from {', '.join(SPLITS)}")
-        self.root = Path(root)
+        self.root, self.said_of_exif = Path(root), False
         self.classes = self._common_classes()
         self.directory = self.root / ("val" if split == "test" else "train")
         self.names_N, self.labels_N = self._list_files()
@@ -176,17 +187,17 @@ class ImageFolder:
 
     def _list_files(self) -> tuple[np.ndarray, np.ndarray]:
         """Names below the split's folder, as bytes of one width, and labels."""
-        names = []
+        names, passed_over = [], Counter()
         for name in self.classes:
-            with os.scandir(self.directory / name) as entries:
-                files = sorted(
-                    entry.name
-                    for entry in entries
-                    if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-                )
+            there = sorted(file for file in os.listdir(self.directory / name) if not file.startswith("."))
+            files = [file for file in there if file.lower().endswith(SUFFIXES)]
+            passed_over.update(suffix for file in there if (suffix := Path(file).suffix.lower()) in OTHER_SUFFIXES)
             if not files:
                 raise ImageError(f"{self.directory / name} has no image: expected files named {', '.join(SUFFIXES)}")
             names.append(np.array([os.fsencode(f"{name}/{file}") for file in files]))
+        if passed_over:
+            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(passed_over.items()))
+            warnings.warn(f"{self.directory}: only {', '.join(SUFFIXES)} are read, not its {kinds}", stacklevel=3)
         labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(files) for files in names])
         return np.concatenate(names), labels
 
@@ -218,11 +229,16 @@ def _load(batches: _Batches, numbers: range, workers: int, pin_memory: bool) -> 
     for batch in loader:
         if isinstance(batch, ImageError):
             raise batch
-        yield batch
+        pixels_BCHW, labels_B, n_turned = batch
+        if n_turned and not batches.folder.said_of_exif:
+            batches.folder.said_of_exif = True
+            what = f"EXIF asks to turn {n_turned} of the {len(labels_B)} images in a batch"
+            warnings.warn(f"{batches.folder.directory}: {what}; pixels are taken as they are stored", stacklevel=2)
+        yield pixels_BCHW, labels_B
 
 
 class _Batches(Dataset):
-    """Batch k as item k.
+    """Batch k as item k, and how many of its images EXIF asks to turn.
 
     What is wrong with an image is handed over instead of raised: a loader would wrap it in a traceback.
     """
@@ -244,37 +260,55 @@ class _Batches(Dataset):
         self.folder, self.order, self.batch_size, self.size, self.crops = folder, order, batch_size, size, crops
         self.share = slice(rank, None, ranks)
 
-    def __getitem__(self, number: int) -> Batch | ImageError:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int] | ImageError:
         chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size][self.share]
         crops = islice(self.crops.of_batch(number), self.share.start, None, self.share.step)
         pixels_BHWC = torch.empty(len(chosen), self.size, self.size, 3, dtype=torch.uint8)
-        for pixels_HWC, index, crop in zip(pixels_BHWC.numpy(), chosen, crops, strict=False):
-            path = self.folder.directory / os.fsdecode(self.folder.names_N[index])
-            try:
-                pixels_HWC[:] = _decode(path, self.size, crop)
-            except Exception as error:  # Pillow raises many kinds, and all mean this image
-                reason = " ".join(str(error).split())
-                return ImageError(f"{path} cannot be read ({type(error).__name__}: {reason}): replace it or remove it")
-        return pixels_BHWC.permute(0, 3, 1, 2), torch.from_numpy(self.folder.labels_N[chosen].astype(np.int64))
+        n_turned = 0
+        with warnings.catch_warnings():  # not for each image: what was said once would be said anew after it
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # about palettes and damaged EXIF
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for pixels_HWC, index, crop in zip(pixels_BHWC.numpy(), chosen, crops, strict=False):
+                path = self.folder.directory / os.fsdecode(self.folder.names_N[index])
+                try:
+                    pixels_HWC[:], turned = _decode(path, self.size, crop)
+                except Exception as error:  # Pillow raises many kinds, and all mean this image
+                    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    return ImageError(f"{path} cannot be read ({reason}): replace it or remove it")
+                n_turned += turned
+        labels_B = torch.from_numpy(self.folder.labels_N[chosen].astype(np.int64))
+        return pixels_BHWC.permute(0, 3, 1, 2), labels_B, n_turned
 
 
-def _decode(path: Path, size: int, crop: Crop) -> np.ndarray:
-    """A crop (size, size, 3) of an image, whatever its colours are stored as.
+def _decode(path: Path, size: int, crop: Crop) -> tuple[np.ndarray, bool]:
+    """A crop (size, size, 3) of an image, whatever its colours are stored as, and whether EXIF asks to turn it.
 
     Where a crop is twice as large as needed or more, a JPEG is decoded at half the resolution or less.
     """
     box_of, mirrored = crop
-    with Image.open(path) as image:
+    if not path.is_file() and path.exists():
+        raise OSError("no regular file")  # a pipe or a device may never end
+    with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
+        turned = _to_be_turned(image)
         left, top, right, bottom = box_of(width, height)
         excess = max(min(right - left, bottom - top) / size, 1)
         reduced = image.draft("RGB", (int(width / excess), int(height / excess)))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, expected {MAX_PIXELS:,} at most")
         scale = reduced[1][2] / width if reduced else 1  # 1, 1/2, 1/4 or 1/8
         box = (left * scale, top * scale, min(right * scale, image.width), min(bottom * scale, image.height))
         if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels_HWC = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
-    return pixels_HWC[:, ::-1] if mirrored else pixels_HWC
+    return pixels_HWC[:, ::-1] if mirrored else pixels_HWC, turned
+
+
+def _to_be_turned(image: Image.Image) -> bool:
+    """Whether EXIF asks for the picture to be turned or mirrored; a tag that cannot be read asks for nothing."""
+    with suppress(Exception):
+        return "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    return False
 
 
 @dataclass(frozen=True)

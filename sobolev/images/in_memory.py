@@ -61,19 +61,18 @@ def read_mnist(folder: Path, part: str) -> Part:
     beginning, n = MNIST_FILES[part]
     directory = folder / "mnist"
     pixels = _read_idx(directory / f"{beginning}-images-idx3-ubyte.gz", (n, MNIST_SIDE, MNIST_SIDE), folder)
-    labels = _read_idx(directory / f"{beginning}-labels-idx1-ubyte.gz", (n,), folder)
-    return pixels[:, None], _checked_labels(labels, directory, "mnist", folder)
+    path = directory / f"{beginning}-labels-idx1-ubyte.gz"
+    return pixels[:, None], _checked_labels(_read_idx(path, (n,), folder), path, "mnist", folder)
 
 
 def _read_idx(path: Path, shape: tuple[int, ...], folder: Path) -> Tensor:
     """idx: 0, 0, 8 (uint8), the number of dimensions, each as a big-endian int32, then the values."""
     header = np.array([0x800 + len(shape), *shape], ">i4").tobytes()
     length = len(header) + prod(shape)
+    _check_file(path, "mnist", folder)
     try:
         with gzip.open(path) as file:
             content = file.read(length + 1)  # to the end, where gzip compares its checksum, and hardly beyond
-    except FileNotFoundError:
-        raise ImageError(f"{path} is missing: {remedy('mnist', folder)}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ImageError(f"{path} is damaged ({error}): {remedy('mnist', folder)}") from None
     if len(content) != length or not content.startswith(header):
@@ -93,19 +92,22 @@ def read_cifar10(folder: Path, part: str) -> Part:
     length = CIFAR_IMAGES * record
     records = []
     for path in (folder / "cifar-10-batches-bin" / name for name in CIFAR_FILES[part]):
-        try:
-            content = np.fromfile(path, np.uint8)
-        except FileNotFoundError:
-            raise ImageError(f"{path} is missing: {remedy('cifar10', folder)}") from None
-        if len(content) != length:
+        _check_file(path, "cifar10", folder)
+        if (found := path.stat().st_size) != length:
             raise ImageError(
-                f"{path} is damaged: expected {length:,} bytes, found {len(content):,}; {remedy('cifar10', folder)}"
+                f"{path} is damaged: expected {length:,} bytes, found {found:,}; {remedy('cifar10', folder)}"
             )
-        records.append(content.reshape(CIFAR_IMAGES, record))
+        records.append(np.fromfile(path, np.uint8, length).reshape(CIFAR_IMAGES, record))
         _checked_labels(torch.from_numpy(records[-1][:, 0]), path, "cifar10", folder)
     pixels = np.concatenate([content[:, 1:] for content in records]).reshape(-1, *CIFAR_SHAPE)
     labels = np.concatenate([content[:, 0] for content in records])
     return torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
+
+
+def _check_file(path: Path, name: str, folder: Path) -> None:
+    """Refuse what is not there, and pipes and devices, which may never end."""
+    if not path.is_file():
+        raise ImageError(f"{path} {'is no file' if path.exists() else 'is missing'}: {remedy(name, folder)}")
 
 
 def _checked_labels(labels_N: Tensor, path: Path, name: str, folder: Path) -> Tensor:

@@ -1,0 +1,188 @@
+"""A fault at every file operation of a run, for `scripts.faults`.
+
+A small library in C, built where there is a compiler and preloaded, counts what a run does below its folder and lets
+one operation fail: the process is killed before it, a write is torn in half, or the system answers with an error. One
+process imports everything once and forks a child for each trial.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).with_name("faulty_files.c")
+KILL, TORN = -1, -2
+EVERYWHERE = (KILL, TORN, errno.ENOSPC, errno.EIO, errno.EACCES)
+OF_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+
+
+class Trial(NamedTuple):
+    """Where a run is disturbed: from its beginning or from a checkpoint, at which operation (of one name), and how."""
+
+    begins: str
+    name: str
+    number: int
+    fault: int
+
+
+UNDISTURBED = Trial("", "", 0, 0)
+
+
+class Ended(NamedTuple):
+    status: int  # below 0: of the signal
+    said: str
+    operations: int
+
+
+def build(folder: Path) -> Path | None:
+    """The library, or None without a compiler."""
+    if not (compiler := shutil.which("cc") or shutil.which("gcc")):
+        return None
+    library = folder / "faulty_files.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"], check=True)
+    return library
+
+
+def survived(overrides: list[str], folder: Path, most: int | None = None, locks: bool = False) -> Iterator[bool]:
+    """Whether each trial was survived: of all file operations, or of `most` of them spread evenly; or of the lock's."""
+    if not (library := build(folder)):
+        print("file operations: not tried, there is no C compiler", file=sys.stderr)
+        return
+    asked = json.dumps([overrides, str(folder), most, locks])
+    command = [sys.executable, "-m", "scripts.file_faults", asked]
+    environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            yield json.loads(line)
+    if process.returncode:
+        sys.exit("error: the file operations could not be tried")
+
+
+def main(overrides: list[str], folder: Path, most: int | None, locks: bool) -> None:
+    import experiments.curves
+    import experiments.regression  # what every child needs, and would import anew  # noqa: F401
+
+    composed(tuple(overrides), folder)
+    whole, stopped = folder / "whole", folder / "stopped"
+    operations = {"nothing": run(overrides, whole).operations}
+    run(overrides, stopped, Trial("nothing", "", operations["nothing"] * 6 // 10, KILL))
+    operations["checkpoint"] = run(overrides, copy_of(stopped, folder)).operations
+    if not any(stopped.glob("*/*/checkpoint.pt")):
+        sys.exit("error: the stopped run has no checkpoint")
+    if locks:
+        trials = [Trial(begins, "flock", 1, fault) for begins in operations for fault in OF_LOCKS]
+    else:
+        each = [(begins, 1 + number) for begins, count in operations.items() for number in range(count)]
+        trials = [Trial(begins, "", number, fault) for begins, number in each for fault in EVERYWHERE]
+        if most:
+            trials = [trials[k * len(trials) // most] for k in range(most)]
+    for trial in trials:
+        print(json.dumps(is_survived(trial, overrides, folder, stopped, whole)), flush=True)
+
+
+def is_survived(trial: Trial, overrides: list[str], folder: Path, stopped: Path, whole: Path) -> bool:
+    """Whether the run says in one line what is wrong, loses nothing, and the same command ends in the same rows."""
+    runs = copy_of(stopped, folder) if trial.begins == "checkpoint" else Path(tempfile.mkdtemp(dir=folder))
+    first = run(overrides, runs, trial)
+    left = sorted(path.name for path in runs.glob("*/*/*.p*"))
+    errors = [line for line in first.said.splitlines() if line.startswith("error: ")]
+    if trial.fault in (KILL, TORN):
+        clear = first.status == -signal.SIGKILL
+    else:
+        clear = first.status == 0 or (first.status == 1 and len(errors) == 1 and str(runs) in errors[0])
+    again = run(overrides, runs)
+    files = [path.name for path in runs.glob("*/*/.*.partial")] + [path.name for path in runs.glob("*/*/checkpoint.pt")]
+    ended = again.status == 0 and rows_of(runs) == rows_of(whole) and not files
+    good = clear and ended and "Traceback" not in first.said + again.said
+    if not good:
+        print(f"{trial}: {first}, left {left}; then {again}, left {files}", file=sys.stderr)
+    shutil.rmtree(runs)
+    return good
+
+
+def run(overrides: list[str], runs: Path, trial: Trial = UNDISTURBED) -> Ended:
+    """A run in a child of this process, disturbed as the trial says."""
+    library, (reading, writing) = ctypes.CDLL(None), os.pipe()
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            library.fault_arm(str(runs).encode(), trial.name.encode(), trial.number, trial.fault)
+            status = call(overrides, runs)
+            os.write(writing, str(library.fault_count()).encode())
+            os._exit(status)
+        os.close(writing)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with os.fdopen(reading) as file:
+            operations = int(file.read() or 0)
+        said.seek(0)
+        return Ended(status, said.read(), operations)
+
+
+def call(overrides: list[str], runs: Path) -> int:
+    """What `python run.py` does once it has composed a config; returns its exit status, as the interpreter would."""
+    from experiments.errors import one_line_errors
+    from experiments.run import execute
+
+    try:
+        with one_line_errors():
+            execute(composed(tuple(overrides), runs))
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+            return 1
+        return error.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stderr.flush()
+    return 0
+
+
+def composed(overrides: tuple[str, ...], runs: Path) -> RunConfig:
+    return dataclasses.replace(_compose(overrides), runs_dir=str(runs))
+
+
+@lru_cache
+def _compose(overrides: tuple[str, ...]) -> RunConfig:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from experiments.config import register
+
+    register()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", [*overrides]))
+
+
+def copy_of(stopped: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(stopped, Path(tempfile.mkdtemp(dir=folder)) / "runs"))
+
+
+def rows_of(runs: Path) -> bytes:
+    (path,) = runs.glob("*/*/metrics.csv")
+    return path.read_bytes()
+
+
+if __name__ == "__main__":
+    of_all, where, *how = json.loads(sys.argv[1])
+    main(of_all, Path(where), *how)

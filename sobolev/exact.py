@@ -1,0 +1,168 @@
+"""Operations whose higher derivatives PyTorch lacks or gets wrong, by formulas that it differentiates exactly.
+
+PyTorch's third derivative of layer and instance normalisation takes mean and variance for constants (pytorch#175754,
+#186256); hardsigmoid, cdist, fused attention and recurrent layers of cuDNN have no second one. Inside
+`exact_formulas()` each is computed by operations whose derivatives are exact to any order. Values agree to rounding.
+
+>>> x = torch.tensor([[1.0, 2.0, 4.0]])
+>>> with exact_formulas():
+...     y = F.layer_norm(x, (3,))
+>>> torch.allclose(y, F.layer_norm(x, (3,)))
+True
+
+What reaches these operations past Python (a scripted module, a compiled one) is found in autograd's graph instead:
+`derivatives_known` says how many derivatives of it are exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias, over the last dimensions."""
+    normalised = _normalise(input, tuple(range(-len(normalized_shape), 0)), eps)
+    return _scale(normalised, weight, bias).to(_dtype(input))
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias, over the positions of each channel of (B, C, *positions)."""
+    options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
+    if not use_input_stats:  # running statistics are constants
+        return F.instance_norm(input, running_mean, running_var, weight, bias, **options)
+    if running_mean is not None:
+        with torch.no_grad():  # PyTorch's own updates them
+            F.instance_norm(input, running_mean, running_var, **options)
+    normalised = _normalise(input, tuple(range(2, input.dim())), eps)
+    per_channel = (-1, *[1] * (input.dim() - 2))
+    weight, bias = (None if tensor is None else tensor.view(per_channel) for tensor in (weight, bias))
+    return _scale(normalised, weight, bias).to(_dtype(input))
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(x / 6 + 1/2, 0), 1)."""
+    result = (input / 6 + 0.5).clamp(0, 1)
+    return input.copy_(result) if inplace else result
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
+    """||x1_i - x2_j||_p for (..., P, M) and (..., R, M): (..., P, R)."""
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+
+
+def _normalise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    x = x.float() if x.dtype in HALF else x
+    centred = x - x.mean(dims, keepdim=True)
+    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _scale(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    scaled = normalised if weight is None else normalised * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """What PyTorch's own normalisations return: autocast has them in float32."""
+    return torch.float32 if x.dtype in HALF and torch.is_autocast_enabled(x.device.type) else x.dtype
+
+
+def _under(context: Callable[[], AbstractContextManager[Any]], function: Callable[..., Any]) -> Callable[..., Any]:
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return function(*args, **kwargs)
+
+    return computed
+
+
+ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+FORMULAS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.layer_norm: layer_norm,
+    torch.layer_norm: layer_norm,
+    F.instance_norm: instance_norm,
+    torch.instance_norm: instance_norm,
+    F.hardsigmoid: hardsigmoid,
+    torch.cdist: cdist,
+    **{function: _under(partial(sdpa_kernel, SDPBackend.MATH), function) for function in ATTENTION},
+    **{function: _under(partial(torch.backends.cudnn.flags, enabled=False), function) for function in RECURRENT},
+}
+
+
+class exact_formulas(TorchFunctionMode):
+    """A context: compute what runs inside so that all its derivatives are exact."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return FORMULAS.get(func, func)(*args, **(kwargs or {}))
+
+
+# How many derivatives PyTorch knows of what is left of such operations in a graph, by the beginning of a node's name,
+# and what to do about it. None: all, unless it normalises by statistics of its own input.
+KNOWN = {
+    "NativeLayerNormBackward": (2, "call torch.nn.functional.layer_norm from Python, not from a scripted module"),
+    "NativeBatchNormBackward": (None, "call torch.nn.functional.instance_norm from Python, not from a scripted module"),
+    "CudnnBatchNormBackward": (None, "call torch.nn.functional.instance_norm from Python, not from a scripted module"),
+    "MiopenBatchNormBackward": (None, "call torch.nn.functional.instance_norm from Python, not from a scripted module"),
+    "ScaledDotProduct": (1, "compute attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"),
+    "HardsigmoidBackward": (1, "call torch.nn.functional.hardsigmoid from Python, not from a scripted module"),
+    "CudnnRnnBackward": (1, "compute it under torch.backends.cudnn.flags(enabled=False)"),
+    "CompiledFunctionBackward": (1, "torch.compile has no double backward: pass the module that was compiled"),
+}
+
+
+def derivatives_known(y: Tensor) -> tuple[float, str]:
+    """How many times the graph of y can be differentiated rightly, and what limits it; (math.inf, "") if nothing."""
+    known, why = math.inf, ""
+    for node in nodes(y):
+        if name := _limited(node.name()):
+            times, advice = KNOWN[name]
+            if times is None:
+                times = 2 if getattr(node, "_saved_training", True) else math.inf
+            if times < known:
+                known, why = times, f"{node.name()} ({advice})"
+    return known, why
+
+
+@cache
+def _limited(node: str) -> str | None:
+    return next((name for name in KNOWN if node.startswith(name)), None)
+
+
+def nodes(y: Tensor) -> Iterator[Any]:
+    """Every node of the graph that y was computed by."""
+    seen, waiting = set(), [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+            yield node

@@ -1,0 +1,159 @@
+"""What would make derivatives wrong without a word, found in what f runs and in the graph that it leaves.
+
+A module, a function, a closure around either: what counts is what is executed, and not what f is.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from sobolev.exact import nodes
+
+Function = Callable[[Tensor], Tensor]
+
+# Wrappers that work on gradients as backward passes reach them, which passes to the input must not set off.
+INSIDE_OUT = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+
+
+@contextmanager
+def refusing_modules(f: Function) -> Iterator[None]:
+    """While f runs, refuse modules of which derivatives by the input, or their gradients, would be wrong.
+
+    Raises:
+        ValueError: a BatchNorm is about to use the statistics of its batch, or a wrapper for training in several
+            processes lies inside f.
+    """
+    thread = threading.get_ident()  # the hook sees the modules of all threads
+
+    def inspect(module: nn.Module, _: object) -> None:
+        if threading.get_ident() != thread:
+            return
+        if mixes_by_statistics(module):
+            raise ValueError(
+                f"BatchNorm layer {_name(f, module)} mixes the samples of a batch, so a sample has no derivative of "
+                "its own: call sobolev.freeze_batchnorm(model) after model.train(), or use GroupNorm or LayerNorm"
+            )
+        if wrapper := next((each.__name__ for each in type(module).__mro__ if each.__name__ in INSIDE_OUT), None):
+            around = "fully_shard" if wrapper == "FSDPModule" else wrapper
+            raise ValueError(
+                f"derivatives taken outside {wrapper} miss its synchronisation: wrap the other way round, "
+                f"{around}(Derivatives(model)), and nothing inside the model"
+            )
+
+    handle = register_module_forward_pre_hook(inspect)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def mixes_by_statistics(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm in whose output y_b depends on every x_b'."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
+
+
+def _name(f: Function, module: nn.Module) -> str:
+    named = f.named_modules() if isinstance(f, nn.Module) else ()
+    return next((repr(name) for name, each in named if each is module), f"({type(module).__name__})")
+
+
+_found_apart: WeakKeyDictionary[Function, set[bool]] = WeakKeyDictionary()
+
+
+def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> None:
+    """Refuse an f that mixes samples: grad(sum_b y_b) would be the derivative of no one sample.
+
+    The outputs of half of the samples must not depend on the inputs of the others. That costs a backward pass, so a
+    function is checked once, and a module once in each mode.
+
+    Raises:
+        ValueError: they do.
+    """
+    samples, mode = x.shape[:batch_dims].numel(), getattr(f, "training", False)
+    if samples < 2 or not y.requires_grad or mode in _known_of(f):
+        return
+    # By the parity of a number's bits: no regular pattern of dependence (on the sample before, say) escapes it.
+    half = torch.tensor([number.bit_count() % 2 == 1 for number in range(samples)], device=y.device)
+    v = torch.linspace(1, 2, y.numel(), dtype=y.dtype, device=y.device).view(samples, -1)  # a plain sum may be constant
+    v = v * half[:, None]
+    derivative = torch.autograd.grad(y, x, v.view_as(y), retain_graph=True, allow_unused=True)[0]
+    if derivative is not None and (derivative.reshape(samples, -1)[~half].abs() > 0).any():
+        raise ValueError(
+            "f mixes the samples of a batch (outputs of some depend on inputs of others), so a sample has no "
+            f"derivative of its own: the first {batch_dims} dimension(s) of x number samples, and f must treat each on "
+            "its own. Causes: statistics over the batch, attention or recurrence with batch_first=False"
+        )
+    _known_of(f).add(mode)
+
+
+def _known_of(f: Function) -> set[bool]:
+    try:
+        return _found_apart.setdefault(f, set())
+    except TypeError:  # it cannot be remembered
+        return set()
+
+
+def leaves_of(y: Tensor) -> list[Tensor]:
+    """What requires gradients and y was computed from: parameters, and inputs where they do."""
+    return [node.variable for node in nodes(y) if node.name() == "torch::autograd::AccumulateGrad"]
+
+
+def freeze_batchnorm(model: nn.Module) -> nn.Module:
+    """Make every BatchNorm of the model use its running statistics, so that samples no longer mix.
+
+    `model.train()` undoes it: call this after it, each time. Returns the model.
+
+    Raises:
+        ValueError: a BatchNorm keeps no running statistics.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is None:
+                raise ValueError(f"BatchNorm layer {name!r} keeps no running statistics, so it cannot be frozen")
+            module.eval()
+    return model
+
+
+# Activations whose second derivative is zero wherever it exists.
+PIECEWISE_LINEAR = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.RReLU,
+    nn.ReLU6,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Threshold,
+)
+
+
+def warn_if_vanishing(model: Function, order: int) -> None:
+    """Warn that derivatives of order >= 2 vanish, if every nonlinearity that can be seen is piecewise linear."""
+    if order < 2 or not isinstance(model, nn.Module):
+        return
+    nonlinear = [module for module in model.modules() if _may_be_nonlinear(module)]
+    if nonlinear and all(isinstance(module, PIECEWISE_LINEAR) for module in nonlinear):
+        names = ", ".join(sorted({type(module).__name__ for module in nonlinear}))
+        warnings.warn(
+            f"the only activations of {type(model).__name__} are piecewise linear ({names}): its derivatives of order "
+            "2 and above are zero almost everywhere and cannot be trained. Use a smooth one, such as Tanh or SiLU.",
+            stacklevel=3,
+        )
+
+
+def _may_be_nonlinear(module: nn.Module) -> bool:
+    """Activations, normalisations and recurrent layers, and any layer that is not PyTorch's own."""
+    home = type(module).__module__
+    foreign_leaf = not home.startswith("torch.nn.") and not any(module.children())
+    kinds = ("activation", "normalization", "instancenorm", "rnn")
+    return foreign_leaf or home.removeprefix("torch.nn.modules.") in kinds

@@ -1,0 +1,68 @@
+"""The code that decided a run's rows is noted, and the user is told where it is not the code that is here."""
+
+import json
+import shutil
+
+import pytest
+
+import experiments.run
+from experiments.code_identity import code_identity
+from experiments.run import execute, folder_of
+from tests.conftest import ROOT
+from tests.test_run import interrupted
+
+ENTRY = "experiments.regression.main"
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """A function of (file, old, new) that gives the digest after an edit."""
+    for package in ("experiments", "sobolev"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+
+    def edit(file: str, old: str, new: str) -> str:
+        source = (tmp_path / file).read_text()
+        assert old in source
+        (tmp_path / file).write_text(source.replace(old, new))
+        code_identity.cache_clear()
+        return code_identity(ENTRY, tmp_path)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("sobolev/functions/benchmarks.py", "+", "-", False),
+        ("sobolev/networks/ensemble.py", "xavier_uniform_", "xavier_normal_", False),
+        ("experiments/schedules.py", "/ 2", "/ 3", False),
+        ("experiments/regression.py", "    # Data\n", "    # Points\n\n", True),
+        ("experiments/regression.py", '    """Refuse what no type can."""\n', "", True),
+        ("experiments/theory.py", "2 * x", "3 * x", True),  # of another experiment
+        ("experiments/run.py", "is complete", "is done", True),  # of no row
+    ],
+)
+def test_what_decides_rows_and_nothing_else(edited, file, old, new, same):
+    assert (edited(file, old, new) == code_identity(ENTRY)) is same
+
+
+def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkeypatch, capsys):
+    execute(config := make_config())
+    manifest = json.loads((folder_of(config) / "manifest.json").read_text())
+    assert manifest["code"] == [code_identity(ENTRY)]
+    capsys.readouterr()
+    execute(config)
+    assert capsys.readouterr().err.endswith("is complete: skipped\n")
+    monkeypatch.setattr("experiments.code_identity.code_identity", lambda _: "edited")
+    execute(config)
+    said = capsys.readouterr().err
+    assert f"though by other code than is here (of revision {manifest['revision'][:7]}): remove the folder" in said
+
+
+def test_a_run_that_goes_on_with_other_code_says_so_and_notes_both(make_config, monkeypatch, capsys):
+    interrupted(config := make_config("compute.checkpoint_seconds=0"), monkeypatch, 20)
+    monkeypatch.setattr(experiments.run, "code_identity", lambda _: "edited")
+    execute(config)
+    assert "goes on with other code than it began with: remove the folder to begin again" in capsys.readouterr().err
+    manifest = json.loads((folder_of(config) / "manifest.json").read_text())
+    assert manifest["code"] == [code_identity(ENTRY), "edited"]
