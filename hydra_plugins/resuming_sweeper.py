@@ -27,6 +27,7 @@ class ResumingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.errors import BadInput, explain
+        from experiments.precision import settled
         from experiments.ranks import torchrun_ranks
         from experiments.run import folder_of, is_complete, refusing_folder
         from experiments.sweep import Grid, Watch, say
@@ -40,7 +41,9 @@ class ResumingSweeper(BasicSweeper):
 
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
         for job in jobs:
-            folders.setdefault(folder_of(self._compose(job)), job)
+            composed = self._compose(job)
+            config = OmegaConf.to_object(composed)
+            folders.setdefault(folder_of(config), [*job, *settled(composed, config)])
         if not folders:
             raise BadInput("a grid of no runs: one of its ranges is empty")
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
@@ -61,8 +64,8 @@ class ResumingSweeper(BasicSweeper):
             raise BadInput(f"{len(errors)} of {len(waiting)} runs failed; the first: {errors[0]}")
         return results
 
-    def _compose(self, job: list[str]) -> Any:
-        """The typed config of one job, as Hydra would compose it.
+    def _compose(self, job: list[str]) -> DictConfig:
+        """The config of one job, as Hydra would compose it.
 
         Composing takes 0.1 s. Jobs that choose the same config files differ in values alone, and share it.
         """
@@ -76,4 +79,4 @@ class ResumingSweeper(BasicSweeper):
             self._composed[files] = config
         config = copy.deepcopy(self._composed[files])
         loader._apply_overrides_to_config([o for o in overrides if o.input_line not in files], config)
-        return OmegaConf.to_object(config)
+        return config

@@ -66,6 +66,13 @@ def _denormals():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(autouse=True)
+def _curves(request, monkeypatch):
+    """To draw a run's figure takes longer than a tiny run does: only tests that are marked `curves` do."""
+    if "curves" not in request.keywords:
+        monkeypatch.setattr("experiments.curves.draw_curves", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def atari_folder(tmp_path_factory):
     """A folder with an untrained teacher of Breakout, teacher.safetensors, and room for the states that it visits."""

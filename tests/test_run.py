@@ -100,6 +100,7 @@ def test_where_data_lies_and_who_reads_it_is_not_asked(make_config):
         ("regression", ["n_train=20"], "styblinski_tang,sobolev,20"),
         ("regression", ["optimizer=paper_long"], "styblinski_tang,sobolev,100"),
         ("regression", ["experiment=regression_normalised", "loss=value"], "styblinski_tang,value,100"),
+        ("distillation", ["sweep=figure_4_reduced", "dataset=atari/breakout"], "breakout,sobolev,1000"),
         ("theory", ["experiment=theory_points", "n_inputs=3", "seed=100"], "d3,sobolev_relu,64"),
         ("theory", ["experiment=theory_mismatch", "delta=0.5", "seed=100"], "interval_delta0.5,sobolev,256"),
     ],
@@ -113,7 +114,8 @@ def test_shipped_runs_are_found_by_the_command_that_made_them(domain, overrides,
         (shipped,) = (
             row["run_id"]
             for row in csv.DictReader(file)
-            if row["experiment"] == config.name and f"{row['task']},{row['method']},{row['n_train']}" == cell
+            if (row["experiment"], f"{row['task']},{row['method']},{row['n_train']}") == (config.name, cell)
+            and str(config.seed) in row["seeds"].split()
         )
     assert run_id(config) == shipped
     if hasattr(config, "loss"):
@@ -233,6 +235,7 @@ def test_a_run_that_is_refused_on_its_way_keeps_what_it_measured(make_config):
     assert "training diverged" in (folder(config) / "error.txt").read_text()
 
 
+@pytest.mark.curves
 def test_a_run_leaves_a_figure_of_what_it_measured_over_training(make_config):
     execute(config := make_config("networks=2"))
     panels = read_panels(folder(config) / "metrics.csv")
