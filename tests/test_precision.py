@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from experiments import config as types
 from experiments import precision
-from experiments.config import register
 from experiments.run import execute, folder_of, run_id
 from tests.conftest import CONFIGS
 
@@ -87,7 +86,6 @@ def test_auto_is_float32_where_an_experiment_does_not_compute_in_bfloat16(make_c
 
 def test_runs_of_a_sweep_are_told_what_auto_is(native):
     """They may be launched where it would be something else."""
-    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         auto, named = (compose("config", [f"sweep={name}"]) for name in ("quickstart_distillation", "figure_4"))
     told = precision.settled(auto, OmegaConf.to_object(auto))
