@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 import experiments.distill_atari as distill
-from experiments.config import DistillConfig, file_sha256, register
+from experiments.config import DistillConfig, file_sha256
 from experiments.errors import BadInput
 from experiments.run import execute, run_id
 from experiments.schedules import evaluation_steps
@@ -22,7 +20,7 @@ from sobolev.atari import RecordedStates, Recording, load_teacher, record, teach
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, kl_student_teacher
 from sobolev.networks.relu_sweeps import ReLUSweeps
 from sobolev.seeding import generator
-from tests.conftest import CONFIGS, ROOT
+from tests.conftest import ROOT, composed
 from tests.test_distillation import BFLOAT16_TOLERANCE
 
 SHIPPED = sorted((ROOT / "results" / "teachers").glob("*.safetensors"))
@@ -69,9 +67,7 @@ def test_what_a_run_leaves(make_config, objective):
 
 
 def shipped(*overrides: str) -> DistillConfig:
-    register()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_object(compose("config", ["experiment=distill_atari", *overrides]))
+    return composed("experiment=distill_atari", *overrides)
 
 
 @pytest.mark.parametrize("game", ["breakout", "space_invaders", "pong"])
