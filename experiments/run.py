@@ -50,6 +50,7 @@ from experiments.identity import (
     Damaged,
     alone,
     folder_of,
+    is_complete,
     read_summary,
     remove_partial,
     tidy,

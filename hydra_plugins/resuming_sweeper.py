@@ -33,6 +33,7 @@ class ResumingSweeper(BasicSweeper):
         from experiments.code_identity import other_code
         from experiments.errors import BadInput, RunBusy, explain
         from experiments.identity import folder_of, is_complete, refusing_folder, tidy
+        from experiments.precision import settled
         from experiments.ranks import torchrun_ranks
         from experiments.sweep import Grid, Watch, say
 
@@ -47,8 +48,9 @@ class ResumingSweeper(BasicSweeper):
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
         entries: dict[Path, str] = {}
         for job in jobs:
-            config = self._compose(job)
-            folders.setdefault(folder := folder_of(config), job)
+            composed = self._compose(job)
+            config = OmegaConf.to_object(composed)
+            folders.setdefault(folder := folder_of(config), [*job, *settled(composed, config)])
             entries[folder] = config.entry
         if not folders:
             raise BadInput("a grid of no runs: one of its ranges is empty")
@@ -89,8 +91,8 @@ class ResumingSweeper(BasicSweeper):
                 if result.status is not JobStatus.COMPLETED:
                     yield result._return_value
 
-    def _compose(self, job: list[str]) -> Any:
-        """The typed config of one job, as Hydra would compose it.
+    def _compose(self, job: list[str]) -> DictConfig:
+        """The config of one job, as Hydra would compose it.
 
         Composing takes 0.1 s. Jobs that choose the same config files differ in values alone, and share it.
         """
@@ -104,4 +106,4 @@ class ResumingSweeper(BasicSweeper):
             self._composed[files] = config
         config = copy.deepcopy(self._composed[files])
         loader._apply_overrides_to_config([o for o in overrides if o.input_line not in files], config)
-        return OmegaConf.to_object(config)
+        return config

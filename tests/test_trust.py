@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ import yaml
 from experiments.errors import BadInput
 from experiments.run import execute, find_entry, folder_of
 from experiments.trust import TARGET, _walk, check_command_line
-from tests.conftest import CONFIGS, ROOT
+from tests import front_door
+from tests.conftest import CONFIGS
 
 HOSTILE_OVERRIDES = [
     "hydra.callbacks.x={_target_:os.system,command:touch owned}",
@@ -119,8 +118,7 @@ def test_a_folder_of_configs_cannot_name_code(tmp_path, content, option):
 def test_the_front_door_refuses_before_anything_is_called(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "theirs.yaml").write_text(HOSTILE_FILES["callback"].format(owned=tmp_path / "owned"))
-    command = [sys.executable, "run.py", "--config-dir", str(tmp_path), "experiment=theirs"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = front_door.run("--config-dir", str(tmp_path), "experiment=theirs")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
