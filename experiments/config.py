@@ -16,13 +16,16 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from experiments.precision import chosen
+
 ROOT = Path(__file__).resolve().parents[1]
 Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu"])
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
-Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16"])  # bfloat16: products only
-Products = enum.Enum("Products", ["float32", "bfloat16"])
+# bfloat16: products only; auto: see experiments/precision.py
+Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
+Products = enum.Enum("Products", ["float32", "bfloat16", "auto"])
 
 
 @dataclass
@@ -55,9 +58,10 @@ class ComputeConfig:
 
 @dataclass
 class RunConfig:
-    """What every experiment has."""
+    """What every experiment has. Made from a composed config, it says what each `auto` precision is on this machine."""
 
     several_processes: ClassVar[bool] = False  # whether torchrun may start it
+    autocasts: ClassVar[bool] = False  # whether it may compute in bfloat16
     name: str = MISSING  # the experiment's name: folder of its runs, column of its rows
     entry: str = MISSING  # the function that runs it, experiments.<module>.<function>
     seed: int = MISSING
@@ -65,6 +69,11 @@ class RunConfig:
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        if self.compute.precision is Precision.auto:
+            name = chosen("compute.precision", self.compute.device) if self.autocasts else "float32"
+            self.compute.precision = Precision[name]
 
 
 @dataclass
@@ -209,6 +218,7 @@ class DecoupledConfig(RunConfig):
     """Section 4.3: one network, trained by one technique."""
 
     several_processes: ClassVar[bool] = True
+    autocasts: ClassVar[bool] = True
     model: DecoupledModelConfig = field(default_factory=DecoupledModelConfig)
     technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     optimizer: SGDConfig = field(default_factory=SGDConfig)
@@ -340,6 +350,11 @@ class TrainTeacherConfig(RunConfig):
     value_steps: int = MISSING  # of those that go on: at first the value alone learns, for a teacher's file has none
     evaluation_episodes: int = MISSING
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher.products is Products.auto:
+            self.teacher.products = Products[chosen("teacher.products", self.compute.device)]
+
 
 @dataclass
 class RecordedDatasetConfig(AtariDatasetConfig):
@@ -392,6 +407,11 @@ class DistillConfig(RunConfig):
     n_gradients: int = MISSING  # of these, where gradients are compared
     evaluations: int = MISSING  # how often over training, evenly in log(step)
     play_episodes: int = MISSING  # whole games that the student plays in the end; 0 for none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.products is Products.auto:
+            self.products = Products[chosen("products", self.compute.device)]
 
 
 TYPES = {

@@ -33,6 +33,8 @@ class ResumingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.errors import BadInput, RunBusy, explain
+        from experiments.precision import settled
+        from experiments.trust import settings
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -44,7 +46,11 @@ class ResumingSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if not jobs:
             raise BadInput("a grid of no runs: one of its ranges is empty")
-        asked = [self._compose(job) for job in jobs]
+        asked = []
+        for job in jobs:
+            composed = self._compose(job)
+            asked.append((settings(composed), job))
+            job += settled(composed, asked[-1][0])
 
         # These bring torch, for which nothing that is refused has to wait.
         from experiments.code_identity import other_code
@@ -58,7 +64,7 @@ class ResumingSweeper(BasicSweeper):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
         entries: dict[Path, str] = {}
-        for config, job in zip(asked, jobs, strict=True):
+        for config, job in asked:
             folders.setdefault(folder := folder_of(config), job)
             entries[folder] = config.entry
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
@@ -98,13 +104,11 @@ class ResumingSweeper(BasicSweeper):
                 if result.status is not JobStatus.COMPLETED:
                     yield result._return_value
 
-    def _compose(self, job: list[str]) -> Any:
-        """The typed config of one job, as Hydra would compose it.
+    def _compose(self, job: list[str]) -> DictConfig:
+        """The config of one job, as Hydra would compose it.
 
         Composing takes 0.1 s. Jobs that choose the same config files differ in values alone, and share it.
         """
-        from experiments.trust import settings
-
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(job)
         files = tuple(o.input_line for o in overrides if loader.repository.group_exists(o.key_or_group))
@@ -115,4 +119,4 @@ class ResumingSweeper(BasicSweeper):
             self._composed[files] = config
         config = copy.deepcopy(self._composed[files])
         loader._apply_overrides_to_config([o for o in overrides if o.input_line not in files], config)
-        return settings(config)
+        return config

@@ -1,11 +1,15 @@
 """What tests share: composing configs, tiny budgets, one thread."""
 
+import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import RunConfig, register
 from sobolev.atari import AtariOptions, teacher_bytes
@@ -15,6 +19,8 @@ from tests.fake_images import write_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
+
+register()  # takes as long as composing a config does
 
 # What makes an experiment end in seconds, by the beginning of its name.
 TINY = {  # by the first words of an experiment's name, of which the first that fits is taken
@@ -66,6 +72,13 @@ def _denormals():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(autouse=True)
+def _curves(request, monkeypatch):
+    """To draw a run's figure takes longer than a tiny run does: only tests that are marked `curves` do."""
+    if "curves" not in request.keywords:
+        monkeypatch.setattr("experiments.curves.draw_curves", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def atari_folder(tmp_path_factory):
     """A folder with an untrained teacher of Breakout, teacher.safetensors, and room for the states that it visits."""
@@ -80,10 +93,28 @@ def atari_folder(tmp_path_factory):
     return folder
 
 
+@cache
+def _composed_of_files(choices: tuple[str, ...]) -> DictConfig:
+    return compose("config", list(choices))
+
+
+def composed(*overrides: str) -> RunConfig:
+    """The typed config, as Hydra composes it.
+
+    That takes 0.2 s. Overrides that choose the same config files differ in values alone, and share it, as in a sweep.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        choices = [o.input_line for o in parsed if loader.repository.group_exists(o.key_or_group)]
+        config = copy.deepcopy(_composed_of_files(tuple(choices)))
+        loader._apply_overrides_to_config([o for o in parsed if o.input_line not in choices], config)
+    return OmegaConf.to_object(config)
+
+
 @pytest.fixture
 def make_config(tmp_path, request):
     """A function of overrides that composes a tiny config whose runs go to a folder of the test."""
-    register()
 
     def make(*overrides: str, runs: str = "runs") -> RunConfig:
         base = [f"runs_dir={tmp_path / runs}", "recorder=disabled", "compute.threads=1", "compute.device=cpu"]
@@ -100,7 +131,6 @@ def make_config(tmp_path, request):
                 base.append("dataset=atari/breakout")
         if experiment == "continue_teacher":
             base.append(f"start={request.getfixturevalue('atari_folder') / 'teacher.safetensors'}")
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return OmegaConf.to_object(compose("config", [*base, *tiny, *overrides]))
+        return composed(*base, *tiny, *overrides)
 
     return make

@@ -133,7 +133,8 @@ class TestActorCritic:
         torch.nn.init.normal_(policy.actions.weight, std=0.1, generator=generator(0, "actions"))
         exact, rounded = ActorCritic(policy), ActorCritic(policy, torch.bfloat16)
         states = frames(16)
-        torch.testing.assert_close(rounded(states)[0], exact(states)[0], rtol=0, atol=0.02)
+        # Five layers round by 2^-9 each, and a logit is a difference of sums that are larger than it is.
+        torch.testing.assert_close(rounded(states)[0], exact(states)[0], rtol=0, atol=15 * 2**-9)
         gradients = [
             torch.cat([g.flatten() for g in torch.autograd.grad(net(states)[0][:, 0].mean(), [*policy.parameters()])])
             for net in (exact, rounded)

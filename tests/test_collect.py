@@ -8,12 +8,10 @@ import sys
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
-from experiments.config import register
 from scripts.collect import collect, domain, gaps, main
 from scripts.reading import read_csv
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, composed
 from tests.test_scripts import make_surface, write_surface
 
 MANIFEST = {
@@ -246,10 +244,8 @@ def test_an_experiment_has_one_folder(experiment, folder):
 
 
 def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
-    register()
     names = [path.stem for path in (CONFIGS / "experiment").glob("*.yaml")]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        shipped = {domain(compose("config", [f"experiment={name}"]).name) for name in names}
+    shipped = {domain(composed(f"experiment={name}").name) for name in names}
     assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients"}
 
 

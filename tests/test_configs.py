@@ -16,17 +16,21 @@ from experiments.config import register
 from experiments.errors import BadInput, explain
 from experiments.run import execute, folder_of
 from experiments.train_teacher import atari_options, initial_policy
-from scripts.fuzz_configs import front_door
-from tests.conftest import CONFIGS, ROOT
+from scripts.fuzz_configs import front_door as asked
+from tests import front_door
+from tests.conftest import CONFIGS, ROOT, composed
 
+register()
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
 
+@pytest.mark.curves
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_shipped_experiment_runs_and_the_same_command_gives_the_same_rows(make_config, experiment):
+def test_every_shipped_experiment_runs_and_the_same_command_gives_the_same_rows(make_config, monkeypatch, experiment):
     first, again = make_config(f"experiment={experiment}"), make_config(f"experiment={experiment}", runs="again")
     assert math.isfinite(execute(first))
+    monkeypatch.setattr("experiments.curves.draw_curves", lambda *_: None)  # drawn once
     execute(again)
     rows, rows_again = ((folder_of(config) / "metrics.csv").read_bytes() for config in (first, again))
     assert rows.count(b"\n") > 1
@@ -42,7 +46,6 @@ def test_the_first_line_of_an_experiment_is_its_command(experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_what_an_experiment_says_holds(experiment):
     """No group that is composed later overrides it."""
-    register()
     said = OmegaConf.load(CONFIGS / "experiment" / f"{experiment}.yaml")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = OmegaConf.to_container(compose("config", [f"experiment={experiment}"]), enum_to_str=True)
@@ -53,21 +56,34 @@ def test_what_an_experiment_says_holds(experiment):
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_choice_of_a_sweep_composes(sweep):
-    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
         assert sweep.startswith(config.recorder.group), "W&B groups runs by sweep; a search has two sweeps"
-        params = config.hydra.sweeper.params
-        for key, choices in params.items():
-            for choice in str(choices).split(","):
-                OmegaConf.to_object(compose("config", [f"sweep={sweep}", f"{key}={choice}"]))
+    params = {key: str(choices).split(",") for key, choices in config.hydra.sweeper.params.items()}
+    for at in range(max(map(len, params.values()))):  # all keys at once, so that no choice is left out
+        composed(f"sweep={sweep}", *(f"{key}={choices[at % len(choices)]}" for key, choices in params.items()))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiment=distill_atari", "dataset=atari/breakout", "optimizer.steps=7", "objective=value", "seed=3"],
+        ["sweep=table_1_imagenette_reduced", "model=resnet50_3_short", "technique=critic", "compute.threads=2"],
+        ["loss=sobolev_norm", "loss.weights=[1,2]", "labels.task=mine", "optimizer=fast", "recorder=disabled"],
+    ],
+)
+def test_tests_compose_as_hydra_does(overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        by_hydra = OmegaConf.to_object(compose("config", overrides))
+    for _ in range(2):
+        assert composed(*overrides) == by_hydra
+        assert composed(*overrides, "seed=9").seed == 9
 
 
 def test_a_game_of_ones_own_has_default_rates_until_they_are_tuned(tmp_path):
     configs = shutil.copytree(CONFIGS, tmp_path / "configs")
     breakout = configs / "dataset" / "atari" / "breakout.yaml"
     breakout.with_stem("seaquest").write_text(breakout.read_text().replace("game: breakout", "game: seaquest"))
-    register()
     with initialize_config_dir(str(configs), version_base="1.3"):
         asked = ["experiment=distill_atari", "dataset=atari/seaquest"]
         untuned = compose("config", asked)
@@ -98,7 +114,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("override", MISTAKES)
 def test_mistakes_are_refused_in_one_line(override):
-    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("config", [override])
     line = explain(caught.value)
@@ -108,7 +123,6 @@ def test_mistakes_are_refused_in_one_line(override):
 
 
 def test_a_choice_that_nobody_typed_is_said_to_follow_from_another():
-    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("config", ["experiment=synthetic_gradients", "dataset=imagenet"])
     assert explain(caught.value).startswith("model=convnet_imagenet, which another choice implies, is not a choice")
@@ -123,7 +137,6 @@ def test_what_an_experiment_or_a_sweep_says_of_seed_and_folder_counts(tmp_path):
             else "# @package _global_\n"
         )
         (configs / group / "mine.yaml").write_text(f"{text}runs_dir: {group}")
-    register()
     with initialize_config_dir(str(configs), version_base="1.3"):
         config = compose("config", ["experiment=mine"])
         assert (config.seed, config.runs_dir) == (7, "experiment")
@@ -133,7 +146,6 @@ def test_what_an_experiment_or_a_sweep_says_of_seed_and_folder_counts(tmp_path):
 
 
 def test_what_ships_is_found_from_anywhere(make_config, tmp_path, monkeypatch):
-    register()
     command = ["experiment=continue_teacher", "dataset=atari/pong"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         here = OmegaConf.to_object(compose("config", command))
@@ -161,7 +173,7 @@ def test_without_its_environment_one_line_says_how_to_make_it(tmp_path, missing)
 
 @pytest.mark.parametrize("launcher", ["local", "slurm"])
 def test_a_launcher_without_a_sweep_is_refused(launcher):
-    said, started = front_door(f"hydra/launcher={launcher}")
+    said, started = asked(f"hydra/launcher={launcher}")
     assert said == f"error: hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out"
     assert not started
 
@@ -205,10 +217,9 @@ def test_what_types_cannot_refuse_is_refused_before_training(make_config, overri
     ],
 )
 def test_the_command_line_says_one_line_and_fails(tmp_path, arguments):
-    command = [sys.executable, "run.py", *arguments]
     if not any(argument.startswith("runs_dir=") for argument in arguments):
-        command.append(f"runs_dir={tmp_path}")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        arguments = [*arguments, f"runs_dir={tmp_path}"]
+    done = front_door.run(*arguments)
     assert done.returncode != 0
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -312,8 +312,8 @@ def relative(mine: Tensor, exact: Tensor) -> float:
     return ((mine.double() - exact.double()).norm() / exact.double().norm()).item()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-4), (torch.bfloat16, 4e-3)])
-def test_recorded_gradients_agree_with_computed_ones(dtype, tolerance):
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-9)])
+def test_recorded_gradients_agree_with_computed_ones(dtype, rounding):
     targets, raw = ReLUSweeps(make_teacher()), make_states(6)
     flat = targets.flat_cells(raw)
     w = projections.Sphere(1).draw(torch.empty(3, ACTIONS), 1, generator(0, "projection"))[0]
@@ -321,7 +321,7 @@ def test_recorded_gradients_agree_with_computed_ones(dtype, tolerance):
     index = torch.tensor([5, 0, 3])
     recorded = RecordedGradients(targets, flat, dtype, chunk=4)
     exact = ComputedGradients(targets)(index, flat[index], w)
-    assert relative(recorded(index, flat[index], w), exact) < tolerance
+    assert relative(recorded(index, flat[index], w), exact) < 3 * rounding  # of field, coefficient and sum
     assert recorded.rows.numel() * recorded.rows.itemsize == RecordedGradients.bytes(6, ACTIONS, dtype)
 
 

@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from experiments.config import register
 from experiments.regression import gradient_computer, scale
 from experiments.run import execute, folder_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
-from tests.conftest import CONFIGS
+from tests.conftest import composed
 
 BY_HAND = {
     "squared_l2": lambda error: error.square().sum(-1),
@@ -41,9 +38,7 @@ SHIPPED = ("regression", "regression_normalised", "regression_steep", "regressio
 
 
 def shipped(experiment: str, *overrides: str):
-    register()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_object(compose("config", [f"experiment={experiment}", *overrides]))
+    return composed(f"experiment={experiment}", *overrides)
 
 
 @pytest.mark.parametrize("experiment", SHIPPED)

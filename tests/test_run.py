@@ -17,12 +17,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import experiments.regression
-from experiments.config import register
 from experiments.curves import read_panels
 from experiments.errors import BadInput
 from experiments.identity import COLUMNS, is_complete, run_id
 from experiments.run import Run, execute, open_run
+from tests import front_door
 from tests.conftest import CONFIGS, ROOT, TINY
+from tests.front_door import FrontDoor
 
 
 def folder(config) -> Path:
@@ -44,7 +45,8 @@ def test_same_seed_same_rows_and_another_seed_other_rows(make_config):
 
 def test_a_network_is_the_same_in_any_ensemble(make_config):
     """Seed 1 as the second of two networks, and alone."""
-    two, one = make_config("networks=2"), make_config("networks=1", "seed=1")
+    exact = "compute.precision=float64"  # rounding depends on the shapes of products, and grows in training
+    two, one = make_config("networks=2", exact), make_config("networks=1", "seed=1", exact)
     execute(two), execute(one)
     values = []
     for config in (two, one):
@@ -52,7 +54,7 @@ def test_a_network_is_the_same_in_any_ensemble(make_config):
         values.append({tuple(row[5:8]): float(row[8]) for row in rows if row[4] == "1"})
     assert values[0].keys() == values[1].keys()
     for key, value in values[0].items():
-        assert value == pytest.approx(values[1][key], rel=1e-3), key
+        assert value == pytest.approx(values[1][key], rel=1e-8), key
 
 
 def test_rows_are_tidy(make_config):
@@ -100,20 +102,21 @@ def test_where_data_lies_and_who_reads_it_is_not_asked(make_config):
         ("regression", ["n_train=20"], "styblinski_tang,sobolev,20"),
         ("regression", ["optimizer=paper_long"], "styblinski_tang,sobolev,100"),
         ("regression", ["experiment=regression_normalised", "loss=value"], "styblinski_tang,value,100"),
+        ("distillation", ["sweep=figure_4_reduced", "dataset=atari/breakout"], "breakout,sobolev,1000"),
         ("theory", ["experiment=theory_points", "n_inputs=3", "seed=100"], "d3,sobolev_relu,64"),
         ("theory", ["experiment=theory_mismatch", "delta=0.5", "seed=100"], "interval_delta0.5,sobolev,256"),
     ],
 )
 def test_shipped_runs_are_found_by_the_command_that_made_them(domain, overrides, cell):
     """Otherwise a reader's run of the same question would not take the place of the shipped one."""
-    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides))
     with (ROOT / "results" / domain / "runs.csv").open(newline="") as file:
         (shipped,) = (
             row["run_id"]
             for row in csv.DictReader(file)
-            if row["experiment"] == config.name and f"{row['task']},{row['method']},{row['n_train']}" == cell
+            if (row["experiment"], f"{row['task']},{row['method']},{row['n_train']}") == (config.name, cell)
+            and str(config.seed) in row["seeds"].split()
         )
     assert run_id(config) == shipped
     if hasattr(config, "loss"):
@@ -233,6 +236,7 @@ def test_a_run_that_is_refused_on_its_way_keeps_what_it_measured(make_config):
     assert "training diverged" in (folder(config) / "error.txt").read_text()
 
 
+@pytest.mark.curves
 def test_a_run_leaves_a_figure_of_what_it_measured_over_training(make_config):
     execute(config := make_config("networks=2"))
     panels = read_panels(folder(config) / "metrics.csv")
@@ -279,19 +283,20 @@ def test_manifest_says_what_ran_it_and_leaks_nothing(make_config, monkeypatch):
 
 
 def command(*overrides: str, runs: Path) -> list[str]:
+    """What follows `run.py`."""
     tiny = TINY["regression"]
     base = ["recorder=disabled", "compute.threads=1", "compute.checkpoint_seconds=0.05", f"runs_dir={runs}"]
     flags = [argument for argument in overrides if argument.startswith("-")]
-    return [sys.executable, "run.py", *flags, *tiny, *base, *(o for o in overrides if o not in flags)]
+    return [*flags, *tiny, *base, *(o for o in overrides if o not in flags)]
 
 
 def test_killed_by_sigkill_and_typed_again(tmp_path):
     """The process is killed three times in the middle of its work, wherever that happens to be."""
     overrides = ("n_train=100", "optimizer.steps=2000", "evaluations=8")
-    subprocess.run(command(*overrides, runs=tmp_path / "whole"), cwd=ROOT, check=True)
+    assert front_door.run(*command(*overrides, runs=tmp_path / "whole")).returncode == 0
     killed = 0
     for _ in range(3):
-        process = subprocess.Popen(command(*overrides, runs=tmp_path / "killed"), cwd=ROOT)
+        process = FrontDoor(*command(*overrides, runs=tmp_path / "killed"))
         before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*/checkpoint.pt")}
         while process.poll() is None:
             new = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*/checkpoint.pt")}
@@ -300,11 +305,11 @@ def test_killed_by_sigkill_and_typed_again(tmp_path):
                 break
             time.sleep(0.02)
         if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             killed += 1
-        process.wait()
+        process.communicate()
     assert killed, "the run was over before it could be killed"
-    subprocess.run(command(*overrides, runs=tmp_path / "killed"), cwd=ROOT, check=True)
+    assert front_door.run(*command(*overrides, runs=tmp_path / "killed")).returncode == 0
     (whole,), (parts,) = (tmp_path.glob(f"{name}/*/*/metrics.csv") for name in ("whole", "killed"))
     assert whole.read_bytes() == parts.read_bytes()
 

@@ -11,46 +11,55 @@ import weakref
 from pathlib import Path
 
 import pytest
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 
 from experiments.identity import folder_of, is_complete
 from experiments.sweep import Grid
-from hydra_plugins.resuming_sweeper import ResumingSweeper
-from scripts.fuzz_configs import front_door
+from hydra_plugins import resuming_sweeper
+from scripts.fuzz_configs import front_door as asked
 from sobolev.files import locked, sha256
+from tests import front_door
 from tests.conftest import ROOT, TINY
+from tests.front_door import FrontDoor
 
 GRID = ["dataset=booth,beale", "loss=value,sobolev", "n_train=20"]
+LOCAL = "hydra/launcher=local"
 
 
-def sweep(folder, *overrides, **options):
+def sweep(folder, *overrides):
     """`python run.py -m` with tiny runs in `folder`."""
-    command = [sys.executable, "run.py", "-m", *TINY["regression"], f"runs_dir={folder}", "recorder=disabled"]
-    return subprocess.run(
-        [*command, "compute.threads=1", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300, **options
-    )
+    command = ["-m", *TINY["regression"], f"runs_dir={folder}", "recorder=disabled", "compute.threads=1", *overrides]
+    if LOCAL not in overrides:
+        return front_door.run(*command)
+    # Workers begin with what the program was begun with, so it must be the program itself.
+    command = [sys.executable, "run.py", *command]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def runs_of(folder):
     return sorted(folder.glob("regression/*/"))
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]], ids=["here", "local"])
-def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
-    first = sweep(tmp_path, *GRID, *launcher)
+@pytest.mark.parametrize(
+    ("grid", "n", "launcher"),
+    [(GRID, 4, []), (GRID[1:], 2, [LOCAL, "hydra.launcher.n_jobs=2"])],
+    ids=["here", "local"],
+)
+def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, grid, n, launcher):
+    first = sweep(tmp_path, *grid, *launcher)
     assert first.returncode == 0, first.stderr
-    assert "0 of 4 runs done, 0 running, 4 to come" in first.stderr
-    assert "4 of 4 runs done" in first.stderr
+    assert f"0 of {n} runs done, 0 running, {n} to come" in first.stderr
+    assert f"{n} of {n} runs done" in first.stderr
+    assert len(runs_of(tmp_path)) == n
     assert all(f"{run} is complete" in first.stderr for run in runs_of(tmp_path))
     assert "%" not in first.stderr  # no progress bar where nobody looks
     edited = runs_of(tmp_path)[1] / "manifest.json"
     edited.write_text(json.dumps(json.loads(edited.read_text()) | {"code": ["edited"]}))
     before = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path) for path in run.iterdir()}
     (runs_of(tmp_path)[0] / "summary.json").unlink()
-    again = sweep(tmp_path, *GRID, *launcher)
-    assert "3 of 4 runs done, 0 running, 1 to come" in again.stderr
-    assert f"1 of 3 complete runs are of other code than is here, first {edited.parent}" in again.stderr
+    again = sweep(tmp_path, *grid, *launcher)
+    assert f"{n - 1} of {n} runs done, 0 running, 1 to come" in again.stderr
+    assert f"1 of {n - 1} complete runs are of other code than is here, first {edited.parent}" in again.stderr
     after = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path)[1:] for path in run.iterdir()}
     assert after.items() <= before.items()
 
@@ -69,17 +78,17 @@ def test_a_grid_of_no_runs_is_refused(tmp_path):
 
 
 def test_a_grid_has_one_folder(tmp_path):
-    said, started = front_door("-m", f"runs_dir={tmp_path}/a,b", "loss=value,sobolev")
+    said, started = asked("-m", f"runs_dir={tmp_path}/a,b", "loss=value,sobolev")
     assert said.startswith(f"error: runs_dir={tmp_path}/a,b: a grid has one folder")
     assert not started
     assert not list(tmp_path.iterdir())
-    said, started = front_door("-m", f"runs_dir='{tmp_path}/a,b'", "loss=value,sobolev")
+    said, started = asked("-m", f"runs_dir='{tmp_path}/a,b'", "loss=value,sobolev")
     assert said == ""
     assert {one.runs_dir for one in started} == {f"{tmp_path}/a,b"}
 
 
 def test_a_launcher_that_cannot_start_is_one_line(tmp_path):
-    done = sweep(tmp_path, "hydra/launcher=local", "hydra.launcher.n_jobs=0")
+    done = sweep(tmp_path, LOCAL, "hydra.launcher.n_jobs=0")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: local: n_jobs == 0 in Parallel has no meaning"
 
@@ -111,8 +120,7 @@ def test_a_folder_that_nobody_can_make_is_a_run_to_come(tmp_path):
 def test_asked_to_stop_a_run_saves_first(tmp_path, number):
     """Its checkpoint is newer than the asking, and the same command ends in the rows of an undisturbed run."""
     options = [*TINY["regression"], "recorder=disabled", "compute.threads=1", "optimizer.steps=30000", "n_train=20"]
-    command = [sys.executable, "run.py", *options, f"runs_dir={tmp_path}"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = FrontDoor(*options, f"runs_dir={tmp_path}")
     while not list(tmp_path.glob("regression/*/metrics.csv")):
         time.sleep(0.05)
         assert process.poll() is None, process.communicate()
@@ -127,7 +135,7 @@ def test_asked_to_stop_a_run_saves_first(tmp_path, number):
 
 def test_asked_to_stop_a_sweep_ends_its_workers(tmp_path):
     options = [*TINY["regression"], "recorder=disabled", "compute.threads=1", "n_train=20,30", "optimizer.steps=100000"]
-    launcher = ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]
+    launcher = [LOCAL, "hydra.launcher.n_jobs=2"]
     command = [sys.executable, "run.py", "-m", *options, *launcher, f"runs_dir={tmp_path}"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while len(list(tmp_path.glob("regression/*/metrics.csv"))) < 2:
@@ -158,14 +166,14 @@ def test_a_long_sweep_keeps_no_config_of_what_is_done():
     """Hydra's launcher would: a quarter of a MiB a run."""
     launched, kept = [], []
 
-    class Launcher(BasicLauncher):
+    class Launcher(resuming_sweeper.BasicLauncher):  # Hydra runs its plugins' modules anew: the name's latest class
         def launch(self, job_overrides, initial_job_idx):
             results = [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
             launched.extend(map(weakref.ref, results))
             kept.append(sum(result() is not None for result in launched))
             return results
 
-    sweeper = object.__new__(ResumingSweeper)
+    sweeper = object.__new__(resuming_sweeper.ResumingSweeper)
     sweeper.launcher = Launcher()
     assert list(sweeper._failures([["seed=0"]] * 200)) == []
     assert max(kept) < 50

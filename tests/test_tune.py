@@ -11,9 +11,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.config import register
 from scripts import tune
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, composed
 from tests.test_collect import MANIFEST
 
 
@@ -130,13 +129,12 @@ def test_runs_of_several_searches_and_test_episodes_are_refused(tmp_path, capsys
 
 def jobs(sweep: str) -> list[dict]:
     """The configs of a sweep's runs of one game, as they write them."""
-    register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
         grid = [[f"{key}={choice}" for choice in str(choices).split(",")] for key, choices in params.items()]
         grid = [choices[:1] if choices[0].startswith("dataset=") else choices for choices in grid]
-        configs = [compose("config", [f"sweep={sweep}", *job]) for job in itertools.product(*grid)]
-    return [OmegaConf.to_container(config, resolve=True, enum_to_str=True) for config in configs]
+    configs = [OmegaConf.structured(composed(f"sweep={sweep}", *job)) for job in itertools.product(*grid)]
+    return [OmegaConf.to_container(config, enum_to_str=True) for config in configs]
 
 
 @pytest.mark.parametrize("suffix", ["", "_reduced"])
