@@ -74,6 +74,16 @@ def test_verdicts_where_all_is_as_in_the_paper():
     assert set(verdicts(make_rows()).values()) == {"reproduced"}
 
 
+def test_a_game_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch):
+    rows = make_rows()
+    mine = rows[rows["task"] == "pong"].copy()
+    mine["task"], mine["value"] = "mine", 1 / (1 + mine["value"])
+    before = verdicts(rows)
+    monkeypatch.setitem(GAMES, "mine", "Mine")
+    assert verdicts(rows) == before  # named, and not run
+    assert verdicts(np.concatenate((rows, mine))) == before
+
+
 def test_log_ratios_are_paired_and_leave_zeros_out():
     rows = make_rows(lambda game, n: 0.3, seeds=6)
     assert all(abs(ratio.median - 0.3) < 0.02 for ratio in log_ratios(rows, "kl").values())

@@ -277,6 +277,14 @@ def test_verdicts_where_all_is_as_in_the_paper() -> None:
     assert set(found.values()) == {"reproduced"}
 
 
+def test_a_function_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows()
+    before = verdicts(rows)
+    monkeypatch.setitem(TASKS, "mine", "Mine")
+    assert verdicts(rows) == before  # named, and not run
+    assert verdicts(np.concatenate((rows, make_rows(lambda *_: -0.5, tasks=("mine",))))) == before
+
+
 def test_verdicts_where_sobolev_loses() -> None:
     found = verdicts(make_rows(lambda task, n: -0.5))
     assert found.pop("R4") == "not run"

@@ -161,6 +161,16 @@ def test_verdicts_where_all_is_as_in_the_paper() -> None:
     assert len(found) == len(SYNTHETIC_GRADIENTS.claims) == 30
 
 
+def test_a_technique_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows()
+    mine = rows[rows["method"] == "sobolev"].copy()
+    mine["method"], mine["value"] = "mine", 0.99
+    before = verdicts(rows)
+    monkeypatch.setitem(TECHNIQUES, "mine", "Mine")
+    assert verdicts(rows) == before  # named, and not run
+    assert verdicts(np.concatenate((rows, mine))) == before
+
+
 def test_verdicts_without_rows() -> None:
     assert set(verdicts(make_rows()[:0]).values()) == {"not run"}
 
