@@ -23,7 +23,7 @@ from experiments.ranks import Ranks, torchrun_ranks
 
 
 def prepare_process(compute: ComputeConfig) -> torch.device:
-    """Threads and memory of this process, and the device that the run computes on."""
+    """Threads, memory and precision of this process, and the device that the run computes on."""
     if compute.threads < 0:
         raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
     _, _, local_rank = torchrun_ranks()
@@ -31,6 +31,8 @@ def prepare_process(compute: ComputeConfig) -> torch.device:
     # What this process may use, where the system can say it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     prepare_cpu(compute.threads or max(1, cores // processes))
+    # By default cuDNN rounds the factors of a float32 convolution to TF32, and gradients would be off by 2%.
+    torch.backends.fp32_precision = "ieee"
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if compute.device == "auto" else compute.device)

@@ -314,6 +314,14 @@ def test_killed_by_sigkill_and_typed_again(tmp_path):
     assert whole.read_bytes() == parts.read_bytes()
 
 
+def test_float32_is_float32_on_a_gpu_too(make_config, monkeypatch):
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    with open_run(make_config()):
+        for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+            assert operation.fp32_precision == "ieee"
+
+
 def test_threads_that_wait_sleep_unless_one_says_otherwise():
     """libgomp reads it when torch is loaded, so it must be there before, in runs and in benchmarks."""
     said = "import os, sys, {module}; print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
