@@ -1,9 +1,30 @@
 """Sobolev training: networks that learn a function's derivatives together with its values."""
 
-from sobolev import projections
-from sobolev.checking import check
-from sobolev.derivatives import Derivatives
-from sobolev.guards import freeze_batchnorm
-from sobolev.losses import SobolevLoss, SobolevTerms
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sobolev import projections
+    from sobolev.checking import check
+    from sobolev.derivatives import Derivatives
+    from sobolev.guards import freeze_batchnorm
+    from sobolev.losses import SobolevLoss, SobolevTerms
 
 __all__ = ["Derivatives", "SobolevLoss", "SobolevTerms", "check", "freeze_batchnorm", "projections"]
+
+_HOMES = {
+    "Derivatives": "derivatives",
+    "SobolevLoss": "losses",
+    "SobolevTerms": "losses",
+    "check": "checking",
+    "freeze_batchnorm": "guards",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is: PyTorch takes seconds, and `sobolev.files` needs none of it."""
+    if name == "projections":
+        return import_module("sobolev.projections")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sobolev' has no attribute {name!r}")
+    return getattr(import_module(f"sobolev.{_HOMES[name]}"), name)

@@ -30,6 +30,7 @@ TINY = {  # by the first words of an experiment's name, of which the first that 
     "regression": ["model.hidden=[16,16]", "networks=2", "n_test=200", "optimizer.steps=40", "evaluations=4"],
     "synthetic_gradients_imagenet": [
         *("optimizer.steps=2", "optimizer.batch_size=4", "evaluations=1", "gradient_samples=4"),
+        "optimizer.learning_rate=0.001",  # the paper's diverges in two updates of four images
         *(
             "dataset.workers=0",
             "dataset.size=32",

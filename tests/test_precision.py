@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from experiments import config as types
 from experiments import precision
-from experiments.run import execute, folder_of, run_id
+from experiments.identity import folder_of, run_id
+from experiments.run import execute
 from tests.conftest import CONFIGS
 
 ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")

@@ -720,7 +720,7 @@ def test_surfaces_of_derivatives_alone_are_not_drawn() -> None:
 
 
 def test_drawing_imports_nothing_that_trains() -> None:
-    heavy = "{'torch', 'sobolev', 'experiments.run'}"
+    heavy = "{'torch', 'sobolev.networks', 'experiments.run'}"
     program = f"import sys, scripts.figures, scripts.report; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

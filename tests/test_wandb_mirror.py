@@ -104,6 +104,7 @@ def test_offline_nothing_of_w_and_bs_is_started(make_config, server):
     }
 
 
+@pytest.mark.curves
 def test_an_interrupted_run_goes_on_as_the_same_and_nothing_is_sent_twice(make_config, monkeypatch, server):
     config = make_config("recorder=online", "compute.checkpoint_seconds=0", "networks=1")
     interrupted(config, monkeypatch, 11)
