@@ -209,9 +209,10 @@ def test_a_weight_may_begin_at_0_and_be_raised_later(wrapped):
     assert loss.order == 1
     expected = SobolevLoss(weights=(1, 0.5))(student, X, teacher)
     torch.testing.assert_close(loss(f, X, teacher).total, expected.total)
-    loss.weights[1] = -1.0
-    with pytest.raises(ValueError, match="order 1 must be 0 or more"):
-        loss(f, X, teacher)
+    for negative in (-1.0, torch.tensor(-1.0)):
+        loss.weights[1] = negative
+        with pytest.raises(ValueError, match="order 1 must be 0 or more"):
+            loss(f, X, teacher)
 
 
 @pytest.mark.parametrize("projection", [None, "sphere"])
