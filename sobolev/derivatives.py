@@ -27,13 +27,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sobolev.exact import derivatives_known, exact_formulas, nodes
+from sobolev.exact import FORMULAS, WRONG, derivatives_known, exact_formulas, nodes
 from sobolev.guards import Function, check_samples_apart, leaves_of, refusing_modules, warn_if_vanishing
 
 Vectors = Sequence[Tensor] | Callable[[Tensor], Sequence[Tensor]]
@@ -54,7 +53,7 @@ def derivatives(
 
     Args:
         f: a module or function from (*batch, *in) to (*batch, *out). It must treat samples independently, which is
-            checked when it is first seen; a BatchNorm that would mix them is refused always.
+            checked when it is first seen and ever more rarely after; a BatchNorm that would mix them is refused always.
         x: floating-point samples. Its own `.grad` and `requires_grad` are left alone.
         order: the highest derivative; 0 gives (y,).
         create_graph: whether the results can be differentiated again, by the parameters of f and, if x requires
@@ -83,7 +82,7 @@ def derivatives(
         x = _variable(x, create_graph) if order else x if create_graph else x.detach()
         results = [_values(f, x, order, create_graph, batch_dims)]
         if order:
-            mode = _possible(results[0], order, create_graph, mode)
+            mode = _possible(results[0], x, order, create_graph, mode)
         for j in range(1, order + 1):
             results.append(_jacobian(results[-1], x, create_graph or j < order, mode, batch_dims, of_values=j == 1))
     return _returned(results, x, create_graph)
@@ -126,7 +125,7 @@ def projected_derivatives(
         y = _values(f, x, 2 if callable(vectors) else len(vectors), create_graph, batch_dims)
         if callable(vectors):
             vectors = vectors(y.detach())
-        _possible(y, len(vectors), create_graph, "reverse")
+        _possible(y, x, len(vectors), create_graph, "reverse")
         for j, v in enumerate(vectors, start=1):
             expected = (len(vectors[0]), *(y if j == 1 else x).shape)
             if v.shape != expected:
@@ -199,8 +198,8 @@ def _values(f: Function, x: Tensor, order: int, create_graph: bool, batch_dims: 
     """f(x), computed so that `order` derivatives of it are right, or refused."""
     if not order:
         return _output(f(x.clone()), x, batch_dims)
-    # One derivative is right by PyTorch's own formulas, and faster.
-    with exact_formulas() if order + create_graph > 1 else nullcontext(), refusing_modules(f):
+    # One derivative is right by PyTorch's own formulas, and faster. But f may have taken others before.
+    with exact_formulas(FORMULAS if order + create_graph > 1 else WRONG), refusing_modules(f):
         y = _output(f(x.clone()), x, batch_dims)  # f may change its input in place
     if not y.is_floating_point():
         hint = "torch.view_as_real(y) has real ones" if y.is_complex() else "a class number, say, has no derivative"
@@ -218,9 +217,9 @@ def _output(y: Tensor, x: Tensor, batch_dims: int) -> Tensor:
     return y
 
 
-def _possible(y: Tensor, order: int, create_graph: bool, mode: str) -> str:
+def _possible(y: Tensor, x: Tensor, order: int, create_graph: bool, mode: str) -> str:
     """The mode in which PyTorch knows the derivatives of y's graph up to this order, or what trains by them."""
-    known, why = derivatives_known(y)
+    known, why = derivatives_known(y, x)
     passes = order + create_graph  # forward mode takes one more at each order
     needed = passes + order if mode == "forward" else passes
     if known < needed:
@@ -239,6 +238,8 @@ def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: i
     """dt/dx of shape (*batch, *components of t, *in), for t (*batch, *components) that was computed from x."""
     outputs, inputs = (math.prod(tensor.shape[batch_dims:]) for tensor in (t, x))
     pull = partial(_vjp_of_values, batch_dims=batch_dims) if of_values else _vjp
+    if not outputs * inputs:
+        return t.new_zeros(*t.shape, *x.shape[batch_dims:])
     columns = []
     if mode == "forward" or (mode == "auto" and outputs > inputs):
         # A backward pass is linear in the vector u that it pulls back, u -> (dt/dx)^T u. Pulling a vector e back

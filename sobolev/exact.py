@@ -38,6 +38,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     *_: Any,
+    **__: Any,
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias, over the last dimensions."""
     normalised = _normalise(input, tuple(range(-len(normalized_shape), 0)), eps)
@@ -54,6 +55,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *_: Any,
+    **__: Any,
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias, over the positions of each channel of (B, C, *positions)."""
     options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
@@ -75,8 +77,14 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
-    """||x1_i - x2_j||_p for (..., P, M) and (..., R, M): (..., P, R)."""
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    """||x1_i - x2_j||_p for (..., P, M) and (..., R, M): (..., P, R).
+
+    Where two points coincide, as each does with itself, PyTorch takes the derivative for 0, and so are all that follow.
+    """
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    same = (difference == 0).all(-1)
+    apart = torch.where(same.unsqueeze(-1), 1.0, difference)  # the second derivative of a norm at 0 is 0 / 0
+    return torch.where(same, 0.0, torch.linalg.vector_norm(apart, p, dim=-1))
 
 
 def _normalise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -91,8 +99,9 @@ def _scale(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> Te
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """What PyTorch's own normalisations return: autocast has them in float32."""
-    return torch.float32 if x.dtype in HALF and torch.is_autocast_enabled(x.device.type) else x.dtype
+    """What PyTorch's own normalisations return: autocast has them in float32, but not on the CPU."""
+    autocast = x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
+    return torch.float32 if x.dtype in HALF and autocast else x.dtype
 
 
 def _under(context: Callable[[], AbstractContextManager[Any]], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,11 +115,16 @@ def _under(context: Callable[[], AbstractContextManager[Any]], function: Callabl
 ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
-FORMULAS: dict[Callable[..., Any], Callable[..., Any]] = {
+Formulas = dict[Callable[..., Any], Callable[..., Any]]
+
+WRONG: Formulas = {  # by PyTorch, without a word
     F.layer_norm: layer_norm,
     torch.layer_norm: layer_norm,
     F.instance_norm: instance_norm,
     torch.instance_norm: instance_norm,
+}
+
+FORMULAS: Formulas = WRONG | {
     F.hardsigmoid: hardsigmoid,
     torch.cdist: cdist,
     **{function: _under(partial(sdpa_kernel, SDPBackend.MATH), function) for function in ATTENTION},
@@ -119,30 +133,64 @@ FORMULAS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class exact_formulas(TorchFunctionMode):
-    """A context: compute what runs inside so that all its derivatives are exact."""
+    """A context: compute what runs inside so that all its derivatives are exact.
+
+    Args:
+        formulas: which ones; `WRONG` leaves those to PyTorch whose derivatives it says that it lacks.
+    """
+
+    def __init__(self, formulas: Formulas = FORMULAS) -> None:
+        super().__init__()
+        self.formulas = formulas
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return FORMULAS.get(func, func)(*args, **(kwargs or {}))
+        formula = self.formulas.get(func)
+        if formula is None or _computed_again():
+            formula = func
+        return formula(*args, **(kwargs or {}))
+
+
+def _computed_again() -> bool:
+    """Whether `torch.utils.checkpoint` will compute this again, out of this context, where it must save the same."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return bool(hooks) and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
 # How many derivatives PyTorch knows of what is left of such operations in a graph, by the beginning of a node's name,
 # and what to do about it. None: all, unless it normalises by statistics of its own input.
 KNOWN = {
-    "NativeLayerNormBackward": (2, "call torch.nn.functional.layer_norm from Python, not from a scripted module"),
-    "NativeBatchNormBackward": (None, "call torch.nn.functional.instance_norm from Python, not from a scripted module"),
-    "CudnnBatchNormBackward": (None, "call torch.nn.functional.instance_norm from Python, not from a scripted module"),
-    "MiopenBatchNormBackward": (None, "call torch.nn.functional.instance_norm from Python, not from a scripted module"),
+    "NativeLayerNormBackward": (
+        2,
+        "call torch.nn.functional.layer_norm from Python, not from a scripted module or inside a checkpoint",
+    ),
+    "NativeBatchNormBackward": (
+        None,
+        "call torch.nn.functional.instance_norm from Python, not from a scripted module or inside a checkpoint",
+    ),
+    "CudnnBatchNormBackward": (
+        None,
+        "call torch.nn.functional.instance_norm from Python, not from a scripted module or inside a checkpoint",
+    ),
+    "MiopenBatchNormBackward": (
+        None,
+        "call torch.nn.functional.instance_norm from Python, not from a scripted module or inside a checkpoint",
+    ),
     "ScaledDotProduct": (1, "compute attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"),
-    "HardsigmoidBackward": (1, "call torch.nn.functional.hardsigmoid from Python, not from a scripted module"),
+    "CdistBackward": (1, "call torch.cdist from Python, not from a scripted module or inside a checkpoint"),
+    "HardsigmoidBackward": (
+        1,
+        "call torch.nn.functional.hardsigmoid from Python, not from a scripted module or inside a checkpoint",
+    ),
     "CudnnRnnBackward": (1, "compute it under torch.backends.cudnn.flags(enabled=False)"),
+    "torch::jit::": (2, "a scripted module hides what it computes: pass the module that was scripted"),
     "CompiledFunctionBackward": (1, "torch.compile has no double backward: pass the module that was compiled"),
 }
 
 
-def derivatives_known(y: Tensor) -> tuple[float, str]:
-    """How many times the graph of y can be differentiated rightly, and what limits it; (math.inf, "") if nothing."""
+def derivatives_known(y: Tensor, x: Tensor) -> tuple[float, str]:
+    """How often the graph from x to y can be differentiated rightly, and what limits it; (math.inf, "") if nothing."""
     known, why = math.inf, ""
-    for node in nodes(y):
+    for node in nodes(y, x):
         if name := _limited(node.name()):
             times, advice = KNOWN[name]
             if times is None:
@@ -157,9 +205,9 @@ def _limited(node: str) -> str | None:
     return next((name for name in KNOWN if node.startswith(name)), None)
 
 
-def nodes(y: Tensor) -> Iterator[Any]:
-    """Every node of the graph that y was computed by."""
-    seen, waiting = set(), [y.grad_fn]
+def nodes(y: Tensor, x: Tensor | None = None) -> Iterator[Any]:
+    """Every node of the graph that y was computed by, but for those that x was."""
+    seen, waiting = {None if x is None else x.grad_fn}, [y.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -65,20 +66,25 @@ def _name(f: Function, module: nn.Module) -> str:
     return next((repr(name) for name, each in named if each is module), f"({type(module).__name__})")
 
 
-_found_apart: WeakKeyDictionary[Function, set[bool]] = WeakKeyDictionary()
+_seen: WeakKeyDictionary[Function, Counter[bool]] = WeakKeyDictionary()
 
 
 def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> None:
     """Refuse an f that mixes samples: grad(sum_b y_b) would be the derivative of no one sample.
 
     The outputs of half of the samples must not depend on the inputs of the others. That costs a backward pass, so a
-    function is checked once, and a module once in each mode.
+    function is checked at its 1st, 2nd, 4th, 8th ... call, and a module in each mode. (Not at the first alone: what
+    mixes may begin with a weight of 0, or be seen first in a batch too small to show it.)
 
     Raises:
         ValueError: they do.
     """
     samples, mode = x.shape[:batch_dims].numel(), getattr(f, "training", False)
-    if samples < 2 or not y.requires_grad or mode in _known_of(f):
+    if samples < 2 or not y.requires_grad or not y.numel() or not x.numel():
+        return
+    seen = _seen_of(f)
+    seen[mode] += 1
+    if seen[mode].bit_count() > 1:
         return
     # By the parity of a number's bits: no regular pattern of dependence (on the sample before, say) escapes it.
     half = torch.tensor([number.bit_count() % 2 == 1 for number in range(samples)], device=y.device)
@@ -86,19 +92,19 @@ def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> N
     v = v * half[:, None]
     derivative = torch.autograd.grad(y, x, v.view_as(y), retain_graph=True, allow_unused=True)[0]
     if derivative is not None and (derivative.reshape(samples, -1)[~half].abs() > 0).any():
+        seen[mode] = 0
         raise ValueError(
             "f mixes the samples of a batch (outputs of some depend on inputs of others), so a sample has no "
             f"derivative of its own: the first {batch_dims} dimension(s) of x number samples, and f must treat each on "
             "its own. Causes: statistics over the batch, attention or recurrence with batch_first=False"
         )
-    _known_of(f).add(mode)
 
 
-def _known_of(f: Function) -> set[bool]:
+def _seen_of(f: Function) -> Counter[bool]:
     try:
-        return _found_apart.setdefault(f, set())
+        return _seen.setdefault(f, Counter())
     except TypeError:  # it cannot be remembered
-        return set()
+        return Counter()
 
 
 def leaves_of(y: Tensor) -> list[Tensor]:

@@ -149,7 +149,7 @@ class SobolevLoss:
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
         given = _one_an_order("weights", weights, order)
-        fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not w.requires_grad}
+        fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not _learns(w)}
         self.weights = given | fixed  # a weight that learns stays a tensor
         self.distances = dict.fromkeys(range(order + 1), squared_l2)
         self.distances |= {j: _distance(d) for j, d in _one_an_order("distances", distances, order).items()}
@@ -170,9 +170,9 @@ class SobolevLoss:
         for j, weight in self.weights.items():
             if not isinstance(weight, Real | Tensor):
                 raise TypeError(f"the weight of order {j} must be a number, not {weight!r}")
-            if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
+            if not _learns(weight) and not 0 <= weight < math.inf:
                 raise ValueError(f"the weight of order {j} must be 0 or more, and finite, not {weight}")
-        present = {j: weight for j, weight in self.weights.items() if isinstance(weight, Tensor) or weight}
+        present = {j: weight for j, weight in self.weights.items() if _learns(weight) or weight}
         if not present:
             raise ValueError("every weight is 0, so there is nothing to learn from")
         return present
@@ -277,6 +277,10 @@ class SobolevLoss:
                 f"not {tuple(distance.shape)}"
             )
         return distance.mean(0) if projected else distance
+
+
+def _learns(weight: float | Tensor) -> bool:
+    return isinstance(weight, Tensor) and weight.requires_grad
 
 
 def _project(derivative: Tensor, vectors: Sequence[Tensor], x: Tensor, batch_dims: int) -> Tensor:

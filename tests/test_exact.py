@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sobolev import check
 from sobolev.derivatives import derivatives
+from sobolev.exact import exact_formulas
 from tests.module_zoo import ZOO, Apply
 
 
@@ -39,3 +42,91 @@ def test_modes_and_differences_agree(name):
         gradients = torch.autograd.grad(sum(d.square().sum() for d in results), [*model.parameters()])
         found[mode] = [*(d.detach() for d in results), *gradients]
     torch.testing.assert_close(found["auto"], found["reverse"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_first_derivatives_of_a_teacher_are_had_in_mode_auto(name):
+    model, found = network_with(name), {}
+    for mode in ("auto", "reverse"):
+        torch.manual_seed(0)  # of dropout
+        found[mode] = derivatives(model, samples(1), mode=mode)[1]
+    torch.testing.assert_close(found["auto"], found["reverse"])
+
+
+def normalised() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+def gradients(f, parameters, order: int) -> list[Tensor]:
+    results = derivatives(f, samples(2), order, create_graph=True)
+    return [*results, *torch.autograd.grad(sum(d.square().sum() for d in results), [*parameters])]
+
+
+def test_a_scripted_module_is_right_or_refused_also_once_it_hides_its_operations():
+    model = normalised()
+    scripted = torch.jit.script(model)
+    for _ in range(3):  # from the second call on its graph is one node
+        scripted(samples(2).requires_grad_()).sum().backward()
+        torch.testing.assert_close(
+            gradients(scripted, scripted.parameters(), 1), gradients(model, model.parameters(), 1)
+        )
+        with pytest.raises(ValueError, match="PyTorch can differentiate f 2 times, and 3 are needed"):
+            derivatives(scripted, samples(2), 2, create_graph=True)
+
+
+def test_a_checkpoint_of_a_normalisation_is_right_or_refused():
+    model = normalised()
+
+    def recomputed(x: Tensor) -> Tensor:
+        return checkpoint(model, x, use_reentrant=False)
+
+    parameters = [*model.parameters()]
+    torch.testing.assert_close(gradients(recomputed, parameters, 1), gradients(model, parameters, 1))
+    with pytest.raises(ValueError, match="not from a scripted module or inside a checkpoint"):
+        derivatives(recomputed, samples(2), 2, create_graph=True)
+
+
+def test_a_teacher_that_is_made_of_second_derivatives_has_right_ones():
+    model = normalised()
+
+    def curvature(x: Tensor) -> Tensor:
+        first = torch.autograd.grad(model(x).sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(first[:, 0].sum(), x, create_graph=True)[0]
+
+    x, h = samples(2), 1e-5
+    found = derivatives(curvature, x)[1] @ x.new_tensor([1, 2])
+    with exact_formulas():
+        ahead, behind = (curvature(x.requires_grad_() + s * h * x.new_tensor([1, 2])) for s in (1, -1))
+    torch.testing.assert_close(found, ((ahead - behind) / (2 * h)).detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_points_that_coincide_have_finite_derivatives_of_their_distance():
+    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    x = torch.stack((samples(2, 2), samples(2, 2)), 1)
+    results = derivatives(lambda x: torch.cdist(*(x * scale).unbind(1)).flatten(1), x, 2, create_graph=True)
+    gradient = torch.autograd.grad(sum(d.square().sum() for d in results), scale)
+    assert all(each.isfinite().all() for each in (*results, *gradient))
+
+
+def test_what_was_computed_before_x_does_not_limit_its_derivatives():
+    encoder = nn.Linear(2, 2).double()
+    z = F.layer_norm(encoder(samples(2)), (2,)) + encoder(samples(2))
+    results = derivatives(lambda z: z**4, z, 2, create_graph=True)
+    results[2].sum().backward()
+    assert encoder.weight.grad.abs().sum() > 0
+
+
+def test_options_of_a_normalisation_may_be_named():
+    x = samples(4)
+    with exact_formulas():
+        found = torch.layer_norm(x, normalized_shape=(4,), weight=None, bias=None, eps=1e-3, cudnn_enable=False)
+    torch.testing.assert_close(found, torch.layer_norm(x, (4,), eps=1e-3))
+
+
+def test_types_under_autocast_are_those_of_pytorch():
+    x = samples(4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = F.layer_norm(x, (4,))
+        with exact_formulas():
+            assert F.layer_norm(x, (4,)).dtype == expected.dtype
