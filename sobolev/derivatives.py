@@ -32,8 +32,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sobolev.exact import FORMULAS, WRONG, derivatives_known, exact_formulas, nodes
-from sobolev.guards import Function, check_samples_apart, leaves_of, refusing_modules, warn_if_vanishing
+from sobolev.exact import FORMULAS, WRONG, Node, derivatives_known, exact_formulas, leaves_of, nodes
+from sobolev.guards import Function, check_samples_apart, refusing_modules, warn_if_vanishing
 
 Vectors = Sequence[Tensor] | Callable[[Tensor], Sequence[Tensor]]
 
@@ -78,14 +78,16 @@ def derivatives(
         raise ValueError(f"order must be 0 or more, not {order}")
     _check(x, order, batch_dims)
     with torch.set_grad_enabled(create_graph or order > 0):
-        # Values alone need no gradient by x: its backward pass, that of the first layer by its input, is saved.
-        x = _variable(x, create_graph) if order else x if create_graph else x.detach()
+        if order == 0:  # no gradient by x: its backward pass, that of the first layer by its input, is saved
+            y = _output(f((x if create_graph else x.detach()).clone()), x, batch_dims)
+            return (y if create_graph else y.detach(),)
+        x = _variable(x, create_graph)
         results = [_values(f, x, order, create_graph, batch_dims)]
-        if order:
-            mode = _possible(results[0], x, order, create_graph, mode)
+        graph = list(nodes(results[0], x))
+        mode = _possible(graph, order, create_graph, mode)
         for j in range(1, order + 1):
             results.append(_jacobian(results[-1], x, create_graph or j < order, mode, batch_dims, of_values=j == 1))
-    return _returned(results, x, create_graph)
+    return _returned(results, x, graph, create_graph)
 
 
 def projected_derivatives(
@@ -125,7 +127,8 @@ def projected_derivatives(
         y = _values(f, x, 2 if callable(vectors) else len(vectors), create_graph, batch_dims)
         if callable(vectors):
             vectors = vectors(y.detach())
-        _possible(y, x, len(vectors), create_graph, "reverse")
+        graph = list(nodes(y, x))
+        _possible(graph, len(vectors), create_graph, "reverse")
         for j, v in enumerate(vectors, start=1):
             expected = (len(vectors[0]), *(y if j == 1 else x).shape)
             if v.shape != expected:
@@ -137,7 +140,7 @@ def projected_derivatives(
                 pull = partial(_vjp_of_values, batch_dims=batch_dims) if j == 1 else _vjp
                 chain.append(pull(chain[-1], x, v, create_graph or j < len(vs)))
             samples.append(chain[1:])
-    return _returned([y, *(torch.stack(p) for p in zip(*samples, strict=True))], x, create_graph)
+    return _returned([y, *(torch.stack(p) for p in zip(*samples, strict=True))], x, graph, create_graph)
 
 
 class Derivatives(nn.Module):
@@ -196,8 +199,6 @@ def _variable(x: Tensor, create_graph: bool) -> Tensor:
 
 def _values(f: Function, x: Tensor, order: int, create_graph: bool, batch_dims: int) -> Tensor:
     """f(x), computed so that `order` derivatives of it are right, or refused."""
-    if not order:
-        return _output(f(x.clone()), x, batch_dims)
     # One derivative is right by PyTorch's own formulas, and faster. But f may have taken others before.
     with exact_formulas(FORMULAS if order + create_graph > 1 else WRONG), refusing_modules(f):
         y = _output(f(x.clone()), x, batch_dims)  # f may change its input in place
@@ -217,9 +218,9 @@ def _output(y: Tensor, x: Tensor, batch_dims: int) -> Tensor:
     return y
 
 
-def _possible(y: Tensor, x: Tensor, order: int, create_graph: bool, mode: str) -> str:
-    """The mode in which PyTorch knows the derivatives of y's graph up to this order, or what trains by them."""
-    known, why = derivatives_known(y, x)
+def _possible(graph: list[Node], order: int, create_graph: bool, mode: str) -> str:
+    """The mode in which PyTorch knows the derivatives of a graph up to this order, or what trains by them."""
+    known, why = derivatives_known(graph)
     passes = order + create_graph  # forward mode takes one more at each order
     needed = passes + order if mode == "forward" else passes
     if known < needed:
@@ -228,9 +229,9 @@ def _possible(y: Tensor, x: Tensor, order: int, create_graph: bool, mode: str) -
     return "reverse" if mode == "auto" and known < passes + order else mode
 
 
-def _returned(results: list[Tensor], x: Tensor, create_graph: bool) -> tuple[Tensor, ...]:
+def _returned(results: list[Tensor], x: Tensor, graph: list[Node], create_graph: bool) -> tuple[Tensor, ...]:
     """The results, with their graph only if it can train something: a frozen student's backward pass is an error."""
-    trained = create_graph and any(leaf is not x for leaf in leaves_of(results[0]))
+    trained = create_graph and (x.grad_fn is not None or any(leaf is not x for leaf in leaves_of(graph)))
     return tuple(results if trained else (result.detach() for result in results))
 
 

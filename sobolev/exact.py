@@ -17,7 +17,7 @@ What reaches these operations past Python (a scripted module, a compiled one) is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any
@@ -187,10 +187,13 @@ KNOWN = {
 }
 
 
-def derivatives_known(y: Tensor, x: Tensor) -> tuple[float, str]:
-    """How often the graph from x to y can be differentiated rightly, and what limits it; (math.inf, "") if nothing."""
+Node = Any  # torch.autograd.graph.Node, and PyTorch's own classes that are none
+
+
+def derivatives_known(graph: Iterable[Node]) -> tuple[float, str]:
+    """How often a graph can be differentiated rightly, and what limits it; (math.inf, "") if nothing does."""
     known, why = math.inf, ""
-    for node in nodes(y, x):
+    for node in graph:
         if name := _limited(node.name()):
             times, advice = KNOWN[name]
             if times is None:
@@ -214,3 +217,8 @@ def nodes(y: Tensor, x: Tensor | None = None) -> Iterator[Any]:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions]
             yield node
+
+
+def leaves_of(graph: Iterable[Node]) -> list[Tensor]:
+    """What requires gradients in a graph: parameters, and inputs where they do."""
+    return [node.variable for node in graph if node.name() == "torch::autograd::AccumulateGrad"]

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from sobolev.exact import nodes
-
 Function = Callable[[Tensor], Tensor]
 
 # Wrappers that work on gradients as backward passes reach them, which passes to the input must not set off.
@@ -105,11 +103,6 @@ def _seen_of(f: Function) -> Counter[bool]:
         return _seen.setdefault(f, Counter())
     except TypeError:  # it cannot be remembered
         return Counter()
-
-
-def leaves_of(y: Tensor) -> list[Tensor]:
-    """What requires gradients and y was computed from: parameters, and inputs where they do."""
-    return [node.variable for node in nodes(y) if node.name() == "torch::autograd::AccumulateGrad"]
 
 
 def freeze_batchnorm(model: nn.Module) -> nn.Module:

@@ -167,6 +167,12 @@ def test_values_alone_ask_for_no_gradient_by_the_input():
     assert torch.equal(derivatives(f, torch.ones(3, 2), order=0, create_graph=True)[0], torch.full((3, 2), 2.0))
 
 
+def test_values_alone_train_what_computed_their_input():
+    x = samples(3).requires_grad_()
+    derivatives(torch.sin, x, order=0, create_graph=True)[0].sum().backward()
+    torch.testing.assert_close(x.grad, x.detach().cos())
+
+
 def test_the_derivative_of_the_derivative_is_the_second():
     f, x = mlp(2, 8, 2), samples(2)
     nested = derivatives(lambda x: derivatives(f, x, create_graph=True)[1], x)[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sobolev import check
-from sobolev.derivatives import derivatives
+from sobolev import SobolevLoss, check
+from sobolev.derivatives import derivatives, projected_derivatives
 from sobolev.exact import exact_formulas
 from tests.module_zoo import ZOO, Apply
+from tests.test_derivatives import NumpyCube
 
 
 def samples(*shape: int, n: int = 4) -> Tensor:
@@ -124,9 +127,99 @@ def test_options_of_a_normalisation_may_be_named():
     torch.testing.assert_close(found, torch.layer_norm(x, (4,), eps=1e-3))
 
 
-def test_types_under_autocast_are_those_of_pytorch():
-    x = samples(4).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = F.layer_norm(x, (4,))
+def test_check_finds_pytorchs_wrong_formula(monkeypatch):
+    """The example of a network whose gradients were off by a tenth and more, without a word."""
+    model = nn.Sequential(nn.Linear(2, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    check(model, samples(2), order=2)
+    monkeypatch.setattr("sobolev.derivatives.exact_formulas", nullcontext)
+    monkeypatch.setattr("sobolev.derivatives.derivatives_known", lambda *_: (math.inf, ""))
+    check(model, samples(2), mode="reverse")  # which takes one derivative less
+    with pytest.raises(ValueError, match="gradients by parameters of the derivative of order 1 are wrong"):
+        check(model, samples(2))
+    with pytest.raises(ValueError, match="order 2"):
+        check(model, samples(2), order=2, mode="reverse")
+
+
+def test_check_finds_a_backward_pass_that_leaves_something_out():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return NumpyCube.apply(x * self.scale)
+
+    assert len(derivatives(Scaled().double(), samples(3))) == 2
+    with pytest.raises(ValueError, match="gradients by parameters of the derivative of order 1 are wrong"):
+        check(Scaled(), samples(3))
+    check(nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 1)), samples(3))  # whose kinks are no fault
+
+
+PAST_PYTHON = {
+    "scripted": torch.jit.script(nn.LayerNorm(6).double()),
+    "native": lambda x: torch.native_layer_norm(x, (6,), None, None, 1e-5)[0],
+}
+
+
+@pytest.mark.parametrize("hidden", PAST_PYTHON.values(), ids=PAST_PYTHON)
+def test_what_passes_python_by_is_refused_by_name(hidden):
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList((nn.Linear(2, 6), nn.Linear(6, 3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](hidden(self.layers[0](x)).tanh())
+
+    model, x = Hidden().double(), samples(2)
+    derivatives(model, x, create_graph=True)  # reverse mode needs two derivatives, which are right
+    derivatives(model, x, 2)
+    needs = r"can differentiate f 2 times, and 3 are needed"
+    with pytest.raises(ValueError, match=rf"{needs}: (NativeLayerNormBackward0|torch::jit::)"):
+        derivatives(model, x, 2, create_graph=True)
+    with pytest.raises(ValueError, match=rf'{needs} \(mode="reverse" needs one an order less\)'):
+        derivatives(model, x, create_graph=True, mode="forward")
+    with pytest.raises(ValueError, match=needs):
+        projected_derivatives(model, x, [torch.ones(1, 4, 3).double(), torch.ones(1, 4, 2).double()], create_graph=True)
+
+
+def test_a_compiled_teacher_has_first_derivatives_and_no_more():
+    model, x = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3)), torch.rand(4, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, of hooks
+        compiled = torch.compile(model, backend="aot_eager")
+        torch.testing.assert_close(derivatives(compiled, x), derivatives(model, x))
+        with pytest.raises(ValueError, match="pass the module that was compiled"):
+            derivatives(compiled, x, 2)
+        with pytest.raises(ValueError, match="pass the module that was compiled"):
+            SobolevLoss()(compiled, x, model)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["LayerNorm", "LayerNorm in two dimensions", "InstanceNorm1d", "Hardsigmoid"])
+def test_formulas_have_the_values_and_types_of_pytorchs(name, dtype, autocast):
+    maker, shape = ZOO[name]
+    model, x = maker().to(dtype), samples(*shape).to(dtype)
+    with torch.autocast("cpu", enabled=autocast and dtype is not torch.float64):
+        expected = model(x)
         with exact_formulas():
-            assert F.layer_norm(x, (4,)).dtype == expected.dtype
+            found = model(x)
+    tolerance = 1e-5 if dtype is not torch.bfloat16 else 2e-2
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_running_statistics_move_as_pytorchs_do():
+    layers = [nn.InstanceNorm1d(3, track_running_stats=True) for _ in range(2)]
+    x = torch.randn(4, 3, 5)
+    layers[0](x)
+    with exact_formulas():
+        layers[1](x)
+    torch.testing.assert_close(layers[0].state_dict(), layers[1].state_dict())
+
+
+def test_nothing_of_it_stays_on():
+    x = samples(4).requires_grad_()
+    with pytest.raises(ZeroDivisionError):
+        derivatives(lambda x: x / 0 if x.requires_grad and 1 // 0 else x, x, 2)
+    assert type(F.layer_norm(x, (4,)).grad_fn).__name__ == "NativeLayerNormBackward0"  # PyTorch's own again
