@@ -136,12 +136,13 @@ def test_what_an_experiment_or_a_sweep_says_of_seed_and_folder_counts(tmp_path):
             if group == "experiment"
             else "# @package _global_\n"
         )
-        (configs / group / "mine.yaml").write_text(f"{text}runs_dir: {group}")
+        recorder = f"recorder: {{project: {group}}}"
+        (configs / group / "mine.yaml").write_text(f"{text}runs_dir: {group}\n{recorder}")
     with initialize_config_dir(str(configs), version_base="1.3"):
         config = compose("config", ["experiment=mine"])
-        assert (config.seed, config.runs_dir) == (7, "experiment")
+        assert (config.seed, config.runs_dir, config.recorder.project) == (7, "experiment", "experiment")
         config = compose("config", ["experiment=mine", "sweep=mine"])
-        assert (config.seed, config.runs_dir) == (7, "sweep")
+        assert (config.seed, config.runs_dir, config.recorder.project) == (7, "sweep", "sweep")
         assert compose("config", ["experiment=mine", "seed=3"]).seed == 3
 
 
