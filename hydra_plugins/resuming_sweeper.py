@@ -139,10 +139,8 @@ def check_grid(overrides: list[Override]) -> None:
             values = override.value().range() if override.is_range_sweep() else override.sweep_iterator()
             n_runs *= sum(1 for _ in islice(values, MOST_RUNS + 1))
         except (ValueError, ArithmeticError):
-            raise BadInput(
-                f"{override.input_line}: expected range(start,stop,step) with a step that is not 0"
-            ) from None
+            said = "expected range(start,stop,step) with a step that is not 0"
+            raise BadInput(f"{override.input_line}: {said}") from None
         if n_runs > MOST_RUNS:
-            raise BadInput(
-                f"{override.input_line}: a grid of more than {MOST_RUNS:,} runs: take a part of it at a time"
-            )
+            said = f"a grid of more than {MOST_RUNS:,} runs: take a part of it at a time"
+            raise BadInput(f"{override.input_line}: {said}")
