@@ -172,7 +172,9 @@ def _check_settings(asked: Any, prefix: str) -> None:
         key = prefix + name
         if name not in known:
             raise BadInput(f"{key} is not a setting{nearest(key, [prefix + other for other in known])}")
-        if isinstance(value, str) and (value == MISSING or not value.isprintable()):
+        if isinstance(value, str) and value == MISSING:
+            raise BadInput(f"{key} is missing: a config that is chosen has to say it, or the command")
+        if isinstance(value, str) and not value.isprintable():
             raise BadInput(f"{key}={value!r}: expected text on one line")
         if is_dataclass(value):
             _check_settings(value, f"{key}.")

@@ -101,7 +101,7 @@ def test_what_anyone_may_set_composes(loader):
     [
         ("+foo=1", "foo is not a setting; choose from"),
         ("+model.foo=1", "model.foo is not a setting; choose from model.activation"),
-        ("~labels", "labels.task='???'"),
+        ("~labels", "labels.task is missing"),
         ("runs_dir='a\nb'", "runs_dir='a\\nb': expected text on one line"),
         ("labels.task=${oc.env:SECRET}", "labels.task: Unsupported interpolation type oc.env"),
         ("recorder.project=x${hydra:job.name}", "recorder.project: Unsupported interpolation type hydra"),
