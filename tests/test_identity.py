@@ -263,3 +263,16 @@ def failing(number: int):
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "metrics.csv", "summary.json", ".lock"])
+def test_a_pipe_in_a_run_s_folder_is_not_waited_for(make_config, stopped, name):
+    path = folder_of(stopped) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if name == ".lock":
+        execute(stopped)
+    else:
+        with pytest.raises(OSError, match="no regular file") as caught:
+            execute(stopped)
+        assert explain(caught.value).startswith(f"{path}: no regular file")
