@@ -20,7 +20,7 @@ class Checkpoint(BaseModel, strict=True):
     """A checkpoint. Checksums of its own content are those of the zip archive that PyTorch writes."""
 
     run_id: str | None = None  # a run of before checkpoints named it goes on too
-    state: dict[str, Any] = Field(repr=False)
+    state: dict[str, Any] = Field(repr=False, min_length=1)
     metrics_bytes: NonNegativeInt
     metrics_sha256: str
     wall_seconds: NonNegativeFloat

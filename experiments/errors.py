@@ -60,6 +60,9 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
+    if several := re.match(r"Ambiguous value for argument '(.+)'$", str(error).partition("\n")[0]):
+        key, _, value = several[1].partition("=")
+        return f"{several[1]}: several values are a sweep, with -m; a value with a comma is quoted: \"{key}='{value}'\""
     if elsewhere := _of_another_experiment(str(error)):
         return elsewhere
     if isinstance(error, MissingConfigException) and error.options is not None:

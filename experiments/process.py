@@ -21,11 +21,16 @@ from experiments.config import ComputeConfig
 from experiments.errors import BadInput
 from experiments.ranks import Ranks, torchrun_ranks
 
+MOST_THREADS = 1024  # a library that cannot start its threads ends the process
+
 
 def prepare_process(compute: ComputeConfig) -> torch.device:
     """Threads, memory and precision of this process, and the device that the run computes on."""
-    if compute.threads < 0:
-        raise BadInput(f"compute.threads={compute.threads}: expected 0 (one a core) or a number of threads")
+    if not 0 <= compute.threads <= MOST_THREADS:
+        said = f"expected 0 (one a core) or a number of threads up to {MOST_THREADS:,}"
+        raise BadInput(f"compute.threads={compute.threads}: {said}")
+    if not compute.checkpoint_seconds >= 0:
+        raise BadInput(f"compute.checkpoint_seconds={compute.checkpoint_seconds}: expected 0 (each step) or more")
     _, _, local_rank = torchrun_ranks()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # What this process may use, where the system can say it.

@@ -19,6 +19,7 @@ resuming cuts the file back to that length: rows are neither lost nor doubled wh
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import importlib
 import inspect
@@ -134,6 +135,8 @@ class Run:
             _say(f"{error}; the run begins again")
             saved = None
         with naming(self._metrics):
+            if self._metrics.is_fifo():  # to open it would wait for a reader
+                raise OSError(errno.EINVAL, "no regular file", str(self._metrics))
             self._rows = self._metrics.open("a", newline="")
             self._rows.truncate(saved.metrics_bytes if saved else 0)
             if not saved:

@@ -21,9 +21,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import hydra._internal.hydra
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.object_type import ObjectType
@@ -92,6 +94,9 @@ class Loader(ConfigLoaderImpl):
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
     ) -> DictConfig:
         leave_only_our_resolvers()
+        for place in self.config_search_path.get_path():
+            if place.provider == "command-line":
+                _refuse_aliases(Path(place.path.removeprefix("file://")))
         try:
             config = super().load_configuration(config_name, overrides, run_mode, **options)
         except (HydraException, OmegaConfBaseException):
@@ -112,6 +117,17 @@ class Loader(ConfigLoaderImpl):
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any) -> Any:
         """What the folders hold. Hydra would copy all that it knows for each of the 64 groups that help lists."""
         return self.repository.get_group_options(group_name, results_filter)
+
+
+def _refuse_aliases(folder: Path) -> None:
+    """An alias of YAML's stands for what it names, and nine lines of them for a billion entries."""
+    for path in sorted(path for path in folder.rglob("*.yaml") if path.is_file()):
+        try:
+            found = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_bytes()))
+        except (OSError, yaml.YAMLError):  # composing says what is wrong with it, if it is chosen
+            continue
+        if found:
+            raise BadInput(f"{path} holds an alias, *name: write out what it names")
 
 
 @lru_cache
@@ -172,7 +188,9 @@ def _check_settings(asked: Any, prefix: str) -> None:
         key = prefix + name
         if name not in known:
             raise BadInput(f"{key} is not a setting{nearest(key, [prefix + other for other in known])}")
-        if isinstance(value, str) and (value == MISSING or not value.isprintable()):
+        if isinstance(value, str) and value == MISSING:
+            raise BadInput(f"{key} is missing: a config that is chosen has to say it, or the command")
+        if isinstance(value, str) and not value.isprintable():
             raise BadInput(f"{key}={value!r}: expected text on one line")
         if is_dataclass(value):
             _check_settings(value, f"{key}.")

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from experiments.config import RunConfig, WandbMode
 
@@ -101,16 +101,16 @@ def mirror(folder: Path, own: Path, ended: threading.Event, mode: str = "online"
     import wandb  # slow to import
 
     os.environ["WANDB_DATA_DIR"] = str(own)
-    config = OmegaConf.load(folder / "config.yaml")
+    config = yaml.safe_load((folder / "config.yaml").read_text())  # as it stands: an interpolation might name a secret
     run = wandb.init(
-        project=config.recorder.project,
-        group=config.recorder.group,
+        project=config["recorder"]["project"],
+        group=config["recorder"]["group"],
         name=folder.name,
         id=folder.name,
         resume="allow" if mode == "online" else None,
         dir=str(own),
         mode=mode,
-        config=OmegaConf.to_container(config),
+        config=config,
         # Neither the machine nor its user, command line and folders: they are not what was asked.
         settings=wandb.Settings(
             init_timeout=30,
@@ -140,11 +140,12 @@ def mirror(folder: Path, own: Path, ended: threading.Event, mode: str = "online"
 
 
 def _send_files(run: Any, folder: Path) -> None:
-    """As one artifact what the run leaves besides rows: surfaces, weights, figures."""
+    """As one artifact what the run leaves besides rows: surfaces, weights, figures. A link may lead to a secret."""
     import wandb
 
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", folder.name)[:128], type="run")
-    if files := [path for pattern in ARTIFACTS for path in sorted(folder.glob(pattern))]:
+    found = [path for pattern in ARTIFACTS for path in sorted(folder.glob(pattern))]
+    if files := [path for path in found if path.is_file() and not path.is_symlink()]:
         for path in files:
             artifact.add_file(str(path))
         run.log_artifact(artifact)

@@ -9,18 +9,21 @@ import copy
 import signal
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, flag_override
 
 QUOTED = "\"runs_dir='a,b'\""
 
 SERIAL_BATCH = 20
+MOST_RUNS = 100_000
 
 
 class ResumingSweeper(BasicSweeper):
@@ -43,6 +46,7 @@ class ResumingSweeper(BasicSweeper):
                 raise BadInput(f"{override.input_line}: a grid has one folder; a comma in its name is quoted: {QUOTED}")
         if not (folder := str(self.config.hydra.sweep.dir)).isprintable():  # launchers write it into scripts
             raise BadInput(f"runs_dir={folder!r}: expected text on one line")
+        check_grid(overrides)
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if not jobs:
             raise BadInput("a grid of no runs: one of its ranges is empty")
@@ -120,3 +124,23 @@ class ResumingSweeper(BasicSweeper):
         config = copy.deepcopy(self._composed[files])
         loader._apply_overrides_to_config([o for o in overrides if o.input_line not in files], config)
         return config
+
+
+def check_grid(overrides: list[Override]) -> None:
+    """Refuse a grid that nobody waits for, and a range that never ends, before any of it is written down."""
+    from experiments.errors import BadInput
+
+    n_runs = 1
+    for override in overrides:
+        if not override.is_discrete_sweep():
+            continue
+        try:
+            # A range that is shuffled would be written down whole.
+            values = override.value().range() if override.is_range_sweep() else override.sweep_iterator()
+            n_runs *= sum(1 for _ in islice(values, MOST_RUNS + 1))
+        except (ValueError, ArithmeticError):
+            said = "expected range(start,stop,step) with a step that is not 0"
+            raise BadInput(f"{override.input_line}: {said}") from None
+        if n_runs > MOST_RUNS:
+            said = f"a grid of more than {MOST_RUNS:,} runs: take a part of it at a time"
+            raise BadInput(f"{override.input_line}: {said}")

@@ -41,12 +41,16 @@ class CompleteRun:
 
     @property
     def settings(self) -> dict[str, JsonValue]:
-        """What its rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out."""
+        """What its rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out.
+
+        So is where a file lay whose digest is a setting: it says nothing of the rows, and perhaps whose machine it was.
+        """
         compute = self.config.get("compute")
         asked = self.config | {"precision": compute.get("precision") if isinstance(compute, dict) else None}
         asked = {key: value for key, value in asked.items() if key not in (*OUTSIDE_IDENTITY, "labels")}
         outside = {f"dataset.{key}" for key in OUTSIDE_IDENTITY_OF_DATASETS}
-        return {key: value for key, value in flat(asked).items() if key not in outside}
+        entries = flat(asked)
+        return {key: value for key, value in entries.items() if key not in outside and f"{key}_sha256" not in entries}
 
 
 def flat(config: dict[str, Any]) -> dict[str, JsonValue]:

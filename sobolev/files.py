@@ -86,8 +86,10 @@ def sha256(path: Path, length: int | None = None) -> str:
 
 
 def read(path: Path) -> bytes:
-    """A file's content."""
+    """A file's content. A pipe or a device is none: it may never end."""
     with naming(path):
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            raise OSError(errno.EINVAL, "no regular file", str(path))
         return path.read_bytes()
 
 

@@ -134,6 +134,20 @@ def test_a_cell_from_before_settings_were_noted_takes_its_own_runs_and_other_see
     }
 
 
+def test_settings_name_a_file_by_its_digest_and_not_by_its_place(tmp_path, capsys):
+    """Which would be someone's home, and the same teacher at two places would be two settings."""
+    for name, home in (("a", "/home/one"), ("b", "/home/two")):
+        run = make_run(tmp_path, name, 1.0, seeds=(0,) if name == "a" else (1,))
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["dataset"] |= {"teacher": f"{home}/teacher.safetensors", "teacher_sha256": "0a1b"}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        assert collect([run], tmp_path / "results")
+    (settings,) = json.loads((tmp_path / "results" / "settings.json").read_text()).values()
+    assert settings["dataset.teacher_sha256"] == "0a1b"
+    assert "dataset.teacher" not in settings
+    assert len(values(tmp_path / "results")) == 2, capsys.readouterr().err
+
+
 def test_a_run_that_diverged_is_left_out(tmp_path, capsys):
     """Whether or not it notes what it ended with."""
     noted, unnoted = (make_run(tmp_path, name, float("nan")) for name in ("noted", "unnoted"))

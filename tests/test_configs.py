@@ -103,6 +103,7 @@ MISTAKES = {
     "model.activation=gelu": ["relu, leaky_relu, tanh, softplus, silu"],
     "n_train": ["n_train: expected <setting>=<value>"],
     "runs_dir=/my/a=b": ["runs_dir=/my/a=b: ", "quoted", """ "runs_dir='/my/a=b'" """.strip()],
+    "seed=1,2": ["seed=1,2: several values are a sweep, with -m", """ "seed='1,2'" """.strip()],
     "runs_dir=/über": [""" "runs_dir='/über'" """.strip()],
     "loss.weights=[1,": ["loss.weights=[1,: expected brackets that match"],
     "dataset=cifar10": ["dataset=cifar10 belongs to experiment=synthetic_gradients"],
@@ -136,12 +137,13 @@ def test_what_an_experiment_or_a_sweep_says_of_seed_and_folder_counts(tmp_path):
             if group == "experiment"
             else "# @package _global_\n"
         )
-        (configs / group / "mine.yaml").write_text(f"{text}runs_dir: {group}")
+        recorder = f"recorder: {{project: {group}}}"
+        (configs / group / "mine.yaml").write_text(f"{text}runs_dir: {group}\n{recorder}")
     with initialize_config_dir(str(configs), version_base="1.3"):
         config = compose("config", ["experiment=mine"])
-        assert (config.seed, config.runs_dir) == (7, "experiment")
+        assert (config.seed, config.runs_dir, config.recorder.project) == (7, "experiment", "experiment")
         config = compose("config", ["experiment=mine", "sweep=mine"])
-        assert (config.seed, config.runs_dir) == (7, "sweep")
+        assert (config.seed, config.runs_dir, config.recorder.project) == (7, "sweep", "sweep")
         assert compose("config", ["experiment=mine", "seed=3"]).seed == 3
 
 
@@ -186,6 +188,8 @@ REFUSALS = {
     "loss.distances=[l2]": "expected one an order, 3",
     "entry=os.system": "expected experiments",
     "compute.device=cuda:99": "not on this machine",
+    "compute.threads=1000000000": "a number of threads up to 1,024",
+    "compute.checkpoint_seconds=nan": "expected 0 .each step. or more",
     "seed=-1": "seed must be 0 or more",
     "loss.weights=[nan,1]": "none negative",
     "optimizer.learning_rate=nan": "must be positive and finite, not nan",

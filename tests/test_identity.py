@@ -63,6 +63,14 @@ def test_what_is_no_checkpoint_is_one_line_and_the_run_begins_again(make_config,
     assert metrics(stopped) == metrics(whole)
 
 
+def test_a_checkpoint_without_a_state_doubles_no_rows(make_config, stopped, capsys):
+    change(stopped, state={})
+    execute(stopped)
+    assert "checkpoint.pt is damaged (state: " in capsys.readouterr().err
+    execute(whole := make_config(*STOPPED, runs="whole"))
+    assert metrics(stopped) == metrics(whole)
+
+
 def broken_states(state: dict) -> dict[str, dict]:
     ensemble, optimizer = state["ensemble"], state["optimizer"]
     other_shapes = {key: torch.zeros(7) for key in ensemble}
@@ -255,3 +263,16 @@ def failing(number: int):
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "metrics.csv", "summary.json", ".lock"])
+def test_a_pipe_in_a_run_s_folder_is_not_waited_for(make_config, stopped, name):
+    path = folder_of(stopped) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if name == ".lock":
+        execute(stopped)
+    else:
+        with pytest.raises(OSError, match="no regular file") as caught:
+            execute(stopped)
+        assert explain(caught.value).startswith(f"{path}: no regular file")

@@ -77,6 +77,23 @@ def test_a_grid_of_no_runs_is_refused(tmp_path):
     assert done.stderr.splitlines()[-1] == "error: a grid of no runs: one of its ranges is empty"
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=range(1000000000000)", "a grid of more than 100,000 runs"),
+        ("seed=shuffle(range(1000000000000))", "a grid of more than 100,000 runs"),
+        ("optimizer.learning_rate=range(0,1,1e-12)", "a grid of more than 100,000 runs"),
+        ("seed=range(1,2,0)", "with a step that is not 0"),
+        ("optimizer.learning_rate=range(0.0,1.0,nan)", "with a step that is not 0"),
+    ],
+)
+def test_a_grid_that_nobody_waits_for_is_refused(override, said):
+    refusal, started = asked("-m", "loss=value,sobolev", override)
+    assert refusal.startswith(f"error: {override}: ")
+    assert said in refusal
+    assert not started
+
+
 def test_a_grid_has_one_folder(tmp_path):
     said, started = asked("-m", f"runs_dir={tmp_path}/a,b", "loss=value,sobolev")
     assert said.startswith(f"error: runs_dir={tmp_path}/a,b: a grid has one folder")

@@ -101,7 +101,7 @@ def test_what_anyone_may_set_composes(loader):
     [
         ("+foo=1", "foo is not a setting; choose from"),
         ("+model.foo=1", "model.foo is not a setting; choose from model.activation"),
-        ("~labels", "labels.task='???'"),
+        ("~labels", "labels.task is missing"),
         ("runs_dir='a\nb'", "runs_dir='a\\nb': expected text on one line"),
         ("labels.task=${oc.env:SECRET}", "labels.task: Unsupported interpolation type oc.env"),
         ("recorder.project=x${hydra:job.name}", "recorder.project: Unsupported interpolation type hydra"),
@@ -203,6 +203,13 @@ def test_a_secret_of_the_environment_stays_there(ask, how):
     assert SECRET not in said
     assert not started
     assert re.fullmatch("error: .+", said)
+
+
+def test_aliases_that_unfold_to_a_billion_entries_are_refused(ask):
+    lines = ["a0: &a0 [1, 2, 3]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
+    said, started = ask("", "x:\n" + "\n".join(f"  {line}" for line in lines))
+    assert not started
+    assert re.fullmatch("error: .+theirs.yaml holds an alias, .+", said)
 
 
 def test_the_folder_of_a_sweep_is_on_one_line(ask):

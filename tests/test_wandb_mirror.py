@@ -63,6 +63,7 @@ class Run:
 
 def init(id, mode, resume, dir, **options):
     note("init", id, mode, resume)
+    Path(f"{folder}/asked").write_text(json.dumps([options["project"], options["config"]]))
     misbehave("init")
     return Run(id)
 """
@@ -174,6 +175,26 @@ def test_what_is_not_sent_yet_is_sent_from_the_rows(make_config, monkeypatch, se
     assert capsys.readouterr().err == "0 runs sent\n"
     assert not (server / run_id(disabled)).exists()
     sys.modules.pop("wandb")
+
+
+def test_a_run_of_others_sends_no_secret(make_config, monkeypatch, server, tmp_path):
+    """Neither of the environment, by an interpolation in its config, nor of another folder, by a link."""
+    execute(config := make_config("recorder=offline"))
+    folder = folder_of(config)
+    monkeypatch.setenv("SECRET", "hunter2")
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("project: sobolev-training", "project: ${oc.env:SECRET}"))
+    (secret := tmp_path / "id_rsa").write_text("hunter2")
+    (folder / "key.png").symlink_to(secret)
+    monkeypatch.syspath_prepend(str(server))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    wandb_sync.main(["--runs", config.runs_dir])
+    sys.modules.pop("wandb")
+    said = (server / "notes").read_text() + (server / "asked").read_text()
+    assert "surface.npz" in said
+    assert "${oc.env:SECRET}" in said
+    assert "hunter2" not in said
+    assert "key.png" not in said
 
 
 def test_sending_says_in_one_line_what_could_not_be_sent(make_config, monkeypatch, capsys):
