@@ -37,7 +37,7 @@ def prepare_process(compute: ComputeConfig) -> torch.device:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     prepare_cpu(compute.threads or max(1, cores // processes))
     # By default cuDNN rounds the factors of a float32 convolution to TF32, and gradients would be off by 2%.
-    torch.backends.fp32_precision = "ieee"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if compute.device == "auto" else compute.device)

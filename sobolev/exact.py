@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -112,6 +112,16 @@ def _under(context: Callable[[], AbstractContextManager[Any]], function: Callabl
     return computed
 
 
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """`torch.backends.cudnn.flags(enabled=False)`, which fails where a program set the precision of its convolutions."""
+    before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
 ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
@@ -128,7 +138,7 @@ FORMULAS: Formulas = WRONG | {
     F.hardsigmoid: hardsigmoid,
     torch.cdist: cdist,
     **{function: _under(partial(sdpa_kernel, SDPBackend.MATH), function) for function in ATTENTION},
-    **{function: _under(partial(torch.backends.cudnn.flags, enabled=False), function) for function in RECURRENT},
+    **{function: _under(_without_cudnn, function) for function in RECURRENT},
 }
 
 

@@ -315,11 +315,11 @@ def test_killed_by_sigkill_and_typed_again(tmp_path):
 
 
 def test_float32_is_float32_on_a_gpu_too(make_config, monkeypatch):
-    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
-    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    for backend in backends:
+        monkeypatch.setattr(backend, "allow_tf32", True)
     with open_run(make_config()):
-        for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
-            assert operation.fp32_precision == "ieee"
+        assert not any(backend.allow_tf32 for backend in backends)
 
 
 def test_threads_that_wait_sleep_unless_one_says_otherwise():
