@@ -314,10 +314,10 @@ def test_killed_by_sigkill_and_typed_again(tmp_path):
     assert whole.read_bytes() == parts.read_bytes()
 
 
-def test_float32_is_float32_on_a_gpu_too(make_config, monkeypatch):
+def test_float32_is_float32_on_a_gpu_too(make_config):
     backends = torch.backends.cudnn, torch.backends.cuda.matmul
     for backend in backends:
-        monkeypatch.setattr(backend, "allow_tf32", True)
+        backend.allow_tf32 = True
     with open_run(make_config()):
         assert not any(backend.allow_tf32 for backend in backends)
 
