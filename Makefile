@@ -110,7 +110,7 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
 	$(BIN)/python -m scripts.faults
 
-test: setup ## the tests (under 6 minutes on 2 cores, no GPU, no network)
+test: setup ## the tests (7 minutes on 2 cores, no GPU, no network)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup ## ruff: style and format

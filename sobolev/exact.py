@@ -114,7 +114,7 @@ def _under(context: Callable[[], AbstractContextManager[Any]], function: Callabl
 
 @contextmanager
 def _without_cudnn() -> Iterator[None]:
-    """As `torch.backends.cudnn.flags(enabled=False)`, which fails where a program chose the precision of convolutions."""
+    """As `torch.backends.cudnn.flags(enabled=False)`, which fails where a program chose cuDNN's precision anew."""
     before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
     try:
         yield
