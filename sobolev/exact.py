@@ -168,34 +168,20 @@ def _computed_again() -> bool:
 
 # How many derivatives PyTorch knows of what is left of such operations in a graph, by the beginning of a node's name,
 # and what to do about it. None: all, unless it normalises by statistics of its own input.
+FROM_PYTHON = "call torch.nn.functional.{} from Python, not from a scripted module or inside a checkpoint"
 KNOWN = {
-    "NativeLayerNormBackward": (
-        2,
-        "call torch.nn.functional.layer_norm from Python, not from a scripted module or inside a checkpoint",
-    ),
-    "NativeBatchNormBackward": (
-        None,
-        "call torch.nn.functional.instance_norm from Python, not from a scripted module or inside a checkpoint",
-    ),
-    "CudnnBatchNormBackward": (
-        None,
-        "call torch.nn.functional.instance_norm from Python, not from a scripted module or inside a checkpoint",
-    ),
-    "MiopenBatchNormBackward": (
-        None,
-        "call torch.nn.functional.instance_norm from Python, not from a scripted module or inside a checkpoint",
-    ),
+    "NativeLayerNormBackward": (2, FROM_PYTHON.format("layer_norm")),
+    **{
+        f"{library}BatchNormBackward": (None, FROM_PYTHON.format("instance_norm"))
+        for library in ("Native", "Cudnn", "Miopen")
+    },
     "ScaledDotProduct": (1, "compute attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"),
     "CdistBackward": (1, "call torch.cdist from Python, not from a scripted module or inside a checkpoint"),
-    "HardsigmoidBackward": (
-        1,
-        "call torch.nn.functional.hardsigmoid from Python, not from a scripted module or inside a checkpoint",
-    ),
+    "HardsigmoidBackward": (1, FROM_PYTHON.format("hardsigmoid")),
     "CudnnRnnBackward": (1, "compute it under torch.backends.cudnn.flags(enabled=False)"),
     "torch::jit::": (2, "a scripted module hides what it computes: pass the module that was scripted"),
     "CompiledFunctionBackward": (1, "torch.compile has no double backward: pass the module that was compiled"),
 }
-
 
 Node = Any  # torch.autograd.graph.Node, and PyTorch's own classes that are none
 
@@ -218,7 +204,7 @@ def _limited(node: str) -> str | None:
     return next((name for name in KNOWN if node.startswith(name)), None)
 
 
-def nodes(y: Tensor, x: Tensor | None = None) -> Iterator[Any]:
+def nodes(y: Tensor, x: Tensor | None = None) -> Iterator[Node]:
     """Every node of the graph that y was computed by, but for those that x was."""
     seen, waiting = {None if x is None else x.grad_fn}, [y.grad_fn]
     while waiting:
