@@ -75,10 +75,13 @@ from sobolev.files import locked
 with locked(pathlib.Path({str(tmp_path / ".lock")!r})):
     if os.fork():
         os.kill(os.getpid(), signal.SIGKILL)
+    print("forked", flush=True)
     time.sleep(60)
 """
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, process_group=0)
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, process_group=0, stdout=subprocess.PIPE)
     assert process.wait() < 0
+    with process.stdout:
+        process.stdout.readline()  # until then the child may not have let go yet
     try:
         with locked(tmp_path / ".lock", wait=False):
             pass
