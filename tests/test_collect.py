@@ -9,8 +9,8 @@ import sys
 import pytest
 import yaml
 
-from scripts.collect import collect, domain, gaps, main
-from scripts.reading import read_csv
+from experiments.evidence.collect import collect, domain, gaps, main
+from experiments.evidence.reading import read_csv
 from tests.conftest import CONFIGS, composed
 from tests.test_scripts import make_surface, write_surface
 

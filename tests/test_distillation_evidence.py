@@ -8,9 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from scripts import distillation_figures
-from scripts.claims import Evidence
-from scripts.claims.distillation import (
+from experiments.distillation import figures as distillation_figures
+from experiments.distillation.claims import (
     DISTILLATION,
     GAMES,
     SIZES,
@@ -20,12 +19,13 @@ from scripts.claims.distillation import (
     shortcut,
     uniform_share,
 )
-from scripts.collect import as_csv
-from scripts.distillation_figures import cosine, read_saliencies
-from scripts.reading import EvidenceError, read_csv
-from scripts.report import report
-from scripts.rows import DTYPE, final, read_rows, select
-from scripts.schemas import RUNS
+from experiments.distillation.figures import cosine, read_saliencies
+from experiments.evidence.collect import as_csv
+from experiments.evidence.reading import EvidenceError, read_csv
+from experiments.evidence.report import report
+from experiments.evidence.rows import DTYPE, final, read_rows, select
+from experiments.evidence.schemas import RUNS
+from experiments.evidence.verdicts import Evidence
 from tests.conftest import CONFIGS
 from tests.test_scripts import write_rows
 

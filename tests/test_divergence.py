@@ -7,9 +7,9 @@ from collections import defaultdict
 import pytest
 import torch
 
-from experiments.divergence import IN_THE_END, ON_THE_WAY, check_convergence
-from experiments.errors import BadInput
-from experiments.run import execute, folder_of, is_complete
+from experiments.runner.divergence import IN_THE_END, ON_THE_WAY, check_convergence
+from experiments.runner.errors import BadInput
+from experiments.runner.run import execute, folder_of, is_complete
 from sobolev.functions import BENCHMARKS
 from sobolev.seeding import generator
 from tests.conftest import ROOT

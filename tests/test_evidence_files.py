@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import report, results
-from scripts.collect import Results, as_csv, collect, main
-from scripts.reading import SUMS, EvidenceError, read_csv, read_json, read_sums
-from scripts.rows import read_rows, read_surfaces
-from scripts.schemas import ROWS, Settings
+from experiments.evidence import report, results
+from experiments.evidence.collect import Results, as_csv, collect, main
+from experiments.evidence.reading import SUMS, EvidenceError, read_csv, read_json, read_sums
+from experiments.evidence.rows import read_rows, read_surfaces
+from experiments.evidence.schemas import ROWS, Settings
 from tests.conftest import CONFIGS
 from tests.test_collect import HEADER, MANIFEST, make_run, values
 from tests.test_scripts import make_surface, write_surface

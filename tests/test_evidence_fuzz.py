@@ -13,12 +13,12 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scripts import export_teachers
-from scripts.collect import Results, collect
-from scripts.distillation_figures import read_steps_before
-from scripts.reading import SUMS, EvidenceError, read_arrays, read_csv, read_json, read_yaml
-from scripts.rows import read_rows, read_surfaces
-from scripts.schemas import (
+from experiments.distillation import export_teachers
+from experiments.distillation.figures import read_steps_before
+from experiments.evidence.collect import Results, collect
+from experiments.evidence.reading import SUMS, EvidenceError, read_arrays, read_csv, read_json, read_yaml
+from experiments.evidence.rows import read_rows, read_surfaces
+from experiments.evidence.schemas import (
     MEASURED,
     RUNS,
     SALIENCY,

@@ -9,10 +9,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import config as types
-from experiments import precision
-from experiments.identity import folder_of, run_id
-from experiments.run import execute
+from experiments.runner import precision
+from experiments.runner import settings as types
+from experiments.runner.identity import folder_of, run_id
+from experiments.runner.run import execute
 from tests.conftest import CONFIGS
 
 ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")

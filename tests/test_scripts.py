@@ -16,19 +16,9 @@ import pytest
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from scripts import figures, report, tables
-from scripts.claims import Evidence, above, at_least, every, negation, regression
-from scripts.claims.regression import (
-    claims,
-    descent,
-    dominated,
-    gradient_terms,
-    log_ratios,
-    longer_training,
-    outcome,
-)
-from scripts.reading import EvidenceError
-from scripts.rows import (
+from experiments.evidence import report, tables
+from experiments.evidence.reading import EvidenceError
+from experiments.evidence.rows import (
     DTYPE,
     TASKS,
     Interval,
@@ -41,6 +31,17 @@ from scripts.rows import (
     read_rows,
     read_surfaces,
     select,
+)
+from experiments.evidence.verdicts import Evidence, above, at_least, every, negation, regression
+from experiments.regression import figures
+from experiments.regression.claims import (
+    claims,
+    descent,
+    dominated,
+    gradient_terms,
+    log_ratios,
+    longer_training,
+    outcome,
 )
 from tests.conftest import ROOT
 
@@ -720,8 +721,10 @@ def test_surfaces_of_derivatives_alone_are_not_drawn() -> None:
 
 
 def test_drawing_imports_nothing_that_trains() -> None:
-    heavy = "{'torch', 'sobolev.networks', 'experiments.run'}"
-    program = f"import sys, scripts.figures, scripts.report; print({heavy} & {{*sys.modules}})"
+    heavy = "{'torch', 'sobolev.networks', 'experiments.runner.run'}"
+    program = (
+        f"import sys, experiments.regression.figures, experiments.evidence.report; print({heavy} & {{*sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -11,9 +11,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from scripts import report, synthetic_figures, tables
-from scripts.claims import Evidence
-from scripts.claims.synthetic_gradients import (
+from experiments.evidence import report, tables
+from experiments.evidence.rows import DTYPE, Estimate, mean_estimate, select
+from experiments.evidence.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, where
+from experiments.evidence.verdicts import Evidence
+from experiments.synthetic_gradients import figures as synthetic_figures
+from experiments.synthetic_gradients.claims import (
     CIFAR,
     CIFAR_60,
     CIFAR_REDUCED,
@@ -31,9 +34,7 @@ from scripts.claims.synthetic_gradients import (
     ratio_of_deviations,
     unpaired_difference,
 )
-from scripts.rows import DTYPE, Estimate, mean_estimate, select
-from scripts.synthetic_figures import FIGURES, LOOKS, draw
-from scripts.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, where
+from experiments.synthetic_gradients.figures import FIGURES, LOOKS, draw
 from tests.test_scripts import texts, write_rows
 
 STEPS = (0, 100, 300, 1000)

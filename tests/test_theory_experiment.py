@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import theory
-from experiments.errors import BadInput
-from experiments.identity import run_id
-from experiments.run import execute
-from scripts import collect, theory_figures
-from scripts.claims import Evidence
-from scripts.claims import theory as claims
-from scripts.rows import DTYPE, read_rows, select
+from experiments.evidence import collect
+from experiments.evidence.rows import DTYPE, read_rows, select
+from experiments.evidence.verdicts import Evidence
+from experiments.evidence.verdicts import theory as claims
+from experiments.runner.errors import BadInput
+from experiments.runner.identity import run_id
+from experiments.runner.run import execute
+from experiments.theory import figures as theory_figures
+from experiments.theory import train as theory
 from sobolev.seeding import generator
 from tests.conftest import composed
 
