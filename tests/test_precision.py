@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from experiments.registry import settings_types
 from experiments.runner import precision
 from experiments.runner import settings as types
 from experiments.runner.identity import folder_of, run_id
@@ -103,4 +104,6 @@ def settings_of_precision(config: type, prefix: str = "") -> Iterator[str]:
 
 
 def test_a_sweep_passes_on_whatever_may_be_auto():
-    assert {key for config in types.TYPES.values() for key in settings_of_precision(config)} == set(precision.CHOICES)
+    assert {key for config in settings_types().values() for key in settings_of_precision(config)} == set(
+        precision.CHOICES
+    )

@@ -32,7 +32,8 @@ from experiments.evidence.rows import (
     read_surfaces,
     select,
 )
-from experiments.evidence.verdicts import Evidence, above, at_least, every, negation, regression
+from experiments.evidence.verdicts import Evidence, above, at_least, every, negation
+from experiments.regression import claims as regression
 from experiments.regression import figures
 from experiments.regression.claims import (
     claims,

@@ -488,8 +488,9 @@ SECOND_ORDER = Domain(
 DESCENT = Domain(
     title="Whether descent on the Sobolev loss makes it smaller",
     introduction="The gradient of a ReLU network is constant between its kinks. Moving a kink changes the expected "
-    "loss of gradients, but at no single sample, so backpropagation does not see that part (`experiments/regression/descent.py` "
-    "has the shortest example), and a step along what it sees may raise the loss. Here networks that were trained on "
+    "loss of gradients, but at no single sample, so backpropagation does not see that part "
+    "(`experiments/regression/descent.py` has the shortest example), and a step along what it sees may raise the loss. "
+    "Here networks that were trained on "
     "values alone go on with values and gradients, weights 1:1, at a tenth of the learning rate, which falls to 0: "
     "with ReLU and, all else equal, with softplus, whose gradient lacks nothing. The paper has no such experiment, so "
     "there is no claim to judge. It was written after the other results, and after a look at Bukin from 100 points "

@@ -4,8 +4,8 @@ Hydra calls what a config names as callback, log handler, sweeper or launcher, s
 a launcher writes some of its settings into a script. All of these come out of one place, the loader that composes
 configs. Ours composes as Hydra's does and then judges what came out, before anything is called: of Hydra's settings
 whatever `configs/` alone would not have composed is refused by its key, but for the short list below; all others have
-to be those that `experiments/runner/settings.py` declares. No text is searched for what is forbidden, so it does not matter
-how a value got to where it is.
+to be those that the experiment's type declares. No text is searched for what is forbidden, so it does not matter how a
+value got to where it is.
 
 An interpolation names another key. OmegaConf's and Hydra's resolvers, which read the environment and make values out
 of strings, are gone before anything is composed. Weights and checkpoints are loaded by readers that cannot run code
