@@ -38,7 +38,7 @@ def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"
 
 
 def values(results):
-    path = results / "rows.csv"
+    path = results / "rows.csv.gz"
     rows = read_csv(path) if path.exists() else []
     return {(row["method"], row["seed"]): (row["value"], row["scale"]) for row in rows}
 

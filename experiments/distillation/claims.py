@@ -12,8 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 
-from experiments.evidence.rows import Interval, final, levels, log_ratio, median_interval, select
+from experiments.evidence.rows import (
+    BySeed,
+    Interval,
+    final,
+    finals,
+    groups,
+    levels,
+    log_ratio,
+    median_interval,
+    select,
+)
 from experiments.evidence.tables import format_factor, format_interval, format_number, markdown
 from experiments.evidence.verdicts import Claim, Domain, Evidence, Finding, above, at_least, every, find, negation
 
@@ -36,35 +47,34 @@ NO_RATIO = "no ratio (in every seed a method's error is 0)"
 Cell = tuple[str, int]
 
 
-def log_ratios(rows: np.ndarray, metric: str) -> dict[Cell, Interval]:
+def log_ratios(rows: pd.DataFrame, metric: str) -> dict[Cell, Interval]:
     """L of every game and size for which both methods were run; seeds where a metric is 0 are left out.
 
     Where that leaves none, the interval is of 0 seeds: the cell was run, but has no ratio.
     """
-    rows = select(rows, split="test", metric=metric)
+    errors = finals(select(rows, split="test", metric=metric), "task", "n_train", "method")
     ratios = {}
-    for game in levels(rows, "task"):
-        for n_train in levels(rows, "n_train"):
-            value, sobolev = (final(rows, task=game, method=m, n_train=n_train) for m in ("value", "sobolev"))
-            if value.keys() & sobolev.keys():
-                ratios[game, n_train] = log_ratio(positive(value), positive(sobolev))
+    for cell in dict.fromkeys(key[:2] for key in errors):
+        value, sobolev = (errors.get((*cell, method), {}) for method in ("value", "sobolev"))
+        if value.keys() & sobolev.keys():
+            ratios[cell] = log_ratio(positive(value), positive(sobolev))
     return ratios
 
 
-def positive(by_seed: dict[int, float]) -> dict[int, float]:
+def positive(by_seed: BySeed) -> BySeed:
     return {seed: value for seed, value in by_seed.items() if value > 0}
 
 
-def sizes_run(rows: np.ndarray, games: Iterable[str]) -> list[int]:
+def sizes_run(rows: pd.DataFrame, games: Iterable[str]) -> list[int]:
     """The training sizes at which both methods were run in each of the games."""
     have = log_ratios(rows, "kl")
     return [n_train for n_train in SIZES if all((game, n_train) in have for game in games)]
 
 
-def by_seed(rows: np.ndarray, game: str, sizes: Iterable[int]) -> dict[int, float]:
+def by_seed(rows: pd.DataFrame, game: str, sizes: Iterable[int]) -> BySeed:
     """For each seed with both methods at every size, none of them 0: L of the KL divergence, averaged over sizes."""
-    rows = select(rows, split="test", metric="kl", task=game)
-    value, sobolev = ([positive(final(rows, method=m, n_train=n)) for n in sizes] for m in ("value", "sobolev"))
+    kl = finals(select(rows, split="test", metric="kl", task=game), "method", "n_train")
+    value, sobolev = ([positive(kl.get((m, n), {})) for n in sizes] for m in ("value", "sobolev"))
     seeds = set.intersection(*(set(cell) for cell in value + sobolev))
     return {
         seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
@@ -72,27 +82,26 @@ def by_seed(rows: np.ndarray, game: str, sizes: Iterable[int]) -> dict[int, floa
     }
 
 
-def overfitting(rows: np.ndarray, **cell: object) -> dict[int, float]:
+def overfitting(rows: pd.DataFrame, **cell: object) -> BySeed:
     """Final test KL over the least test KL of the run, by seed, of the students that have learned anything."""
-    rows = select(rows, split="test", metric="kl", **cell)
-    curves = {seed: np.sort(rows[rows["seed"] == seed], order="step")["value"] for seed in final(rows)}
+    rows = select(rows, split="test", metric="kl", **cell).sort_values("step", kind="stable")
+    curves = {seed: select(rows, seed=seed)["value"].to_numpy() for seed in final(rows)}
     return {seed: kl[-1] / kl.min() for seed, kl in curves.items() if kl[-1] <= FAILED * kl[0]}
 
 
-def failed(rows: np.ndarray) -> str:
+def failed(rows: pd.DataFrame) -> str:
     """How many students learned nothing, by method, in words; empty if all learned."""
     counts = []
     for method in ("value", "sobolev"):
-        cells = {(game, n) for game in PAPER_GAMES for n in SIZES}
-        cells = [{"task": game, "n_train": n, "method": method} for game, n in cells]
-        students = sum(len(final(rows, split="test", metric="kl", **cell)) for cell in cells)
-        counts.append((method, students - sum(len(overfitting(rows, **cell)) for cell in cells), students))
+        judged = [{"task": game, "n_train": n, "method": method} for game in PAPER_GAMES for n in SIZES]
+        students = sum(len(final(rows, split="test", metric="kl", **cell)) for cell in judged)
+        counts.append((method, students - sum(len(overfitting(rows, **cell)) for cell in judged), students))
     words = [f"{lost} of {students} students with method {method}" for method, lost, students in counts]
     lost = any(lost for _, lost, _ in counts)
     return f". Left out, because they learned nothing: {' and '.join(words)}" if lost else ""
 
 
-def missing_cells(rows: np.ndarray, games: Iterable[str]) -> str:
+def missing_cells(rows: pd.DataFrame, games: Iterable[str]) -> str:
     """Which cells were not run, in words; empty if there are sizes enough at which all games were."""
     if len(sizes_run(rows, games)) >= FEWEST:
         return ""
@@ -111,10 +120,10 @@ def closer_to_the_teacher(evidence: Evidence) -> Finding:
         f"{METRICS[metric]}: "
         + ", ".join(
             f"{GAMES.get(game, game)} at {n_train:,} {format_factor(ratio) if ratio.n else NO_RATIO}"
-            for (game, n_train), ratio in cells.items()
+            for (game, n_train), ratio in of_metric.items()
         )
-        for metric, cells in ratios.items()
-        if cells
+        for metric, of_metric in ratios.items()
+        if of_metric
     ]
     return find(
         evidence,
@@ -154,7 +163,7 @@ def most_with_little_data(evidence: Evidence) -> Finding:
 def overfits_little(evidence: Evidence) -> Finding:
     """D2."""
     evidence = evidence.of(EXPERIMENT)
-    found: dict[Cell, dict[str, dict[int, float]]] = {}
+    found: dict[Cell, dict[str, BySeed]] = {}
     for game in PAPER_GAMES:
         for n_train in SIZES:
             both = {m: overfitting(evidence.rows, task=game, n_train=n_train, method=m) for m in ("value", "sobolev")}
@@ -205,10 +214,11 @@ def small_gap_in_pong(evidence: Evidence) -> Finding:
     )
 
 
-def uniform_share(rows: np.ndarray) -> dict[str, float]:
+def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
     """Share of held-out states where the teacher's entropy is above 0.9 of the greatest, by game."""
     rows = select(rows, split="teacher", metric="nearly_uniform")
-    return {game: float(np.median(of_game["value"])) for game in PAPER_GAMES if len(of_game := select(rows, task=game))}
+    medians = {game: float(np.median(of_game["value"])) for (game,), of_game in groups(rows, "task")}
+    return {game: medians[game] for game in PAPER_GAMES if game in medians}
 
 
 def tables(evidence: Evidence) -> str:
@@ -217,25 +227,21 @@ def tables(evidence: Evidence) -> str:
     if not len(rows):
         return ""
     lines = []
-    for game in levels(rows, "task"):
-        for n_train in levels(select(rows, task=game), "n_train"):
-            for method in levels(select(rows, task=game, n_train=n_train), "method"):
-                cell = select(rows, task=game, n_train=n_train, method=method)
-                entries = [
-                    format_interval(median_interval(values))
-                    if (values := final(cell, split=s, metric=m).values())
-                    else "-"
-                    for s, m in (
-                        ("test", "kl"),
-                        ("train", "kl"),
-                        ("test", "action_error"),
-                        ("test", "gradient_error"),
-                        ("play", "score"),
-                        ("play", "kl"),
-                    )
-                ]
-                seeds = len(set(cell["seed"].tolist()))
-                lines.append([GAMES.get(game, game), f"{n_train:,}", method, *entries, str(seeds), cell["scale"][0]])
+    for (game, n_train, method), cell in groups(rows, "task", "n_train", "method"):
+        ends = finals(cell, "split", "metric")
+        entries = [
+            format_interval(median_interval(ends[measured].values())) if measured in ends else "-"
+            for measured in (
+                ("test", "kl"),
+                ("train", "kl"),
+                ("test", "action_error"),
+                ("test", "gradient_error"),
+                ("play", "score"),
+                ("play", "kl"),
+            )
+        ]
+        seeds, scale = cell["seed"].nunique(), cell["scale"].iloc[0]
+        lines.append([GAMES.get(game, game), f"{n_train:,}", method, *entries, str(seeds), scale])
     facts = [
         f"{GAMES.get(game, game)}: entropy {format_number(fact['entropy'])}, nearly uniform on "
         f"{fact['nearly_uniform']:.0%} of the states, mean gradient norm {format_number(fact['gradient_norm'])}"
@@ -255,15 +261,15 @@ def tables(evidence: Evidence) -> str:
 def shortcut(evidence: Evidence) -> str:
     """Sobolev students trained in bfloat16 beside the same in float32: where each seed ends."""
     rows = select(evidence.rows, split="test", metric="kl", method="sobolev")
-    cells = {name: select(rows, experiment=name) for name in (EXPERIMENT, IN_FLOAT32)}
+    kl = finals(rows, "experiment", "task", "n_train")
     lines = []
-    for game, n_train in sorted(set(cells[IN_FLOAT32][["task", "n_train"]].tolist())):
-        bfloat16, float32 = (final(cell, task=game, n_train=n_train) for cell in cells.values())
+    for game, n_train in sorted(key[1:] for key in kl if key[0] == IN_FLOAT32):
+        bfloat16, float32 = (kl.get((name, game, n_train), {}) for name in (EXPERIMENT, IN_FLOAT32))
         if not (seeds := sorted(bfloat16.keys() & float32.keys())):
             continue
         apart = max(abs(float32[seed] - bfloat16[seed]) for seed in seeds)
         spread = max(bfloat16[seed] for seed in seeds) - min(bfloat16[seed] for seed in seeds)
-        ends = (", ".join(format_number(kl[seed]) for seed in seeds) for kl in (bfloat16, float32))
+        ends = (", ".join(format_number(of_seed[seed]) for seed in seeds) for of_seed in (bfloat16, float32))
         entries = (*ends, format_number(apart), format_number(spread), "yes" if apart < spread else "no")
         lines.append([GAMES.get(game, game), f"{n_train:,}", *entries])
     if not lines:
@@ -281,7 +287,7 @@ def longer(evidence: Evidence) -> str:
     """Cells that were trained for more updates too: both lengths, one beneath the other."""
     measured = (("test", "kl"), ("train", "kl"), ("test", "action_error"), ("play", "score"))
     lines = []
-    for game, n_train in sorted(set(evidence.of(LONGER).rows[["task", "n_train"]].tolist())):
+    for game, n_train in sorted(key for key, _ in groups(evidence.of(LONGER).rows, "task", "n_train")):
         for experiment in (EXPERIMENT, LONGER):
             cell = select(evidence.rows, experiment=experiment, task=game, n_train=n_train)
             kl = select(cell, split="test", metric="kl")
@@ -306,7 +312,7 @@ def longer(evidence: Evidence) -> str:
     )
 
 
-def teacher_facts(rows: np.ndarray) -> dict[str, dict[str, float]]:
+def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     """{game: {fact: median over runs}} of what runs note of their teachers."""
     rows = select(rows, split="teacher")
     return {

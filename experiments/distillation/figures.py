@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.distillation.claims import EXPERIMENT, GAMES
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError, expected, read_arrays, read_csv, read_json
+from experiments.evidence.reading import EvidenceError, expected, read_arrays, read_csv, read_json, rows_path
 from experiments.evidence.rows import (
-    DTYPE,
     METHODS,
     MIN_SEEDS,
+    as_rows,
     curve,
-    final,
+    finals,
+    groups,
     levels,
     median_interval,
     read_rows,
@@ -70,7 +72,7 @@ class Saliency:
 Saliencies = dict[tuple[str, str, int], Saliency]  # (game, method, n_train)
 
 
-def figure_4(rows: np.ndarray) -> Figure:
+def figure_4(rows: pd.DataFrame) -> Figure:
     """Figure 4: action-prediction error and KL(student || teacher) over training, a column a training size.
 
     Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states.
@@ -81,9 +83,10 @@ def figure_4(rows: np.ndarray) -> Figure:
     grid = figure.subplots(len(panels), len(sizes), sharex=True, sharey="row", squeeze=False)
     for (game, metric), line in zip(panels, grid, strict=True):
         for n_train, axes in zip(sizes, line, strict=True):
+            of_panel = select(rows, task=game, n_train=n_train, metric=metric)
             for method in methods:
                 for split, dashes, alpha in (("test", "-", 0.18), ("train", (0, (3, 1.5)), 0.0)):
-                    cell = select(rows, task=game, n_train=n_train, method=method, split=split, metric=metric)
+                    cell = select(of_panel, method=method, split=split)
                     steps, values_TS = curve(cell[cell["step"] > 0])
                     if not values_TS.size:
                         continue
@@ -107,17 +110,18 @@ def figure_4(rows: np.ndarray) -> Figure:
     return figure
 
 
-def final_values(rows: np.ndarray) -> Figure:
+def final_values(rows: pd.DataFrame) -> Figure:
     """The end of training against the training size, a row a game: on test episodes, and where the student plays."""
     games, sizes, methods = _games(rows), levels(rows, "n_train"), _methods(rows)
-    columns = {key: title for key, title in ACROSS.items() if len(select(rows, split=key[0], metric=key[1]))}
+    ends = finals(rows, "task", "method", "n_train", "split", "metric")
+    columns = {key: title for key, title in ACROSS.items() if any(cell[3:] == key for cell in ends)}
     figure = Figure(figsize=(7, 0.9 + 1.45 * len(games)))
     grid = figure.subplots(len(games), len(columns), sharex=True, squeeze=False)
     for game, line in zip(games, grid, strict=True):
         for (split, metric), axes in zip(columns, line, strict=True):
             for k, method in enumerate(methods):
-                cells = {n: final(rows, task=game, method=method, n_train=n, split=split, metric=metric) for n in sizes}
-                intervals = {n: median_interval(cell.values()) for n, cell in cells.items() if cell}
+                by_size = {n: ends.get((game, method, n, split, metric), {}) for n in sizes}
+                intervals = {n: median_interval(cell.values()) for n, cell in by_size.items() if cell}
                 x = np.array(list(intervals)) * 1.06 ** (k - (len(methods) - 1) / 2)
                 axes.plot(x, [i.median for i in intervals.values()], linewidth=0.8, **LOOKS[method])
                 for at, interval in zip(x, intervals.values(), strict=True):
@@ -131,7 +135,7 @@ def final_values(rows: np.ndarray) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("training states")
     figure.legend(handles=[_handle(m) for m in methods], loc="outside lower center", ncols=len(methods))
-    enough = len(set(rows["seed"].tolist())) >= MIN_SEEDS
+    enough = rows["seed"].nunique() >= MIN_SEEDS
     _title(figure, "The end of training", rows, "median, 95% interval" if enough else "median and range: few seeds")
     return figure
 
@@ -181,13 +185,13 @@ def _heat(axes, gradient_HW: np.ndarray) -> None:
     axes.imshow(gradient_HW, cmap="RdBu_r", vmin=-reach, vmax=reach)
 
 
-def _games(rows: np.ndarray) -> list[str]:
+def _games(rows: pd.DataFrame) -> list[str]:
     """The games of the rows: the paper's in its order, then others."""
     found = levels(rows, "task")
     return [game for game in GAMES if game in found] + [game for game in found if game not in GAMES]
 
 
-def _methods(rows: np.ndarray) -> list[str]:
+def _methods(rows: pd.DataFrame) -> list[str]:
     return [method for method in levels(rows, "method") if method in LOOKS]
 
 
@@ -205,8 +209,8 @@ def _handle(method: str, marker: bool = True) -> Line2D:
     return Line2D([], [], label=METHODS[method], **look)
 
 
-def _title(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
-    seeds = len(set(rows["seed"].tolist()))
+def _title(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
+    seeds = rows["seed"].nunique()
     drawing.title(figure, title, f"{seeds} seed{'s' * (seeds > 1)}: {spread}", scale_of(rows))
 
 
@@ -230,7 +234,7 @@ def read_saliencies(folder: Path) -> Saliencies:
     return found
 
 
-def teachers(rows: np.ndarray, steps_before: dict[str, int]) -> Figure:
+def teachers(rows: pd.DataFrame, steps_before: dict[str, int]) -> Figure:
     """How the teachers learned: scores of the games that ended in each stretch of training, actions drawn from the
     policy; mean and one standard deviation over games. A cross is the final teacher, over whole games. A line is one
     run: an algorithm, a number of steps and a seed; it begins where the training that it goes on from ended."""
@@ -238,15 +242,15 @@ def teachers(rows: np.ndarray, steps_before: dict[str, int]) -> Figure:
     figure = Figure(figsize=(1 + 2 * max(2, len(games)), 2.2))
     for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat, strict=True):
         of_game = select(rows, task=game)
-        runs = sorted(set(of_game[["method", "n_train", "seed"]].tolist()))
-        for k, (method, n_train, seed) in enumerate(runs):
-            of_run, look = select(of_game, method=method, n_train=n_train, seed=seed), {"color": f"C{k}"}
+        runs = groups(of_game, "method", "n_train", "seed")
+        for k, ((method, n_train, seed), of_run) in enumerate(runs):
+            look = {"color": f"C{k}"}
             run = f"{game}-{method}-n{n_train}-seed{seed}-"
             before = next((steps for run_id, steps in steps_before.items() if run_id.startswith(run)), 0)
             steps, mean, std = _scores(of_run, "train")
             steps = steps + before
             axes.fill_between(steps / 1e6, mean - std, mean + std, alpha=0.18, **look)
-            several = len({run[2] for run in runs}) > 1
+            several = of_game["seed"].nunique() > 1
             label = f"{method.replace('_', ' ')}, {n_train / 1e6:g}M{f', seed {seed}' if several else ''}"
             axes.plot(steps / 1e6, mean, label=label, **look)
             steps, mean, std = _scores(of_run, "test")
@@ -260,10 +264,10 @@ def teachers(rows: np.ndarray, steps_before: dict[str, int]) -> Figure:
     return figure
 
 
-def _scores(rows: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scores(rows: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps, mean scores and their standard deviations over games, of one run's rows."""
     mean, std = (select(rows, split=split, metric=metric) for metric in ("score", "score_std"))
-    return mean["step"], mean["value"], std["value"]
+    return mean["step"].to_numpy(), mean["value"].to_numpy(), std["value"].to_numpy()
 
 
 def read_steps_before(folder: Path) -> dict[str, int]:
@@ -290,9 +294,9 @@ NAMES = ("figure_4", "final_values", "saliency", "teachers")
 
 def draw(
     names: list[str],
-    rows: np.ndarray,
+    rows: pd.DataFrame,
     saliencies: Saliencies,
-    of_teachers: np.ndarray,
+    of_teachers: pd.DataFrame,
     steps_before: dict[str, int],
 ) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and gradients allow: (name, file name, figure), one at a time."""
@@ -311,9 +315,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
     options = drawing.parse("distillation_figures", NAMES, "distillation", arguments)
     names, folder = options.names or NAMES, options.results / "distillation"
-    files = folder / "rows.csv", options.results / "teachers" / "rows.csv"
     try:
-        rows, of_teachers = (read_rows(file) if expected(file) else np.empty(0, DTYPE) for file in files)
+        files = rows_path(folder), rows_path(options.results / "teachers")
+        rows, of_teachers = (read_rows(file) if expected(file) else as_rows([]) for file in files)
         rows = select(rows, experiment=EXPERIMENT)
         saliencies = read_saliencies(folder / "saliency")
         steps_before = read_steps_before(options.results / "teachers")

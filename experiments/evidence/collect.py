@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import io
 import itertools
 import json
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evidence.candidates import Candidate, by_question, candidates_of, cell
-from experiments.evidence.reading import EvidenceError, Rows, expected, read_csv, read_json
+from experiments.evidence.reading import ROWS_FILE, EvidenceError, Rows, expected, read_csv, read_json, rows_path
 from experiments.evidence.results import DECIDED, alone, replace_together
 from experiments.evidence.runs import left_out
 from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
@@ -77,7 +78,7 @@ def domain(experiment: str) -> str:
 
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:
-    """Merge complete runs of one domain into `folder`: rows.csv, runs.csv, settings.json, surfaces/ and saliency/.
+    """Merge complete runs of one domain into `folder`: rows.csv.gz, runs.csv, settings.json, surfaces/ and saliency/.
 
     False where a file was at fault: a run's, which is left out, or one of the results, which then stay as they are.
     """
@@ -114,7 +115,7 @@ def merge(candidates: list[Candidate], folder: Path, replace: bool) -> Rows:
     }
     noted = [manifests[key] for key in sorted(manifests)]
     files = {
-        "rows.csv": as_csv(ROWS, (row for key in sorted(rows, key=order) for row in rows[key])),
+        ROWS_FILE: compressed(as_csv(ROWS, (row for key in sorted(rows, key=order) for row in rows[key]))),
         "settings.json": as_settings({key[:-1]: settings_of.get(key[:-1]) for key in rows}),
         "runs.csv": as_csv(RUNS, noted),
     }
@@ -138,15 +139,15 @@ class Results:
             EvidenceError: a file is damaged, cut or gone.
         """
 
-        def read(reader: Callable[[Path, Any], Any], name: str, schema: Any) -> Any:
-            return reader(folder / name, schema) if expected(folder / name) else {}
+        def read(reader: Callable[[Path, Any], Any], path: Path, schema: Any) -> Any:
+            return reader(path, schema) if expected(path) else {}
 
-        rows = by_question(read(read_csv, "rows.csv", ROWS))
-        runs = read(read_csv, "runs.csv", RUNS)
-        settings = read(read_json, "settings.json", Settings)
+        rows = by_question(read(read_csv, rows_path(folder), ROWS))
+        runs = read(read_csv, folder / "runs.csv", RUNS)
+        settings = read(read_json, folder / "settings.json", Settings)
         for run in runs:
             if not any((*cell(run), seed) in rows for seed in run["seeds"].split()):
-                raise EvidenceError(f"{folder / 'rows.csv'} has no rows of {run['run_id']}, which runs.csv names")
+                raise EvidenceError(f"{rows_path(folder)} has no rows of {run['run_id']}, which runs.csv names")
         manifests = {(*cell(run), run["seeds"]): run for run in runs}
         return cls(rows, manifests, {tuple(key.split()): value for key, value in settings.items()})
 
@@ -270,6 +271,14 @@ def gaps(runs: Rows) -> list[str]:
 def order(key: tuple[str, ...]) -> tuple:
     """Sorts questions with training size and seed as numbers."""
     return (*key[:3], int(key[3]), int(key[4]))
+
+
+def compressed(content: bytes) -> bytes:
+    """The content of a .gz file: without a date, so that the same rows give the same file."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=9, mtime=0) as file:
+        file.write(content)
+    return packed.getvalue()
 
 
 def as_csv(columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> bytes:

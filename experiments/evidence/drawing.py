@@ -21,7 +21,7 @@ def parse(program: str, names: Collection[str], domain: str, arguments: list[str
     """
     parser = argparse.ArgumentParser(prog=f"python -m scripts.{program}", description=f"Draw the figures of {domain}.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(names)}; all by default")
-    parser.add_argument("--results", type=Path, default=Path("results"), help=f"folder that holds {domain}/rows.csv")
+    parser.add_argument("--results", type=Path, default=Path("results"), help=f"folder that holds {domain}/rows.csv.gz")
     parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
     options = parser.parse_args(arguments)
     for name in options.names:

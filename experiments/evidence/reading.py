@@ -16,6 +16,7 @@ import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +28,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from experiments.evidence.schemas import SCALES
 
-LIMIT = 2**29  # bytes of a file; the longest CSV that ships has 13 million
+LIMIT = 2**29  # bytes of a file
+UNPACKED_LIMIT = 2**28  # bytes that a .gz file may hold; the longest that ships holds 13 million
 CONFIG_LIMIT = 2**16
 ARRAYS_LIMIT = 2**24  # bytes of an npz file, and of its arrays once they are unpacked
 YAML_DEPTH = 20
 SUMS = "SHA256SUMS"
+ROWS_FILE, ROWS_FILE_BEFORE = "rows.csv.gz", "rows.csv"  # results used to hold their rows uncompressed
 
 Rows = list[dict[str, str]]
+Columns = dict[str, list[str]]
 
 
 class EvidenceError(ValueError):
@@ -98,6 +102,12 @@ def read_sums(folder: Path) -> dict[str, str]:
 def expected(path: Path) -> bool:
     """Whether a file is there, or should be by the checksums beside it."""
     return path.exists() or path.name in read_sums(path.parent)
+
+
+def rows_path(folder: Path) -> Path:
+    """The file of a domain's rows: the compressed one, unless the results are of before and have the other."""
+    before = not expected(folder / ROWS_FILE) and expected(folder / ROWS_FILE_BEFORE)
+    return folder / (ROWS_FILE_BEFORE if before else ROWS_FILE)
 
 
 def _text(content: bytes, path: Path) -> str:
@@ -174,11 +184,42 @@ def _reason(error: ValidationError, place: bool = True) -> str:
 
 def read_csv(path: Path, columns: Mapping[str, Any] | None = None) -> Rows:
     """The rows of a CSV file with just these columns, {name: type}, or with any where none are given."""
-    return parse_csv(read_bytes(path), path, columns)
+    return _rows(read_columns(path, columns))
+
+
+def read_columns(path: Path, columns: Mapping[str, Any] | None = None) -> Columns:
+    """The same by columns, for tables too long for a dictionary a row. A file named .gz is unpacked."""
+    return _parsed(_unpacked(read_bytes(path), path), path, columns)
 
 
 def parse_csv(content: bytes, path: Path, columns: Mapping[str, Any] | None = None) -> Rows:
     """The rows of what a CSV file holds."""
+    return _rows(_parsed(content, path, columns))
+
+
+def _rows(columns: Columns) -> Rows:
+    return [dict(zip(columns, fields, strict=True)) for fields in zip(*columns.values(), strict=True)]
+
+
+def _unpacked(content: bytes, path: Path) -> bytes:
+    """What a file named .gz holds, if that is one stream of so many bytes at most; of any other its content."""
+    if path.suffix != ".gz":
+        return content
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # with gzip's header and its checksum
+    try:
+        unpacked = stream.decompress(content, UNPACKED_LIMIT + 1)
+    except zlib.error as error:
+        raise EvidenceError(f"{path} cannot be unpacked ({error})") from None
+    if len(unpacked) > UNPACKED_LIMIT:
+        raise EvidenceError(f"{path} unpacks to more than {UNPACKED_LIMIT:,} bytes")
+    if not stream.eof:
+        raise EvidenceError(f"{path} cannot be unpacked: it is cut short")
+    if stream.unused_data:
+        raise EvidenceError(f"{path} goes on behind its end")
+    return unpacked
+
+
+def _parsed(content: bytes, path: Path, columns: Mapping[str, Any] | None) -> Columns:
     text = _text(content, path)
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -187,19 +228,20 @@ def parse_csv(content: bytes, path: Path, columns: Mapping[str, Any] | None = No
             raise EvidenceError(f"{path}: the header is {','.join(header)!r}, not {','.join(columns)!r}")
         if not header or len(set(header)) < len(header):
             raise EvidenceError(f"{path}: the header is {','.join(header)!r}, not names of columns")
-        rows = []
+        width, entries = len(header), []
         for fields in lines:
-            if len(fields) != len(header):
+            if len(fields) != width:
                 where = f"{path}, line {lines.line_num}"
-                raise EvidenceError(f"{where}: {len(fields)} fields, not {len(header)}; the file may be cut short")
-            rows.append(dict(zip(header, fields, strict=True)))
+                raise EvidenceError(f"{where}: {len(fields)} fields, not {width}; the file may be cut short")
+            entries += fields  # one list: Python's collector would go through a list a row again and again
     except csv.Error as error:
         raise EvidenceError(f"{path}, line {lines.line_num}: {error}") from None
     if not text.endswith("\n"):
         raise EvidenceError(f"{path}: the last line has no end; the file is cut short")
+    parsed = {name: entries[k::width] for k, name in enumerate(header)}
     for name, kind in (columns or {}).items():
-        _check_column([row[name] for row in rows], name, kind, path)
-    return rows
+        _check_column(parsed[name], name, kind, path)
+    return parsed
 
 
 def _check_column(entries: list[str], name: str, kind: Any, path: Path) -> None:

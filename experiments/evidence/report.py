@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from experiments.distillation.claims import DISTILLATION
-from experiments.evidence.reading import EvidenceError, expected
-from experiments.evidence.rows import MIN_SEEDS, read_rows, read_surfaces
+from experiments.evidence.reading import EvidenceError, expected, rows_path
+from experiments.evidence.rows import MIN_SEEDS, as_rows, read_rows, read_settings, read_surfaces
 from experiments.evidence.tables import markdown
 from experiments.evidence.verdicts import NOT_RUN, Claim, Domain, Evidence, Finding
 from experiments.regression.claims import DESCENT, NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER, STEEP
@@ -72,24 +72,35 @@ def _detail(claim: Claim, finding: Finding) -> str:
     )
 
 
+def read_evidence(results: Path) -> Evidence:
+    """The rows, surfaces and settings of every domain that has rows.
+
+    Raises:
+        EvidenceError: a file is damaged, or there are no rows at all.
+    """
+    folders = [folder for folder in sorted(results.glob("*")) if expected(rows_path(folder))]
+    folders = folders or [results / "regression"]
+    rows = as_rows(pd.concat([read_rows(rows_path(folder)) for folder in folders], ignore_index=True))
+    settings = {}
+    for path in (folder / "settings.json" for folder in folders):
+        settings |= read_settings(path) if expected(path) else {}
+    return Evidence(rows, read_surfaces(results / "regression" / "surfaces", rows), settings)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the report, print its path, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.report", description="Judge the paper's claims.")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
     parser.add_argument("--out", type=Path, help="where to write (default: REPORT.md in --results)")
     options = parser.parse_args(arguments)
     out = options.out or options.results / "REPORT.md"
     try:
-        paths = [
-            path for path in (folder / "rows.csv" for folder in sorted(options.results.glob("*"))) if expected(path)
-        ]
-        paths = paths or [options.results / "regression" / "rows.csv"]
-        rows = np.concatenate([read_rows(path) for path in paths])
-        evidence = Evidence(rows, read_surfaces(options.results / "regression" / "surfaces", rows))
+        evidence = read_evidence(options.results)
+        text = report(evidence)
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(report(evidence))
+    out.write_text(text)
     print(out)
     return 0

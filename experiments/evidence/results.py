@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.evidence.reading import SUMS, read_sums
+from experiments.evidence.reading import ROWS_FILE, ROWS_FILE_BEFORE, SUMS, read_sums
 from sobolev.files import locked, replacing
 
 LOCK, STAGED, DECIDED = ".lock", ".staged", ".decided"
@@ -31,6 +31,8 @@ def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files, {name: content}, and their checksums, all or none. The caller holds the folder."""
     shutil.rmtree(folder / STAGED, ignore_errors=True)
     kept = {name: digest for name, digest in read_sums(folder).items() if (folder / name).is_file()}
+    if ROWS_FILE in files:
+        kept.pop(ROWS_FILE_BEFORE, None)
     sums = kept | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     for name, content in {**files, SUMS: listed.encode()}.items():
@@ -53,4 +55,6 @@ def _put_in_place(folder: Path) -> None:
         target = folder / path.relative_to(decided)
         target.parent.mkdir(exist_ok=True)
         path.replace(target)
+    if decided.exists() and (folder / ROWS_FILE).exists():
+        (folder / ROWS_FILE_BEFORE).unlink(missing_ok=True)
     shutil.rmtree(decided, ignore_errors=True)

@@ -1,7 +1,10 @@
 """Recorded rows and surfaces: reading, checking, selecting, and statistics over seeds.
 
 A row is one number that a run measured: `experiment,task,method,n_train,seed,step,split,metric,value,scale`. Rows are a
-NumPy structured array with these fields. A cell is what differs only by seed: one task, method and training size.
+pandas DataFrame with these columns. A cell is what differs only by seed: one task, method and training size.
+
+Words are categories, which pandas compares and groups as numbers. What needs many cells takes them from one pass over
+the rows (`groups`, `finals`) in place of one `select` each.
 
 An interval of a median over seeds is a 95% percentile bootstrap. It resamples from a fixed generator, so that the same
 rows always give the same interval. Where there are three seeds, which no bootstrap can bear, it is Student's of a mean.
@@ -9,31 +12,20 @@ rows always give the same interval. Where there are three seeds, which no bootst
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from pydantic import JsonValue
 from scipy import stats
 
-from experiments.evidence.reading import EvidenceError, read_arrays, read_csv
-from experiments.evidence.schemas import ROWS, SURFACE
+from experiments.evidence.reading import EvidenceError, read_arrays, read_columns, read_json
+from experiments.evidence.schemas import CELL, ROWS, SURFACE, Settings
 
-DTYPE = np.dtype(
-    [
-        ("experiment", object),
-        ("task", object),
-        ("method", object),
-        ("n_train", int),
-        ("seed", int),
-        ("step", int),
-        ("split", object),
-        ("metric", object),
-        ("value", float),
-        ("scale", object),
-    ]
-)
+TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "step"), "int64") | {"value": "float64"}
 
 # Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
 MIN_SEEDS = 6
@@ -61,7 +53,12 @@ METHODS = {
 }
 
 
-def read_rows(path: Path) -> np.ndarray:
+def as_rows(entries: Iterable[tuple] | Mapping[str, Iterable] | pd.DataFrame) -> pd.DataFrame:
+    """Rows with the types of their columns: of tuples, of columns by name, or of frames that were put together."""
+    return pd.DataFrame(entries, columns=list(ROWS)).astype(TYPES)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
     """Read and check one CSV of rows.
 
     Raises:
@@ -70,60 +67,107 @@ def read_rows(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise EvidenceError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
-    read = read_csv(path, ROWS)
-    rows = np.empty(len(read), DTYPE)
-    for name in DTYPE.names:
-        number = {"O": str, "i": int, "f": float}[DTYPE[name].kind]
-        rows[name] = [number(row[name]) for row in read]
+    columns = read_columns(path, ROWS)
+    number = {"int64": int, "float64": float}
+    rows = as_rows({name: [*map(number.get(TYPES[name], str), entries)] for name, entries in columns.items()})
     _check(rows, path)
     return rows
 
 
-def _check(rows: np.ndarray, path: Path) -> None:
-    seen, scales = set(), {}
-    for row in rows.tolist():
-        *key, _, scale = row
-        cell = tuple(key[:4])
-        if tuple(key) in seen:
-            raise EvidenceError(f"{path}: {' '.join(map(str, key))} occurs twice")
-        if scales.setdefault(cell, scale) != scale:
-            raise EvidenceError(f"{path}: {' '.join(map(str, cell))} mixes rows of paper and of reduced scale")
-        seen.add(tuple(key))
+def _check(rows: pd.DataFrame, path: Path) -> None:
+    key = [name for name in ROWS if name not in ("value", "scale")]
+    twice = rows.loc[rows.duplicated(key), key]
+    if len(twice):
+        raise EvidenceError(f"{path}: {' '.join(map(str, twice.iloc[0]))} occurs twice")
+    of_cells = rows[[*CELL, "scale"]].drop_duplicates()
+    mixed = of_cells.loc[of_cells.duplicated(list(CELL)), list(CELL)]
+    if len(mixed):
+        raise EvidenceError(f"{path}: {' '.join(map(str, mixed.iloc[0]))} mixes rows of paper and of reduced scale")
 
 
-def select(rows: np.ndarray, **equal: Any) -> np.ndarray:
+Cell = tuple[str, str, str, int]  # (experiment, task, method, n_train)
+
+
+def read_settings(path: Path) -> dict[Cell, dict[str, JsonValue]]:
+    """The settings of each cell, {cell: {"optimizer.steps": 5000, ...}}, of one domain's settings.json.
+
+    Raises:
+        EvidenceError: the file is damaged.
+    """
+    settings = {}
+    for name, of_cell in read_json(path, Settings).items():
+        *words, n_train = name.split(" ")
+        if len(words) != 3 or not (n_train.isascii() and n_train.isdigit()):
+            raise EvidenceError(f"{path}: {name!r} is no cell")
+        settings[(*words, int(n_train))] = of_cell
+    return settings
+
+
+def with_settings(
+    rows: pd.DataFrame, settings: Mapping[Cell, Mapping[str, JsonValue]], columns: Mapping[str, tuple[str, type]]
+) -> pd.DataFrame:
+    """The rows with settings of their cells as further columns, {column: (setting, type)}.
+
+    Raises:
+        EvidenceError: the settings of a cell do not hold one, or hold it as another type.
+    """
+
+    def setting(cell: Cell, name: str, kind: type) -> Any:
+        value = settings.get(cell, {}).get(name)
+        if type(value) is not kind:
+            raise EvidenceError(f"settings.json has no {name} of type {kind.__name__} for {' '.join(map(str, cell))}")
+        return value
+
+    of_cells = rows[list(CELL)].drop_duplicates()
+    cells = list(of_cells.itertuples(index=False, name=None))
+    joined = {column: [setting(cell, *asked) for cell in cells] for column, asked in columns.items()}
+    return rows.merge(of_cells.assign(**joined), how="left", on=list(CELL))
+
+
+def select(rows: pd.DataFrame, **equal: Any) -> pd.DataFrame:
     """The rows whose columns equal what is asked: ``select(rows, task="booth", n_train=20)``."""
     keep = np.ones(len(rows), dtype=bool)
     for column, wanted in equal.items():
-        keep &= rows[column] == wanted
+        keep &= (rows[column] == wanted).to_numpy()
     return rows[keep]
 
 
-def levels(rows: np.ndarray, column: str) -> list:
+def groups(rows: pd.DataFrame, *columns: str) -> list[tuple[tuple, pd.DataFrame]]:
+    """The rows by what the columns hold, in the order of `levels`, the first column's first.
+
+    ``for (task, n_train), cell in groups(rows, "task", "n_train")``
+    """
+    grouped = rows.groupby(list(columns), observed=True, sort=False)
+    return sorted(grouped, key=lambda group: tuple(map(_place, columns, group[0])))
+
+
+def levels(rows: pd.DataFrame, column: str) -> list:
     """The distinct entries of a column: tasks and methods in their printed order, all else sorted."""
-    return in_order(column, rows[column].tolist())
+    return in_order(column, rows[column].unique().tolist())
 
 
 def in_order(column: str, entries: Iterable) -> list:
     """Distinct entries of a column, sorted as `levels` does."""
+    return sorted(set(entries), key=lambda level: _place(column, level))
+
+
+def _place(column: str, level: Any) -> tuple:
     order = {"task": list(TASKS), "method": list(METHODS)}.get(column, [])
-    return sorted(set(entries), key=lambda level: (order.index(level) if level in order else 99, level))
+    return order.index(level) if level in order else 99, level
 
 
-def scale_of(rows: np.ndarray) -> str:
+def scale_of(rows: pd.DataFrame) -> str:
     """`paper` if every row is of the paper's scale; one reduced row makes it `reduced`."""
     return "paper" if len(rows) and (rows["scale"] == "paper").all() else "reduced"
 
 
-def curve(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The learning curves of one cell, split and metric: steps (T,), and values (T, S) of the seeds that have all."""
-    steps = np.unique(rows["step"])
-    complete = [seed for seed in np.unique(rows["seed"]) if (rows["seed"] == seed).sum() == len(steps)]
-    per_seed = [np.sort(rows[rows["seed"] == seed], order="step")["value"] for seed in complete]
-    return steps, np.stack(per_seed, axis=1) if per_seed else np.empty((len(steps), 0))
+    table = rows.pivot(index="step", columns="seed", values="value").dropna(axis="columns")
+    return table.index.to_numpy(), np.ascontiguousarray(table.to_numpy())
 
 
-def loss_curve(rows: np.ndarray, **cell: Any) -> tuple[np.ndarray, np.ndarray]:
+def loss_curve(rows: pd.DataFrame, **cell: Any) -> tuple[np.ndarray, np.ndarray]:
     """The Sobolev loss on the training points, over the one where descent on it began: steps (T,), values (T, S)."""
     value, gradient = (select(rows, split="train", metric=term, **cell) for term in ("value_loss", "gradient_loss"))
     steps, value_TS = curve(value)
@@ -131,13 +175,23 @@ def loss_curve(rows: np.ndarray, **cell: Any) -> tuple[np.ndarray, np.ndarray]:
     return steps, loss_TS / loss_TS[:1]
 
 
-def final(rows: np.ndarray, **cell: Any) -> dict[int, float]:
+BySeed = dict[int, float]
+
+
+def final(rows: pd.DataFrame, **cell: Any) -> BySeed:
     """The value of each seed at the end of training: {seed: value}, for rows that select one cell, split and metric."""
     rows = select(rows, **cell)
-    if not len(rows):
-        return {}
-    last = rows[rows["step"] == rows["step"].max()]
-    return dict(zip(last["seed"].tolist(), last["value"].tolist(), strict=True))
+    return _by_seed(rows[rows["step"] == rows["step"].max()])
+
+
+def finals(rows: pd.DataFrame, *columns: str) -> dict[tuple, BySeed]:
+    """`final` of every cell at once, by what the columns hold: ``finals(rows, "task", "method")["booth", "value"]``."""
+    last = rows.groupby(list(columns), observed=True)["step"].transform("max")
+    return {key: _by_seed(cell) for key, cell in groups(rows[rows["step"] == last], *columns)}
+
+
+def _by_seed(rows: pd.DataFrame) -> BySeed:
+    return dict(zip(rows["seed"].tolist(), rows["value"].tolist(), strict=True))
 
 
 class Interval(NamedTuple):
@@ -179,7 +233,7 @@ def mean_estimate(values: Iterable[float]) -> Estimate:
     return Estimate(mean, mean - reach, mean + reach, len(values))
 
 
-def log_ratio(numerator: dict[int, float], denominator: dict[int, float]) -> Interval:
+def log_ratio(numerator: BySeed, denominator: BySeed) -> Interval:
     """Median over seeds of log10(numerator / denominator), paired by seed."""
     seeds = sorted(numerator.keys() & denominator.keys())
     return median_interval(np.log10(numerator[seed] / denominator[seed]) for seed in seeds)
@@ -220,17 +274,17 @@ class Surface:
         return float(np.average((self.target_value_GG - mean) ** 2, weights=weights))
 
 
-Surfaces = dict[tuple[str, str, str, int], Surface]  # (experiment, task, method, n_train)
+Surfaces = dict[Cell, Surface]
 
 
-def read_surfaces(folder: Path, rows: np.ndarray) -> Surfaces:
+def read_surfaces(folder: Path, rows: pd.DataFrame) -> Surfaces:
     """Read the `<experiment>_<task>_<method>_<n_train>.npz` of every cell of the rows; none if the folder is missing.
 
     Raises:
         EvidenceError: a file that is of none of the cells, or an array that is missing or damaged.
     """
-    cells = set(rows[["experiment", "task", "method", "n_train"]].tolist())
-    cell_of = {"_".join(map(str, cell)): cell for cell in sorted(cells)}
+    of_cells = rows[list(CELL)].drop_duplicates()
+    cell_of = {"_".join(map(str, cell)): cell for cell in sorted(of_cells.itertuples(index=False, name=None))}
     surfaces: Surfaces = {}
     for path in sorted(folder.glob("*.npz")):
         if path.stem not in cell_of:

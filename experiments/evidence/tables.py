@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from experiments.evidence.reading import EvidenceError, expected
+from experiments.evidence.reading import EvidenceError, expected, rows_path
 from experiments.evidence.rows import (
     METHODS,
     TASKS,
@@ -24,8 +25,8 @@ from experiments.evidence.rows import (
     Interval,
     curve,
     final,
+    groups,
     in_order,
-    levels,
     mean_estimate,
     median_interval,
     read_rows,
@@ -112,34 +113,31 @@ class Entry(NamedTuple):
     scale: str
 
 
-def final_errors(rows: np.ndarray) -> list[Entry]:
+def final_errors(rows: pd.DataFrame) -> list[Entry]:
     """One entry for each experiment, function, training size, method and metric that the rows hold."""
     entries = []
-    for experiment in levels(rows, "experiment"):
-        of_experiment = select(rows, experiment=experiment, split="test")
-        for task in levels(of_experiment, "task"):
-            of_task = select(of_experiment, task=task)
-            for n_train in levels(of_task, "n_train"):
-                for method in levels(of_task, "method"):
-                    for metric in METRICS:
-                        cell = select(of_task, n_train=n_train, method=method, metric=metric)
-                        if len(cell):
-                            interval = median_interval(final(cell).values())
-                            step, scale = int(cell["step"].max()), cell["scale"][0]
-                            entries.append(Entry(experiment, task, method, n_train, metric, *interval, step, scale))
+    for (experiment, task, n_train, method), of_cell in groups(
+        select(rows, split="test"), "experiment", "task", "n_train", "method"
+    ):
+        for metric in METRICS:
+            cell = select(of_cell, metric=metric)
+            if len(cell):
+                interval = median_interval(final(cell).values())
+                step, scale = int(cell["step"].max()), cell["scale"].iloc[0]
+                entries.append(Entry(experiment, task, method, n_train, metric, *interval, step, scale))
     return entries
 
 
 def errors_table(entries: Iterable[Entry]) -> str:
     """The entries of one experiment as Markdown: a row a function and size, a column a metric and method."""
-    cells = {(e.task, e.n_train, e.metric, e.method): e for e in entries}
-    methods = in_order("method", (key[3] for key in cells))
-    columns = [(metric, m) for metric in METRICS for m in methods if any(key[2:] == (metric, m) for key in cells)]
+    entry_of = {(e.task, e.n_train, e.metric, e.method): e for e in entries}
+    methods = in_order("method", (key[3] for key in entry_of))
+    columns = [(metric, m) for metric in METRICS for m in methods if any(key[2:] == (metric, m) for key in entry_of)]
     names = (f"{METRICS[metric]}: {METHODS.get(m, m)}" for metric, m in columns)
     header = ["function", "points", *names, "seeds", "scale"]
     lines = []
-    for task, n_train in dict.fromkeys(key[:2] for key in cells):
-        found = [cells.get((task, n_train, *column)) for column in columns]
+    for task, n_train in dict.fromkeys(key[:2] for key in entry_of):
+        found = [entry_of.get((task, n_train, *column)) for column in columns]
         present = [entry for entry in found if entry is not None]
         lines.append(
             [
@@ -161,7 +159,7 @@ class Convergence(NamedTuple):
     change: float  # relative: -0.1 is 10% smaller at the end
 
 
-def convergence(cell: np.ndarray) -> Convergence:
+def convergence(cell: pd.DataFrame) -> Convergence:
     """Relative change of the median over seeds from the last evaluation in the first half of training to the end.
 
     The rows select one experiment, task, method, size, split and metric. The change is NaN where only one evaluation
@@ -203,12 +201,14 @@ class Accuracy(NamedTuple):
     paper_std: float
 
 
-def accuracies(rows: np.ndarray) -> list[Accuracy]:
+def accuracies(rows: pd.DataFrame) -> list[Accuracy]:
     """One entry for each task, scale, metric and technique of Section 4.3 that the rows hold."""
-    entries, rows = [], select(rows, split="test")
+    rows = select(rows, split="test")
+    of_cells = dict(groups(rows[rows["metric"].isin(ACCURACIES)], "experiment", "task", "scale", "metric", "method"))
+    entries = []
     for task, scale, metric, technique in itertools.product(IMAGES, SCALES, ACCURACIES, TECHNIQUES):
-        cell = select(rows, **where(task, scale), method=technique, metric=metric)
-        if not len(cell) or (metric == "accuracy_top5" and not task.startswith("imagenet")):
+        cell = of_cells.get((*where(task, scale).values(), metric, technique))
+        if cell is None or (metric == "accuracy_top5" and not task.startswith("imagenet")):
             continue
         values = [100 * value for value in final(cell).values()]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
@@ -276,18 +276,18 @@ def format_factor(interval: Interval) -> str:
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the tables, print the path of each, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.tables", description="Tables from recorded rows.")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
     parser.add_argument("--out", type=Path, help="folder for the tables (default: tables in --results)")
     options = parser.parse_args(arguments)
     out = options.out or options.results / "tables"
-    regression, images = (options.results / domain / "rows.csv" for domain in ("regression", "synthetic_gradients"))
     try:
+        regression, images = (rows_path(options.results / domain) for domain in ("regression", "synthetic_gradients"))
         errors = final_errors(read_rows(regression)) if expected(regression) or not expected(images) else []
         ours = accuracies(read_rows(images)) if expected(images) else []
     except EvidenceError as error:

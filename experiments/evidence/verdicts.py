@@ -7,12 +7,13 @@ contains the number or rests on too few seeds. A domain of the paper is a list o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
+import pandas as pd
+from pydantic import JsonValue
 
-from experiments.evidence.rows import MIN_SEEDS, Interval, Surfaces, scale_of, select
+from experiments.evidence.rows import MIN_SEEDS, Cell, Interval, Surfaces, scale_of, select
 
 Statement = bool | None
 
@@ -22,15 +23,16 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the runs left: rows, and surfaces for those claims that need them."""
+    """What the runs left: rows, and for those claims that need them surfaces, and the settings of cells."""
 
-    rows: np.ndarray
+    rows: pd.DataFrame
     surfaces: Surfaces
+    settings: Mapping[Cell, Mapping[str, JsonValue]] = field(default_factory=dict)
 
     def of(self, experiment: str) -> Evidence:
         """The part that one experiment left."""
         surfaces = {key: surface for key, surface in self.surfaces.items() if key[0] == experiment}
-        return Evidence(select(self.rows, experiment=experiment), surfaces)
+        return replace(self, rows=select(self.rows, experiment=experiment), surfaces=surfaces)
 
 
 @dataclass(frozen=True)

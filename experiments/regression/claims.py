@@ -7,10 +7,11 @@ median of L lies above 0, lost where it lies below, and tied otherwise; with too
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from experiments.evidence.rows import (
     METHODS,
@@ -18,6 +19,8 @@ from experiments.evidence.rows import (
     TASKS,
     Interval,
     final,
+    finals,
+    groups,
     levels,
     log_ratio,
     loss_curve,
@@ -62,24 +65,22 @@ STILL_MOVING = 0.1  # relative change of the median test error over the last par
 Ratios = dict[tuple[str, int], Interval]  # {(task, n_train): L}
 
 
-def log_ratios(rows: np.ndarray, metric: str = "value_mse") -> Ratios:
+def log_ratios(rows: pd.DataFrame, metric: str = "value_mse") -> Ratios:
     """L of every function and size for which both methods were run, from the rows of one experiment."""
-    rows = select(rows, split="test", metric=metric)
+    errors = finals(select(rows, split="test", metric=metric), "n_train", "task", "method")
     ratios = {}
-    for n_train in levels(rows, "n_train"):
-        of_size = select(rows, n_train=n_train)
-        for task in levels(of_size, "task"):
-            ratio = log_ratio(final(of_size, task=task, method="value"), final(of_size, task=task, method="sobolev"))
-            if ratio.n:
-                ratios[task, n_train] = ratio
+    for n_train, task in dict.fromkeys(key[:2] for key in errors):
+        ratio = log_ratio(*(errors.get((n_train, task, method), {}) for method in ("value", "sobolev")))
+        if ratio.n:
+            ratios[task, n_train] = ratio
     return ratios
 
 
-def mean_log_ratio(rows: np.ndarray, n_train: int, metric: str = "value_mse") -> dict[int, float]:
+def mean_log_ratio(rows: pd.DataFrame, n_train: int, metric: str = "value_mse") -> dict[int, float]:
     """For each seed, L averaged over the functions at one size; for seeds with both methods on every function."""
-    rows = select(rows, split="test", metric=metric, n_train=n_train)
-    tasks = levels(rows, "task")
-    value, sobolev = ([final(rows, task=task, method=method) for task in tasks] for method in ("value", "sobolev"))
+    errors = finals(select(rows, split="test", metric=metric, n_train=n_train), "task", "method")
+    tasks = dict.fromkeys(task for task, _ in errors)
+    value, sobolev = ([errors.get((task, method), {}) for task in tasks] for method in ("value", "sobolev"))
     seeds = set.intersection(*(set(errors) for errors in value + sobolev)) if tasks else set()
     return {
         seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
@@ -212,9 +213,9 @@ def captures_the_shape(evidence: Evidence) -> Finding:
 
 def of_the_rules(evidence: Evidence) -> Evidence:
     """The cells that the rules name; a reader's own functions, methods and sizes are no part of a verdict."""
-    named = {"task": PAPER_TASKS, "method": ["value", "sobolev"], "n_train": SIZES}
-    keep = np.logical_and.reduce([np.isin(evidence.rows[column], entries) for column, entries in named.items()])
-    return Evidence(evidence.rows[keep], evidence.surfaces)
+    rows = evidence.rows
+    named = rows["task"].isin(PAPER_TASKS) & rows["method"].isin(["value", "sobolev"]) & rows["n_train"].isin(SIZES)
+    return replace(evidence, rows=rows[named])
 
 
 def claims(experiment: str, command: str) -> list[Claim]:
@@ -280,7 +281,7 @@ def claims(experiment: str, command: str) -> list[Claim]:
     ]
 
 
-def tables(rows: np.ndarray) -> str:
+def tables(rows: pd.DataFrame) -> str:
     """The errors of one experiment; for each function and size the ratios, and how far its test errors still moved."""
     if not len(rows):
         return ""
@@ -288,10 +289,8 @@ def tables(rows: np.ndarray) -> str:
     test = select(rows, split="test", metric="value_mse")
     moved = {
         (task, n_train, method): convergence(cell)
-        for task in levels(test, "task")
-        for n_train in levels(test, "n_train")
-        for method in ("value", "sobolev")
-        if len(cell := select(test, task=task, n_train=n_train, method=method))
+        for (task, n_train, method), cell in groups(test, "task", "n_train", "method")
+        if method in ("value", "sobolev")
     }
     lines = [
         [
@@ -331,21 +330,20 @@ def tables(rows: np.ndarray) -> str:
     )
 
 
-def longer_training(rows: np.ndarray) -> str:
+def longer_training(rows: pd.DataFrame) -> str:
     """Errors and ratio on the way, of the functions and sizes that were trained for longer than the rest."""
-    test = select(rows, split="test", metric="value_mse")
-    keys = itertools.product(levels(test, "task"), levels(test, "n_train"))
-    cells = {(task, n_train): select(test, task=task, n_train=n_train) for task, n_train in keys}
-    ends = {key: int(cell["step"].max()) for key, cell in cells.items() if len(cell)}
+    measured = groups(select(rows, split="test", metric="value_mse"), "task", "n_train")
+    ends = {key: int(cell["step"].max()) for key, cell in measured}
     usual, lines = min(ends.values(), default=0), []
-    for (task, n_train), end in ends.items():
-        of_method = {method: select(cells[task, n_train], method=method) for method in ("value", "sobolev")}
-        steps = np.setdiff1d(np.intersect1d(*(cell["step"] for cell in of_method.values())), 0)
+    for (task, n_train), cell in measured:
+        end = ends[task, n_train]
+        of_method = {method: select(cell, method=method) for method in ("value", "sobolev")}
+        steps = np.setdiff1d(np.intersect1d(*(of["step"] for of in of_method.values())), 0)
         if end == usual or not len(steps):
             continue
         shown = np.geomspace(usual, end, 3)  # where the rest ends, between, and at the end
         for step in dict.fromkeys(steps[np.abs(np.log(steps / wanted)).argmin()] for wanted in shown):
-            value, sobolev = (final(cell, step=step) for cell in of_method.values())
+            value, sobolev = (final(of, step=step) for of in of_method.values())
             errors = (format_interval(median_interval(errors.values())) for errors in (value, sobolev))
             ratio = _ratio_entries(log_ratio(value, sobolev))
             lines.append([TASKS.get(task, task), f"{n_train:,}", f"{step:,}", *errors, *ratio])
@@ -367,23 +365,22 @@ def _ratio_entries(ratio: Interval | None) -> tuple[str, str]:
     return (format_factor(ratio), outcome(ratio)) if ratio else ("-", "-")
 
 
-def gradient_terms(rows: np.ndarray) -> str:
+def gradient_terms(rows: pd.DataFrame) -> str:
     """For each function, size and loss: L of values, gradients and Hessians against value-only training."""
     if not len(rows):
         return ""
     test, lines = select(rows, split="test"), []
     names = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
-    metrics = [metric for metric in names if metric in test["metric"]]
-    for task in levels(test, "task"):
-        for n_train in levels(select(test, task=task), "n_train"):
-            cell = select(test, task=task, n_train=n_train)
-            for method in levels(cell, "method"):
-                value, ours = (select(cell, method=m) for m in ("value", method))
-                ratios = [log_ratio(final(value, metric=metric), final(ours, metric=metric)) for metric in metrics]
-                if method != "value" and ratios[0].n:
-                    entries = [entry for ratio in ratios for entry in _ratio_entries(ratio if ratio.n else None)]
-                    label = TASKS.get(task, task), f"{n_train:,}", METHODS.get(method, method)
-                    lines.append([*label, *entries, scale_of(np.concatenate([value, ours]))])
+    metrics = [metric for metric in names if metric in levels(test, "metric")]
+    for (task, n_train), cell in groups(test, "task", "n_train"):
+        errors = finals(cell, "method", "metric")
+        for method in levels(cell, "method"):
+            value, ours = ([errors.get((m, metric), {}) for metric in metrics] for m in ("value", method))
+            ratios = [log_ratio(*both) for both in zip(value, ours, strict=True)]
+            if method != "value" and ratios[0].n:
+                entries = [entry for ratio in ratios for entry in _ratio_entries(ratio if ratio.n else None)]
+                label = TASKS.get(task, task), f"{n_train:,}", METHODS.get(method, method)
+                lines.append([*label, *entries, scale_of(cell[cell["method"].isin(["value", method])])])
     heads = [entry for metric in metrics for entry in (names[metric], "")]
     return "#### Ratios by loss (value only / this one, paired by seed)\n\n" + markdown(
         ["function", "points", "trained with", *heads, "scale"], lines
@@ -398,10 +395,9 @@ def dominated(evidence: Evidence) -> str:
     lines = []
     for experiment, protocol in TRAINED_ON_BOTH.items():
         rows, ratios = select(of_the_rules(evidence.of(experiment)).rows, split="train"), {}
-        for task, n_train in itertools.product(levels(rows, "task"), levels(rows, "n_train")):
-            cell = select(rows, task=task, n_train=n_train)
+        for key, cell in groups(rows, "task", "n_train"):
             if set(cell["method"]) == {"value", "sobolev"}:
-                ratios[task, n_train] = [_train_ratio(cell, metric) for metric in ("value_mse", "gradient_mse")]
+                ratios[key] = [_train_ratio(cell, metric) for metric in ("value_mse", "gradient_mse")]
         found = {key: of_cell for key, of_cell in ratios.items() if all(outcome(ratio) == "lost" for ratio in of_cell)}
         listed = "; ".join(
             f"{TASKS.get(task, task)}, {n:,} ({format_factor(of[1])})" for (task, n), of in found.items()
@@ -418,28 +414,27 @@ def dominated(evidence: Evidence) -> str:
     )
 
 
-def _train_ratio(cell: np.ndarray, metric: str) -> Interval:
+def _train_ratio(cell: pd.DataFrame, metric: str) -> Interval:
     """L of training errors, of which some are 0 to the precision of the run."""
     of_method = (final(cell, metric=metric, method=method) for method in ("value", "sobolev"))
     value, sobolev = ({seed: max(error, 1e-30) for seed, error in errors.items()} for errors in of_method)
     return log_ratio(value, sobolev)
 
 
-def descent(rows: np.ndarray) -> str:
+def descent(rows: pd.DataFrame) -> str:
     """For each function, size and activation: the Sobolev loss after descent on it, over the one before."""
     if not len(rows):
         return ""
     activations, lines = levels(rows, "method"), []
-    for task, n_train in itertools.product(levels(rows, "task"), levels(rows, "n_train")):
-        cell, entries = select(rows, task=task, n_train=n_train), []
+    for (task, n_train), cell in groups(rows, "task", "n_train"):
+        entries = []
         for activation in activations:
             loss_TS = loss_curve(cell, method=activation)[1]
             ratio = median_interval(np.log10(loss_TS[-1:].ravel()))
             word = {True: "rose", False: "fell", None: "open"}[above(ratio, 0)] if ratio.n >= MIN_SEEDS else "undecided"
             highest = median_interval(loss_TS.max(axis=0, initial=0))
             entries += [format_factor(ratio), word, format_interval(highest)] if ratio.n else ["-"] * 3
-        if len(cell):
-            lines.append([TASKS.get(task, task), f"{n_train:,}", *entries, scale_of(cell)])
+        lines.append([TASKS.get(task, task), f"{n_train:,}", *entries, scale_of(cell)])
     heads = [head for activation in activations for head in (METHODS.get(activation, activation), "", "highest")]
     return (
         "#### The Sobolev loss of the training points, at the end / where descent on it began\n\n'Highest' is the "

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,7 +21,7 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError
+from experiments.evidence.reading import EvidenceError, rows_path
 from experiments.evidence.rows import (
     METHODS,
     MIN_SEEDS,
@@ -29,7 +29,8 @@ from experiments.evidence.rows import (
     Surface,
     Surfaces,
     curve,
-    final,
+    finals,
+    groups,
     in_order,
     levels,
     log_ratio,
@@ -70,12 +71,13 @@ NOT_DRAWN = ("regression_steep",)  # the report has it as a table
 METRICS = {"value_mse": "MSE of values", "gradient_mse": "MSE of gradients", "hessian_mse": "MSE of Hessians"}
 
 
-def figure_2(rows: np.ndarray) -> Figure:
+def figure_2(rows: pd.DataFrame) -> Figure:
     """Figure 2, right: test MSE against training size, a panel a function, for the rows of one experiment.
 
     A faint dot is a seed; a marker the median over seeds and its bar the 95% interval of the median.
     """
     rows = select(rows, split="test", metric="value_mse")
+    errors = finals(rows, "task", "method", "n_train")
     # Derivatives alone fix the values only up to a constant.
     looks = _looks(method for method in levels(rows, "method") if method != "derivative")
     tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
@@ -88,7 +90,7 @@ def figure_2(rows: np.ndarray) -> Figure:
             positions = np.arange(len(sizes)) + 0.25 * (k - (len(looks) - 1) / 2)
             medians = []
             for position, n_train in zip(positions, sizes, strict=True):
-                seeds = final(rows, task=task, method=method, n_train=n_train)
+                seeds = errors.get((task, method, n_train), {})
                 interval = median_interval(seeds.values())
                 axes.plot(
                     [position + 0.09] * len(seeds),
@@ -122,21 +124,18 @@ def figure_2(rows: np.ndarray) -> Figure:
     return figure
 
 
-def ratios(rows: np.ndarray) -> Figure:
+def ratios(rows: pd.DataFrame) -> Figure:
     """How many times smaller Sobolev Training's test error is: median over seeds of the paired ratio, 95% interval."""
     rows = select(rows, split="test")
     tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
-    metrics = [metric for metric in METRICS if metric in rows["metric"] and metric != "hessian_mse"]
+    metrics = [metric for metric in METRICS if metric in levels(rows, "metric") and metric != "hessian_mse"]
     figure = Figure(figsize=(7, 3.4))
     for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False).flat, metrics, strict=True):
-        of_metric = select(rows, metric=metric)
+        errors = finals(select(rows, metric=metric), "task", "method", "n_train")
         for k, n_train in enumerate(sizes):
             look = SIZE_LOOKS[k % len(SIZE_LOOKS)]
             for position, task in enumerate(tasks):
-                value, sobolev = (
-                    final(of_metric, task=task, method=method, n_train=n_train) for method in ("value", "sobolev")
-                )
-                ratio = log_ratio(value, sobolev)
+                ratio = log_ratio(*(errors.get((task, method, n_train), {}) for method in ("value", "sobolev")))
                 if ratio.n:
                     height = position + 0.22 * (k - (len(sizes) - 1) / 2)
                     axes.plot([10**ratio.low, 10**ratio.high], [height, height], color=look["color"])
@@ -157,7 +156,7 @@ def ratios(rows: np.ndarray) -> Figure:
     return figure
 
 
-def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
+def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
     """Train and test error over training at one size: a row a function, a column a metric.
 
     Lines are medians over seeds; bands reach from the lower to the upper quartile. A panel's axis is that of the test
@@ -165,7 +164,7 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     """
     rows = select(rows, n_train=n_train)
     tasks, looks = levels(rows, "task"), _looks(levels(rows, "method"))
-    metrics = [metric for metric in METRICS if metric in rows["metric"]]
+    metrics = [metric for metric in METRICS if metric in levels(rows, "metric")]
     figure = Figure(figsize=(7, 0.6 + 1.2 * len(tasks)))
     grid = figure.subplots(len(tasks), len(metrics), sharex=True, squeeze=False)
     for task, row in zip(tasks, grid, strict=True):
@@ -190,7 +189,7 @@ def learning_curves(rows: np.ndarray, n_train: int) -> Figure:
     return figure
 
 
-def _draw_curves(axes: Axes, rows: np.ndarray, looks: dict[str, dict[str, str]]) -> None:
+def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, str]]) -> None:
     """One panel of `learning_curves`, of one task and metric."""
     tested = []
     for method, look in looks.items():
@@ -219,7 +218,7 @@ def _draw_curves(axes: Axes, rows: np.ndarray, looks: dict[str, dict[str, str]])
     _log_axis(axes)
 
 
-def descent(rows: np.ndarray) -> Figure:
+def descent(rows: pd.DataFrame) -> Figure:
     """The Sobolev loss on the training points while networks that fit their values descend on it, over where it began.
 
     A panel a function, a row of panels a training size. Lines are medians over seeds, bands quartiles.
@@ -229,9 +228,10 @@ def descent(rows: np.ndarray) -> Figure:
     grid = figure.subplots(len(sizes), len(tasks), sharex=True, sharey=True, squeeze=False)
     for n_train, line in zip(sizes, grid, strict=True):
         for task, axes in zip(tasks, line, strict=True):
+            cell = select(rows, task=task, n_train=n_train)
             axes.axhline(1, color="black", linewidth=0.8)
             for method, look in looks.items():
-                steps, loss_TS = loss_curve(rows, task=task, n_train=n_train, method=method)
+                steps, loss_TS = loss_curve(cell, method=method)
                 if loss_TS.size:  # step 0, which is 1, has no place on a logarithmic axis
                     low, median, high = np.quantile(loss_TS[1:], (0.25, 0.5, 0.75), axis=1)
                     axes.fill_between(steps[1:], low, high, color=look["color"], alpha=0.2)
@@ -383,7 +383,7 @@ def _handles(looks: dict[str, dict[str, str]]) -> list[Line2D]:
     return [Line2D([], [], label=METHODS.get(method, method), **look) for method, look in looks.items()]
 
 
-def _interval_words(rows: np.ndarray) -> str:
+def _interval_words(rows: pd.DataFrame) -> str:
     """What the bars of ``median_interval`` are: with few seeds it reaches over all of them."""
     counts = _seeds_of_cells(rows)
     if max(counts) < MIN_SEEDS:
@@ -391,25 +391,22 @@ def _interval_words(rows: np.ndarray) -> str:
     return "median, 95% interval" + (f" (range of fewer than {MIN_SEEDS})" if min(counts) < MIN_SEEDS else "")
 
 
-def _seeds_of_cells(rows: np.ndarray) -> list[int]:
+def _seeds_of_cells(rows: pd.DataFrame) -> list[int]:
     """How many seeds each cell has."""
-    seeds = {tuple(row) for row in rows[["task", "method", "n_train", "seed"]].tolist()}
-    return list(Counter(row[:3] for row in seeds).values())
+    return rows.groupby(["task", "method", "n_train"], observed=True)["seed"].nunique().tolist()
 
 
-def _head(figure: Figure, title: str, rows: np.ndarray, spread: str) -> None:
+def _head(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
     counts = _seeds_of_cells(rows)
     seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
     updates = " to ".join(f"{steps:,}" for steps in _shortest_and_longest(rows))
-    _title(figure, title, rows["experiment"][0], scale_of(rows), f"{seeds} seeds, {updates} updates: {spread}")
+    _title(figure, title, rows["experiment"].iloc[0], scale_of(rows), f"{seeds} seeds, {updates} updates: {spread}")
 
 
-def _shortest_and_longest(rows: np.ndarray) -> list[int]:
+def _shortest_and_longest(rows: pd.DataFrame) -> list[int]:
     """After how many updates the training of cells ended, shortest and longest; one number if all agree."""
-    ends: dict[tuple, int] = {}
-    for *cell, step in rows[["task", "method", "n_train", "step"]].tolist():
-        ends[tuple(cell)] = max(step, ends.get(tuple(cell), 0))
-    return sorted({min(ends.values()), max(ends.values())})
+    ends = rows.groupby(["task", "method", "n_train"], observed=True)["step"].max()
+    return sorted({ends.min(), ends.max()})
 
 
 def _title(figure: Figure, title: str, experiment: str, scale: str, detail: str) -> None:
@@ -422,15 +419,14 @@ NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "desce
 DESCENT = "regression_descent"
 
 
-def draw(names: Collection[str], rows: np.ndarray, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
+def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and surfaces allow, for each experiment: (name, file name, figure), one at a time."""
     # Derivatives fix the values only up to a constant.
     surfaces = {key: surface for key, surface in surfaces.items() if key[2] != "derivative"}
-    for experiment in levels(rows, "experiment"):
+    for (experiment,), of_experiment in groups(rows, "experiment"):
         if experiment in NOT_DRAWN:
             continue
         suffix = experiment.removeprefix("regression")
-        of_experiment = select(rows, experiment=experiment)
         if experiment == DESCENT:
             if "descent" in names:
                 yield "descent", "descent", descent(of_experiment)
@@ -457,7 +453,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.names or NAMES
     regression = options.results / "regression"
     try:
-        rows = read_rows(regression / "rows.csv")
+        rows = read_rows(rows_path(regression))
         surfaces = read_surfaces(regression / "surfaces", rows)
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)

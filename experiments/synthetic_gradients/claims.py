@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from experiments.evidence.rows import Estimate, final, mean_estimate, select
+from experiments.evidence.rows import BySeed, Estimate, final, finals, groups, levels, mean_estimate, select
 from experiments.evidence.tables import (
     IMAGES,
     TABLE_1,
@@ -103,28 +104,24 @@ DEEPER = (  # from fewer modules or a shallower network to more or a deeper one
     (DIGITS, CIFAR_REDUCED),
 )
 
-BySeed = dict[int, float]
-
-
 # --- Measures ---
 
 
-def accuracy(rows: np.ndarray, setting: Setting, technique: str) -> BySeed:
+def accuracy(rows: pd.DataFrame, setting: Setting, technique: str) -> BySeed:
     """Top-1 test accuracy at the end of training, per cent."""
     cell = where(setting.task, setting.scale) | {"method": technique, "split": "test", "metric": "accuracy_top1"}
     return {seed: 100 * value for seed, value in final(rows, **cell).items()}
 
 
-def mean_error(rows: np.ndarray, setting: Setting, technique: str) -> BySeed:
+def mean_error(rows: pd.DataFrame, setting: Setting, technique: str) -> BySeed:
     """Top-1 test error in per cent, averaged over training: the area under its curve by the trapezoidal rule."""
     cell = where(setting.task, setting.scale) | {"method": technique, "split": "test", "metric": "accuracy_top1"}
     rows = select(rows, **cell)
     errors = {}
-    for seed in sorted(set(rows["seed"].tolist())):
-        curve = np.sort(select(rows, seed=seed), order="step")
-        if len(curve) > 1:
-            area = np.trapezoid(100 * (1 - curve["value"]), curve["step"])
-            errors[seed] = float(area / np.ptp(curve["step"]))
+    for (seed,), of_seed in groups(rows, "seed"):
+        step, value = (of_seed.sort_values("step")[column].to_numpy() for column in ("step", "value"))
+        if len(step) > 1:
+            errors[seed] = float(np.trapezoid(100 * (1 - value), step) / np.ptp(step))
     return errors
 
 
@@ -154,7 +151,7 @@ def ratio_of_deviations(a: BySeed, b: BySeed) -> Estimate:
     return Estimate(float(x / y), *(float(x / y / np.sqrt(f)) for f in reach), n)
 
 
-def gap(rows: np.ndarray, setting: Setting, without_loss: Sequence[str]) -> BySeed:
+def gap(rows: pd.DataFrame, setting: Setting, without_loss: Sequence[str]) -> BySeed:
     """For each seed, mean accuracy of the techniques that match the loss, less that of those that do not."""
     groups = [[accuracy(rows, setting, t) for t in group] for group in (WITH_LOSS, without_loss)]
     seeds = set.intersection(*(set(of_technique) for group in groups for of_technique in group))
@@ -175,10 +172,10 @@ def exceeds(estimate: Estimate, threshold: float = 0.0) -> Statement:
 def part(evidence: Evidence, *settings: Setting) -> Evidence:
     """The evidence of some tasks at their scales."""
     rows = [select(evidence.rows, **where(setting.task, setting.scale)) for setting in settings]
-    return Evidence(np.concatenate(rows), {})
+    return Evidence(pd.concat(rows, ignore_index=True), {})
 
 
-def missing(rows: np.ndarray, setting: Setting, techniques: Sequence[str]) -> str:
+def missing(rows: pd.DataFrame, setting: Setting, techniques: Sequence[str]) -> str:
     """Which techniques were not run, in words; empty if all were."""
     lacking = [TECHNIQUES[t] for t in techniques if not accuracy(rows, setting, t)]
     return f"{', '.join(lacking)} on {setting.name}" if lacking else ""
@@ -376,26 +373,25 @@ def appendix(evidence: Evidence) -> str:
     )
 
 
-def runs_table(rows: np.ndarray) -> str:
+def runs_table(rows: pd.DataFrame) -> str:
     lines = []
     for setting in SETTINGS:
         found = select(rows, **where(setting.task, setting.scale))
         if len(found):
-            sizes = "/".join(f"{n:,}" for n in sorted(set(found["n_train"].tolist())))
+            sizes = "/".join(f"{n:,}" for n in levels(found, "n_train"))
             updates = f"{found['step'].max():,}"
             remade = f"`python run.py -m sweep={setting.sweep}`"
             lines.append([IMAGES[setting.task], setting.scale, sizes, updates, setting.differs, remade])
     return markdown(["task", "scale", "training images", "updates", "what differs", "remake"], lines)
 
 
-def gradients_table(rows: np.ndarray) -> str:
+def gradients_table(rows: pd.DataFrame) -> str:
     lines = []
     for setting in SETTINGS:
-        of_task = select(rows, **where(setting.task, setting.scale), split="test")
+        ends = finals(select(rows, **where(setting.task, setting.scale), split="test"), "method", "metric")
         for technique, title in TECHNIQUES.items():
-            cell = select(of_task, method=technique)
             columns = [
-                final(cell, metric=f"{metric}/{k}")
+                ends.get((technique, f"{metric}/{k}"))
                 for metric in ("gradient_cosine", "gradient_relative_error")
                 for k in (1, 2, 3)
             ]

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError, expected
-from experiments.evidence.rows import curve, final, mean_estimate, read_rows, scale_of, select
+from experiments.evidence.reading import EvidenceError, expected, rows_path
+from experiments.evidence.rows import curve, final, groups, levels, mean_estimate, read_rows, scale_of, select
 from experiments.evidence.tables import IMAGES, TABLE_1, TECHNIQUES, row_of_table_1, where
 
 EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")
@@ -40,7 +41,7 @@ SPLIT_LOOKS = {1: ("#009E73", (0, (1, 1))), 2: ("#E69F00", (0, (3, 1.5))), 3: ("
 Setting = tuple[str, str]  # (task, scale)
 
 
-def table_1(rows: np.ndarray) -> Figure:
+def table_1(rows: pd.DataFrame) -> Figure:
     """Table 1: top-1 accuracy at the end of training, a panel a task, beside the paper's number where it has one.
 
     A dot is a seed; a marker the mean over seeds and its bar Student's 95% interval, cut off at the panel's edge. A
@@ -82,7 +83,7 @@ def table_1(rows: np.ndarray) -> Figure:
     return figure
 
 
-def accuracy(rows: np.ndarray) -> Figure:
+def accuracy(rows: pd.DataFrame) -> Figure:
     """Top-1 accuracy over training, a panel a task. Lines are means over seeds, bands reach over all seeds."""
     rows = select(rows, metric="accuracy_top1")
     settings, techniques = settings_of(rows), techniques_of(rows)
@@ -101,19 +102,19 @@ def accuracy(rows: np.ndarray) -> Figure:
     return figure
 
 
-def gradient_cosine(rows: np.ndarray) -> Figure:
+def gradient_cosine(rows: pd.DataFrame) -> Figure:
     """Cosine between synthetic and true gradient over training: a line of panels a task, a column a split."""
     return at_splits(rows, "gradient_cosine", "Cosine between synthetic and true gradient over training")
 
 
-def gradient_error(rows: np.ndarray) -> Figure:
+def gradient_error(rows: pd.DataFrame) -> Figure:
     """|synthetic - true| / |true| over training: a line of panels a task, a column a split."""
     return at_splits(rows, "gradient_relative_error", "Relative error of synthetic gradients over training")
 
 
-def at_splits(rows: np.ndarray, metric: str, title: str) -> Figure:
+def at_splits(rows: pd.DataFrame, metric: str, title: str) -> Figure:
     """A metric of each split. Backpropagation has the true gradient and Noprop has none: they are left out."""
-    rows = rows[np.isin(rows["metric"], [f"{metric}/{k}" for k in SPLITS])]
+    rows = rows[rows["metric"].isin([f"{metric}/{k}" for k in SPLITS])]
     settings, techniques = settings_of(rows), techniques_of(rows)
     figure = Figure(figsize=(7, 0.9 + 1.35 * len(settings)))
     grid = figure.subplots(len(settings), len(SPLITS), sharey="row", squeeze=False)
@@ -143,7 +144,7 @@ def at_splits(rows: np.ndarray, metric: str, title: str) -> Figure:
     return figure
 
 
-def predicted_loss(rows: np.ndarray) -> Figure:
+def predicted_loss(rows: pd.DataFrame) -> Figure:
     """The loss and what each split's predictor says of it, over training: a line a task, a column a technique."""
     settings, techniques = settings_of(rows), techniques_of(rows)
     figure = Figure(figsize=(7, 0.9 + 1.35 * len(settings)))
@@ -173,7 +174,7 @@ def predicted_loss(rows: np.ndarray) -> Figure:
     return figure
 
 
-def draw_curve(axes: Axes, cell: np.ndarray, factor: float = 1.0, marker: str | None = None, **look: object) -> None:
+def draw_curve(axes: Axes, cell: pd.DataFrame, factor: float = 1.0, marker: str | None = None, **look: object) -> None:
     """The mean over seeds as a line that ends in the marker, in a band over all seeds. `cell` is of one metric."""
     steps, values_TS = curve(cell)
     if not values_TS.size:
@@ -183,14 +184,14 @@ def draw_curve(axes: Axes, cell: np.ndarray, factor: float = 1.0, marker: str | 
     axes.plot(steps, values_TS.mean(axis=1), marker=marker, markevery=[-1], **look)
 
 
-def settings_of(rows: np.ndarray) -> list[Setting]:
+def settings_of(rows: pd.DataFrame) -> list[Setting]:
     """The tasks and scales of the rows, in the table's order."""
-    found = set(zip(rows["task"].tolist(), rows["scale"].tolist(), strict=True))
+    found = {key for key, _ in groups(rows, "task", "scale")}
     return [(task, scale) for task in IMAGES for scale in ("reduced", "paper") if (task, scale) in found]
 
 
-def techniques_of(rows: np.ndarray) -> list[str]:
-    found = set(rows["method"].tolist())
+def techniques_of(rows: pd.DataFrame) -> list[str]:
+    found = levels(rows, "method")
     return [technique for technique in TECHNIQUES if technique in found]
 
 
@@ -235,17 +236,15 @@ def _handle(technique: str) -> Line2D:
     return Line2D([], [], label=TECHNIQUES[technique], **LOOKS[technique])
 
 
-def _head(figure: Figure, rows: np.ndarray, title: str, spread: str) -> None:
-    by_cell: dict[tuple, set[int]] = {}
-    for row in rows:
-        by_cell.setdefault((row["experiment"], row["task"], row["method"], row["scale"]), set()).add(row["seed"])
-    fewest, most = (choose(map(len, by_cell.values())) for choose in (min, max))
+def _head(figure: Figure, rows: pd.DataFrame, title: str, spread: str) -> None:
+    seeds = rows.groupby(["experiment", "task", "method", "scale"], observed=True)["seed"].nunique().tolist()
+    fewest, most = min(seeds), max(seeds)
     count = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
     drawing.title(figure, title, f"{count}: {spread}", scale_of(rows))
 
 
 # The metric and the techniques that each shows.
-FIGURES: dict[str, tuple[str, Sequence[str], Callable[[np.ndarray], Figure]]] = {
+FIGURES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame], Figure]]] = {
     "table_1": ("accuracy_top1", (*LOOKS,), table_1),
     "accuracy": ("accuracy_top1", (*LOOKS,), accuracy),
     "gradient_cosine": ("gradient_cosine/1", LEARNED, gradient_cosine),
@@ -254,20 +253,19 @@ FIGURES: dict[str, tuple[str, Sequence[str], Callable[[np.ndarray], Figure]]] = 
 }
 
 
-def draw(name: str, rows: np.ndarray) -> Figure | None:
+def draw(name: str, rows: pd.DataFrame) -> Figure | None:
     """A figure, or none where the rows do not hold what it shows."""
     metric, techniques, of_rows = FIGURES[name]
     rows = select(rows, split="test")
-    rows = rows[np.isin(rows["experiment"], EXPERIMENTS) & np.isin(rows["task"], list(IMAGES))]
-    rows = rows[np.isin(rows["method"], techniques)]
-    return of_rows(rows) if metric in rows["metric"] else None
+    rows = rows[rows["experiment"].isin(EXPERIMENTS) & rows["task"].isin(IMAGES) & rows["method"].isin(techniques)]
+    return of_rows(rows) if metric in levels(rows, "metric") else None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
     options = drawing.parse("synthetic_figures", FIGURES, "synthetic_gradients", arguments)
-    path = options.results / "synthetic_gradients" / "rows.csv"
     try:
+        path = rows_path(options.results / "synthetic_gradients")
         if not expected(path):
             print(f"no rows at {path}: `make synthetic-gradients` makes them", file=sys.stderr)
             return int(bool(options.names))  # `make figures` draws what there is

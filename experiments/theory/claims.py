@@ -10,10 +10,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
-from experiments.evidence.rows import Interval, final, log_ratio, median_interval, scale_of, select
+from experiments.evidence.rows import (
+    BySeed,
+    Interval,
+    final,
+    finals,
+    groups,
+    levels,
+    log_ratio,
+    median_interval,
+    scale_of,
+    select,
+    with_settings,
+)
 from experiments.evidence.tables import format_factor, format_interval, format_number, markdown
 from experiments.evidence.verdicts import Claim, Domain, Evidence, Finding, above, every, find
 
@@ -23,47 +37,64 @@ ACTIVATIONS = ("relu", "leaky_relu", "tanh")
 INPUTS = (1, 2, 3, 5, 8, 12, 20)  # numbers of inputs of the sweep theory_points
 WIDTHS = (8, 16, 32, 64, 128, 256)  # of the sweep theory_approximation
 MISMATCHES = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the sweep theory_mismatch, without none
+# What rows are compared by, as columns that hold settings of their cells: {experiment: {column: (setting, type)}}.
+# `matched` is what a network was trained to match: `value`, `sobolev` (values and derivatives) or `differences`.
+SETTINGS: dict[str, dict[str, tuple[str, type]]] = {
+    "theory_construction": {"n_inputs": ("n_inputs", int), "width": ("width", int)},
+    "theory_approximation": {
+        **{"n_inputs": ("n_inputs", int), "width": ("width", int)},
+        **{"activation": ("activation", str), "matched": ("method", str)},
+    },
+    "theory_mismatch": {"domain": ("domain", str), "delta": ("delta", float)},
+    "theory_points": {
+        **{"n_inputs": ("n_inputs", int), "activation": ("activation", str), "matched": ("loss.name", str)},
+    },
+}
 POINTS = {"theory_construction": 3_000, "theory_approximation": 4_096, "theory_mismatch": 256}  # that sweeps train on
 
 
-def number(rows: np.ndarray, metric: str) -> float:
+def number(rows: pd.DataFrame, metric: str) -> float:
     """The one value of a metric, which several runs may have computed alike."""
     (value,) = set(select(rows, metric=metric)["value"].tolist())
     return value
 
 
-def numbers(rows: np.ndarray, prefix: str) -> dict[str, float]:
+def numbers(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
     """The exact numbers whose metric begins with a prefix, by what follows it."""
-    return {row["metric"].removeprefix(prefix): float(row["value"]) for row in rows if row["metric"].startswith(prefix)}
+    found = zip(rows["metric"].tolist(), rows["value"].tolist(), strict=True)
+    return {metric.removeprefix(prefix): value for metric, value in found if metric.startswith(prefix)}
 
 
-def largest(rows: np.ndarray, prefix: str) -> float:
+def largest(rows: pd.DataFrame, prefix: str) -> float:
     """The largest value over all metrics that begin with a prefix and all instances."""
-    return max(float(row["value"]) for row in rows if row["metric"].startswith(prefix))
+    return float(rows.loc[rows["metric"].str.startswith(prefix), "value"].max())
 
 
-def of_experiment(rows: np.ndarray, experiment: str) -> np.ndarray:
-    """An experiment's rows of one training size: that of its sweep or, where there are none, the largest there is."""
-    rows = select(rows, experiment=experiment)
-    sizes = set(rows["n_train"].tolist())
-    if experiment not in POINTS or not sizes:
-        return rows
-    return select(rows, n_train=POINTS[experiment] if POINTS[experiment] in sizes else max(sizes))
+def of_experiment(evidence: Evidence, experiment: str) -> Evidence:
+    """What an experiment left, its rows with the columns of `SETTINGS`.
+
+    They are of one training size: that of the sweep or, where there are none, the largest there is.
+    """
+    evidence = evidence.of(experiment)
+    rows, sizes = evidence.rows, levels(evidence.rows, "n_train")
+    if experiment in POINTS and sizes:
+        rows = select(rows, n_train=POINTS[experiment] if POINTS[experiment] in sizes else max(sizes))
+    return replace(evidence, rows=with_settings(rows, evidence.settings, SETTINGS.get(experiment, {})))
 
 
-def by_width(rows: np.ndarray, n_inputs: int, method: str, metric: str) -> dict[int, dict[int, float]]:
-    """Errors {width: {seed: value}} of the construction, or of trained networks, in a number of inputs.
+def by_width(rows: pd.DataFrame, metric: str, **cell: object) -> dict[int, BySeed]:
+    """Errors {width: {seed: value}} of the construction, or of trained networks, of those settings.
 
     A construction has somewhat fewer units than it was asked for; its width is what it has.
     """
-    units = {row["task"]: int(row["value"]) for row in select(rows, method=method, metric="hidden_units")}
-    rows = select(rows, method=method, metric=metric, split="test")
-    tasks = {task: task.split("_w") for task in set(rows["task"].tolist())}
-    widths = {units.get(task, int(width)): task for task, (inputs, width) in tasks.items() if inputs == f"d{n_inputs}"}
-    return {width: final(rows, task=widths[width]) for width in sorted(widths)}
+    rows = select(rows, **cell)
+    built = select(rows, metric="hidden_units")
+    units = dict(zip(built["width"].tolist(), built["value"].astype(int).tolist(), strict=True))
+    errors = finals(select(rows, metric=metric, split="test"), "width")
+    return dict(sorted((units.get(width, width), of_seeds) for (width,), of_seeds in errors.items()))
 
 
-def rates(errors: dict[int, dict[int, float]], from_width: int = 0) -> Interval:
+def rates(errors: dict[int, BySeed], from_width: int = 0) -> Interval:
     """The exponent r of error ~ width^-r by least squares, for each seed: median and interval."""
     errors = {width: of_seeds for width, of_seeds in errors.items() if width >= from_width}
     seeds = set.intersection(*map(set, errors.values())) if len(errors) > 1 else set()
@@ -73,18 +104,17 @@ def rates(errors: dict[int, dict[int, float]], from_width: int = 0) -> Interval:
     )
 
 
-def points_needed(rows: np.ndarray, n_inputs: int, method: str, activation: str = "relu") -> dict[int, float]:
+def points_needed(rows: pd.DataFrame, n_inputs: int, matched: str, activation: str = "relu") -> BySeed:
     """For each seed, the number of points at which the test error first reaches `LEARNED`.
 
     Between two sizes it is interpolated in the logarithms. A seed that never reaches it counts as the largest size,
     which makes the number too small; one that does with the fewest points counts as that many.
     """
-    rows = select(rows, task=f"d{n_inputs}", method=f"{method}_{activation}", metric="value_nmse", split="test")
-    sizes = np.unique(rows["n_train"])
-    errors = {int(n): final(rows, n_train=n) for n in sizes}
-    needed = {}
+    rows = select(rows, n_inputs=n_inputs, matched=matched, activation=activation, metric="value_nmse", split="test")
+    errors = {n: of_seeds for (n,), of_seeds in finals(rows, "n_train").items()}
+    sizes, needed = np.array(list(errors)), {}
     for seed in sorted(set.intersection(*map(set, errors.values()))) if errors else ():
-        curve = np.array([errors[int(n)][seed] for n in sizes])
+        curve = np.array([of_seeds[seed] for of_seeds in errors.values()])
         reached = np.flatnonzero(curve <= LEARNED)
         if not len(reached) or reached[0] == 0:
             needed[seed] = float(sizes[-1] if not len(reached) else sizes[0])
@@ -93,11 +123,6 @@ def points_needed(rows: np.ndarray, n_inputs: int, method: str, activation: str 
         x, y = np.log(sizes[k - 1 : k + 1]), np.log(curve[k - 1 : k + 1])
         needed[seed] = float(np.exp(np.interp(np.log(LEARNED), y[::-1], x[::-1])))
     return needed
-
-
-def dimensions(rows: np.ndarray) -> list[int]:
-    """The numbers of inputs of tasks d<inputs> and d<inputs>_w<width>."""
-    return sorted({int(task.partition("_")[0].removeprefix("d")) for task in rows["task"].tolist()})
 
 
 def _part(evidence: Evidence, part: str) -> Evidence:
@@ -113,12 +138,10 @@ def _missing(evidence: Evidence, what: str) -> str:
 
 
 def theorem_1(evidence: Evidence) -> Finding:
-    evidence = Evidence(of_experiment(evidence.rows, "theory_construction"), {})
+    evidence = of_experiment(evidence, "theory_construction")
     missing, statements, words = _missing(evidence, "the constructions"), [], []
     for n_inputs in () if missing else (1, 2, 3):
-        errors = {
-            name: by_width(evidence.rows, n_inputs, "construction", f"{name}_sup") for name in ("gradient", "value")
-        }
+        errors = {name: by_width(evidence.rows, f"{name}_sup", n_inputs=n_inputs) for name in ("gradient", "value")}
         widest = max(errors["gradient"], default=0)
         fitted = {name: rates(of_name, from_width=512) for name, of_name in errors.items()}
         if widest < 3_500 or not all(rate.n for rate in fitted.values()):
@@ -135,19 +158,16 @@ def theorem_1(evidence: Evidence) -> Finding:
 
 
 def theorem_2(evidence: Evidence) -> Finding:
-    rows = (evidence := Evidence(of_experiment(evidence.rows, "theory_mismatch"), {})).rows
+    rows = (evidence := of_experiment(evidence, "theory_mismatch")).rows
     above_floor: dict[str, dict[str, list[float]]] = {"interval": {}, "disc": {}}  # lowest and highest / floor
-    for task in sorted(set(rows["task"].tolist())):
-        domain, _, delta = task.partition("_delta")
-        for metric in ("joint_mse", "joint_sup") if float(delta) else ():
-            of_task = select(rows, task=task, metric=metric)
-            floor = number(select(of_task, split="exact"), metric)
-            above_floor[domain].setdefault(metric, []).extend(x / floor for x in final(of_task, split="test").values())
-    tasks = [(domain, delta) for domain in above_floor for delta in MISMATCHES]
-    there = set(rows["task"].tolist())
-    missing = [
-        f"a mismatch of {delta} on the {domain}" for domain, delta in tasks if f"{domain}_delta{delta}" not in there
-    ]
+    there = dict(groups(rows, "domain", "delta"))
+    for (domain, delta), of_both in there.items():
+        for metric in ("joint_mse", "joint_sup") if delta else ():
+            floor = number(select(of_both, split="exact"), metric)
+            trained = final(of_both, split="test", metric=metric).values()
+            above_floor[domain].setdefault(metric, []).extend(x / floor for x in trained)
+    asked = itertools.product(above_floor, MISMATCHES)
+    missing = [f"a mismatch of {delta} on the {domain}" for domain, delta in asked if (domain, delta) not in there]
     words = [
         f"{domain}: {min(ratios['joint_mse']):.4f} to {max(ratios['joint_mse']):.4f} times the least mean square "
         f"error, {min(ratios['joint_sup']):.2f} to {max(ratios['joint_sup']):.2f} times the least largest error"
@@ -279,13 +299,13 @@ TRAINED = tuple(itertools.product((1, 2), ACTIVATIONS))  # numbers of inputs and
 
 
 def approximated_together(evidence: Evidence) -> Finding:
-    evidence = Evidence(of_experiment(evidence.rows, "theory_approximation"), {})
+    evidence = of_experiment(evidence, "theory_approximation")
     fitted = {
-        cell: [
-            rates(by_width(evidence.rows, cell[0], f"sobolev_{cell[1]}", f"{name}_l2"))
-            for name in ("value", "gradient")
+        (n_inputs, activation): [
+            rates(by_width(evidence.rows, metric, n_inputs=n_inputs, activation=activation, matched="sobolev"))
+            for metric in ("value_l2", "gradient_l2")
         ]
-        for cell in TRAINED
+        for n_inputs, activation in TRAINED
     }
     missing = missing_widths(evidence.rows, ("sobolev",))
     words = [
@@ -300,21 +320,23 @@ def approximated_together(evidence: Evidence) -> Finding:
     )
 
 
-def missing_widths(rows: np.ndarray, methods: Sequence[str]) -> str:
+def missing_widths(rows: pd.DataFrame, methods: Sequence[str]) -> str:
     """The first width that was not trained, in words; empty if none lacks."""
-    for (n_inputs, activation), method, width in itertools.product(TRAINED, methods, WIDTHS):
-        if not len(select(rows, task=f"d{n_inputs}_w{width}", method=f"{method}_{activation}")):
+    there = {key for key, _ in groups(rows, "n_inputs", "activation", "matched", "width")}
+    for trained, method, width in itertools.product(TRAINED, methods, WIDTHS):
+        if (*trained, method, width) not in there:
+            n_inputs, activation = trained
             return f"{width} units of {activation} in {n_inputs} dimensions, method {method}"
     return ""
 
 
 def gradients_are_closer(evidence: Evidence) -> Finding:
-    evidence = Evidence(of_experiment(evidence.rows, "theory_approximation"), {})
+    evidence = of_experiment(evidence, "theory_approximation")
     ratios = {}
     for n_inputs, activation in TRAINED:
         value, sobolev = (
-            by_width(evidence.rows, n_inputs, f"{method}_{activation}", "gradient_l2")
-            for method in ("value", "sobolev")
+            by_width(evidence.rows, "gradient_l2", n_inputs=n_inputs, activation=activation, matched=matched)
+            for matched in ("value", "sobolev")
         )
         ratios[n_inputs, activation] = [log_ratio(value[width], sobolev[width]) for width in value if width in sobolev]
     missing = missing_widths(evidence.rows, ("value", "sobolev"))
@@ -333,18 +355,16 @@ def gradients_are_closer(evidence: Evidence) -> Finding:
 
 
 def fewer_points(evidence: Evidence) -> Finding:
-    evidence = evidence.of("theory_points")
+    evidence = of_experiment(evidence, "theory_points")
     missing, statements, words = _missing(evidence, "the trainings"), [], []
     for n_inputs in () if missing else INPUTS:
-        of_dimension = select(evidence.rows, task=f"d{n_inputs}", metric="value_nmse")
-        value, sobolev = (
-            set(select(of_dimension, method=f"{method}_relu")["n_train"].tolist()) for method in ("value", "sobolev")
-        )
+        of_dimension = select(evidence.rows, n_inputs=n_inputs, activation="relu", metric="value_nmse")
+        value, sobolev = (levels(select(of_dimension, matched=matched), "n_train") for matched in ("value", "sobolev"))
         # A method counts as needing the largest of its sizes at most: without the others' it would seem to need less.
         if not value or value != sobolev:
             missing = f"both methods at the same sizes in {n_inputs} dimensions"
             break
-        needed = [points_needed(evidence.rows, n_inputs, method) for method in ("value", "sobolev")]
+        needed = [points_needed(evidence.rows, n_inputs, matched) for matched in ("value", "sobolev")]
         ratio = log_ratio(*needed)
         statements.append(above(ratio, 0))
         words.append(f"{n_inputs}: {format_factor(ratio)}")
@@ -366,8 +386,8 @@ def determination_table(evidence: Evidence) -> str:
 def points_table(evidence: Evidence) -> str:
     """Points needed in practice, by number of inputs."""
     rows, lines = evidence.rows, []
-    for activation, n_inputs in itertools.product(("relu", "tanh"), dimensions(rows)):
-        value, sobolev = (points_needed(rows, n_inputs, method, activation) for method in ("value", "sobolev"))
+    for activation, n_inputs in itertools.product(("relu", "tanh"), levels(rows, "n_inputs")):
+        value, sobolev = (points_needed(rows, n_inputs, matched, activation) for matched in ("value", "sobolev"))
         if value and sobolev:
             counts = [format_interval(median_interval(needed.values())) for needed in (value, sobolev)]
             lines.append(
@@ -382,16 +402,15 @@ def points_table(evidence: Evidence) -> str:
 def width_table(evidence: Evidence) -> str:
     """How the errors of trained networks fall with width, and where they end."""
     rows, lines = evidence.rows, []
-    for n_inputs in dimensions(rows):
-        for activation in ACTIVATIONS:
-            for method in ("value", "sobolev", "differences"):
-                label = f"{method}_{activation}"
-                both = [by_width(rows, n_inputs, label, metric) for metric in ("value_l2", "gradient_l2")]
-                if all(both):
-                    widest = max(both[0])
-                    fitted = [format_interval(rates(errors)) for errors in both]
-                    last = [format_interval(median_interval(errors[widest].values())) for errors in both]
-                    lines.append([str(n_inputs), activation, method, *fitted, str(widest), *last])
+    trained = itertools.product(levels(rows, "n_inputs"), ACTIVATIONS, ("value", "sobolev", "differences"))
+    for n_inputs, activation, matched in trained:
+        cell = {"n_inputs": n_inputs, "activation": activation, "matched": matched}
+        both = [by_width(rows, metric, **cell) for metric in ("value_l2", "gradient_l2")]
+        if all(both):
+            widest = max(both[0])
+            fitted = [format_interval(rates(errors)) for errors in both]
+            last = [format_interval(median_interval(errors[widest].values())) for errors in both]
+            lines.append([str(n_inputs), activation, matched, *fitted, str(widest), *last])
     return (
         "#### Error against width by training: exponents r of width^-r, and root mean square errors at the widest"
         f"{_marked(evidence)}\n\n"
@@ -411,7 +430,7 @@ def tables(evidence: Evidence) -> str:
         "theory_points": points_table,
         "theory_approximation": width_table,
     }
-    parts = {name: Evidence(of_experiment(evidence.rows, name), {}) for name in table_of}
+    parts = {name: of_experiment(evidence, name) for name in table_of}
     return "\n\n".join(table_of[name](part) for name, part in parts.items() if len(part.rows))
 
 

@@ -9,19 +9,30 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError
-from experiments.evidence.rows import Interval, final, median_interval, read_rows, scale_of, select
+from experiments.evidence.reading import EvidenceError, expected, rows_path
+from experiments.evidence.rows import (
+    Interval,
+    final,
+    groups,
+    levels,
+    median_interval,
+    read_rows,
+    read_settings,
+    scale_of,
+    select,
+)
+from experiments.evidence.verdicts import Evidence
 from experiments.theory.claims import (
     ACTIVATIONS,
     LEARNED,
     by_width,
-    dimensions,
     number,
     numbers,
     of_experiment,
@@ -40,9 +51,9 @@ ERRORS = {
 }
 
 
-def figure_2_left(rows: np.ndarray) -> Figure:
+def figure_2_left(evidence: Evidence) -> Figure:
     """Hypotheses consistent with three values, and the one consistent with the values and slopes."""
-    rows = select(rows, experiment="theory_exact", task="hypotheses")
+    rows = select(evidence.rows, experiment="theory_exact", task="hypotheses")
     figure = Figure(figsize=(7, 2.6))
     x_V = np.linspace(0, 1, 6)
     target_V = np.array([number(select(rows, split="target"), f"vertex_{k}") for k in range(6)])
@@ -78,9 +89,9 @@ def figure_2_left(rows: np.ndarray) -> Figure:
     return figure
 
 
-def gaussian_pair(rows: np.ndarray) -> Figure:
+def gaussian_pair(evidence: Evidence) -> Figure:
     """Proposition 3: two densities that two values cannot tell apart, and one slope can."""
-    rows = select(rows, experiment="theory_exact", task="gaussian")
+    rows = select(evidence.rows, experiment="theory_exact", task="gaussian")
     densities = {BLUE: (2.0, 1.0), ORANGE: tuple(number(rows, f"twin_{name}") for name in ("mean", "std"))}
     x = np.linspace(-3, 8, 500)
     figure = Figure(figsize=(5.5, 2.7))
@@ -109,9 +120,9 @@ def gaussian_pair(rows: np.ndarray) -> Figure:
     return figure
 
 
-def sample_complexity(rows: np.ndarray) -> Figure:
+def sample_complexity(evidence: Evidence) -> Figure:
     """K_reg and K_sob of polynomials: by degree in one variable, and in several."""
-    rows = select(rows, experiment="theory_exact", task="polynomials")
+    rows = select(evidence.rows, experiment="theory_exact", task="polynomials")
     figure = Figure(figsize=(7, 2.8))
     panels = figure.subplots(1, 4)
     for n_inputs, axes in enumerate(panels, start=1):
@@ -145,14 +156,14 @@ def sample_complexity(rows: np.ndarray) -> Figure:
     return figure
 
 
-def theorem_1(rows: np.ndarray) -> Figure:
+def theorem_1(evidence: Evidence) -> Figure:
     """The S_1 error of constructed networks against width."""
-    rows = of_experiment(rows, "theory_construction")
+    rows = of_experiment(evidence, "theory_construction").rows
     figure = Figure(figsize=(7, 2.7))
     for axes, name in zip(figure.subplots(1, 2), ("gradient", "value"), strict=True):
         for n_inputs, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "s"), (GREEN, "^")), start=1):
             for kind, style in (("sup", "-"), ("l2", ":")):
-                errors = by_width(rows, n_inputs, "construction", f"{name}_{kind}")
+                errors = by_width(rows, f"{name}_{kind}", n_inputs=n_inputs)
                 medians = [next(iter(of_seed.values())) for of_seed in errors.values()]
                 axes.plot(list(errors), medians, color=colour, marker=marker, linestyle=style, markersize=3)
         exponent = 1 if name == "gradient" else 2
@@ -177,22 +188,23 @@ def theorem_1(rows: np.ndarray) -> Figure:
     return figure
 
 
-def error_against_width(rows: np.ndarray) -> Figure:
+def error_against_width(evidence: Evidence) -> Figure:
     """RQ2: errors of values and gradients against width by training, beside the construction."""
-    trained, built = (of_experiment(rows, name) for name in ("theory_approximation", "theory_construction"))
-    inputs = dimensions(trained)
+    trained, built = (of_experiment(evidence, name).rows for name in ("theory_approximation", "theory_construction"))
+    inputs = levels(trained, "n_inputs")
     figure = Figure(figsize=(7, 1 + 1.6 * len(inputs)))
     for n_inputs, row in zip(inputs, figure.subplots(len(inputs), 4, sharex=True, squeeze=False), strict=True):
         for (metric, title), axes in zip(ERRORS.items(), row, strict=True):
             widths = set()
-            for method, (_, colour) in (DIFFERENCES | METHODS).items():  # for tanh the first lies under `sobolev`
+            for matched, (_, colour) in (DIFFERENCES | METHODS).items():  # for tanh the first lies under `sobolev`
                 for activation in ACTIVATIONS:
                     _, style, marker = LINES[activation]
-                    errors = by_width(trained, n_inputs, f"{method}_{activation}", metric)
+                    cell = {"n_inputs": n_inputs, "activation": activation, "matched": matched}
+                    errors = by_width(trained, metric, **cell)
                     widths |= set(errors)
                     medians = [np.median(list(of_seeds.values())) for of_seeds in errors.values()]
                     axes.plot(list(errors), medians, color=colour, linestyle=style, marker=marker, markersize=3)
-            of_built = by_width(built, n_inputs, "construction", metric)
+            of_built = by_width(built, metric, n_inputs=n_inputs)
             shown = {width: errors for width, errors in of_built.items() if width <= max(widths, default=0)}
             axes.plot(list(shown), [next(iter(errors.values())) for errors in shown.values()], color=BLACK, linewidth=1)
             axes.set_xscale("log", base=2)
@@ -215,22 +227,22 @@ def error_against_width(rows: np.ndarray) -> Figure:
     return figure
 
 
-def wrong_derivative(rows: np.ndarray) -> Figure:
+def wrong_derivative(evidence: Evidence) -> Figure:
     """Theorem 2: the joint error that training reaches against the size of the mismatch, and the floor."""
-    rows = of_experiment(rows, "theory_mismatch")
+    rows = of_experiment(evidence, "theory_mismatch").rows
     figure = Figure(figsize=(7, 2.7))
-    tasks = sorted((float(task.rpartition("delta")[2]), task) for task in set(rows["task"].tolist()))
+    mismatched = groups(rows[rows["delta"] > 0], "domain", "delta")
     panels = {
         "joint_mse": r"mean of $|h - f|^2 + |\nabla h - g|^2$",
         "joint_sup": r"max(sup $|h - f|$, sup $|\nabla h - g|$)",
     }
     for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for domain, colour, marker in (("interval", BLUE, "o"), ("disc", ORANGE, "s")):
-            of_domain = [(delta, task) for delta, task in tasks if task.startswith(domain) and delta > 0]
-            floor = [number(select(rows, task=task, split="exact"), metric) for _, task in of_domain]
-            axes.plot([delta for delta, _ in of_domain], floor, color=colour)
-            for delta, task in of_domain:
-                reached = list(final(rows, task=task, split="test", metric=metric).values())
+            of_domain = {delta: of_both for (name, delta), of_both in mismatched if name == domain}
+            floor = [number(select(of_delta, split="exact"), metric) for of_delta in of_domain.values()]
+            axes.plot(list(of_domain), floor, color=colour)
+            for delta, of_delta in of_domain.items():
+                reached = list(final(of_delta, split="test", metric=metric).values())
                 axes.plot([delta] * len(reached), reached, marker, color=colour, markersize=4, markerfacecolor="none")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -253,15 +265,15 @@ def wrong_derivative(rows: np.ndarray) -> Figure:
     return figure
 
 
-def points_against_dimension(rows: np.ndarray) -> Figure:
+def points_against_dimension(evidence: Evidence) -> Figure:
     """RQ1 in practice: points needed with and without derivatives against dimension, and their ratio."""
-    rows = select(rows, experiment="theory_points")
+    rows = of_experiment(evidence, "theory_points").rows
     figure = Figure(figsize=(7, 2.8))
     left, right = figure.subplots(1, 2)
-    inputs = dimensions(rows)
+    inputs = levels(rows, "n_inputs")
     for activation in ("relu", "tanh"):
         name, style, _ = LINES[activation]
-        both = {d: [points_needed(rows, d, method, activation) for method in METHODS] for d in inputs}
+        both = {d: [points_needed(rows, d, matched, activation) for matched in METHODS] for d in inputs}
         both = {d: needed for d, needed in both.items() if all(needed)}
         if not both:
             continue
@@ -314,12 +326,12 @@ def _slope(axes: Axes, exponent: int) -> None:
     axes.legend(loc="lower left")
 
 
-def _title(figure: Figure, rows: np.ndarray, title: str, sentence: str) -> None:
+def _title(figure: Figure, rows: pd.DataFrame, title: str, sentence: str) -> None:
     """What the figure is, what it shows in one sentence and, where it is not whole, that it is reduced."""
     drawing.title(figure, title, sentence, scale_of(rows))
 
 
-FIGURES: dict[str, tuple[dict[str, str], Callable[[np.ndarray], Figure]]] = {  # and the rows that each needs
+FIGURES: dict[str, tuple[dict[str, str], Callable[[Evidence], Figure]]] = {  # and the rows that each needs
     "figure_2_left": ({"experiment": "theory_exact", "task": "hypotheses"}, figure_2_left),
     "gaussian_pair": ({"experiment": "theory_exact", "task": "gaussian"}, gaussian_pair),
     "sample_complexity": ({"experiment": "theory_exact", "task": "polynomials"}, sample_complexity),
@@ -333,24 +345,24 @@ FIGURES: dict[str, tuple[dict[str, str], Callable[[np.ndarray], Figure]]] = {  #
 def main(arguments: list[str] | None = None) -> int:
     """Draw, print the path of each file written, and return the exit status."""
     options = drawing.parse("theory_figures", FIGURES, "theory", arguments)
-    path = options.results / "theory" / "rows.csv"
-    if not path.is_file():
-        print(f"error: no rows at {path}: `make theory` makes them", file=sys.stderr)
-        return 1
+    missing, folder = [], options.results / "theory"
     try:
-        rows = read_rows(path)
+        path = rows_path(folder)
+        if not path.is_file():
+            raise EvidenceError(f"no rows at {path}: `make theory` makes them")
+        settings = read_settings(folder / "settings.json") if expected(folder / "settings.json") else {}
+        evidence = Evidence(read_rows(path), {}, settings)
+        for name in options.names or FIGURES:
+            needed, draw = FIGURES[name]
+            if not len(select(evidence.rows, **needed)):
+                missing.append(name)
+                what = " ".join(needed.values())
+                print(f"{name}: {path} has no rows of {what}; `make theory` makes them", file=sys.stderr)
+                continue
+            drawing.save(draw(evidence), options.out / f"theory_{name}")
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    missing = []
-    for name in options.names or FIGURES:
-        needed, draw = FIGURES[name]
-        if not len(select(rows, **needed)):
-            missing.append(name)
-            what = " ".join(needed.values())
-            print(f"{name}: {path} has no rows of {what}; `make theory` makes them", file=sys.stderr)
-            continue
-        drawing.save(draw(rows), options.out / f"theory_{name}")
     return 1 if set(missing) & set(options.names) else 0
 
 
