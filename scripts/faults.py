@@ -59,9 +59,9 @@ EXPERIMENTS = {
     "train_teacher": "experiment=train_teacher teacher.environments=4 teacher.horizon=16 teacher.segment=512 "
     "teacher.steps=3072 evaluation_episodes=1 dataset.max_episode_frames=1000 compute.checkpoint_seconds=1",
     "distill_atari": "experiment=distill_atari dataset=atari/breakout dataset.folder={runs}/states "
-    "dataset.n_states=2500 dataset.recording_environments=2 n_train=500 optimizer.steps=300 optimizer.batch_size=50 n_evaluate=200 "
-    "n_gradients=20 evaluations=10 play_episodes=1 compute.checkpoint_seconds=1 dataset.max_episode_frames=1000 "
-    f"dataset.teacher={{above}}/{TEACHER}",
+    "dataset.n_states=2500 dataset.recording_environments=2 n_train=500 optimizer.steps=300 optimizer.batch_size=50 "
+    "n_evaluate=200 n_gradients=20 evaluations=10 play_episodes=1 compute.checkpoint_seconds=1 "
+    f"dataset.max_episode_frames=1000 dataset.teacher={{above}}/{TEACHER}",
 }
 COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
 PATIENCE = 300  # seconds for one command
