@@ -392,7 +392,7 @@ def test_who_comes_next_finishes_what_was_decided(collected, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in SHIPPED.glob("*/rows.csv")), ids=lambda path: path.name
+    "folder", sorted(path.parent for path in SHIPPED.glob(f"*/{ROWS_FILE}")), ids=lambda path: path.name
 )
 def test_what_ships_is_what_its_checksums_say(folder):
     sums = read_sums(folder)

@@ -18,7 +18,7 @@ from experiments.distillation import export_teachers
 from experiments.distillation.figures import read_steps_before
 from experiments.evidence.collect import Results, collect, compressed
 from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_arrays, read_csv, read_json, read_yaml
-from experiments.evidence.rows import read_rows, read_surfaces
+from experiments.evidence.rows import read_rows, read_settings, read_surfaces
 from experiments.evidence.schemas import (
     MEASURED,
     RUNS,
@@ -111,6 +111,7 @@ def valid() -> dict[str, tuple[bytes, Callable[[Path], object]]]:
         "rows.csv.gz": (compressed(rows), read_rows),
         "runs": ((teacher / "runs.csv").read_bytes(), lambda path: read_csv(path, RUNS)),
         "settings": (a_setting, lambda path: read_json(path, Settings)),
+        "settings of cells": (a_setting, read_settings),
         "card": ((teacher / "breakout.json").read_bytes(), lambda path: read_json(path, Card)),
         "surface": (of_run["surface.npz"], lambda path: read_arrays(path, SURFACE)),
         "saliency": (saliency.read_bytes(), lambda path: read_arrays(path, SALIENCY)),

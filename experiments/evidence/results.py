@@ -31,7 +31,7 @@ def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files, {name: content}, and their checksums, all or none. The caller holds the folder."""
     shutil.rmtree(folder / STAGED, ignore_errors=True)
     kept = {name: digest for name, digest in read_sums(folder).items() if (folder / name).is_file()}
-    if ROWS_FILE in files:
+    if ROWS_FILE in files:  # it replaces the one of before
         kept.pop(ROWS_FILE_BEFORE, None)
     sums = kept | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
