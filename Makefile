@@ -34,10 +34,8 @@ quickstart: setup ## a first look at every domain, at a small budget (3 to 6 min
 	  runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=quickstart_distillation dataset.folder=quickstart/data runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
-	$(BIN)/python -m experiments.regression.figures figure_2 figure_3 surfaces learning_curves ratios --results quickstart
-	$(BIN)/python -m experiments.theory.figures figure_2_left gaussian_pair --results quickstart
-	$(BIN)/python -m experiments.synthetic_gradients.figures accuracy gradient_cosine --results quickstart
-	$(BIN)/python -m experiments.distillation.figures figure_4 saliency --results quickstart
+	$(BIN)/python -m scripts.figures figure_2 figure_3 surfaces learning_curves ratios figure_2_left gaussian_pair accuracy \
+	  gradient_cosine figure_4 saliency --results quickstart
 
 regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 hours on 2 cores)
 	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
@@ -89,10 +87,7 @@ collect-what-is-whole: setup
 	-@$(BIN)/python -m scripts.collect # a damaged run is named and hinders no figure
 
 figures: collect-what-is-whole ## every figure and table, from the rows in results/ (1 minute)
-	$(BIN)/python -m experiments.regression.figures
-	$(BIN)/python -m experiments.theory.figures
-	$(BIN)/python -m experiments.synthetic_gradients.figures
-	$(BIN)/python -m experiments.distillation.figures
+	$(BIN)/python -m scripts.figures
 	$(BIN)/python -m scripts.tables
 
 report: collect-what-is-whole ## results/REPORT.md: each claim, our number, the verdict (seconds)

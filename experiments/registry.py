@@ -7,12 +7,20 @@ A domain is a folder beside this file with four modules: `settings` (the types o
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
 
 from experiments.runner.settings import RunConfig, register_resolvers
 
-DOMAINS = ("regression", "distillation", "synthetic_gradients", "theory")
+DOMAINS = ("regression", "theory", "distillation", "synthetic_gradients")  # in the order of the report
+
+
+def modules(name: str) -> dict[str, ModuleType]:
+    """The module of this name of each domain that has one, by domain."""
+    names = {domain: f"experiments.{domain}.{name}" for domain in DOMAINS}
+    return {domain: import_module(module) for domain, module in names.items() if find_spec(module)}
 
 
 def register_settings() -> None:
@@ -25,6 +33,6 @@ def register_settings() -> None:
 def settings_types() -> dict[str, type[RunConfig]]:
     """The type of each experiment's settings, by the name that its defaults list calls it by."""
     types = {}
-    for domain in DOMAINS:
-        types |= import_module(f"experiments.{domain}.settings").TYPES
+    for settings in modules("settings").values():
+        types |= settings.TYPES
     return types

@@ -27,6 +27,7 @@ from experiments.evidence.report import report
 from experiments.evidence.rows import as_rows, final, read_rows, select
 from experiments.evidence.schemas import RUNS
 from experiments.evidence.verdicts import Evidence
+from scripts import figures as draw_figures
 from tests.conftest import CONFIGS
 from tests.test_scripts import joined, write_rows
 
@@ -270,7 +271,7 @@ def test_the_figure_of_teachers_shows_their_rows(tmp_path):
         for metric, value in (("score", mean), ("score_std", 2.0))
     ]
     write_rows(tmp_path / "teachers" / "rows.csv.gz", as_rows(rows))
-    assert distillation_figures.main(["teachers", "--results", str(tmp_path)]) == 0
+    assert draw_figures.main(["teachers", "--results", str(tmp_path)]) == 0
     (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv.gz"), {}).axes
     assert axes.lines[0].get_ydata().tolist() == [-20, 3]
     assert axes.lines[1].get_ydata().tolist() == [15]
@@ -327,12 +328,12 @@ def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
 
 
 def test_every_figure_renders(results, tmp_path, capsys):
-    assert distillation_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
+    assert draw_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out.split()
     assert len(printed) == 6
     drawn = tmp_path / "figures" / "distillation_final_values.png"
     content = drawn.read_bytes()
-    assert distillation_figures.main(["final_values", "--results", str(results), "--out", str(drawn.parent)]) == 0
+    assert draw_figures.main(["final_values", "--results", str(results), "--out", str(drawn.parent)]) == 0
     assert drawn.read_bytes() == content  # the same rows give the same file
 
 
@@ -359,12 +360,12 @@ def test_figure_4_draws_the_medians(results):
 
 
 def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
-    assert distillation_figures.main(["--results", str(tmp_path / "nothing")]) == 0  # `make figures` goes on
-    assert distillation_figures.main(["figure_4", "--results", str(tmp_path / "nothing")]) == 1
+    assert draw_figures.main(["--results", str(tmp_path / "nothing")]) == 1
+    assert draw_figures.main(["figure_4", "--results", str(tmp_path / "nothing")]) == 1
     assert "make teachers distillation" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        distillation_figures.main(["figure_5"])
+        draw_figures.main(["figure_5"])
     broken = results / "distillation" / "saliency" / "distill_atari_breakout_value_1000.npz"
     broken.write_bytes(broken.read_bytes()[:100])
-    assert distillation_figures.main(["--results", str(results)]) == 1
+    assert draw_figures.main(["--results", str(results)]) == 1
     assert "cannot be read" in capsys.readouterr().err

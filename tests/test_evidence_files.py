@@ -15,11 +15,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.evidence import report, results
+from experiments.evidence import results
 from experiments.evidence.collect import Results, as_csv, collect, compressed, main
 from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_csv, read_json, read_sums, rows_path
 from experiments.evidence.rows import read_rows, read_surfaces
 from experiments.evidence.schemas import ROWS, Settings
+from scripts import report as report_program
 from tests.conftest import CONFIGS
 from tests.test_collect import HEADER, MANIFEST, make_run, values
 from tests.test_scripts import make_surface, write_surface
@@ -227,7 +228,7 @@ def test_damaged_results_are_named_and_left_as_they_are(collected, tmp_path, cap
     assert file in line
     assert tree(collected) == before
     if file == "rows.csv.gz" and sums:
-        assert report.main(["--results", str(collected.parent)]) == 1
+        assert report_program.main(["--results", str(collected.parent)]) == 1
         assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -258,7 +259,7 @@ def test_a_damaged_archive_of_rows_is_refused_in_one_line(collected, capsys, dam
     with pytest.raises(EvidenceError, match=re.escape(said)):
         read_rows(collected / ROWS_FILE)
     assert time.process_time() - began < 5
-    assert report.main(["--results", str(collected.parent)]) == 1
+    assert report_program.main(["--results", str(collected.parent)]) == 1
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith("error: ")
     assert said in line
@@ -280,7 +281,7 @@ def test_results_of_before_are_read_and_compressed_when_collecting(collected, tm
     assert rows_path(collected) == collected / "rows.csv"
     pd.testing.assert_frame_equal(read_rows(rows_path(collected)), rows)
     assert Results.read(collected) == known
-    assert report.main(["--results", str(collected.parent)]) == 0
+    assert report_program.main(["--results", str(collected.parent)]) == 0
     (collected / "rows.csv").write_text(cut_lines((collected / "rows.csv").read_text()))
     capsys.readouterr()
     assert not collect([make_run(tmp_path, "c", 3.0, seeds=(7,))], collected)  # it is not what its checksum says

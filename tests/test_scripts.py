@@ -18,7 +18,8 @@ import pytest
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from experiments.evidence import report, tables
+from experiments.evidence import report
+from experiments.evidence.markdown import format_interval
 from experiments.evidence.reading import EvidenceError
 from experiments.evidence.rows import (
     TASKS,
@@ -50,6 +51,10 @@ from experiments.regression.claims import (
     longer_training,
     outcome,
 )
+from experiments.regression.tables import convergence
+from scripts import figures as draw_figures
+from scripts import report as report_program
+from scripts import tables as tables_program
 from tests.conftest import ROOT
 
 SIZES = (20, 100, 10_000)
@@ -381,14 +386,14 @@ def test_a_readers_own_rows_stand_in_the_tables_and_are_no_part_of_a_verdict(tmp
     for method in ("value", "half"):
         name = f"regression_booth_{method}_20.npz"
         write_surface(tmp_path / "regression" / "surfaces" / name, make_surface("reduced"))
-    assert report.main(["--results", str(tmp_path)]) == 0
+    assert report_program.main(["--results", str(tmp_path)]) == 0
     judged, tables_ = (tmp_path / "REPORT.md").read_text().split("#### Test MSE")[:2]
-    alone = report.report(Evidence(rows, {})).split("#### Test MSE")[0]
+    alone = report.report(Evidence(rows, {}), report_program.all_parts()).split("#### Test MSE")[0]
     assert judged == alone
     assert "- Ours (paper): " in judged
     assert "| values: half |" in tables_
     assert "| mine | 10,000 |" in tables_
-    assert figures.main(["--results", str(tmp_path), "figure_2", "learning_curves", "surfaces"]) == 0
+    assert draw_figures.main(["--results", str(tmp_path), "figure_2", "learning_curves", "surfaces"]) == 0
     figure = figures.figure_2(read_rows(tmp_path / "regression" / "rows.csv.gz"))
     assert "half" in [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
 
@@ -438,7 +443,7 @@ def test_target_variance_is_that_of_the_uniform_distribution() -> None:
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "regression" / "rows.csv.gz", make_rows(seeds=6))
-    assert report.main(["--results", str(tmp_path)]) == 0
+    assert report_program.main(["--results", str(tmp_path)]) == 0
     path = tmp_path / "REPORT.md"
     assert capsys.readouterr().out.split() == [str(path)]
     text = path.read_text()
@@ -453,14 +458,14 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "### R1: not run" in normalised
     assert "`make regression-normalised report` makes it" in normalised
     path.unlink()
-    assert report.main(["--results", str(tmp_path)]) == 0
+    assert report_program.main(["--results", str(tmp_path)]) == 0
     assert path.read_text() == text
 
 
 def test_report_names_the_reduced_scale(small_results: Path) -> None:
     rows = read_rows(small_results / "regression" / "rows.csv.gz")
     surfaces = read_surfaces(small_results / "regression" / "surfaces", rows)
-    normalised = report.report(Evidence(rows, surfaces)).split("## The same claims")[1]
+    normalised = report.report(Evidence(rows, surfaces), report_program.all_parts()).split("## The same claims")[1]
     assert "### R4: not run" in normalised
     assert "Missing: Sobolev at 100 points, value only at 100 points" in normalised
     assert "- Ours (reduced): share of variance explained" in normalised
@@ -468,7 +473,7 @@ def test_report_names_the_reduced_scale(small_results: Path) -> None:
 
 
 def test_report_without_rows_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--results", str(tmp_path)]) == 1
+    assert report_program.main(["--results", str(tmp_path)]) == 1
     assert "make quickstart" in capsys.readouterr().err
     assert not (tmp_path / "REPORT.md").exists()
 
@@ -477,7 +482,7 @@ def test_report_without_rows_writes_nothing(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_tables(small_results: Path, tmp_path: Path) -> None:
-    assert tables.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
+    assert tables_program.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
     rows = read_rows(small_results / "regression" / "rows.csv.gz")
     cell = final(rows, task="ackley", method="sobolev", n_train=20, split="test", metric="gradient_mse")
     with (tmp_path / "regression_normalised.csv").open() as file:
@@ -487,14 +492,14 @@ def test_tables(small_results: Path, tmp_path: Path) -> None:
     assert float(entry["low"]) == pytest.approx(min(cell.values()), rel=1e-5)
     assert (entry["seeds"], entry["step"], entry["scale"]) == ("3", "100", "reduced")
     markdown = (tmp_path / "regression_normalised.md").read_text()
-    assert f"| {tables.format_interval(median_interval(cell.values()))} | 3 | reduced |" in markdown
+    assert f"| {format_interval(median_interval(cell.values()))} | 3 | reduced |" in markdown
 
 
 def test_convergence_compares_the_half_with_the_end() -> None:
     rows = make_rows(tasks=("booth",), sizes=(20,))
     cell = select(rows, method="value", split="test", metric="value_mse")
-    assert tables.convergence(cell) == pytest.approx((50, 100, -0.5))  # the made error falls as 1 / step
-    assert np.isnan(tables.convergence(select(cell, step=100)).change)
+    assert convergence(cell) == pytest.approx((50, 100, -0.5))  # the made error falls as 1 / step
+    assert np.isnan(convergence(select(cell, step=100)).change)
 
 
 # Figures
@@ -505,7 +510,7 @@ def texts(figure: Figure) -> str:
 
 
 def test_every_figure_renders(small_results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert figures.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
+    assert draw_figures.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(printed) == sorted(tmp_path.iterdir())
     assert {path.stem.replace("_normalised", "") for path in printed} == {
@@ -521,7 +526,7 @@ def test_every_figure_renders(small_results: Path, tmp_path: Path, capsys: pytes
 
 def test_same_rows_same_file(small_results: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        assert figures.main(["ratios", "--results", str(small_results), "--out", str(tmp_path / folder)]) == 0
+        assert draw_figures.main(["ratios", "--results", str(small_results), "--out", str(tmp_path / folder)]) == 0
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -701,21 +706,21 @@ def test_one_reduced_surface_makes_the_view_reduced() -> None:
 
 
 def test_missing_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert figures.main(["--results", str(tmp_path)]) == 1
-    assert tables.main(["--results", str(tmp_path)]) == 1
+    assert draw_figures.main(["--results", str(tmp_path)]) == 1
+    assert tables_program.main(["--results", str(tmp_path)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: ") and "`make quickstart`" in line for line in lines)
     assert not any(tmp_path.iterdir())
 
     write_rows(tmp_path / "regression" / "rows.csv.gz", make_rows(tasks=("booth",), sizes=(20,), seeds=2))
-    assert figures.main(["figure_3", "--results", str(tmp_path)]) == 1
+    assert draw_figures.main(["figure_3", "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("figure_3: ")
 
 
 def test_unknown_figure_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_status:
-        figures.main(["figure_9"])
+        draw_figures.main(["figure_9"])
     assert exit_status.value.code == 2
     assert "there is no figure 'figure_9'; choose from figure_2, figure_3" in capsys.readouterr().err
 
@@ -790,6 +795,6 @@ print("pandas" in sys.modules)
 
 
 def test_the_shipped_report_is_what_the_shipped_rows_give(tmp_path):
-    assert report.main(["--results", str(ROOT / "results"), "--out", str(tmp_path / "REPORT.md")]) == 0
+    assert report_program.main(["--results", str(ROOT / "results"), "--out", str(tmp_path / "REPORT.md")]) == 0
     shipped = ROOT / "results" / "REPORT.md"
     assert (tmp_path / "REPORT.md").read_text() == shipped.read_text(), "rows were collected: make figures report"

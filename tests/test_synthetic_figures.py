@@ -12,11 +12,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from experiments.evidence import report, tables
+from experiments.evidence import report
 from experiments.evidence.rows import Estimate, as_rows, mean_estimate, select
-from experiments.evidence.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, where
 from experiments.evidence.verdicts import Evidence
-from experiments.synthetic_gradients import figures as synthetic_figures
 from experiments.synthetic_gradients.claims import (
     CIFAR,
     CIFAR_60,
@@ -36,6 +34,10 @@ from experiments.synthetic_gradients.claims import (
     unpaired_difference,
 )
 from experiments.synthetic_gradients.figures import FIGURES, LOOKS, draw
+from experiments.synthetic_gradients.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, table_1, where
+from scripts import figures as draw_figures
+from scripts import report as report_program
+from scripts import tables as tables_program
 from tests.test_scripts import joined, texts, write_rows
 
 STEPS = (0, 100, 300, 1000)
@@ -301,7 +303,9 @@ def test_the_report_shows_numbers_scale_and_commands() -> None:
 
 
 def test_the_whole_report_has_the_section() -> None:
-    assert "## Synthetic gradients (Section 4.3)" in report.report(Evidence(make_rows()[:0], {}))
+    assert "## Synthetic gradients (Section 4.3)" in report.report(
+        Evidence(make_rows()[:0], {}), report_program.all_parts()
+    )
 
 
 # Table 1
@@ -316,7 +320,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_table_1_holds_our_numbers_beside_the_papers(results: Path, tmp_path: Path, capsys) -> None:
-    assert tables.main(["--results", str(results), "--out", str(tmp_path)]) == 0
+    assert tables_program.main(["--results", str(results), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "table_1.md"), str(tmp_path / "table_1.csv")]
     with (tmp_path / "table_1.csv").open() as file:
         entries = {(e["task"], e["metric"], e["technique"]): e for e in csv.DictReader(file)}
@@ -344,7 +348,7 @@ def test_table_1_holds_our_numbers_beside_the_papers(results: Path, tmp_path: Pa
 def test_scales_of_one_task_are_lines_of_their_own() -> None:
     entries = accuracies(make_rows(settings=[CIFAR, CIFAR_REDUCED], techniques=["critic"], seeds=1))
     assert [(e.scale, round(e.mean), e.seeds) for e in entries] == [("paper", 93, 1), ("reduced", 86, 1)]
-    lines = tables.table_1(entries).splitlines()
+    lines = table_1(entries).splitlines()
     assert [line.split(" | ")[-1] for line in lines[2:]] == ["paper |", "paper |", "reduced |", "paper |"]
 
 
@@ -353,14 +357,14 @@ def test_scales_of_one_task_are_lines_of_their_own() -> None:
 
 def test_every_figure_renders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "synthetic_gradients" / "rows.csv.gz", make_rows(settings=[DIGITS]))
-    assert synthetic_figures.main(["--results", str(tmp_path)]) == 0
+    assert draw_figures.main(["--results", str(tmp_path)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(printed) == sorted((tmp_path / "figures").iterdir())
     assert {path.stem for path in printed} == {f"synthetic_gradients_{name}" for name in FIGURES}
     for path in printed:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
     again = tmp_path / "again"
-    assert synthetic_figures.main(["table_1", "--results", str(tmp_path), "--out", str(again)]) == 0
+    assert draw_figures.main(["table_1", "--results", str(tmp_path), "--out", str(again)]) == 0
     for path in again.iterdir():
         assert path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes()
 
@@ -420,16 +424,19 @@ def test_reduced_rows_say_so(name: str) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert synthetic_figures.main(["--results", str(tmp_path)]) == 0  # `make figures` goes on
-    assert synthetic_figures.main(["accuracy", "--results", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.count("no rows at ") == 2
+    assert draw_figures.main(["--results", str(tmp_path)]) == 1
+    assert draw_figures.main(["accuracy", "--results", str(tmp_path)]) == 1
+    nothing, no_accuracy = capsys.readouterr().err.splitlines()
+    assert nothing.startswith("error: there are no rows under ")
+    assert no_accuracy.startswith("accuracy: no rows under ")
+    assert no_accuracy.endswith("`make synthetic-gradients` makes it")
     rows = make_rows(settings=[DIGITS], techniques=["backprop"], seeds=1)
     write_rows(tmp_path / "synthetic_gradients" / "rows.csv.gz", rows)
-    assert synthetic_figures.main(["predicted_loss", "--results", str(tmp_path)]) == 1
+    assert draw_figures.main(["predicted_loss", "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("predicted_loss: ")
     with pytest.raises(SystemExit):
-        synthetic_figures.main(["figure_9"])
-    assert "choose from table_1, accuracy" in capsys.readouterr().err
+        draw_figures.main(["figure_9"])
+    assert "table_1, accuracy" in capsys.readouterr().err
 
 
 def test_the_title_counts_the_seeds_of_each_cell() -> None:
@@ -442,5 +449,5 @@ def test_the_title_counts_the_seeds_of_each_cell() -> None:
     ("setting", "whose"), [(CIFAR_60, "| the paper's |"), (IMAGENETTE_1, "| the paper's, of ImageNet |")]
 )
 def test_the_table_says_whose_numbers_stand_beside_ours(setting: Setting, whose: str) -> None:
-    lines = tables.table_1(accuracies(make_rows(settings=[setting]))).splitlines()
+    lines = table_1(accuracies(make_rows(settings=[setting]))).splitlines()
     assert any(whose in line for line in lines)

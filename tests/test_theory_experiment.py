@@ -20,6 +20,7 @@ from experiments.runner.run import execute
 from experiments.theory import claims
 from experiments.theory import figures as theory_figures
 from experiments.theory import train as theory
+from scripts import figures as draw_figures
 from sobolev.seeding import generator
 from tests.conftest import composed
 
@@ -290,7 +291,7 @@ def test_one_part_of_the_exact_theory_alone(tmp_path, capsys):
     assert finding.verdict == "not run"
     assert "Gaussian densities" in finding.ours
     assert "determine a function (reduced)" in claims.tables(Evidence(rows, {}))
-    assert theory_figures.main(["--results", str(tmp_path / "results")]) == 0
+    assert draw_figures.main(["--results", str(tmp_path / "results")]) == 0
     assert "gaussian_pair: " in capsys.readouterr().err
 
 
@@ -355,7 +356,7 @@ def test_runs_become_rows_figures_and_verdicts(tmp_path, monkeypatch, capsys):
     rows = read_rows(results / "theory" / "rows.csv.gz")
     assert set(rows["scale"]) == {"reduced"}
 
-    assert theory_figures.main(["--results", str(results), "gaussian_pair"]) == 0
+    assert draw_figures.main(["--results", str(results), "gaussian_pair"]) == 0
     assert {path.name for path in (results / "figures").iterdir()} == {
         f"theory_gaussian_pair.{x}" for x in ("png", "pdf")
     }
@@ -375,11 +376,11 @@ def test_runs_become_rows_figures_and_verdicts(tmp_path, monkeypatch, capsys):
     (results / "theory" / "settings.json").write_text("{}")
     (results / "theory" / "SHA256SUMS").unlink()
     capsys.readouterr()
-    assert theory_figures.main(["--results", str(results), "theorem_1"]) == 1
+    assert draw_figures.main(["--results", str(results), "theorem_1"]) == 1
     said = "settings.json has no n_inputs of type int for theory_construction"
     assert re.fullmatch(rf"error: {re.escape(said)} \S+ construction \d+\n", capsys.readouterr().err)
 
     capsys.readouterr()
-    assert theory_figures.main(["--results", str(tmp_path / "nowhere")]) == 1
+    assert draw_figures.main(["theorem_1", "--results", str(tmp_path / "nowhere")]) == 1
     assert "make theory" in capsys.readouterr().err
     assert len(select(rows, experiment="theory_points", task="d5")) == 2 * 2 * 2

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from experiments.evidence.markdown import format_factor, format_interval, format_number, markdown
 from experiments.evidence.rows import (
     BySeed,
     Interval,
@@ -25,8 +26,7 @@ from experiments.evidence.rows import (
     median_interval,
     select,
 )
-from experiments.evidence.tables import format_factor, format_interval, format_number, markdown
-from experiments.evidence.verdicts import Claim, Domain, Evidence, Finding, above, at_least, every, find, negation
+from experiments.evidence.verdicts import Claim, Evidence, Finding, Part, above, at_least, every, find, negation
 
 EXPERIMENT = "distill_atari"
 IN_FLOAT32 = "distill_float32"
@@ -324,7 +324,7 @@ def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
 
 
-DISTILLATION = Domain(
+DISTILLATION = Part(
     title="Atari policy distillation (Section 4.2)",
     introduction="The paper's networks, objective and batch size; learning rate and alpha by game and method from "
     "`configs/tuned/`, where each file says whether they were chosen on validation episodes or are defaults. Teachers "
@@ -372,3 +372,5 @@ DISTILLATION = Domain(
     ),
     appendix=lambda evidence: "\n\n".join(filter(None, (tables(evidence), longer(evidence), shortcut(evidence)))),
 )
+
+PARTS = (DISTILLATION,)  # of the report

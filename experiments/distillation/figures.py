@@ -1,4 +1,4 @@
-"""Figures of distillation:  python -m scripts.figures [--results results] [--out folder] [names ...]
+"""Figures of distillation:
 
 Each is a function of the rows in results/distillation or results/teachers, or of the gradients in
 results/distillation/saliency.
@@ -7,8 +7,7 @@ results/distillation/saliency.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from experiments.distillation.claims import EXPERIMENT, GAMES
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError, expected, read_arrays, read_csv, read_json, rows_path
+from experiments.evidence.reading import expected, read_arrays, read_csv, read_json, rows_path
 from experiments.evidence.rows import (
     METHODS,
     MIN_SEEDS,
@@ -289,6 +288,7 @@ def read_steps_before(folder: Path) -> dict[str, int]:
     return steps_before
 
 
+REMEDY = "`make teachers distillation` makes it"
 NAMES = ("figure_4", "final_values", "saliency", "teachers")
 
 
@@ -311,28 +311,14 @@ def draw(
             yield "saliency", f"distillation_saliency_{game}_{n_train}", saliency(saliencies, game, n_train)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw, print the path of each file written, and return the exit status."""
-    options = drawing.parse("distillation_figures", NAMES, "distillation", arguments)
-    names, folder = options.names or NAMES, options.results / "distillation"
-    try:
-        files = rows_path(folder), rows_path(options.results / "teachers")
-        rows, of_teachers = (read_rows(file) if expected(file) else as_rows([]) for file in files)
-        rows = select(rows, experiment=EXPERIMENT)
-        saliencies = read_saliencies(folder / "saliency")
-        steps_before = read_steps_before(options.results / "teachers")
-    except EvidenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    drawn = set()
-    for name, file_name, figure in draw(names, rows, saliencies, of_teachers, steps_before):
-        drawing.save(figure, options.out / file_name)
-        drawn.add(name)
-    missing = set(names) - drawn
-    for name in sorted(missing):
-        print(f"{name}: no rows of what it shows; `make teachers distillation` makes them", file=sys.stderr)
-    return 1 if missing & set(options.names) else 0
+def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
+    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        EvidenceError: a file is damaged.
+    """
+    files = rows_path(results / "distillation"), rows_path(results / "teachers")
+    rows, of_teachers = (read_rows(file) if expected(file) else as_rows([]) for file in files)
+    saliencies = read_saliencies(results / "distillation" / "saliency")
+    steps_before = read_steps_before(results / "teachers")
+    yield from draw(names, select(rows, experiment=EXPERIMENT), saliencies, of_teachers, steps_before)

@@ -1,9 +1,7 @@
-"""What the programs that draw share: the style, the command line, the mark of reduced rows, files without dates."""
+"""What the programs that draw share: the style, the mark of reduced rows, files without dates."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Collection
 from pathlib import Path
 
 import matplotlib.style
@@ -12,23 +10,6 @@ from matplotlib.figure import Figure
 from experiments.runner.curves import STYLE
 
 matplotlib.style.use(STYLE)
-
-
-def parse(program: str, names: Collection[str], domain: str, arguments: list[str] | None) -> argparse.Namespace:
-    """The options of a program that draws one domain's figures: `names` (all by default), `results` and `out`.
-
-    Ends the program with one line and status 2 where a name is unknown.
-    """
-    parser = argparse.ArgumentParser(prog=f"python -m scripts.{program}", description=f"Draw the figures of {domain}.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(names)}; all by default")
-    parser.add_argument("--results", type=Path, default=Path("results"), help=f"folder that holds {domain}/rows.csv.gz")
-    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
-    options = parser.parse_args(arguments)
-    for name in options.names:
-        if name not in names:
-            parser.error(f"there is no figure {name!r}; choose from {', '.join(names)}")
-    options.out = options.out or options.results / "figures"
-    return options
 
 
 def title(figure: Figure, title: str, detail: str, scale: str, mark: str = "REDUCED") -> None:

@@ -1,31 +1,20 @@
-"""The report:  python -m scripts.report [--results results] [--out results/REPORT.md]
+"""The report as Markdown.
 
 For each claim of the paper: its sentence, the paper's number, ours with a 95% interval over seeds, the scale, the
-verdict by a rule that was written down beforehand, and the command that remakes it. A domain adds itself to DOMAINS.
+verdict by a rule that was written down beforehand, and the command that remakes it.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.distillation.claims import DISTILLATION
-from experiments.evidence.reading import EvidenceError, expected, rows_path
+from experiments.evidence.markdown import markdown
+from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import MIN_SEEDS, as_rows, read_rows, read_settings, read_surfaces
-from experiments.evidence.tables import markdown
-from experiments.evidence.verdicts import NOT_RUN, Claim, Domain, Evidence, Finding
-from experiments.regression.claims import DESCENT, NORMALISED_PROTOCOL, PAPER_PROTOCOL, SECOND_ORDER, STEEP
-from experiments.synthetic_gradients.claims import SYNTHETIC_GRADIENTS
-from experiments.theory.claims import THEORY
-
-DOMAINS: tuple[Domain, ...] = (
-    *(PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, DESCENT),
-    *(THEORY, DISTILLATION, SYNTHETIC_GRADIENTS),
-)
+from experiments.evidence.verdicts import NOT_RUN, Claim, Evidence, Finding, Part
 
 PREAMBLE = f"""\
 # What was reproduced
@@ -42,17 +31,17 @@ that was written down before the results were seen.
 """
 
 
-def report(evidence: Evidence, domains: Iterable[Domain] = DOMAINS) -> str:
+def report(evidence: Evidence, parts: Iterable[Part]) -> str:
     """The whole report as Markdown."""
     sections = [PREAMBLE]
-    for domain in domains:
-        sections += [f"## {domain.title}\n", f"{domain.introduction}\n"]
-        judged = [(claim, claim.judge(evidence)) for claim in domain.claims]
+    for part in parts:
+        sections += [f"## {part.title}\n", f"{part.introduction}\n"]
+        judged = [(claim, claim.judge(evidence)) for claim in part.claims]
         if judged:
             lines = [[claim.key, claim.sentence, f"**{f.verdict}**", f.scale or "-"] for claim, f in judged]
             sections.append(markdown(["claim", "what the paper says", "verdict", "scale"], lines) + "\n")
         sections += [_detail(claim, finding) for claim, finding in judged]
-        appendix = domain.appendix(evidence)
+        appendix = part.appendix(evidence)
         if appendix:
             sections.append(appendix + "\n")
     return "\n".join(sections)
@@ -85,22 +74,3 @@ def read_evidence(results: Path) -> Evidence:
     for path in (folder / "settings.json" for folder in folders):
         settings |= read_settings(path) if expected(path) else {}
     return Evidence(rows, read_surfaces(results / "regression" / "surfaces", rows), settings)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the report, print its path, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.report", description="Judge the paper's claims.")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
-    parser.add_argument("--out", type=Path, help="where to write (default: REPORT.md in --results)")
-    options = parser.parse_args(arguments)
-    out = options.out or options.results / "REPORT.md"
-    try:
-        evidence = read_evidence(options.results)
-        text = report(evidence)
-    except EvidenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
-    print(out)
-    return 0

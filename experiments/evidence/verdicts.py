@@ -2,7 +2,7 @@
 
 A claim is a statement that is true, false or open, in Kleene's three-valued logic. It is built from comparisons of an
 interval with a number: true where the whole interval lies above the number, false where it lies below, open where it
-contains the number or rests on too few seeds. A domain of the paper is a list of claims in a module beside this one.
+contains the number or rests on too few seeds. Each domain has its claims in a module `claims`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Domain:
+class Part:
     """A part of the report: its claims, and Markdown that follows them (tables, figures, what was tried)."""
 
     title: str

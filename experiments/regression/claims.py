@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from experiments.evidence.markdown import format_factor, format_interval, markdown
 from experiments.evidence.rows import (
     METHODS,
     MIN_SEEDS,
@@ -28,20 +29,11 @@ from experiments.evidence.rows import (
     scale_of,
     select,
 )
-from experiments.evidence.tables import (
-    Convergence,
-    convergence,
-    errors_table,
-    final_errors,
-    format_factor,
-    format_interval,
-    markdown,
-)
 from experiments.evidence.verdicts import (
     Claim,
-    Domain,
     Evidence,
     Finding,
+    Part,
     Statement,
     above,
     at_least,
@@ -49,6 +41,7 @@ from experiments.evidence.verdicts import (
     find,
     negation,
 )
+from experiments.regression.tables import Convergence, convergence, errors_table, final_errors
 
 SIZES = (20, 100, 10_000)
 # What the claims are about. TASKS may name a reader's own functions, too; they leave every verdict as it was.
@@ -443,7 +436,7 @@ def descent(rows: pd.DataFrame) -> str:
     )
 
 
-PAPER_PROTOCOL = Domain(
+PAPER_PROTOCOL = Part(
     title="Regression on optimisation benchmarks (Section 4.1), the paper's protocol",
     introduction="Raw values, Adam at 3e-5, weights 1:1. Initialisation, batch size and number of updates are ours. "
     "Cells where value-only training was still improving are trained again for longer, both methods, which was decided "
@@ -453,14 +446,14 @@ PAPER_PROTOCOL = Domain(
         filter(None, (part(evidence.of("regression").rows) for part in (tables, longer_training)))
     ),
 )
-NORMALISED_PROTOCOL = Domain(
+NORMALISED_PROTOCOL = Part(
     title="The same claims, in the normalised protocol (ours)",
     introduction="Inputs scaled to [-1, 1], values standardised, Adam at 1e-3 with a cosine schedule: this is not the "
     "paper's setting, and a verdict here is no verdict on the paper's experiment.",
     claims=claims("regression_normalised", "make regression-normalised report"),
     appendix=lambda evidence: tables(evidence.of("regression_normalised").rows),
 )
-STEEP = Domain(
+STEEP = Part(
     title="What the functions that Sobolev Training loses depend on",
     introduction="Bukin and Ackley in the normalised protocol, with gradient terms that are lighter or not squared. "
     "Bukin's gradient is unbounded at its ridge, |df/dy| = 50 / |y - 0.01 x^2|^(1/2), and the integral of its square "
@@ -471,7 +464,7 @@ STEEP = Domain(
     claims=(),
     appendix=lambda evidence: gradient_terms(evidence.of("regression_steep").rows),
 )
-SECOND_ORDER = Domain(
+SECOND_ORDER = Part(
     title="Second-order Sobolev Training (Eq. 1 with K = 2)",
     introduction="Values, gradients and Hessians, in the normalised protocol with a smooth activation. The paper has "
     "no such experiment, so there is no claim to judge. `make second-order` runs it.",
@@ -480,7 +473,7 @@ SECOND_ORDER = Domain(
         filter(None, (part(evidence.of("regression_second_order").rows) for part in (tables, gradient_terms)))
     ),
 )
-DESCENT = Domain(
+DESCENT = Part(
     title="Whether descent on the Sobolev loss makes it smaller",
     introduction="The gradient of a ReLU network is constant between its kinks. Moving a kink changes the expected "
     "loss of gradients, but at no single sample, so backpropagation does not see that part "
@@ -496,3 +489,5 @@ DESCENT = Domain(
         filter(None, (dominated(evidence), descent(evidence.of("regression_descent").rows)))
     ),
 )
+
+PARTS = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, DESCENT)  # of the report

@@ -1,4 +1,4 @@
-"""Figures from recorded rows:  python -m scripts.figures [--results results] [--out results/figures] [names ...]
+"""Figures from recorded rows:
 
 Every figure is a function of rows or of recorded surfaces. Drawing trains nothing and needs no display or network.
 A figure with any reduced row says so on its face.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError, rows_path
+from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import (
     METHODS,
     MIN_SEEDS,
@@ -415,6 +415,7 @@ def _title(figure: Figure, title: str, experiment: str, scale: str, detail: str)
     drawing.title(figure, title, f"{protocol}; {detail}", scale, mark="REDUCED: not the paper's scale")
 
 
+REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
 NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent")
 DESCENT = "regression_descent"
 
@@ -447,31 +448,14 @@ def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iter
             yield "surfaces", f"surfaces{suffix}_{task}", surface_view(surfaces, experiment, task)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw, print the path of each file written, and return the exit status."""
-    options = drawing.parse("figures", NAMES, "regression", arguments)
-    names = options.names or NAMES
-    regression = options.results / "regression"
-    try:
-        rows = read_rows(rows_path(regression))
-        surfaces = read_surfaces(regression / "surfaces", rows)
-    except EvidenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    drawn = set()
-    for name, file_name, figure in draw(names, rows, surfaces):
-        drawing.save(figure, options.out / file_name)
-        drawn.add(name)
-    missing = [name for name in names if name not in drawn]
-    for name in missing:
-        remedy = (
-            "`make quickstart` makes it reduced, `make regression` whole"
-            if name != "descent"
-            else "`make descent` makes it"
-        )
-        print(f"{name}: {regression} has not what it shows; {remedy}", file=sys.stderr)
-    return 1 if set(missing) & set(options.names) else 0
+def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
+    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        EvidenceError: a file is damaged.
+    """
+    folder = results / "regression"
+    if not expected(rows_path(folder)):
+        return
+    rows = read_rows(rows_path(folder))
+    yield from draw(names, rows, read_surfaces(folder / "surfaces", rows))

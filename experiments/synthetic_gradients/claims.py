@@ -18,21 +18,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from experiments.evidence.markdown import format_interval, format_number, format_spread, markdown
 from experiments.evidence.rows import BySeed, Estimate, final, finals, groups, levels, mean_estimate, select
-from experiments.evidence.tables import (
+from experiments.evidence.verdicts import Claim, Evidence, Finding, Part, Statement, every, find, negation
+from experiments.synthetic_gradients.tables import (
     IMAGES,
     TABLE_1,
     TECHNIQUES,
     accuracies,
-    format_interval,
-    format_number,
-    format_spread,
-    markdown,
     row_of_table_1,
     table_1,
     where,
 )
-from experiments.evidence.verdicts import Claim, Domain, Evidence, Finding, Statement, every, find, negation
 
 FEWEST = 3  # seeds
 RANKING = ("sobolev", "critic", "vfbn", "direct", "noprop")  # S1, from the best
@@ -403,7 +400,7 @@ def gradients_table(rows: pd.DataFrame) -> str:
     return markdown(["task", "technique", *head, "scale"], lines)
 
 
-SYNTHETIC_GRADIENTS = Domain(
+SYNTHETIC_GRADIENTS = Part(
     title="Synthetic gradients (Section 4.3)",
     introduction="The paper's techniques, L1 distances, optimisers and schedules. It leaves open where the splits lie, "
     "the number of updates and of runs, the augmentation and how direct SG sees the labels; its modules learned "
@@ -417,3 +414,5 @@ SYNTHETIC_GRADIENTS = Domain(
     ),
     appendix=appendix,
 )
+
+PARTS = (SYNTHETIC_GRADIENTS,)  # of the report

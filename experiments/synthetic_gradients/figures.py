@@ -1,4 +1,4 @@
-"""Figures of synthetic gradients:  python -m scripts.figures [--results results] [--out folder] [names ...]
+"""Figures of synthetic gradients:
 
 Each is a function of the rows in results/synthetic_gradients. A panel, or a line of panels, is one task at one scale,
 and its title says which. Everything is measured on test images.
@@ -7,8 +7,8 @@ and its title says which. Everything is measured on test images.
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError, expected, rows_path
+from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import curve, final, groups, levels, mean_estimate, read_rows, scale_of, select
-from experiments.evidence.tables import IMAGES, TABLE_1, TECHNIQUES, row_of_table_1, where
+from experiments.synthetic_gradients.tables import IMAGES, TABLE_1, TECHNIQUES, row_of_table_1, where
 
 EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")
 # Colour and marker each tell the techniques apart on their own.
@@ -261,28 +261,20 @@ def draw(name: str, rows: pd.DataFrame) -> Figure | None:
     return of_rows(rows) if metric in levels(rows, "metric") else None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw, print the path of each file written, and return the exit status."""
-    options = drawing.parse("synthetic_figures", FIGURES, "synthetic_gradients", arguments)
-    try:
-        path = rows_path(options.results / "synthetic_gradients")
-        if not expected(path):
-            print(f"no rows at {path}: `make synthetic-gradients` makes them", file=sys.stderr)
-            return int(bool(options.names))  # `make figures` draws what there is
-        rows = read_rows(path)
-    except EvidenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    missing = []
-    for name in options.names or FIGURES:
-        figure = draw(name, rows)
-        if figure is None:
-            missing.append(name)
-            print(f"{name}: {path} has not what it shows; `make synthetic-gradients` makes it", file=sys.stderr)
-        else:
-            drawing.save(figure, options.out / f"synthetic_gradients_{name}")
-    return 1 if set(missing) & set(options.names) else 0
+REMEDY = "`make synthetic-gradients` makes it"
+NAMES = tuple(FIGURES)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
+    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+
+    Raises:
+        EvidenceError: a file is damaged.
+    """
+    path = rows_path(results / "synthetic_gradients")
+    if not expected(path):
+        return
+    rows = read_rows(path)
+    for name in names:
+        if figure := draw(name, rows):
+            yield name, f"synthetic_gradients_{name}", figure

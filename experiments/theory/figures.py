@@ -1,12 +1,12 @@
-"""Figures of the theory:  python -m scripts.figures [--results results] [--out results/figures] [names ...]
+"""Figures of the theory:
 
 Each is a function of the rows in results/theory, and says in its second line what it shows.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import EvidenceError, expected, rows_path
+from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import (
     Interval,
     final,
@@ -342,29 +342,22 @@ FIGURES: dict[str, tuple[dict[str, str], Callable[[Evidence], Figure]]] = {  # a
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw, print the path of each file written, and return the exit status."""
-    options = drawing.parse("theory_figures", FIGURES, "theory", arguments)
-    missing, folder = [], options.results / "theory"
-    try:
-        path = rows_path(folder)
-        if not path.is_file():
-            raise EvidenceError(f"no rows at {path}: `make theory` makes them")
-        settings = read_settings(folder / "settings.json") if expected(folder / "settings.json") else {}
-        evidence = Evidence(read_rows(path), {}, settings)
-        for name in options.names or FIGURES:
-            needed, draw = FIGURES[name]
-            if not len(select(evidence.rows, **needed)):
-                missing.append(name)
-                what = " ".join(needed.values())
-                print(f"{name}: {path} has no rows of {what}; `make theory` makes them", file=sys.stderr)
-                continue
-            drawing.save(draw(evidence), options.out / f"theory_{name}")
-    except EvidenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 1 if set(missing) & set(options.names) else 0
+REMEDY = "`make theory` makes it"
+NAMES = tuple(FIGURES)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
+    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+
+    Raises:
+        EvidenceError: a file is damaged.
+    """
+    folder = results / "theory"
+    if not expected(rows_path(folder)):
+        return
+    rows = read_rows(rows_path(folder))
+    settings = read_settings(folder / "settings.json") if expected(folder / "settings.json") else {}
+    for name in names:
+        needed, draw = FIGURES[name]
+        if len(select(rows, **needed)):
+            yield name, f"theory_{name}", draw(Evidence(rows, {}, settings))

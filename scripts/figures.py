@@ -1,0 +1,58 @@
+"""Figures from recorded rows:  python -m scripts.figures [--results results] [--out results/figures] [names ...]
+
+A figure is a function of recorded rows and arrays. Drawing trains nothing and needs no display or network. A figure
+with any reduced row says so on its face. What there are no rows for is said and left out; damage in the evidence of one
+domain does not keep the figures of another from being drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments.evidence import drawing
+from experiments.evidence.reading import EvidenceError
+from experiments.registry import modules
+
+
+def parse(names: list[str], arguments: list[str] | None) -> argparse.Namespace:
+    """The options: `names` (all by default), `results` and `out`. An unknown name ends the program in one line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.figures", description="Draw figures from recorded rows.")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(names)}; all by default")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
+    parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in names:
+            parser.error(f"there is no figure {name!r}; choose from {', '.join(names)}")
+    options.out = options.out or options.results / "figures"
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw, print the path of each file written, and return the exit status."""
+    figures = modules("figures")
+    options = parse([name for module in figures.values() for name in module.NAMES], arguments)
+    drawn, missing, failed = set(), [], False
+    for module in figures.values():
+        names = [name for name in module.NAMES if name in (options.names or module.NAMES)]
+        try:
+            for name, file_name, figure in module.drawn(names, options.results):
+                drawing.save(figure, options.out / file_name)
+                drawn.add(name)
+        except EvidenceError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        if left := ", ".join(name for name in names if name not in drawn):
+            missing.append(f"{left}: no rows under {options.results} to show; {module.REMEDY}")
+    if not drawn and not failed and not options.names:
+        missing = [f"error: there are no rows under {options.results}: `make quickstart` makes some"]
+    for line in missing:
+        print(line, file=sys.stderr)
+    return int(failed or not drawn or not drawn.issuperset(options.names))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
