@@ -3,7 +3,7 @@
 The student is measured over training on states of episodes that it has not learned from, and in the end plays itself.
 Values and metrics are computed in the run's precision; `products` is that of the derivative sweeps in training.
 
-Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat cells (see `ReLUSweeps`).
+Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat cells (see `ReLUPasses`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,15 @@ from sobolev.distillation import (
     kl_student_teacher,
     kl_teacher_student,
 )
-from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.atari_policies import (
+    ARCHITECTURES,
+    FRAME,
+    INITIALISATIONS,
+    Architecture,
+    AtariPolicy,
+    Convolution,
+)
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
 PROJECTIONS = {
@@ -52,7 +59,6 @@ SHOWN_STATES = 4  # in the figure of gradients
 LEARNED = 0.9  # share of its first KL that a student must reach to have learned the policy; ours
 # Smaller than any of these is `reduced`. The updates are ours: the paper gives none.
 FULL_STEPS, FULL_EVALUATED, FULL_EVALUATIONS = 20_000, 5_000, 20
-FULL_STUDENT = ([[16, 8, 4], [32, 4, 2]], 256)
 # Neither smaller nor larger, but something else: with another value a run has another loss, learns from and is measured
 # on other states, or compares gradients at others. Such rows do not belong beside those of Figure 4.
 SHIPPED = {
@@ -82,7 +88,7 @@ def main(config: DistillConfig, run: Run) -> dict:
     recorded = open_states(config, teacher, run)
     parts = split_by_episodes(config, recorded)
     teacher.policy.to(run.device, run.dtype)
-    teacher_sweeps = ReLUSweeps(teacher.policy)
+    teacher_sweeps = ReLUPasses(teacher.policy)
     train = States.of(recorded, np.asarray(parts["train"]), teacher_sweeps, run)
     measured = {
         split: Measured.of(recorded, np.asarray(parts[split]), teacher_sweeps, config, run)
@@ -98,7 +104,7 @@ def main(config: DistillConfig, run: Run) -> dict:
         initialisation=config.student.initialisation,
         generator=generator(config.seed, "init"),
     ).to(run.device, run.dtype)
-    student = ReLUSweeps(policy, getattr(torch, config.products.name))
+    student = ReLUPasses(policy, getattr(torch, config.products.name))
     objective = config.objective
     step = DistillationStep(
         student,
@@ -131,7 +137,7 @@ def main(config: DistillConfig, run: Run) -> dict:
             }
         )
         if update in evaluate_at:
-            now = ReLUSweeps(student.store(policy))
+            now = ReLUPasses(student.store(policy))
             errors = {split: states.errors(now) for split, states in measured.items()}
             found = errors[config.evaluate_on]
             if update == 0:
@@ -160,7 +166,7 @@ def main(config: DistillConfig, run: Run) -> dict:
     if config.play_episodes:
         played = play_beside(policy, teacher, config, run)
         run.record(steps, rows({"play": played}, config.seed))
-    save_saliency(run, measured[config.evaluate_on], ReLUSweeps(policy), teacher_sweeps, config, scale(config))
+    save_saliency(run, measured[config.evaluate_on], ReLUPasses(policy), teacher_sweeps, config, scale(config))
     return {
         "objective": final["kl"],
         "scale": scale(config),
@@ -216,7 +222,7 @@ def check(config: DistillConfig) -> None:
     flat = check_convolutions(config.student.convolutions)
     check_cost(config, flat)
     try:
-        ReLUSweeps(AtariPolicy(2, architecture(config)))
+        ReLUPasses(AtariPolicy(2, architecture(config)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"student.convolutions={config.student.convolutions}: {error}") from None
 
@@ -271,7 +277,7 @@ def scale(config: DistillConfig) -> str:
         and config.evaluations >= FULL_EVALUATIONS
         and LEARNING_RATES[0] <= config.optimizer.learning_rate <= LEARNING_RATES[1]
         and SHIPPED_WEIGHTS.get(objective.name) == (objective.kl_weight, objective.gradient_weight > 0)
-        and (config.student.convolutions, config.student.hidden) == FULL_STUDENT
+        and architecture(config) == ARCHITECTURES["student"]
         and all(attrgetter(key)(config) == value for key, value in SHIPPED.items())
         and config.dataset.teacher == SHIPPED_TEACHER.format(game=config.dataset.game)
     )
@@ -344,9 +350,9 @@ def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -
     products = getattr(torch, config.products.name)
     dtype = torch.bfloat16 if products == torch.bfloat16 else torch.float16
     if RecordedGradients.bytes(len(raw_NI), teacher.policy.n_actions, dtype) > config.recorded_gib * 2**30:
-        return ComputedGradients(ReLUSweeps(teacher.policy, products))
+        return ComputedGradients(ReLUPasses(teacher.policy, products))
     try:
-        return RecordedGradients(ReLUSweeps(teacher.policy), raw_NI, dtype)
+        return RecordedGradients(ReLUPasses(teacher.policy), raw_NI, dtype)
     except ValueError as error:
         raise BadInput(f"{error} with recorded_gib=0") from None
 
@@ -360,7 +366,7 @@ class States:
 
     @classmethod
     def of(
-        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUSweeps, run: Run, chunk: int = 500
+        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUPasses, run: Run, chunk: int = 500
     ) -> States:
         n_chunks = -(-len(indices) // chunk)
         raw, log_p = [], []
@@ -387,7 +393,7 @@ class Measured:
 
     @classmethod
     def of(
-        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUSweeps, config: DistillConfig, run: Run
+        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUPasses, config: DistillConfig, run: Run
     ) -> Measured:
         chosen = indices[evenly(len(indices), config.n_evaluate)]
         states = States.of(recorded, chosen, teacher, run)
@@ -396,7 +402,7 @@ class Measured:
         v_GA = projections.Sphere().draw(like, 1, generator(0, "measured projections"))[0].to(run.device)
         return cls(states, at, v_GA, projected_gradients(teacher, states.raw_NI[at], v_GA))
 
-    def errors(self, student: ReLUSweeps, chunk: int = 500) -> dict[str, float]:
+    def errors(self, student: ReLUPasses, chunk: int = 500) -> dict[str, float]:
         """Means over the states: both KL divergences, how often the most probable action differs, and the gradients'
         error E_v || grad <log pi*, v> - grad <log pi, v> ||."""
         log_q = self.states.teacher_NA
@@ -421,7 +427,7 @@ class Measured:
         }
 
 
-def projected_gradients(sweeps: ReLUSweeps, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
+def projected_gradients(sweeps: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
     """The gradients of <log pi, v> by states in [0, 1] (N, I)."""
     gradients = []
     for raw_BI, v_BA in zip(raw_NI.split(chunk), v_NA.split(chunk), strict=True):
@@ -458,7 +464,7 @@ def play_beside(policy: AtariPolicy, teacher: Teacher, config: DistillConfig, ru
 
 
 def save_saliency(
-    run: Run, measured: Measured, student: ReLUSweeps, teacher: ReLUSweeps, config: DistillConfig, scale: str
+    run: Run, measured: Measured, student: ReLUPasses, teacher: ReLUPasses, config: DistillConfig, scale: str
 ) -> None:
     """Gradients of the log-probability of the teacher's choice, of teacher and student: in each of a few equal parts of
     the states where gradients are compared, the one where the teacher's is greatest. Where it is certain, it vanishes.

@@ -27,12 +27,12 @@ from experiments.errors import BadInput, check_seed, nearest
 from experiments.images import SIDES, fetch
 from experiments.limits import A_MEASUREMENT, A_PROCESS, check_evaluations, check_memory, check_updates, number_bytes
 from experiments.run import Run
-from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
 from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
 from sobolev.networks.resnet import resnet50_blocks
 from sobolev.seeding import generator
+from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
 
 NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
 SPLITS = ("test", "validation")

@@ -26,8 +26,8 @@ from experiments.process import prepare_cpu
 from scripts.bench import alternate, matrix_product, show
 from sobolev import projections
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
-from sobolev.networks.atari_policies import FRAME, AtariPolicy, student, teacher
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.atari_policies import ARCHITECTURES, FRAME, AtariPolicy, teacher
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
 BATCH, ACTIONS, STATES = 200, 4, 1_000
@@ -77,7 +77,7 @@ def bench(rounds: int) -> list[dict[str, str | int]]:
 
 def operations(method: str, recorded: bool) -> float:
     """Floating-point operations that a step needs at least, a multiplication and an addition counted as two."""
-    pupil, master = layer_products(student(ACTIONS)), layer_products(teacher(ACTIONS))
+    pupil, master = layer_products(student()), layer_products(teacher(ACTIONS))
     if method == "value":
         return 2 * BATCH * (2 * pupil[0] + 3 * sum(pupil[1:]))
     of_teacher = 0 if recorded else 2 * sum(master)
@@ -97,13 +97,17 @@ def states() -> torch.Tensor:
     return torch.randint(0, 256, (STATES, 4, FRAME, FRAME), dtype=torch.uint8, generator=generator(0, "states"))
 
 
+def student() -> AtariPolicy:
+    return AtariPolicy(ACTIONS, ARCHITECTURES["student"])
+
+
 def batches() -> Callable[[], torch.Tensor]:
     rng = generator(0, "batches")
     return lambda: torch.randint(STATES, (BATCH,), generator=rng)
 
 
 def sketch(alpha: float) -> Callable[[], None]:
-    pupil, master, raw, draw = student(ACTIONS), teacher(ACTIONS), states(), batches()
+    pupil, master, raw, draw = student(), teacher(ACTIONS), states(), batches()
     with torch.no_grad():
         log_q = torch.cat([master(part) for part in raw.split(BATCH)])
     loss = distillation_loss(1.0, alpha, projection=projections.Sphere())
@@ -119,7 +123,7 @@ def sketch(alpha: float) -> Callable[[], None]:
 
 
 def fused(alpha: float, products: torch.dtype, recorded: bool) -> Callable[[], None]:
-    pupil, master = ReLUSweeps(student(ACTIONS), products), ReLUSweeps(teacher(ACTIONS), products)
+    pupil, master = ReLUPasses(student(), products), ReLUPasses(teacher(ACTIONS), products)
     raw, draw, projection = pupil.flat_cells(states()), batches(), projections.Sphere()
     log_q = torch.cat([master.values(part)[1].log_softmax(-1) for part in raw.split(BATCH)])
     gradients = None

@@ -22,21 +22,20 @@ The teacher is fixed and so are the states. What the Sobolev term needs of it at
 derivatives of its A logits whose coefficients sum to zero: A - 1 fields of the state's size, which `RecordedGradients`
 keeps in 16 bits, so that training does not run the teacher again. Where they do not fit, `ComputedGradients` runs it.
 
-Shape suffixes: S projections, B samples, A actions, I inputs: states as flat cells (see `ReLUSweeps`).
+Shape suffixes: S projections, B samples, A actions, I inputs: states as flat cells (see `ReLUPasses`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sobolev.losses import SobolevLoss
-from sobolev.networks.atari_policies import FRAME
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.atari_policies import FRAME, STACK
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.projections import Projection
 
 TeacherGradients = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,6 +62,7 @@ def _log_ratio(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
+CHUNK = 250  # states whose gradients are recorded at a time
 NORMALISED = 0.1  # |log sum p| that rounding to 8 bits may leave of a policy; that of logits may be anything
 
 
@@ -119,15 +119,8 @@ def distillation_loss(
     )
 
 
-class StepTerms(NamedTuple):
-    """What a step measured on its batch: means over states, unweighted, without a graph."""
-
-    kl: Tensor
-    gradient_error: Tensor | None  # the distance of gradients by states in [0, 1]; None if they were not needed
-
-
 class DistillationStep:
-    """Parameter gradients of `distillation_loss` for a ReLU policy, by the sweeps of `ReLUSweeps`.
+    """Parameter gradients of `distillation_loss` for a ReLU policy, by the sweeps of `ReLUPasses`.
 
     Calling it sets `.grad` of the student's parameters. After the optimiser's step call `student.refresh()`.
 
@@ -143,7 +136,7 @@ class DistillationStep:
 
     def __init__(
         self,
-        student: ReLUSweeps,
+        student: ReLUPasses,
         kl_weight: float = 1.0,
         gradient_weight: float = 1.0,
         divergence: str = "student_teacher",
@@ -160,7 +153,7 @@ class DistillationStep:
         self.divergence, self.norm = divergence, norm
 
     @torch.no_grad()
-    def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> StepTerms:
+    def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> None:
         """One batch: numbers of its states, raw flat cells, the teacher's log-probabilities, and projections."""
         student = self.student
         for parameter in student.parameters():
@@ -172,14 +165,10 @@ class DistillationStep:
         p_BA = log_p_BA.exp()
         kl_B = DIVERGENCES[self.divergence](log_p_BA, teacher_BA)
         r_BA = self._kl_by_logits(log_p_BA, p_BA, kl_B, teacher_BA).mul_(self.kl_weight / len(raw_BI))
-        errors = []
         for v_BA in v_SBA if self.gradient_weight else ():
-            curvature_BA, error = self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
-            r_BA += curvature_BA
-            errors.append(error)
+            r_BA += self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
         signals, _ = student.backward(r_BA, inputs, to_input=False)
         student.accumulate(inputs, signals, of_values=True)
-        return StepTerms(kl_B.mean(), torch.stack(errors).mean() if errors else None)
 
     def _kl_by_logits(self, log_p_BA: Tensor, p_BA: Tensor, kl_B: Tensor, teacher_BA: Tensor) -> Tensor:
         if self.divergence == "teacher_student":
@@ -195,31 +184,30 @@ class DistillationStep:
         teacher_BA: Tensor,
         v_BA: Tensor,
         samples: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Adds to `.grad` what one projection does through the tangent; returns its part of r, and the distance."""
+    ) -> Tensor:
+        """Add to `.grad` what one projection does through the tangent, and return its term of r."""
         sigma_B1 = v_BA.sum(-1, keepdim=True)
         signals, difference_BI = self.student.backward(v_BA - sigma_B1 * p_BA, inputs, to_input=True)
         difference_BI -= self.teacher_gradients(index_B, raw_BI, v_BA - sigma_B1 * teacher_BA.exp())
         distance_B1 = torch.linalg.vector_norm(difference_BI, dim=1, keepdim=True).to(p_BA.dtype)
-        # e = D times one number a sample. The tangent sweep is linear: it runs along D, and the signals are scaled.
-        scale = self.gradient_weight / (len(p_BA) * samples)
+        # e is D times one number per sample. The tangent pass is linear: it runs along D, and the signals are scaled.
+        weight = self.gradient_weight / (len(p_BA) * samples)
         if self.norm == "l2":
-            factor_B1 = torch.where(distance_B1 > 0, scale / distance_B1, torch.zeros_like(distance_B1))
+            factor_B1 = torch.where(distance_B1 > 0, weight / distance_B1, torch.zeros_like(distance_B1))
         else:
-            factor_B1, distance_B1 = torch.full_like(distance_B1, 2 * scale), distance_B1.square()
+            factor_B1 = torch.full_like(distance_B1, 2 * weight)
         tangents, change_BA = self.student.tangent(difference_BI, inputs)
         for g in signals:
             g *= factor_B1.view(-1, *[1] * (g.dim() - 1)).to(g.dtype)
         self.student.accumulate(tangents, signals, of_values=False)
         change_BA = change_BA * factor_B1
-        curvature_BA = -sigma_B1 * p_BA * (change_BA - (p_BA * change_BA).sum(-1, keepdim=True))
-        return curvature_BA, distance_B1.mean()
+        return -sigma_B1 * p_BA * (change_BA - (p_BA * change_BA).sum(-1, keepdim=True))
 
 
 class ComputedGradients:
     """The teacher's projected gradients, computed at each step: its values and a backward sweep."""
 
-    def __init__(self, teacher: ReLUSweeps):
+    def __init__(self, teacher: ReLUPasses):
         self.teacher = teacher
 
     def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:
@@ -242,13 +230,13 @@ class RecordedGradients:
         ValueError: a field beyond the range of dtype.
     """
 
-    def __init__(self, teacher: ReLUSweeps, raw_NI: Tensor, dtype: torch.dtype, chunk: int = 250):
+    def __init__(self, teacher: ReLUPasses, raw_NI: Tensor, dtype: torch.dtype):
         n_actions = teacher.weights[-1].shape[0]
         self.n_fields = n_actions - 1
         n_states, n_inputs = raw_NI.shape
         fields_NFI = torch.empty(n_states, self.n_fields, n_inputs, dtype=dtype, device=raw_NI.device)
         eye_AA = torch.eye(n_actions, dtype=teacher.weights[-1].dtype, device=raw_NI.device)
-        for states_BI, fields_BFI in zip(raw_NI.split(chunk), fields_NFI.split(chunk), strict=True):
+        for states_BI, fields_BFI in zip(raw_NI.split(CHUNK), fields_NFI.split(CHUNK), strict=True):
             inputs, _ = teacher.values(states_BI)
             for field in range(self.n_fields):
                 w_BA = (eye_AA[field] - eye_AA[-1]).repeat(len(states_BI), 1)
@@ -258,8 +246,9 @@ class RecordedGradients:
         self.rows = fields_NFI.view(-1, n_inputs)
 
     @staticmethod
-    def bytes(n_states: int, n_actions: int, dtype: torch.dtype, n_inputs: int = 4 * FRAME * FRAME) -> int:
-        return n_states * (n_actions - 1) * n_inputs * dtype.itemsize
+    def bytes(n_states: int, n_actions: int, dtype: torch.dtype) -> int:
+        """The memory that the gradients at so many states take."""
+        return n_states * (n_actions - 1) * STACK * FRAME**2 * dtype.itemsize
 
     def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:
         row_BF = index_B[:, None] * self.n_fields + torch.arange(self.n_fields, device=index_B.device)

@@ -299,7 +299,7 @@ class TestTeacherFiles:
     def test_options_that_are_not_the_policys_are_not_written(self):
         with pytest.raises(ValueError, match="4 actions in the policy and 6"):
             teacher_bytes(teacher(4), replace(SHORT, actions=("noop",) * 6))
-        with pytest.raises(ValueError, match="4 frames in the policy's states and 3"):
+        with pytest.raises(ValueError, match="a policy's states have 4 frames, and the options' have 3"):
             teacher_bytes(teacher(4), replace(SHORT, stack=3))
 
 

@@ -19,7 +19,7 @@ from experiments.run import execute
 from experiments.schedules import evaluation_steps
 from sobolev.atari import RecordedStates, Recording, load_teacher, record, teacher_bytes
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, kl_student_teacher
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 from tests.conftest import ROOT, composed
 from tests.test_distillation import BFLOAT16_TOLERANCE
@@ -236,10 +236,10 @@ def test_metrics_are_those_of_a_loop_over_states(make_config):
     run = FakeRun()
     recorded = states_of(config)
     test = np.asarray(distill.split_by_episodes(config, recorded)["test"])
-    sweeps = ReLUSweeps(teacher.policy.double())
+    sweeps = ReLUPasses(teacher.policy.double())
     measured = distill.Measured.of(recorded, test, sweeps, config, run)
     pupil = distill.AtariPolicy(4, distill.architecture(config), generator=generator(1, "init")).double()
-    found = measured.errors(ReLUSweeps(pupil))
+    found = measured.errors(ReLUPasses(pupil))
 
     shown = test[distill.evenly(len(test), config.n_evaluate)]
     x = recorded.stack(torch.from_numpy(shown)).double() / 255
@@ -270,7 +270,7 @@ def test_the_states_shown_are_those_of_the_teachers_greatest_gradients(make_conf
     """Of each quarter of the compared states; one of a certain teacher would have no gradient to show."""
     config = make(make_config)
     teacher = load_teacher(config.dataset.teacher)
-    sweeps, recorded, saved = ReLUSweeps(teacher.policy.double()), states_of(config), {}
+    sweeps, recorded, saved = ReLUPasses(teacher.policy.double()), states_of(config), {}
     measured = distill.Measured.of(recorded, np.arange(100, 180), sweeps, config, FakeRun)
 
     class Saving(FakeRun):
@@ -293,7 +293,7 @@ def test_gradients_equal_finite_differences_on_real_frames(make_config, atari_fo
     own = [f"dataset=atari/{path.stem}", f"dataset.teacher={path}"] if path else []  # frames of the game that it plays
     recorded = states_of(make(make_config, *own))
     policy = teacher.policy.double()
-    sweeps = ReLUSweeps(policy)
+    sweeps = ReLUPasses(policy)
     raw = recorded.stack(torch.arange(20, 380, 120))
     v = torch.randn(len(raw), policy.n_actions, generator=generator(0, "v"), dtype=torch.float64)
     gradient = sweeps.from_flat_cells(distill.projected_gradients(sweeps, sweeps.flat_cells(raw), v))

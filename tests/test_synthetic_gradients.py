@@ -19,8 +19,8 @@ from experiments.errors import BadInput
 from experiments.identity import run_id
 from experiments.run import execute
 from scripts.bench_decoupling import count
-from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork
 from sobolev.networks.gradient_predictors import LabelPredictor
+from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork
 from tests.conftest import CONFIGS, ROOT, TINY, composed
 from tests.front_door import FrontDoor
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sobolev.atari.environments import AtariOptions
 from sobolev.files import sha256
-from sobolev.networks.atari_policies import ARCHITECTURES, AtariPolicy
+from sobolev.networks.atari_policies import ARCHITECTURES, STACK, AtariPolicy
 
 FORMAT = "sobolev atari teacher 1"
 FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors names the types that become float32
@@ -36,8 +36,8 @@ def teacher_bytes(policy: AtariPolicy, options: AtariOptions) -> bytes:
     """
     if len(options.actions) != policy.n_actions:
         raise ValueError(f"{policy.n_actions} actions in the policy and {len(options.actions)} in the options")
-    if options.stack != policy.n_frames:
-        raise ValueError(f"{policy.n_frames} frames in the policy's states and {options.stack} in the options'")
+    if options.stack != STACK:
+        raise ValueError(f"a policy's states have {STACK} frames, and the options' have {options.stack}")
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     return save(tensors, {FORMAT: json.dumps(asdict(options))})  # one key: several would be in no certain order
 
@@ -55,8 +55,8 @@ def load_teacher(path: str | Path) -> Teacher:
         with safe_open(path, framework="pt") as file:
             options = _options(file.metadata() or {})
             policy = AtariPolicy(len(options.actions), ARCHITECTURES["teacher"])
-            if options.stack != policy.n_frames:
-                raise ValueError(f"stack is {options.stack}, expected {policy.n_frames}")
+            if options.stack != STACK:
+                raise ValueError(f"stack is {options.stack}, expected {STACK}")
             policy.load_state_dict(_parameters(file, policy))
         digest = sha256(path)
     except SafetensorError as error:

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class Minima(NamedTuple):
-    """The global minimum over the domain: every point that attains it, and the value there."""
-
-    points: tuple[tuple[float, float], ...]
-    value: float
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,6 @@ class BenchmarkFunction:
         name: The key in ``BENCHMARKS``.
         title: The name as it is written in figures and tables.
         domain: (low, high) of each coordinate; train and test points are uniform over this rectangle.
-        minima: The global minimum over the domain.
         formula: (x, y) -> f.
         partials: (x, y) -> (df/dx, df/dy).
         second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2).
@@ -47,7 +38,6 @@ class BenchmarkFunction:
     name: str
     title: str
     domain: tuple[tuple[float, float], tuple[float, float]]
-    minima: Minima
     formula: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
     second_partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = field(repr=False)

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-FRAME = 84  # pixels a side
+FRAME = 84  # pixels on each side
+STACK = 4  # frames of a state
 
 
 class Convolution(NamedTuple):
@@ -59,7 +60,6 @@ class AtariPolicy(nn.Module):
     Args:
         n_actions: A.
         architecture: convolutions and hidden units; `ARCHITECTURES` has the paper's two.
-        n_frames: C, how many frames a state stacks.
         initialisation: a key of `INITIALISATIONS`. Orthogonal weights have gain sqrt(2), and 0.01 before the softmax,
             so that the first policy is nearly uniform.
         generator: what initial weights are drawn from; torch's global one by default.
@@ -72,7 +72,6 @@ class AtariPolicy(nn.Module):
         self,
         n_actions: int,
         architecture: Architecture,
-        n_frames: int = 4,
         initialisation: str = "uniform_fan_in",
         generator: torch.Generator | None = None,
     ):
@@ -81,9 +80,9 @@ class AtariPolicy(nn.Module):
             raise ValueError(f"a policy needs an action or more, not {n_actions}")
         if initialisation not in INITIALISATIONS:
             raise ValueError(f"{initialisation!r} is not one of {', '.join(INITIALISATIONS)}")
-        self.architecture, self.n_actions, self.n_frames = architecture, n_actions, n_frames
+        self.architecture, self.n_actions = architecture, n_actions
         self.convolutions = nn.ModuleList()
-        channels, side = n_frames, FRAME
+        channels, side = STACK, FRAME
         for convolution in architecture.convolutions:
             self.convolutions.append(
                 nn.utils.skip_init(nn.Conv2d, channels, convolution.channels, convolution.kernel, convolution.stride)
@@ -100,10 +99,8 @@ class AtariPolicy(nn.Module):
         Raises:
             ValueError: states of another shape, or of an integer type that is not uint8.
         """
-        if state_BCHW.shape[1:] != (self.n_frames, FRAME, FRAME):
-            raise ValueError(
-                f"expected states of shape (B, {self.n_frames}, {FRAME}, {FRAME}), got {tuple(state_BCHW.shape)}"
-            )
+        if state_BCHW.shape[1:] != (STACK, FRAME, FRAME):
+            raise ValueError(f"expected states of shape (B, {STACK}, {FRAME}, {FRAME}), got {tuple(state_BCHW.shape)}")
         if state_BCHW.dtype == torch.uint8:
             return state_BCHW.to(self.actions.weight.dtype) / 255
         if not state_BCHW.is_floating_point():
@@ -129,8 +126,3 @@ class AtariPolicy(nn.Module):
 def teacher(n_actions: int, generator: torch.Generator | None = None) -> AtariPolicy:
     """The paper's teacher, as policy-gradient training begins it: 1.7 million parameters."""
     return AtariPolicy(n_actions, ARCHITECTURES["teacher"], initialisation="orthogonal", generator=generator)
-
-
-def student(n_actions: int, generator: torch.Generator | None = None) -> AtariPolicy:
-    """The paper's student: 0.7 million parameters."""
-    return AtariPolicy(n_actions, ARCHITECTURES["student"], generator=generator)

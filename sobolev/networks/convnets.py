@@ -21,8 +21,6 @@ from torch import nn
 # SM 4.1, the 11 convolutions of the CIFAR-10 network.
 CIFAR_CHANNELS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
 CIFAR_STRIDES = (1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1)
-# Ours: the paper says that there are three modules and not where. These are where the resolution halves.
-CIFAR_SPLITS = (2, 5, 8)
 HEADS = ("average", "flatten")
 
 
@@ -75,36 +73,12 @@ def conv_blocks(
     return blocks
 
 
-def cifar_blocks(
-    n_classes: int = 10,
-    in_channels: int = 3,
-    width: float = 1.0,
-    head: str = "average",
-    generator: torch.Generator | None = None,
-) -> list[nn.Module]:
-    """The paper's 11-layer network for 32 x 32 images: 12 blocks.
-
-    Args:
-        n_classes: of the logits.
-        in_channels: 3 for colours, 1 for grey.
-        width: a factor on the channels, which become multiples of 8; 1 is the paper's network.
-        head: as in `conv_blocks`.
-        generator: as in `conv_blocks`.
-
-    Raises:
-        ValueError: as `conv_blocks` does, or a width that is not positive.
-    """
-    if width <= 0:
-        raise ValueError(f"width must be positive, not {width}")
-    channels = [max(8, 8 * round(width * c / 8)) for c in CIFAR_CHANNELS]
-    return conv_blocks(channels, CIFAR_STRIDES, n_classes, in_channels, head, size=32, generator=generator)
-
-
 def split(blocks: Sequence[nn.Module], after: Sequence[int]) -> nn.ModuleList:
     """The parts of a network that is cut after the blocks of these numbers, which count from 1: len(after) + 1 parts.
 
-    >>> [len(part) for part in split(cifar_blocks(), after=[2, 5, 8])]
-    [2, 3, 3, 4]
+    >>> blocks = conv_blocks(channels=[16, 32, 32], strides=[1, 2, 1], n_classes=10)
+    >>> [len(part) for part in split(blocks, after=[1, 3])]
+    [1, 2, 1]
 
     Raises:
         ValueError: numbers that do not increase, or that leave a part without blocks.

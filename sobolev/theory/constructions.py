@@ -75,7 +75,6 @@ def interpolating_network(
     y_N: Tensor,
     dy_NI: Tensor,
     negative_slope: float = 0.0,
-    generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     r"""Proposition 1: a network with h(x_n) = y_n and grad h(x_n) = dy_n, whatever the gradients.
 
@@ -99,7 +98,6 @@ def interpolating_network(
         y_N: values (N,).
         dy_NI: gradients (N, I).
         negative_slope: of the activation left of 0; 0 gives ReLU.
-        generator: draws the candidate rotations; by default one seeded with 0.
 
     Returns:
         A network of 4 N I hidden units, in the dtype of the points (use float64).
@@ -116,7 +114,7 @@ def interpolating_network(
     if not (x_NI.isfinite().all() and y_N.isfinite().all() and dy_NI.isfinite().all()):
         raise ValueError("points, values and gradients must be finite")
     n_inputs = x_NI.shape[1]
-    directions_II = _separating_rotation(x_NI, generator or torch.Generator().manual_seed(0))
+    directions_II = _separating_rotation(x_NI)
     slopes_NI = dy_NI @ directions_II.mT
     profiles = [
         _bumps(z_N, y_N / n_inputs, slope_N)
@@ -125,7 +123,7 @@ def interpolating_network(
     return ridge_network(directions_II, profiles, negative_slope)
 
 
-def _separating_rotation(x_NI: Tensor, generator: torch.Generator) -> Tensor:
+def _separating_rotation(x_NI: Tensor) -> Tensor:
     """An orthogonal Q such that the coordinates of Q x_n differ between points on every axis."""
 
     def smallest_gap(rotation_II: Tensor) -> float:
@@ -134,7 +132,7 @@ def _separating_rotation(x_NI: Tensor, generator: torch.Generator) -> Tensor:
     n_inputs = x_NI.shape[1]
     candidates = [torch.eye(n_inputs, dtype=x_NI.dtype)]
     if n_inputs > 1:
-        noise = torch.randn(64, n_inputs, n_inputs, dtype=x_NI.dtype, generator=generator)
+        noise = torch.randn(64, n_inputs, n_inputs, dtype=x_NI.dtype, generator=torch.Generator().manual_seed(0))
         candidates.extend(torch.linalg.qr(noise).Q)
     best = max(candidates, key=smallest_gap)
     if smallest_gap(best) <= 16 * torch.finfo(x_NI.dtype).eps * x_NI.abs().max().item():

@@ -23,28 +23,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-
-def sup_floor(u_K: np.ndarray, low: float, high: float) -> float:
-    """The eta of Theorem 2 on an interval: max over [s, t] of |int_s^t u| / (2 + t - s).
-
-    Args:
-        u_K: the mismatch g - f' at K equally spaced points from low to high (trapezoid rule between them).
-        low: left end of the interval.
-        high: right end of the interval.
-
-    Raises:
-        ValueError: fewer than two points or an empty interval.
-    """
-    if len(u_K) < 2 or not high > low:
-        raise ValueError(f"expected two or more points of a nonempty interval, got {len(u_K)} on [{low}, {high}]")
-    step = (high - low) / (len(u_K) - 1)
-    integral_K = np.concatenate([[0.0], np.cumsum((u_K[1:] + u_K[:-1]) * step / 2)])
-    position_K = step * np.arange(len(u_K))
-    change_KK = np.abs(integral_K[:, None] - integral_K)
-    return float((change_KK / (2 + np.abs(position_K[:, None] - position_K))).max())
-
 
 def constant_mismatch(delta: float, length: float) -> tuple[float, float]:
     r"""Floors for u = delta on an interval: (eta, least mean of r^2 + (r' - u)^2).

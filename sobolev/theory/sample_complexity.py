@@ -22,6 +22,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, brentq, milp
 from scipy.special import lambertw
 
+MAX_POINTS = 10_000  # that are drawn in search of enough to determine a function
+
 # --- Exact linear algebra ------------------------------------------------------------------------------
 
 
@@ -261,17 +263,15 @@ def undetermined_values(
     return cell_P, weights_PK
 
 
-def random_points_until_determined(
-    cells_CK: np.ndarray, with_gradients: bool, rng: np.random.Generator, limit: int = 10_000
-) -> int:
+def random_points_until_determined(cells_CK: np.ndarray, with_gradients: bool, rng: np.random.Generator) -> int:
     """How many uniform points of the cube, one after another, until the function is determined (exact ranks).
 
     Raises:
-        ValueError: no power of 2 up to `limit` is enough.
+        ValueError: `MAX_POINTS` points are not enough.
     """
     n_vertices, corners = int(cells_CK.max()) + 1, cells_CK.shape[1]
-    cell_P = rng.integers(len(cells_CK), size=limit)
-    weights_PK = 1 + (rng.dirichlet(np.ones(corners), size=limit) * 10**6).astype(int)
+    cell_P = rng.integers(len(cells_CK), size=MAX_POINTS)
+    weights_PK = 1 + (rng.dirichlet(np.ones(corners), size=MAX_POINTS) * 10**6).astype(int)
 
     def determined(k: int) -> bool:
         equations = piecewise_linear_equations(cells_CK, cell_P[:k], weights_PK[:k], with_gradients)
@@ -280,6 +280,6 @@ def random_points_until_determined(
     low, high = 0, 1  # low does not determine; double until high does, then bisect
     while not determined(high):
         low, high = high, 2 * high
-        if high > limit:
-            raise ValueError(f"{limit} random points did not determine the function: raise the limit")
+        if high > MAX_POINTS:
+            raise ValueError(f"{MAX_POINTS:,} random points did not determine the function")
     return low + bisect.bisect_left(range(low + 1, high), True, key=determined) + 1

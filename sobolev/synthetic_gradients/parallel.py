@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sobolev.decoupling.network import DecoupledNetwork, Step
+from sobolev.synthetic_gradients.network import DecoupledNetwork, Step
 
 
 class ParallelStep(nn.Module):

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sobolev.decoupling.technique import Prediction, Technique, gradients_of, trainable
 from sobolev.networks.gradient_predictors import at_least_float32
+from sobolev.synthetic_gradients.technique import Prediction, Technique, gradients_of, trainable
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class DecoupledNetwork(nn.Module):
         technique, batch = self.technique, len(labels_B)
         with torch.enable_grad():
             inputs, outputs = self._forward_in_parts(x_B)
-            logits_BK, loss_B, log_p_BK = loss_of(outputs[-1], labels_B)
+            logits_BK, loss_B, log_p_BK = _loss_of(outputs[-1], labels_B)
         predictions = self._predict(outputs, labels_B)
 
         # The last part, from the true loss.
@@ -119,7 +119,7 @@ class DecoupledNetwork(nn.Module):
         passes_down = technique.needs_true_gradient and len(self.parts) > 1
         gradients = gradients_of(loss_B.sum(), [*inputs[-1:], *top] if passes_down else top)
         target_B = gradients.pop(0) if passes_down else None
-        fill(top, gradients, 1 / batch)
+        _fill(top, gradients, 1 / batch)
 
         # The others, from above: here only because a target goes down through the parts.
         target_loss_B, target_log_p_BK = loss_B, log_p_BK
@@ -132,7 +132,7 @@ class DecoupledNetwork(nn.Module):
             if prediction:
                 shown, gradients = prediction.gradients(target_loss_B, target_B, target_log_p_BK)
                 predictor_losses.insert(0, shown)
-                fill(trainable(prediction.predictor), gradients)
+                _fill(trainable(prediction.predictor), gradients)
             own = trainable(self.parts[k])
             passes_down = technique.needs_true_gradient and k > 0
             from_below = technique.crosses == "gradient" or technique.targets == "bootstrapped"
@@ -144,7 +144,7 @@ class DecoupledNetwork(nn.Module):
                 target_B = gradients.pop(0)
             if prediction and technique.targets == "bootstrapped":
                 target_loss_B, target_log_p_BK = prediction.loss_B, prediction.log_p_BK
-            fill(own, gradients, 1 / batch)
+            _fill(own, gradients, 1 / batch)
         predicted = [p.loss_B.detach() for p in predictions if p.loss_B is not None]
         return Step(loss_B.detach(), logits_BK.detach(), predicted, predictor_losses)
 
@@ -156,7 +156,7 @@ class DecoupledNetwork(nn.Module):
             outputs = [h_B]
             for part in self.parts[1:]:
                 outputs.append(part(outputs[-1]))
-            logits_BK, loss_B, _ = loss_of(outputs[-1], labels_B)
+            logits_BK, loss_B, _ = _loss_of(outputs[-1], labels_B)
             true_B = torch.autograd.grad(loss_B.sum(), outputs[:-1]) if len(self.parts) > 1 else ()
         predictions = self._predict(outputs, labels_B)
         synthetic_B = [p.gradient_B for p in predictions]
@@ -179,7 +179,7 @@ class DecoupledNetwork(nn.Module):
             with torch.set_grad_enabled(learns):
                 x_B = part(inputs[-1])
             if k:
-                refuse_in_place(inputs[-1], before)
+                _refuse_in_place(inputs[-1], before)
             outputs.append(x_B)
         return inputs, outputs
 
@@ -191,7 +191,7 @@ class DecoupledNetwork(nn.Module):
         ]
 
 
-def loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(logits, L, log p), in float32 or better."""
     logits_BK = at_least_float32(logits_BK)
     log_p_BK = logits_BK.log_softmax(1)
@@ -212,7 +212,7 @@ def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module])
                 )
 
 
-def refuse_in_place(input_B: Tensor, before: int) -> None:
+def _refuse_in_place(input_B: Tensor, before: int) -> None:
     """Of the version `before` a part saw it: the predictor beneath would see what the part made of it."""
     if input_B._version != before:
         raise ValueError(
@@ -221,7 +221,7 @@ def refuse_in_place(input_B: Tensor, before: int) -> None:
         )
 
 
-def fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
+def _fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
     """Set each `.grad`, in the memory layout of its parameter, as fused optimisers take for granted."""
     if factor is not None and gradients:
         # Out of place: autograd may hand one tensor to several parameters, those of a sum, and to the part below.

@@ -1,6 +1,6 @@
 r"""The sweeps through a ReLU policy that its values, its input derivatives and their training consist of.
 
-`ReLUSweeps` is an `AtariPolicy` for speed: the same function, with the four linear sweeps written out, and with each
+`ReLUPasses` is an `AtariPolicy` for speed: the same function, with the four linear sweeps written out, and with each
 convolution of stride s taken over cells. A cell is a block of s x s pixels seen as s^2 C channels, so a convolution
 with kernel k and stride s becomes one with kernel k / s and stride 1:
 
@@ -44,7 +44,7 @@ def pixels(cells_BCHW: Tensor, stride: int) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-class ReLUSweeps(nn.Module):
+class ReLUPasses(nn.Module):
     r"""An `AtariPolicy` over raw cells, with its sweeps written out.
 
     With z_l = W_l h_{l-1} + b_l, h_l = s_l z_l and masks s_l = [z_l > 0], and logits y = W_L h_{L-1} + b_L:
@@ -93,7 +93,7 @@ class ReLUSweeps(nn.Module):
     def products(self) -> torch.dtype:
         return self._products or self.weights[0].dtype
 
-    def _apply(self, *arguments: Any, **options: Any) -> ReLUSweeps:
+    def _apply(self, *arguments: Any, **options: Any) -> ReLUPasses:
         """What `to`, `double` and their like do; the sweeps' own copies follow."""
         super()._apply(*arguments, **options)
         self.refresh()
