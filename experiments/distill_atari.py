@@ -1,9 +1,9 @@
 """Section 4.2: a student learns a teacher's policy from states that the teacher visited, with its gradients or without.
 
 The student is measured over training on states of episodes that it has not learned from, and in the end plays itself.
-Values and metrics are computed in the run's precision; `products` is that of the derivative sweeps in training.
+Values and metrics are computed in the run's precision; `products` is that of the derivative passes in training.
 
-Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat cells (see `ReLUPasses`).
+Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat patches (see `ReLUPasses`).
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def main(config: DistillConfig, run: Run) -> dict:
     recorded = open_states(config, teacher, run)
     parts = split_by_episodes(config, recorded)
     teacher.policy.to(run.device, run.dtype)
-    teacher_sweeps = ReLUPasses(teacher.policy)
-    train = States.of(recorded, np.asarray(parts["train"]), teacher_sweeps, run)
+    teacher_passes = ReLUPasses(teacher.policy)
+    train = States.of(recorded, np.asarray(parts["train"]), teacher_passes, run)
     measured = {
-        split: Measured.of(recorded, np.asarray(parts[split]), teacher_sweeps, config, run)
+        split: Measured.of(recorded, np.asarray(parts[split]), teacher_passes, config, run)
         for split in ("train", config.evaluate_on)
     }
     facts = measured[config.evaluate_on].facts()
@@ -166,7 +166,7 @@ def main(config: DistillConfig, run: Run) -> dict:
     if config.play_episodes:
         played = play_beside(policy, teacher, config, run)
         run.record(steps, rows({"play": played}, config.seed))
-    save_saliency(run, measured[config.evaluate_on], ReLUPasses(policy), teacher_sweeps, config, scale(config))
+    save_saliency(run, measured[config.evaluate_on], ReLUPasses(policy), teacher_passes, config, scale(config))
     return {
         "objective": final["kl"],
         "scale": scale(config),
@@ -250,7 +250,7 @@ def check_cost(config: DistillConfig, flat: int) -> None:
 
 
 def check_convolutions(layers: list[list[int]]) -> int:
-    """Refuse layers that no student can be built of; what its sweeps cannot take, they refuse themselves.
+    """Refuse layers that no student can be built of; what its passes cannot take, they refuse themselves.
 
     Returns how many numbers the last one puts out.
     """
@@ -359,7 +359,7 @@ def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -
 
 @dataclass(frozen=True)
 class States:
-    """States as flat cells in bytes, and the teacher's log-probabilities there."""
+    """States as flat patches in bytes, and the teacher's log-probabilities there."""
 
     raw_NI: Tensor
     teacher_NA: Tensor
@@ -371,7 +371,7 @@ class States:
         n_chunks = -(-len(indices) // chunk)
         raw, log_p = [], []
         for part in np.array_split(indices, n_chunks):
-            raw.append(teacher.flat_cells(recorded.stack(torch.from_numpy(part)).to(run.device)))
+            raw.append(teacher.flat_patches(recorded.stack(torch.from_numpy(part)).to(run.device)))
             log_p.append(teacher.values(raw[-1])[1].log_softmax(-1))
         return cls(torch.cat(raw), torch.cat(log_p))
 
@@ -427,13 +427,13 @@ class Measured:
         }
 
 
-def projected_gradients(sweeps: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
+def projected_gradients(passes: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
     """The gradients of <log pi, v> by states in [0, 1] (N, I)."""
     gradients = []
     for raw_BI, v_BA in zip(raw_NI.split(chunk), v_NA.split(chunk), strict=True):
-        inputs, logits_BA = sweeps.values(raw_BI)
+        inputs, logits_BA = passes.values(raw_BI)
         w_BA = v_BA - v_BA.sum(-1, keepdim=True) * logits_BA.softmax(-1)
-        gradients.append(sweeps.backward(w_BA, inputs, to_input=True)[1])
+        gradients.append(passes.backward(w_BA, inputs, to_input=True)[1])
     return torch.cat(gradients)
 
 
@@ -476,10 +476,10 @@ def save_saliency(
     shown = torch.stack([part[size[part].argmax()] for part in parts if len(part)])
     raw, choice = raw[shown], choice[shown]
     gradients = {
-        f"{name}_gradient": sweeps.from_flat_cells(projected_gradients(sweeps, raw, choice)).to(torch.float16)
-        for name, sweeps in (("teacher", teacher), ("student", student))
+        f"{name}_gradient": passes.from_flat_patches(projected_gradients(passes, raw, choice)).to(torch.float16)
+        for name, passes in (("teacher", teacher), ("student", student))
     }
-    arrays = {"state": teacher.from_flat_cells(raw), "choice": choice.argmax(-1), **gradients}
+    arrays = {"state": teacher.from_flat_patches(raw), "choice": choice.argmax(-1), **gradients}
     numbers = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
     run.save_arrays("saliency", **numbers, seed=np.array(config.seed), scale=np.array(scale))
 

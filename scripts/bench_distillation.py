@@ -5,7 +5,7 @@ milliseconds. The candidates, each with and without gradients:
 
     sketch      what one writes first: float32 modules, autograd, double backpropagation
     float32     the fused step, the teacher's gradient computed
-    bfloat16    the same, its derivative sweeps in bfloat16: as the experiment runs where recorded gradients do not fit
+    bfloat16    the same with derivative passes in bfloat16: as the experiment runs where recorded gradients do not fit
     recorded    bfloat16, and the teacher's gradients recorded beforehand: as the experiment runs
 
 Beside the ratio of times stands that of the operations needed, counted layer by layer. Values need 3 products of each
@@ -122,13 +122,13 @@ def sketch(alpha: float) -> Callable[[], None]:
     return step
 
 
-def fused(alpha: float, products: torch.dtype, recorded: bool) -> Callable[[], None]:
-    pupil, master = ReLUPasses(student(), products), ReLUPasses(teacher(ACTIONS), products)
-    raw, draw, projection = pupil.flat_cells(states()), batches(), projections.Sphere()
+def fused(alpha: float, compute_dtype: torch.dtype, recorded: bool) -> Callable[[], None]:
+    pupil, master = ReLUPasses(student(), compute_dtype), ReLUPasses(teacher(ACTIONS), compute_dtype)
+    raw, draw, projection = pupil.flat_patches(states()), batches(), projections.Sphere()
     log_q = torch.cat([master.values(part)[1].log_softmax(-1) for part in raw.split(BATCH)])
     gradients = None
     if alpha:
-        gradients = RecordedGradients(master, raw, products) if recorded else ComputedGradients(master)
+        gradients = RecordedGradients(master, raw, compute_dtype) if recorded else ComputedGradients(master)
     compute_gradients = DistillationStep(pupil, 1.0, alpha, teacher_gradients=gradients)
     optimizer = torch.optim.Adam(pupil.parameters(), lr=LEARNING_RATE, fused=True)
 

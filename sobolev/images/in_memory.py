@@ -160,10 +160,10 @@ def hold_out_indices(n: int, hold_out: int) -> tuple[Tensor, Tensor]:
     return order[hold_out:].sort().values, order[:hold_out].sort().values
 
 
-def _statistics(pixels_NCHW: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(pixels_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation by channel, exactly, from a count of the 256 values (in chunks: counting takes int64)."""
     counts = np.zeros((pixels_NCHW.shape[1], 256))
-    for part in pixels_NCHW.split(chunk):
+    for part in pixels_NCHW.split(4096):
         for channel, count in enumerate(counts):
             count += np.bincount(part[:, channel].numpy().ravel(), minlength=256)
     values = np.arange(256) / 255
