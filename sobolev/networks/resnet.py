@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sobolev.networks.convnets import average_head, convolution
 
-STAGES = (3, 4, 6, 3)  # bottlenecks
+STAGES = (3, 4, 6, 3)  # bottlenecks in each stage
 STAGE_WIDTHS = (64, 128, 256, 512)  # channels of the 3x3 convolution, a quarter of the output's
 
 
@@ -28,9 +28,9 @@ class Bottleneck(nn.Module):
 
     Args:
         in_channels: C.
-        width: channels inside.
-        stride: of the block; the shortcut is a 1x1 convolution where it or the channels change, else the identity.
-        zero_last: begin as the identity (before the last ReLU): the last BatchNorm's scale is 0.
+        width: the channels of the 3x3 convolution.
+        stride: of the block. The shortcut is the identity, or a 1x1 convolution if resolution or channels change.
+        zero_last: whether the last BatchNorm's scale begins at 0, which makes the block the identity before its ReLU.
         generator: what initial weights are drawn from.
     """
 
@@ -70,9 +70,9 @@ def resnet50_blocks(
     """18 blocks from (B, in_channels, H, W) to (B, n_classes); H and W are divided by 32.
 
     Args:
-        n_classes: of the logits.
-        in_channels: 3 for colours, 1 for grey.
-        zero_last: bottlenecks begin as the identity (Goyal et al. 2017). Off by default, as published.
+        n_classes: the number of logits.
+        in_channels: 3 for colour images, 1 for grey ones.
+        zero_last: whether bottlenecks begin as the identity (Goyal et al. 2017). They do not by default, as published.
         generator: what initial weights are drawn from; torch's global one by default.
 
     Raises:

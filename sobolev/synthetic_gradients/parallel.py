@@ -1,4 +1,4 @@
-"""Data parallelism: several processes that share a batch train as one with the whole batch."""
+"""Data parallelism: several processes that share a batch train as one process with the whole batch would."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from sobolev.synthetic_gradients.network import DecoupledNetwork, Step
 
 
 class ParallelStep(nn.Module):
-    """`DecoupledNetwork.step` for DistributedDataParallel, which averages gradients only in a backward pass of its own.
+    """`DecoupledNetwork.step` for DistributedDataParallel, which averages gradients only in a backward pass.
 
-    The step, with all its derivatives, runs inside the wrapped module. What comes out is s = sum_p <p, stop(g_p)>, so
-    s.backward() gives each parameter the gradient g_p that the step found, (s / 4).backward() a quarter of it, and DDP
-    averages it as it arrives:
+    The step, with all its derivatives, runs inside the wrapped module. The output has the gradients of
+    s = sum_p <p, g_p> with the gradients g_p of the step as constants. So s.backward() gives each parameter the
+    gradient g_p, (s / 4).backward() gives it a quarter, and DDP averages each gradient as it arrives:
 
         parallel = DistributedDataParallel(ParallelStep(network))
         parallel(x_B, labels_B).backward()
 
-    As after `step`, earlier gradients are gone: they do not add up over steps.
+    As `step` does, this replaces earlier gradients: they do not add up over steps.
 
-    Each process takes an equal share of the batch. BatchNorm uses the statistics of that share, as the paper's workers
-    do; torch.nn.SyncBatchNorm.convert_sync_batchnorm makes them the whole batch's, on CUDA.
+    Each process takes an equal share of the batch. BatchNorm uses the statistics of that share, as in the paper. On
+    CUDA, torch.nn.SyncBatchNorm.convert_sync_batchnorm makes them those of the whole batch.
     """
 
     def __init__(self, network: DecoupledNetwork):
         super().__init__()
         self.network = network
-        self.last: Step | None = None  # this process's own, of the last forward pass
+        self.last: Step | None = None  # of this process's share, from the last forward pass
 
     def forward(self, x_B: Tensor, labels_B: Tensor) -> Tensor:
         self.last = self.network.step(x_B, labels_B)
@@ -35,11 +35,11 @@ class ParallelStep(nn.Module):
         gradients = [parameter.grad for parameter in learned]
         for parameter in learned:
             parameter.grad = None
-        return _Carry.apply(gradients, *learned)
+        return _GivenGradients.apply(gradients, *learned)
 
 
-class _Carry(torch.autograd.Function):
-    """sum_p <p, g_p> as far as derivatives go; its value, which nobody needs, is 0."""
+class _GivenGradients(torch.autograd.Function):
+    """A scalar whose gradients are those of sum_p <p, g_p>. Its value is not needed, and is 0."""
 
     @staticmethod
     def forward(ctx, gradients, *parameters):
@@ -48,5 +48,6 @@ class _Carry(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        # Costs nothing: autograd keeps these products, but would copy what ctx holds. On the device, so none waits.
+        # Autograd takes over these products without a copy, but would copy tensors that ctx holds. A multiplication
+        # on the device does not wait for the device.
         return (None, *torch._foreach_mul(ctx.gradients, upstream))
