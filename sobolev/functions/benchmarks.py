@@ -1,12 +1,12 @@
 """The table of functions of the paper's Section 4.1: formulas, first and second derivatives and domains.
 
 Two of the functions are not differentiable everywhere. At such a point the singular term counts as constant: its
-derivatives are 0, the choice that favours no direction, and the smooth terms keep theirs. The result is never NaN,
+derivatives are taken to be 0, which favours no direction, and the smooth terms keep theirs. The result is never NaN,
 and autograd through the value gives the same.
 
-- Ackley at the origin, the tip of a cone: the convention gives gradient 0, which is a subgradient there. The true
-  Hessian grows like 1/r towards the origin; at it, only the cosines' curvature is left.
-- Bukin N. 6 on the ridge y = 0.01 x^2, where the gradient is unbounded: at distance t = y - 0.01 x^2 it grows like
+- Ackley has the tip of a cone at the origin. The convention gives the gradient 0, which is a subgradient there. The
+  true Hessian grows like 1/r towards the origin; at the origin only the cosines' curvature is left.
+- Bukin N. 6 has a ridge y = 0.01 x^2, near which the gradient is unbounded: at distance t = y - 0.01 x^2 it grows like
   50/sqrt(|t|). Over the domain it is nevertheless finite in floating point: the smallest non-zero |t| is about the
   rounding of a number near 1, so |df/dy| stays below 1e6 in float32 and 1e11 in float64. The same rounding is
   amplified there: near the ridge, float32 derivatives have a relative error of about 1e-7/|t|.

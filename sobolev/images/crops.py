@@ -44,7 +44,7 @@ class CentralCrops:
 
 @dataclass(frozen=True)
 class RandomCrops:
-    """Crops of random area, shape and place; with `flip`, half of them are mirrored. Batch k depends on its number."""
+    """Crops of random area, shape and place; with `flip`, half of them are mirrored."""
 
     seed: int
     epoch: int
