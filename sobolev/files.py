@@ -15,10 +15,8 @@ from pathlib import Path
 
 from filelock import SoftFileLock, Timeout
 
-WITHOUT_LOCKS = (
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-)  # of a file system without locks, such as Lustre mounted without `flock`
+# The errors of a file system without locks, such as Lustre mounted without `flock`.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: set[int] = set()
 
