@@ -2,7 +2,7 @@
 
 >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
 >>> check(model, torch.rand(5, 2), order=2)      # no error: it can be trained on Hessians
->>> check(lambda x: x - x.mean(0).detach(), torch.rand(5, 2))
+>>> check(lambda x: x - x.mean(0).detach(), torch.arange(10.0).view(5, 2))
 Traceback (most recent call last):
     ...
 ValueError: f mixes the samples of a batch: f(x[:1]) is not f(x)[:1]
@@ -30,20 +30,20 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-2}
 def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_dims: int = 1) -> None:
     r"""Compare the derivatives of f, and their gradients by its parameters, with central finite differences.
 
-    With random directions u of x and w of the parameters theta, and random weights W, it compares for j from 1 to the
-    order
+    For random directions u of x and w of the parameters theta, random weights W, and j from 1 to the order, compare
 
         D^j f(x) u                    with   [D^{j-1} f(x + h u) - D^{j-1} f(x - h u)] / 2h,
         d/dtheta <W, D^j f(x)> w      with   [<W, D^j f(x)>(theta + h w) - <W, D^j f(x)>(theta - h w)] / 2h.
 
-    This finds errors that nothing else does: a wrong formula of PyTorch's, or a backward pass of your own that is
-    incomplete. A module is checked on a copy in float64, a function as it is.
+    This finds wrong formulas of PyTorch and incomplete backward passes of your own. A module is checked on a copy in
+    float64, a function as it is.
 
     Args:
         f: as for `sobolev.derivatives.derivatives`.
         x: some samples, of which the first 8 are used.
         order: the highest derivative that will be trained on.
-        mode, batch_dims: as for `derivatives`.
+        mode: as for `derivatives`.
+        batch_dims: as for `derivatives`.
 
     Raises:
         ValueError: a derivative or gradient is wrong. The message says which, and by how much. Also what `derivatives`

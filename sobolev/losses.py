@@ -88,7 +88,7 @@ class SobolevTerms(NamedTuple):
 
     Attributes:
         total: the weighted sum over orders, to call `backward` on.
-        by_order: the reduced, unweighted distance of each order that is present. Each has a graph: detach it to keep it.
+        by_order: the reduced, unweighted distance of each order that is present, with its graph: detach it to keep it.
     """
 
     total: Tensor
