@@ -35,8 +35,7 @@ def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_d
         D^j f(x) u                    with   [D^{j-1} f(x + h u) - D^{j-1} f(x - h u)] / 2h,
         d/dtheta <W, D^j f(x)> w      with   [<W, D^j f(x)>(theta + h w) - <W, D^j f(x)>(theta - h w)] / 2h.
 
-    This finds wrong formulas of PyTorch and incomplete backward passes of your own. A module is checked on a copy in
-    float64, a function as it is.
+    It finds wrong formulas of PyTorch and wrong backward passes of your own. A module is checked on a float64 copy.
 
     Args:
         f: as for `sobolev.derivatives.derivatives`.

@@ -21,7 +21,6 @@ from sobolev.atari import (
     ActorCritic,
     AtariOptions,
     Environments,
-    Episodes,
     Objective,
     RecordedStates,
     Recording,
@@ -35,6 +34,7 @@ from sobolev.atari import (
     shards,
     teacher_bytes,
 )
+from sobolev.atari.recorded_states import Episodes
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 

@@ -3,7 +3,7 @@
 from sobolev.atari.actor_critic import ActorCritic, Objective, Rollout, sample
 from sobolev.atari.environments import AtariOptions, Environments, Step, games
 from sobolev.atari.play import environment_seeds, play
-from sobolev.atari.recorded_states import Episodes, RecordedStates
+from sobolev.atari.recorded_states import RecordedStates
 from sobolev.atari.recording import Recording, record
 from sobolev.atari.teachers import Teacher, load_teacher, teacher_bytes
 
@@ -11,7 +11,6 @@ __all__ = [
     "ActorCritic",
     "AtariOptions",
     "Environments",
-    "Episodes",
     "Objective",
     "RecordedStates",
     "Recording",

@@ -2,14 +2,13 @@
 
 from sobolev.synthetic_gradients.network import Comparison, DecoupledNetwork, Step
 from sobolev.synthetic_gradients.parallel import ParallelStep
-from sobolev.synthetic_gradients.technique import TECHNIQUES, Prediction, Technique
+from sobolev.synthetic_gradients.technique import TECHNIQUES, Technique
 
 __all__ = [
     "TECHNIQUES",
     "Comparison",
     "DecoupledNetwork",
     "ParallelStep",
-    "Prediction",
     "Step",
     "Technique",
 ]
