@@ -34,10 +34,10 @@ quickstart: setup ## a first look at every domain, at a small budget (3 to 6 min
 	  runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=quickstart_distillation dataset.folder=quickstart/data runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
-	$(BIN)/python -m scripts.figures figure_2 figure_3 surfaces learning_curves ratios --results quickstart
-	$(BIN)/python -m scripts.theory_figures figure_2_left gaussian_pair --results quickstart
-	$(BIN)/python -m scripts.synthetic_figures accuracy gradient_cosine --results quickstart
-	$(BIN)/python -m scripts.distillation_figures figure_4 saliency --results quickstart
+	$(BIN)/python -m experiments.regression.figures figure_2 figure_3 surfaces learning_curves ratios --results quickstart
+	$(BIN)/python -m experiments.theory.figures figure_2_left gaussian_pair --results quickstart
+	$(BIN)/python -m experiments.synthetic_gradients.figures accuracy gradient_cosine --results quickstart
+	$(BIN)/python -m experiments.distillation.figures figure_4 saliency --results quickstart
 
 regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 hours on 2 cores)
 	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
@@ -89,10 +89,10 @@ collect-what-is-whole: setup
 	-@$(BIN)/python -m scripts.collect # a damaged run is named and hinders no figure
 
 figures: collect-what-is-whole ## every figure and table, from the rows in results/ (1 minute)
-	$(BIN)/python -m scripts.figures
-	$(BIN)/python -m scripts.theory_figures
-	$(BIN)/python -m scripts.synthetic_figures
-	$(BIN)/python -m scripts.distillation_figures
+	$(BIN)/python -m experiments.regression.figures
+	$(BIN)/python -m experiments.theory.figures
+	$(BIN)/python -m experiments.synthetic_gradients.figures
+	$(BIN)/python -m experiments.distillation.figures
 	$(BIN)/python -m scripts.tables
 
 report: collect-what-is-whole ## results/REPORT.md: each claim, our number, the verdict (seconds)
@@ -102,10 +102,10 @@ wandb-sync: setup ## send to Weights & Biases what it does not have yet of runs/
 	$(BIN)/python -m scripts.wandb_sync
 
 bench: setup ## speed against naive loops, counts of operations and the machine's limit (10 minutes)
-	$(BIN)/python -m scripts.bench
-	$(BIN)/python -m scripts.bench_decoupling
-	$(BIN)/python -m scripts.bench_distillation
-	$(BIN)/python -m scripts.bench_atari
+	$(BIN)/python -m scripts.bench.regression
+	$(BIN)/python -m scripts.bench.synthetic_gradients
+	$(BIN)/python -m scripts.bench.distillation
+	$(BIN)/python -m scripts.bench.atari
 
 faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
 	$(BIN)/python -m scripts.faults

@@ -26,16 +26,17 @@ try:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from experiments import trust
-    from experiments.config import register
-    from experiments.errors import BadInput, one_line_errors
+    from experiments.registry import register_settings
+    from experiments.runner import trust
+    from experiments.runner.command_line import one_line_errors
+    from experiments.runner.errors import BadInput
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {sys.executable} has no {missing.name}: type `make setup`, then `source .venv/bin/activate`")
 
-register()
+register_settings()
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent / "configs"), config_name="config")
@@ -46,7 +47,7 @@ def main(config: DictConfig) -> float:
         if not of_a_sweep and (launcher := asked.runtime.choices["hydra/launcher"]) != "basic":
             raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
         settings = trust.settings(config)
-        from experiments.run import execute  # with it comes torch, which takes seconds to load
+        from experiments.runner.run import execute  # with it comes torch, which takes seconds to load
 
         return execute(settings)
 

@@ -35,9 +35,10 @@ class ResumingSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin for every command; these would slow down `--help`.
-        from experiments.errors import BadInput, RunBusy, explain
-        from experiments.precision import settled
-        from experiments.trust import settings
+        from experiments.runner.command_line import explain
+        from experiments.runner.errors import BadInput, RunBusy
+        from experiments.runner.precision import settled
+        from experiments.runner.trust import settings
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -57,10 +58,10 @@ class ResumingSweeper(BasicSweeper):
             job += settled(composed, asked[-1][0])
 
         # These bring torch, for which nothing that is refused has to wait.
-        from experiments.code_identity import other_code
-        from experiments.identity import folder_of, is_complete, refusing_folder, tidy
-        from experiments.ranks import torchrun_ranks
-        from experiments.sweep import Grid, Watch, say
+        from experiments.runner.code_identity import other_code
+        from experiments.runner.identity import folder_of, is_complete, refusing_folder, tidy
+        from experiments.runner.progress import Grid, Watch, say
+        from experiments.runner.ranks import torchrun_ranks
 
         if torchrun_ranks()[1] > 1:
             raise BadInput("torchrun starts one run: start those of a sweep one by one, or a sweep on each device")
@@ -128,7 +129,7 @@ class ResumingSweeper(BasicSweeper):
 
 def check_grid(overrides: list[Override]) -> None:
     """Refuse a grid that nobody waits for, and a range that never ends, before any of it is written down."""
-    from experiments.errors import BadInput
+    from experiments.runner.errors import BadInput
 
     n_runs = 1
     for override in overrides:

@@ -14,8 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.errors import one_line_errors
-from experiments.images import fetch
+from experiments.runner.command_line import one_line_errors
+from experiments.synthetic_gradients.downloads import fetch
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder
 
 

@@ -40,9 +40,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from experiments.evidence.reading import read_csv
 from scripts import file_faults
 from scripts.fuzz_configs import attacks
-from scripts.reading import read_csv
 from sobolev.atari import AtariOptions, teacher_bytes
 from sobolev.files import replacing
 from sobolev.networks.atari_policies import teacher
@@ -50,17 +50,18 @@ from sobolev.seeding import generator
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = "teacher.safetensors"  # an untrained one, made first, for the student to learn from
-# Some seconds of training each; `checkpoint_seconds` below makes resuming matter. {runs} is the folder of the runs.
+# Some seconds of training each; `checkpoint_seconds` below makes resuming matter. {runs} is the folder of the runs, and
+# {above} the one that holds it.
 EXPERIMENTS = {
     "regression": "experiment=regression n_train=20 networks=2 n_test=200 model.hidden=[32,32] optimizer.steps=8000",
     "theory": "experiment=theory_points networks=2 n_test=200 optimizer.steps=8000",
     "synthetic_gradients": "experiment=synthetic_gradients optimizer.steps=150 gradient_samples=100",
     "train_teacher": "experiment=train_teacher teacher.environments=4 teacher.horizon=16 teacher.segment=512 "
     "teacher.steps=3072 evaluation_episodes=1 dataset.max_episode_frames=1000 compute.checkpoint_seconds=1",
-    "distill_atari": "experiment=distill_atari dataset.folder={runs}/states dataset.n_states=2500 "
-    "dataset.recording_environments=2 n_train=500 optimizer.steps=300 optimizer.batch_size=50 n_evaluate=200 "
-    "n_gradients=20 evaluations=10 play_episodes=1 compute.checkpoint_seconds=1 dataset.max_episode_frames=1000 "
-    f"dataset.teacher={{runs}}/../{TEACHER}",
+    "distill_atari": "experiment=distill_atari dataset=atari/breakout dataset.folder={runs}/states "
+    "dataset.n_states=2500 dataset.recording_environments=2 n_train=500 optimizer.steps=300 optimizer.batch_size=50 "
+    "n_evaluate=200 n_gradients=20 evaluations=10 play_episodes=1 compute.checkpoint_seconds=1 "
+    f"dataset.max_episode_frames=1000 dataset.teacher={{above}}/{TEACHER}",
 }
 COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
 PATIENCE = 300  # seconds for one command
@@ -277,7 +278,8 @@ FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
 
 
 def start(overrides: list[str], runs: Path, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "run.py", *(o.replace("{runs}", str(runs)) for o in overrides), f"runs_dir={runs}"]
+    asked = [o.replace("{runs}", str(runs)).replace("{above}", str(runs.parent)) for o in overrides]
+    command = [sys.executable, "run.py", *asked, f"runs_dir={runs}"]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 

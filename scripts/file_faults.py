@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from experiments.config import RunConfig
+    from experiments.runner.settings import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path(__file__).with_name("faulty_files.c")
@@ -76,8 +76,6 @@ def survived(overrides: list[str], folder: Path, most: int | None = None, locks:
 
 
 def main(overrides: list[str], folder: Path, most: int | None, locks: bool) -> None:
-    import experiments.curves
-    import experiments.regression  # what every child needs, and would import anew  # noqa: F401
 
     composed(tuple(overrides), folder)
     whole, stopped = folder / "whole", folder / "stopped"
@@ -139,8 +137,8 @@ def run(overrides: list[str], runs: Path, trial: Trial = UNDISTURBED) -> Ended:
 
 def call(overrides: list[str], runs: Path) -> int:
     """What `python run.py` does once it has composed a config; returns its exit status, as the interpreter would."""
-    from experiments.errors import one_line_errors
-    from experiments.run import execute
+    from experiments.runner.command_line import one_line_errors
+    from experiments.runner.run import execute
 
     try:
         with one_line_errors():
@@ -167,9 +165,9 @@ def _compose(overrides: tuple[str, ...]) -> RunConfig:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from experiments.config import register
+    from experiments.registry import register_settings
 
-    register()
+    register_settings()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return OmegaConf.to_object(compose("config", [*overrides]))
 

@@ -28,10 +28,10 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf.basecontainer import BaseContainer
 
-import experiments.run
+import experiments.runner.run
 import run
-from experiments import process, trust
-from experiments.errors import OURS, one_line_errors
+from experiments.runner import process, trust
+from experiments.runner.command_line import OURS, one_line_errors
 
 SECRET = "hunter2"
 ELSEWHERE = "hydra.runtime.choices.theirs"  # where a config may keep what another of its keys names
@@ -51,7 +51,7 @@ def front_door(*arguments: str, judged: bool = True) -> tuple[str, list[Any]]:
         return 0.0
 
     with ExitStack() as stack, _restoring():
-        stack.enter_context(mock.patch.object(experiments.run, "execute", execute))
+        stack.enter_context(mock.patch.object(experiments.runner.run, "execute", execute))
         stack.enter_context(mock.patch.object(sys, "argv", ["run.py", *arguments]))
         loader = trust.Loader if judged else ConfigLoaderImpl
         stack.enter_context(mock.patch.object(hydra._internal.hydra, "ConfigLoaderImpl", loader))

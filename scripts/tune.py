@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import FiniteFloat
 
-from scripts.collect import as_csv, domain
-from scripts.reading import EvidenceError, check, read_csv
-from scripts.results import alone
-from scripts.runs import CompleteRun, flat, left_out
-from scripts.schemas import Name, SearchConfig
+from experiments.evidence.collect import as_csv, domain
+from experiments.evidence.reading import EvidenceError, check, read_csv
+from experiments.evidence.results import alone
+from experiments.evidence.runs import CompleteRun, flat, left_out
+from experiments.evidence.schemas import Name, SearchConfig
 from sobolev.files import replacing
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from experiments.identity import is_complete
-from experiments.wandb_mirror import is_sent, mirror
+from experiments.runner.identity import is_complete
+from experiments.runner.wandb_mirror import is_sent, mirror
 from sobolev.files import Busy, locked
 
 MOST_FAILURES = 2  # before any run is sent

@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import RunConfig, register
+from experiments.registry import register_settings
+from experiments.runner.settings import RunConfig
 from sobolev.atari import AtariOptions, teacher_bytes
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
@@ -20,7 +21,7 @@ from tests.fake_images import write_folder
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 
-register()  # takes as long as composing a config does
+register_settings()  # takes as long as composing a config does
 
 # What makes an experiment end in seconds, by the beginning of its name.
 TINY = {  # by the first words of an experiment's name, of which the first that fits is taken
@@ -77,7 +78,7 @@ def _denormals():
 def _curves(request, monkeypatch):
     """To draw a run's figure takes longer than a tiny run does: only tests that are marked `curves` do."""
     if "curves" not in request.keywords:
-        monkeypatch.setattr("experiments.curves.draw_curves", lambda *_: None)
+        monkeypatch.setattr("experiments.runner.curves.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -78,9 +78,9 @@ def _ask(request: Any) -> Any:
 def _serve() -> None:
     """A request is a command, answered by its process's number, or such a number, answered by the exit status."""
 
-    import experiments.curves
-    import experiments.regression
-    import experiments.synthetic_gradients  # noqa: F401
+    import experiments.regression.train
+    import experiments.runner.curves
+    import experiments.synthetic_gradients.train  # noqa: F401
 
     fork, processes = multiprocessing.get_context("fork"), {}
     for line in sys.stdin:

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-import experiments.run
-from experiments.code_identity import code_identity
-from experiments.run import execute, folder_of
+import experiments.runner.run
+from experiments.runner.code_identity import code_identity
+from experiments.runner.run import execute, folder_of
 from tests.conftest import ROOT
 from tests.test_run import interrupted
 
-ENTRY = "experiments.regression.main"
+ENTRY = "experiments.regression.train.main"
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def edited(tmp_path):
     [
         ("sobolev/functions/benchmarks.py", "+", "-", False),
         ("sobolev/networks/ensemble.py", "xavier_uniform_", "xavier_normal_", False),
-        ("experiments/schedules.py", "/ 2", "/ 3", False),
-        ("experiments/regression.py", "    # Data\n", "    # Points\n\n", True),
-        ("experiments/regression.py", '    """Refuse what no type can."""\n', "", True),
-        ("experiments/theory.py", "2 * x", "3 * x", True),  # of another experiment
-        ("experiments/run.py", "is complete", "is done", True),  # of no row
+        ("experiments/runner/schedules.py", "/ 2", "/ 3", False),
+        ("experiments/regression/train.py", "    # Data\n", "    # Points\n\n", True),
+        ("experiments/regression/train.py", '    """Refuse what no type can."""\n', "", True),
+        ("experiments/theory/train.py", "2 * x", "3 * x", True),  # of another experiment
+        ("experiments/runner/run.py", "is complete", "is done", True),  # of no row
     ],
 )
 def test_what_decides_rows_and_nothing_else(edited, file, old, new, same):
@@ -53,7 +53,7 @@ def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkey
     capsys.readouterr()
     execute(config)
     assert capsys.readouterr().err.endswith("is complete: skipped\n")
-    monkeypatch.setattr("experiments.code_identity.code_identity", lambda _: "edited")
+    monkeypatch.setattr("experiments.runner.code_identity.code_identity", lambda _: "edited")
     execute(config)
     said = capsys.readouterr().err
     assert f"though by other code than is here (of revision {manifest['revision'][:7]}): remove the folder" in said
@@ -61,7 +61,7 @@ def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkey
 
 def test_a_run_that_goes_on_with_other_code_says_so_and_notes_both(make_config, monkeypatch, capsys):
     interrupted(config := make_config("compute.checkpoint_seconds=0"), monkeypatch, 20)
-    monkeypatch.setattr(experiments.run, "code_identity", lambda _: "edited")
+    monkeypatch.setattr(experiments.runner.run, "code_identity", lambda _: "edited")
     execute(config)
     assert "goes on with other code than it began with: remove the folder to begin again" in capsys.readouterr().err
     manifest = json.loads((folder_of(config) / "manifest.json").read_text())

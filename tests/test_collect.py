@@ -9,8 +9,8 @@ import sys
 import pytest
 import yaml
 
-from scripts.collect import collect, domain, gaps, main
-from scripts.reading import read_csv
+from experiments.evidence.collect import collect, domain, gaps, main
+from experiments.evidence.reading import read_csv
 from tests.conftest import CONFIGS, composed
 from tests.test_scripts import make_surface, write_surface
 
@@ -38,7 +38,7 @@ def make_run(root, name, value, *, scale="reduced", seeds=(0, 1), method="value"
 
 
 def values(results):
-    path = results / "rows.csv"
+    path = results / "rows.csv.gz"
     rows = read_csv(path) if path.exists() else []
     return {(row["method"], row["seed"]): (row["value"], row["scale"]) for row in rows}
 

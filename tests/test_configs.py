@@ -12,15 +12,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.config import register
-from experiments.errors import BadInput, explain
-from experiments.run import execute, folder_of
-from experiments.train_teacher import atari_options, initial_policy
+from experiments.distillation.train_teacher import atari_options, initial_policy
+from experiments.registry import register_settings
+from experiments.runner.command_line import explain
+from experiments.runner.errors import BadInput
+from experiments.runner.run import execute, folder_of
 from scripts.fuzz_configs import front_door as asked
 from tests import front_door
 from tests.conftest import CONFIGS, ROOT, composed
 
-register()
+register_settings()
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
@@ -30,7 +31,7 @@ SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 def test_every_shipped_experiment_runs_and_the_same_command_gives_the_same_rows(make_config, monkeypatch, experiment):
     first, again = make_config(f"experiment={experiment}"), make_config(f"experiment={experiment}", runs="again")
     assert math.isfinite(execute(first))
-    monkeypatch.setattr("experiments.curves.draw_curves", lambda *_: None)  # drawn once
+    monkeypatch.setattr("experiments.runner.curves.draw_curves", lambda *_: None)  # drawn once
     execute(again)
     rows, rows_again = ((folder_of(config) / "metrics.csv").read_bytes() for config in (first, again))
     assert rows.count(b"\n") > 1

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-import experiments.descent
-from experiments.descent import scale
-from experiments.errors import BadInput
-from experiments.regression import shuffled_batches
-from experiments.run import execute, folder_of
+import experiments.regression.descent
+from experiments.regression.descent import scale
+from experiments.regression.train import shuffled_batches
+from experiments.runner.errors import BadInput
+from experiments.runner.run import execute, folder_of
 from sobolev.functions import BENCHMARKS
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
@@ -70,7 +70,7 @@ def test_both_trainings_against_ones_written_out_by_hand(make_config):
             value, gradient = terms(*next(batches))
             (value + weight * gradient).backward()
             optimizer.step()
-        for term, expected in zip(experiments.descent.TERMS, terms(x[None], f[None], df[None]), strict=True):
+        for term, expected in zip(experiments.regression.descent.TERMS, terms(x[None], f[None], df[None]), strict=True):
             assert found["0", "20" if weight else "0", "train", term] == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -80,7 +80,9 @@ def test_the_objective_is_how_far_the_loss_fell(make_config):
     rows = rows_of(config)
     whole = rows_of(make_config(*DESCENT, "networks=1"))
     assert rows["0", "0", "train", "gradient_loss"] == pytest.approx(0.1 * whole["0", "0", "train", "gradient_loss"])
-    begin, end = (sum(rows["0", step, "train", term] for term in experiments.descent.TERMS) for step in ("0", "20"))
+    begin, end = (
+        sum(rows["0", step, "train", term] for term in experiments.regression.descent.TERMS) for step in ("0", "20")
+    )
     assert execute(config) == pytest.approx(end / begin)
 
 
@@ -89,7 +91,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, afte
     """Stopped in either training, and where one becomes the other."""
     whole = rows_of(make_config(*DESCENT))
     config = make_config(*DESCENT, "compute.checkpoint_seconds=0", runs="parts")
-    interrupted(config, monkeypatch, after, experiments.descent)
+    interrupted(config, monkeypatch, after, experiments.regression.descent)
     assert (folder_of(config) / "checkpoint.pt").exists()
     assert rows_of(config) == whole
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import experiments.distill_atari as distill
-from experiments.config import DistillConfig, file_sha256
-from experiments.errors import BadInput
-from experiments.identity import run_id
-from experiments.run import execute
-from experiments.schedules import evaluation_steps
+import experiments.distillation.train as distill
+from experiments.distillation.settings import DistillConfig
+from experiments.runner.errors import BadInput
+from experiments.runner.identity import run_id
+from experiments.runner.run import execute
+from experiments.runner.schedules import evaluation_steps
+from experiments.runner.settings import file_sha256
 from sobolev.atari import RecordedStates, Recording, load_teacher, record, teacher_bytes
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, kl_student_teacher
 from sobolev.networks.relu_passes import ReLUPasses
@@ -452,7 +453,7 @@ def test_both_weights_0_are_refused(make_config):
 )
 def test_a_missing_teacher_is_made_by_a_command_that_exists(make_config, tmp_path, monkeypatch, game, training):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("experiments.config.ROOT", tmp_path)
+    monkeypatch.setattr("experiments.runner.settings.ROOT", tmp_path)
     config = make(make_config, f"dataset.game={game}")
     config.dataset.teacher = f"results/teachers/{game}.safetensors"
     with pytest.raises(BadInput, match=training + ".*export_teachers"):

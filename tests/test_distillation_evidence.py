@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from scripts import distillation_figures
-from scripts.claims import Evidence
-from scripts.claims.distillation import (
+from experiments.distillation import figures as distillation_figures
+from experiments.distillation.claims import (
     DISTILLATION,
     GAMES,
     SIZES,
@@ -20,14 +20,15 @@ from scripts.claims.distillation import (
     shortcut,
     uniform_share,
 )
-from scripts.collect import as_csv
-from scripts.distillation_figures import cosine, read_saliencies
-from scripts.reading import EvidenceError, read_csv
-from scripts.report import report
-from scripts.rows import DTYPE, final, read_rows, select
-from scripts.schemas import RUNS
+from experiments.distillation.figures import cosine, read_saliencies
+from experiments.evidence.collect import as_csv
+from experiments.evidence.reading import EvidenceError, read_csv
+from experiments.evidence.report import report
+from experiments.evidence.rows import as_rows, final, read_rows, select
+from experiments.evidence.schemas import RUNS
+from experiments.evidence.verdicts import Evidence
 from tests.conftest import CONFIGS
-from tests.test_scripts import write_rows
+from tests.test_scripts import joined, write_rows
 
 STEPS = (0, 10, 100)
 
@@ -44,7 +45,7 @@ def make_rows(
     overfitted: Callable[[str, str], float] = lambda method, game: 1.5 if method == "value" else 1.0,
     uniform: float = 0.8,
     scale: str = "paper",
-) -> np.ndarray:
+) -> pd.DataFrame:
     """Rows of both methods whose final test errors differ by the ratio asked for, and were `overfitted` times less."""
     rng = np.random.default_rng(1)
     rows = []
@@ -63,10 +64,10 @@ def make_rows(
                 rows.append((*cell, 0, "teacher", metric, value, scale))
             rows.append((*cell, STEPS[-1], "play", "score", 100.0, scale))
             rows.append((*cell, STEPS[-1], "play", "kl", end, scale))
-    return np.array(rows, dtype=DTYPE)
+    return as_rows(rows)
 
 
-def verdicts(rows: np.ndarray) -> dict[str, str]:
+def verdicts(rows: pd.DataFrame) -> dict[str, str]:
     return {claim.key: claim.judge(Evidence(rows, {})).verdict for claim in DISTILLATION.claims}
 
 
@@ -81,21 +82,21 @@ def test_a_game_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch):
     before = verdicts(rows)
     monkeypatch.setitem(GAMES, "mine", "Mine")
     assert verdicts(rows) == before  # named, and not run
-    assert verdicts(np.concatenate((rows, mine))) == before
+    assert verdicts(joined(rows, mine)) == before
 
 
 def test_log_ratios_are_paired_and_leave_zeros_out():
     rows = make_rows(lambda game, n: 0.3, seeds=6)
     assert all(abs(ratio.median - 0.3) < 0.02 for ratio in log_ratios(rows, "kl").values())
     zero = (rows["metric"] == "action_error") & (rows["seed"] == 0) & (rows["method"] == "sobolev")
-    rows["value"][zero] = 0
+    rows.loc[zero, "value"] = 0
     assert {ratio.n for ratio in log_ratios(rows, "action_error").values()} == {5}
 
 
 def test_a_cell_whose_errors_are_0_was_run_and_has_no_ratio():
     rows = make_rows(seeds=6)
     cell = (rows["task"] == "breakout") & (rows["n_train"] == 1_000) & (rows["metric"] == "action_error")
-    rows["value"][cell & (rows["method"] == "sobolev") & (rows["step"] == STEPS[-1])] = 0
+    rows.loc[cell & (rows["method"] == "sobolev") & (rows["step"] == STEPS[-1]), "value"] = 0
     assert log_ratios(rows, "action_error")["breakout", 1_000].n == 0
     finding = next(claim for claim in DISTILLATION.claims if claim.key == "D1").judge(Evidence(rows, {}))
     assert finding.verdict == "reproduced"  # the other 4 of 5 sizes are won
@@ -127,12 +128,12 @@ def test_a_student_that_learned_nothing_is_no_evidence_against_overfitting():
     dead = (rows["task"] == "breakout") & (rows["n_train"] == 1_000) & (rows["method"] == "sobolev")
     dead &= (rows["metric"] == "kl") & (rows["split"] == "test")
     first = rows["value"][dead & (rows["step"] == STEPS[0])].max()
-    rows["value"][dead & (rows["seed"] == 0)] = first
+    rows.loc[dead & (rows["seed"] == 0), "value"] = first
     assert 0 not in overfitting(rows, task="breakout", n_train=1_000, method="sobolev")
     assert 1 in overfitting(rows, task="breakout", n_train=1_000, method="sobolev")
     (claim,) = (claim for claim in DISTILLATION.claims if claim.key == "D2")
     assert "1 of 120 students with method sobolev" in claim.judge(Evidence(rows, {})).ours
-    rows["value"][dead] = first
+    rows.loc[dead, "value"] = first
     assert claim.judge(Evidence(rows, {})).verdict != "not run"
 
 
@@ -140,8 +141,8 @@ def test_students_that_overfit_count_though_all_without_gradients_learned_nothin
     rows = make_rows(seeds=8)
     cell = (rows["task"] == "breakout") & (rows["n_train"] == 1_000) & (rows["metric"] == "kl")
     cell &= rows["split"] == "test"
-    rows["value"][cell & (rows["method"] == "sobolev") & (rows["step"] == STEPS[1])] /= 3
-    rows["value"][cell & (rows["method"] == "value")] = rows["value"][cell].max()
+    rows.loc[cell & (rows["method"] == "sobolev") & (rows["step"] == STEPS[1]), "value"] /= 3
+    rows.loc[cell & (rows["method"] == "value"), "value"] = rows["value"][cell].max()
     (claim,) = (claim for claim in DISTILLATION.claims if claim.key == "D2")
     finding = claim.judge(Evidence(rows, {}))
     assert finding.verdict == "not reproduced"
@@ -183,11 +184,11 @@ def test_each_rule_turns_on_its_cells(rows, expected):
 
 def test_float32_is_compared_with_bfloat16_seed_by_seed():
     rows = make_rows(games=("breakout", "pong"), sizes=(1_000,), seeds=3)
-    again = select(rows, method="sobolev")
+    again = select(rows, method="sobolev").copy()
     again["experiment"] = "distill_float32"
-    again["value"][again["task"] == "pong"] *= 30
+    again.loc[again["task"] == "pong", "value"] *= 30
     again = again[(again["task"] == "pong") | (again["seed"] < 2)]
-    table = [line for line in shortcut(Evidence(np.concatenate([rows, again]), {})).splitlines() if "1,000" in line]
+    table = [line for line in shortcut(Evidence(joined(rows, again), {})).splitlines() if "1,000" in line]
     breakout, pong = ([entry.strip() for entry in line.split("|")[1:-1]] for line in table)
     assert breakout[:2] == ["Breakout", "1,000"]
     assert breakout[2] == breakout[3]
@@ -206,8 +207,8 @@ def test_longer_training_stands_beneath_the_same_cell():
     again = select(rows, task="breakout").copy()
     again["experiment"] = "distill_longer"
     again["step"] *= 5
-    again["value"][(again["method"] == "value") & (again["metric"] == "kl")] *= 2
-    lines = [line for line in longer(Evidence(np.concatenate([rows, again]), {})).splitlines() if "1,000" in line]
+    again.loc[(again["method"] == "value") & (again["metric"] == "kl"), "value"] *= 2
+    lines = [line for line in longer(Evidence(joined(rows, again), {})).splitlines() if "1,000" in line]
     before, after = ([entry.strip() for entry in line.split("|")[1:-1]] for line in lines)
     last = int(rows["step"].max())
     assert (before[:3], after[:3]) == (["Breakout", "1,000", f"{last:,}"], ["Breakout", "1,000", f"{5 * last:,}"])
@@ -245,7 +246,7 @@ def test_the_report_names_what_is_missing():
 def results(tmp_path):
     """What collecting leaves: one game, two sizes, three seeds, and one state's gradients."""
     rows = make_rows(games=("breakout",), sizes=(1_000, 5_000), seeds=3, scale="reduced")
-    write_rows(tmp_path / "distillation" / "rows.csv", rows)
+    write_rows(tmp_path / "distillation" / "rows.csv.gz", rows)
     rng = np.random.default_rng(0)
     state = rng.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
     teacher = rng.normal(size=(2, 4, 84, 84)).astype(np.float16)
@@ -268,9 +269,9 @@ def test_the_figure_of_teachers_shows_their_rows(tmp_path):
         for step, split, mean in ((4, "train", -20.0), (9, "train", 3.0), (9, "test", 15.0))
         for metric, value in (("score", mean), ("score_std", 2.0))
     ]
-    write_rows(tmp_path / "teachers" / "rows.csv", np.array(rows, dtype=DTYPE))
+    write_rows(tmp_path / "teachers" / "rows.csv.gz", as_rows(rows))
     assert distillation_figures.main(["teachers", "--results", str(tmp_path)]) == 0
-    (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv"), {}).axes
+    (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv.gz"), {}).axes
     assert axes.lines[0].get_ydata().tolist() == [-20, 3]
     assert axes.lines[1].get_ydata().tolist() == [15]
 
@@ -285,7 +286,7 @@ def test_each_run_of_a_teacher_is_a_line_of_its_own():
         for split in ("train", "test")[: 1 + (step == 4)]
         for metric, value in (("score", mean + step), ("score_std", 2.0))
     ]
-    (axes,) = distillation_figures.teachers(np.array(rows, dtype=DTYPE), {}).axes
+    (axes,) = distillation_figures.teachers(as_rows(rows), {}).axes
     curves = [line for line in axes.lines if line.get_linestyle() != "None"]
     assert [line.get_ydata().tolist() for line in curves] == [[mean + 2, mean + 4] for mean in runs.values()]
     assert [line.get_xdata().tolist() for line in curves] == [[2e-6, 4e-6]] * 3
@@ -317,7 +318,7 @@ def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
         for split in ("train", "test")
         for metric in ("score", "score_std")
     ]
-    (axes,) = distillation_figures.teachers(np.array(rows, dtype=DTYPE), steps_before).axes
+    (axes,) = distillation_figures.teachers(as_rows(rows), steps_before).axes
     assert [line.get_xdata().tolist() for line in axes.lines[::2]] == [[4e-6], [6e-6], [15e-6]]
     assert [line.get_xdata().tolist() for line in axes.lines[1::2]] == [[4e-6], [6e-6], [15e-6]]
     (tmp_path / "pong.json").write_text("{}]")

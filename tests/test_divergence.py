@@ -1,15 +1,16 @@
 """Training that has diverged ends its run in one line, and no shipped row is beyond the rule."""
 
 import csv
+import gzip
 import math
 from collections import defaultdict
 
 import pytest
 import torch
 
-from experiments.divergence import IN_THE_END, ON_THE_WAY, check_convergence
-from experiments.errors import BadInput
-from experiments.run import execute, folder_of, is_complete
+from experiments.runner.divergence import IN_THE_END, ON_THE_WAY, check_convergence
+from experiments.runner.errors import BadInput
+from experiments.runner.run import execute, folder_of, is_complete
 from sobolev.functions import BENCHMARKS
 from sobolev.seeding import generator
 from tests.conftest import ROOT
@@ -65,7 +66,7 @@ def test_no_shipped_network_is_beyond_the_rule():
         x = function.sample(10_000, generator(0, "test"), dtype=torch.float64)
         of_zeros[name] = function.value(x).square().mean().item()
     errors = defaultdict(dict)
-    with (ROOT / "results" / "regression" / "rows.csv").open(newline="") as file:
+    with gzip.open(ROOT / "results" / "regression" / "rows.csv.gz", "rt", newline="") as file:
         for row in csv.DictReader(file):
             if (row["split"], row["metric"]) == ("test", "value_mse"):
                 network = tuple(row[key] for key in ("experiment", "task", "method", "n_train", "seed"))

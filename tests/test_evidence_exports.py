@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from scripts import export_teachers, tune
-from scripts.reading import EvidenceError, read_arrays, read_sums
-from scripts.schemas import SURFACE
+from experiments.distillation import export_teachers
+from experiments.evidence.reading import EvidenceError, read_arrays, read_sums
+from experiments.evidence.schemas import SURFACE
+from scripts import tune
 from tests.test_collect import MANIFEST
 from tests.test_evidence_files import change, full_disk_after
 from tests.test_scripts import make_surface, write_surface

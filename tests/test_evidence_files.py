@@ -1,22 +1,25 @@
 """Files of evidence that are damaged, foreign or poisoned: named in one line and left out; the rest goes on."""
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import re
 import threading
 import time
+import zlib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from scripts import report, results
-from scripts.collect import Results, as_csv, collect, main
-from scripts.reading import SUMS, EvidenceError, read_csv, read_json, read_sums
-from scripts.rows import read_rows, read_surfaces
-from scripts.schemas import ROWS, Settings
+from experiments.evidence import report, results
+from experiments.evidence.collect import Results, as_csv, collect, compressed, main
+from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_csv, read_json, read_sums, rows_path
+from experiments.evidence.rows import read_rows, read_surfaces
+from experiments.evidence.schemas import ROWS, Settings
 from tests.conftest import CONFIGS
 from tests.test_collect import HEADER, MANIFEST, make_run, values
 from tests.test_scripts import make_surface, write_surface
@@ -128,7 +131,7 @@ def test_names_that_are_paths_and_numbers_that_overflow_are_refused(tmp_path, to
         (bad / "metrics.csv").write_text(HEADER + ROW.replace(column, str(value), 1))
     before = {path for path in tmp_path.parent.iterdir()}
     assert not collect([bad, whole], tmp_path / "results")
-    assert {row["seed"] for row in read_csv(tmp_path / "results" / "rows.csv")} == {"0", "1"}
+    assert {row["seed"] for row in read_csv(tmp_path / "results" / "rows.csv.gz")} == {"0", "1"}
     assert {path.name for path in tmp_path.iterdir()} == {"regression", "results"}
     assert before == {path for path in tmp_path.parent.iterdir()}
 
@@ -200,14 +203,18 @@ DAMAGES = {
 }
 
 
+PACKED = gzip.decompress, compressed
+
+
 @pytest.mark.parametrize("damage", [*DAMAGES, "gone"])
-@pytest.mark.parametrize("file", ["rows.csv", "runs.csv", "settings.json"])
+@pytest.mark.parametrize("file", ["rows.csv.gz", "runs.csv", "settings.json"])
 @pytest.mark.parametrize("sums", [True, False], ids=["with sums", "without"])
 def test_damaged_results_are_named_and_left_as_they_are(collected, tmp_path, capsys, file, damage, sums):
     if damage == "gone":
         (collected / file).unlink()
     else:
-        (collected / file).write_text(DAMAGES[damage]((collected / file).read_text()))
+        path, (unpack, pack) = collected / file, PACKED if file == ROWS_FILE else (bytes, bytes)
+        path.write_bytes(pack(DAMAGES[damage](unpack(path.read_bytes()).decode()).encode()))
     if not sums:
         (collected / SUMS).unlink()
         if (damage, file) in {("gone", "runs.csv"), ("gone", "settings.json"), ("cut at a line's end", "runs.csv")}:
@@ -219,13 +226,97 @@ def test_damaged_results_are_named_and_left_as_they_are(collected, tmp_path, cap
     assert line.startswith("error: ")
     assert file in line
     assert tree(collected) == before
-    if file == "rows.csv" and sums:
+    if file == "rows.csv.gz" and sums:
         assert report.main(["--results", str(collected.parent)]) == 1
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def bomb() -> bytes:
+    """4 MB that unpack to 4 GB: a block of zeros that begins anew, again and again."""
+    packer = zlib.compressobj(wbits=31)
+    begin = packer.compress(b"\0") + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return begin + 4096 * block + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda packed: packed[:-1], "cannot be unpacked: it is cut short"),
+        (lambda packed: packed[: len(packed) // 2], "cannot be unpacked: it is cut short"),
+        (lambda packed: packed[:-8] + bytes(8), "cannot be unpacked (Error -3 while decompressing data: incorrect"),
+        (gzip.decompress, "cannot be unpacked (Error -3 while decompressing data: incorrect header check)"),
+        (lambda packed: 2 * packed, "goes on behind its end"),
+        (lambda packed: packed + b"\n", "goes on behind its end"),
+        (lambda _: bomb(), "unpacks to more than 268,435,456 bytes"),
+    ],
+)
+def test_a_damaged_archive_of_rows_is_refused_in_one_line(collected, capsys, damage, said):
+    (collected / SUMS).unlink()
+    (collected / ROWS_FILE).write_bytes(damage((collected / ROWS_FILE).read_bytes()))
+    began = time.process_time()
+    with pytest.raises(EvidenceError, match=re.escape(said)):
+        read_rows(collected / ROWS_FILE)
+    assert time.process_time() - began < 5
+    assert report.main(["--results", str(collected.parent)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def as_before(folder: Path) -> None:
+    """Results as they were when rows were not compressed."""
+    rows, sums = gzip.decompress((folder / ROWS_FILE).read_bytes()), read_sums(folder)
+    del sums[ROWS_FILE]
+    (folder / ROWS_FILE).unlink()
+    (folder / "rows.csv").write_bytes(rows)
+    sums["rows.csv"] = hashlib.sha256(rows).hexdigest()
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+
+
+def test_results_of_before_are_read_and_compressed_when_collecting(collected, tmp_path, capsys):
+    known, rows = Results.read(collected), read_rows(collected / ROWS_FILE)
+    as_before(collected)
+    assert rows_path(collected) == collected / "rows.csv"
+    pd.testing.assert_frame_equal(read_rows(rows_path(collected)), rows)
+    assert Results.read(collected) == known
+    assert report.main(["--results", str(collected.parent)]) == 0
+    (collected / "rows.csv").write_text(cut_lines((collected / "rows.csv").read_text()))
+    capsys.readouterr()
+    assert not collect([make_run(tmp_path, "c", 3.0, seeds=(7,))], collected)  # it is not what its checksum says
+    assert "rows.csv is not what" in capsys.readouterr().err
+    assert not (collected / ROWS_FILE).exists()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_collecting_replaces_the_rows_of_before(collected, tmp_path, monkeypatch, interrupted):
+    as_before(collected)
+    run, before = make_run(tmp_path, "c", 3.0, seeds=(7,)), Results.read(collected)
+    if interrupted:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                collect([run], collected)
+        assert (collected / "rows.csv").exists()
+        assert (collected / ROWS_FILE).exists()
+    assert collect([run], collected)
+    assert not (collected / "rows.csv").exists()
+    assert set(read_sums(collected)) == {name for name in tree(collected) if name != SUMS}
+    assert before.rows.items() <= Results.read(collected).rows.items()
+    assert ("value", "7") in values(collected)
+
+
+def test_the_same_rows_are_the_same_file(collected):
+    packed = (collected / ROWS_FILE).read_bytes()
+    assert packed[4:8] == bytes(4)  # no date
+    assert compressed(gzip.decompress(packed)) == packed
+    columns = pd.read_csv(collected / ROWS_FILE)  # as README has it
+    assert list(columns) == list(ROWS)
+    assert len(columns) == 4
+
+
 def test_a_surface_that_was_changed_is_not_drawn(collected):
-    rows = read_rows(collected / "rows.csv")
+    rows = read_rows(collected / "rows.csv.gz")
     assert len(read_surfaces(collected / "surfaces", rows)) == 2
     write_surface(collected / "surfaces" / "regression_booth_value_20.npz", make_surface(slope=2.0))
     with pytest.raises(EvidenceError, match=r"value_20.npz is not what .*SHA256SUMS says"):
@@ -307,11 +398,11 @@ def test_what_ships_is_what_its_checksums_say(folder):
     sums = read_sums(folder)
     for name, digest in sums.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
-    kinds = ("rows.csv", "runs.csv", "*.json", "*.safetensors", "*/*.npz")
+    kinds = ("rows.csv.gz", "runs.csv", "*.json", "*.safetensors", "*/*.npz")
     assert set(sums) == {path.relative_to(folder).as_posix() for kind in kinds for path in folder.glob(kind)}
 
 
 def test_reading_and_writing_changes_nothing():
     folder = SHIPPED / "teachers"
-    assert as_csv(ROWS, read_csv(folder / "rows.csv", ROWS)) == (folder / "rows.csv").read_bytes()
+    assert as_csv(ROWS, read_csv(folder / ROWS_FILE, ROWS)) == gzip.decompress((folder / ROWS_FILE).read_bytes())
     assert read_json(folder / "settings.json", Settings) == json.loads((folder / "settings.json").read_text())

@@ -3,6 +3,7 @@
 Random bytes seldom get past the first check, so most examples are valid files with something random done to them.
 """
 
+import gzip
 import json
 import tempfile
 import time
@@ -13,12 +14,12 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scripts import export_teachers
-from scripts.collect import Results, collect
-from scripts.distillation_figures import read_steps_before
-from scripts.reading import SUMS, EvidenceError, read_arrays, read_csv, read_json, read_yaml
-from scripts.rows import read_rows, read_surfaces
-from scripts.schemas import (
+from experiments.distillation import export_teachers
+from experiments.distillation.figures import read_steps_before
+from experiments.evidence.collect import Results, collect, compressed
+from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_arrays, read_csv, read_json, read_yaml
+from experiments.evidence.rows import read_rows, read_surfaces
+from experiments.evidence.schemas import (
     MEASURED,
     RUNS,
     SALIENCY,
@@ -93,7 +94,7 @@ def valid() -> dict[str, tuple[bytes, Callable[[Path], object]]]:
         "score": 1.0,
         "options": {"game": "pong", "actions": [], "action_repeat": 4},
     }
-    rows = b"".join((teacher / "rows.csv").read_bytes().splitlines(keepends=True)[:40])
+    rows = b"".join(gzip.decompress((teacher / ROWS_FILE).read_bytes()).splitlines(keepends=True)[:40])
     a_setting = json.dumps(dict(list(json.loads((teacher / "settings.json").read_text()).items())[:1])).encode()
     return {
         "summary": (of_run["summary.json"], lambda path: read_json(path, Summary)),
@@ -107,6 +108,7 @@ def valid() -> dict[str, tuple[bytes, Callable[[Path], object]]]:
         "measured": (of_run["metrics.csv"], lambda path: read_csv(path, MEASURED)),
         "any table": (of_run["metrics.csv"], read_csv),
         "rows": (rows, read_rows),
+        "rows.csv.gz": (compressed(rows), read_rows),
         "runs": ((teacher / "runs.csv").read_bytes(), lambda path: read_csv(path, RUNS)),
         "settings": (a_setting, lambda path: read_json(path, Settings)),
         "card": ((teacher / "breakout.json").read_bytes(), lambda path: read_json(path, Card)),
@@ -131,14 +133,15 @@ def refusal(read: Callable[[Path], object], path: Path) -> str:
 @given(mutate=CONTENTS)
 def test_every_reader_reads_or_refuses(mutate):
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "file"
         for kind, (content, read) in valid().items():
+            path = Path(folder) / kind
             path.write_bytes(content)
-            if kind != "rows":
+            if not kind.startswith("rows"):
                 read(path)
             path.write_bytes(mutate(content))
             assert len(refusal(read, path)) < 500, kind
-        assert [*Path(folder).iterdir()] == [path]
+            assert [*Path(folder).iterdir()] == [path]
+            path.unlink()
 
 
 RUN_FILES = ("metrics.csv", "summary.json", "manifest.json", "config.yaml", "surface.npz")
@@ -161,20 +164,20 @@ def test_a_run_is_collected_or_left_out_and_nothing_lands_elsewhere(file, mutate
         assert {
             name: content for name, content in tree(root).items() if not name.startswith("deep/results/regression/")
         } == before
-        names = {"rows.csv", "runs.csv", "settings.json", SUMS, "surfaces/regression_booth_value_20.npz"}
+        names = {"rows.csv.gz", "runs.csv", "settings.json", SUMS, "surfaces/regression_booth_value_20.npz"}
         assert set(tree(results)) == names
-        rows = read_rows(results / "rows.csv")
+        rows = read_rows(results / "rows.csv.gz")
         assert 0 in rows["seed"]
         assert set(rows["seed"].tolist()) <= {0, 7}
         assert len(read_surfaces(results / "surfaces", rows)) == 1
 
 
 @SOON
-@given(file=st.sampled_from(["rows.csv", "runs.csv", "settings.json", SUMS]), mutate=CONTENTS, sums=st.booleans())
+@given(file=st.sampled_from(["rows.csv.gz", "runs.csv", "settings.json", SUMS]), mutate=CONTENTS, sums=st.booleans())
 def test_results_are_read_or_refused(file, mutate, sums):
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
-        for name in ("rows.csv", "runs.csv", "settings.json", SUMS):
+        for name in ("rows.csv.gz", "runs.csv", "settings.json", SUMS):
             content = (SHIPPED / "teachers" / name).read_bytes()
             (results / name).write_bytes(mutate(content) if name == file else content)
         if not sums:

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.evidence.reading import read_csv
 from scripts import faults, file_faults
-from scripts.reading import read_csv
 from tests.front_door import FrontDoor
 
 

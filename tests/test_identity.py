@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.errors import BadInput, RunBusy, explain
-from experiments.identity import folder_of, is_complete, read_summary
-from experiments.run import execute, open_run
+from experiments.runner.command_line import explain
+from experiments.runner.errors import BadInput, RunBusy
+from experiments.runner.identity import folder_of, is_complete, read_summary
+from experiments.runner.run import execute, open_run
 from sobolev.files import locked
 from tests.test_run import interrupted, metrics
 

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageEnhance
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from experiments.images import SIDES, fetch
+from experiments.synthetic_gradients.downloads import SIDES, fetch
 from scripts import download as download_script
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, download, photometric, shift_and_flip
 from sobolev.images.download import Source
@@ -545,7 +545,9 @@ def test_a_progress_bar_counts_each_file(publisher, archive, tmp_path, monkeypat
             return True
 
     monkeypatch.setattr("sys.stderr", Terminal())
-    monkeypatch.setattr("experiments.images.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[0])
+    monkeypatch.setattr(
+        "experiments.synthetic_gradients.downloads.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[0]
+    )
     fetch("cifar10", tmp_path / "data")
     assert bars[0].n == bars[0].total == len(archive)
     assert bars[0].desc.startswith("cifar-10-binary.tar.gz")

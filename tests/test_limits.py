@@ -7,10 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import limits
-from experiments.config import register
-from experiments.errors import BadInput
-from experiments.run import Run, execute, find_entry
+from experiments.registry import register_settings
+from experiments.runner import limits
+from experiments.runner.errors import BadInput
+from experiments.runner.run import Run, execute, find_entry
 from tests.conftest import CONFIGS
 
 MEMORY = r"^this run would take [\d,]+ GiB of memory or more, and the machine has \d+; most is for .*{}.*: lower them$"
@@ -66,7 +66,7 @@ def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch,
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*.yaml")))
 def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, file):
     monkeypatch.setattr(limits, "memory", lambda: 8 * 2**30)
-    register()
+    register_settings()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("config", [f"{file.parent.name}={file.stem}"], return_hydra_config=True)
         params = composed.hydra.sweeper.params or {}

@@ -9,10 +9,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import config as types
-from experiments import precision
-from experiments.identity import folder_of, run_id
-from experiments.run import execute
+from experiments.registry import settings_types
+from experiments.runner import precision
+from experiments.runner import settings as types
+from experiments.runner.identity import folder_of, run_id
+from experiments.runner.run import execute
 from tests.conftest import CONFIGS
 
 ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -103,4 +104,6 @@ def settings_of_precision(config: type, prefix: str = "") -> Iterator[str]:
 
 
 def test_a_sweep_passes_on_whatever_may_be_auto():
-    assert {key for config in types.TYPES.values() for key in settings_of_precision(config)} == set(precision.CHOICES)
+    assert {key for config in settings_types().values() for key in settings_of_precision(config)} == set(
+        precision.CHOICES
+    )

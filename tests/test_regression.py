@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiments.regression import gradient_computer, scale
-from experiments.run import execute, folder_of
+from experiments.regression.train import gradient_computer, scale
+from experiments.runner.run import execute, folder_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 from tests.conftest import composed

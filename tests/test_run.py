@@ -16,11 +16,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import experiments.regression
-from experiments.curves import read_panels
-from experiments.errors import BadInput
-from experiments.identity import COLUMNS, is_complete, run_id
-from experiments.run import Run, execute, open_run
+import experiments.regression.train
+from experiments.runner.curves import read_panels
+from experiments.runner.errors import BadInput
+from experiments.runner.identity import COLUMNS, is_complete, run_id
+from experiments.runner.run import Run, execute, open_run
 from tests import front_door
 from tests.conftest import CONFIGS, ROOT, TINY
 from tests.front_door import FrontDoor
@@ -127,11 +127,11 @@ def test_shipped_runs_are_found_by_the_command_that_made_them(domain, overrides,
 def test_a_complete_run_is_skipped(make_config, monkeypatch):
     config = make_config()
     objective = execute(config)
-    monkeypatch.setattr(experiments.regression, "check", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(experiments.regression.train, "check", lambda _: pytest.fail("trained again"))
     assert execute(config) == objective
 
 
-def interrupted(config, monkeypatch, after: int, module=experiments.regression) -> None:
+def interrupted(config, monkeypatch, after: int, module=experiments.regression.train) -> None:
     """Run until `after` updates, then fail as an error in the middle would. The module is the experiment's."""
     updates = 0
     true_rate = module.learning_rate

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.config import OptimizerConfig, Schedule
-from experiments.schedules import evaluation_steps, learning_rate
+from experiments.runner.schedules import evaluation_steps, learning_rate
+from experiments.runner.settings import OptimizerConfig, Schedule
 
 
 def test_the_cosine_goes_from_the_rate_to_nothing_and_a_constant_stays():

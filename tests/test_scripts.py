@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -12,13 +13,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from scripts import figures, report, tables
-from scripts.claims import Evidence, above, at_least, every, negation, regression
-from scripts.claims.regression import (
+from experiments.evidence import report, tables
+from experiments.evidence.reading import EvidenceError
+from experiments.evidence.rows import (
+    TASKS,
+    Interval,
+    Surface,
+    as_rows,
+    curve,
+    final,
+    finals,
+    groups,
+    levels,
+    log_ratio,
+    median_interval,
+    read_rows,
+    read_settings,
+    read_surfaces,
+    select,
+    with_settings,
+)
+from experiments.evidence.verdicts import Evidence, above, at_least, every, negation
+from experiments.regression import claims as regression
+from experiments.regression import figures
+from experiments.regression.claims import (
     claims,
     descent,
     dominated,
@@ -26,21 +49,6 @@ from scripts.claims.regression import (
     log_ratios,
     longer_training,
     outcome,
-)
-from scripts.reading import EvidenceError
-from scripts.rows import (
-    DTYPE,
-    TASKS,
-    Interval,
-    Surface,
-    curve,
-    final,
-    levels,
-    log_ratio,
-    median_interval,
-    read_rows,
-    read_surfaces,
-    select,
 )
 from tests.conftest import ROOT
 
@@ -62,7 +70,7 @@ def make_rows(
     sizes: tuple[int, ...] = SIZES,
     seeds: int = 8,
     scale: str = "paper",
-) -> np.ndarray:
+) -> pd.DataFrame:
     """Rows of both methods whose final test errors differ by the ratio asked for, with noise that pairing cancels."""
     rng = np.random.default_rng(1)
     rows = []
@@ -72,7 +80,7 @@ def make_rows(
             log_error = base - (log10_ratio(task, n_train) + wobble if method == "sobolev" else 0)
             log_error += np.log10(STEPS[-1] / step) - (split == "train")
             rows.append((experiment, task, method, n_train, seed, step, split, metric, 10**log_error, scale))
-    return np.array(rows, dtype=DTYPE)
+    return as_rows(rows)
 
 
 def test_gradient_terms_are_compared_with_value_only_training():
@@ -83,9 +91,9 @@ def test_gradient_terms_are_compared_with_value_only_training():
     own = other.copy()
     own["method"] = "half"
     own["scale"] = "reduced"
-    hessians = select(np.concatenate([rows, other]), metric="value_mse")
+    hessians = select(joined(rows, other), metric="value_mse").copy()
     hessians["metric"] = "hessian_mse"
-    text = gradient_terms(np.concatenate([rows, other, own, hessians]))
+    text = gradient_terms(joined(rows, other, own, hessians))
     assert "| values |  | gradients |  | Hessians |  | scale |" in text
     table = text.splitlines()
     assert all(line.endswith("| - | - | reduced |") for line in table if "| half |" in line)
@@ -107,10 +115,14 @@ def make_surface(scale: str = "paper", n_train: int = 20, slope: float = 1.0, dt
     return Surface(x_GG2, slope * value_GG, slope * gradient_GG2, value_GG, gradient_GG2, x_train_P2, 3, scale)
 
 
-def write_rows(path: Path, rows: np.ndarray, header: tuple[str, ...] = DTYPE.names) -> Path:
+def joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    return as_rows(pd.concat(frames, ignore_index=True))
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> Path:
+    """Compressed, if the name ends in .gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows.tolist()])
+    rows.to_csv(path, index=False, lineterminator="\n", na_rep="nan")
     return path
 
 
@@ -127,7 +139,7 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("results")
     tasks = ("ackley", "styblinski_tang")
     rows = make_rows(experiment="regression_normalised", tasks=tasks, sizes=(20,), seeds=3, scale="reduced")
-    write_rows(results / "regression" / "rows.csv", rows)
+    write_rows(results / "regression" / "rows.csv.gz", rows)
     for method in ("value", "sobolev"):
         name = f"regression_normalised_styblinski_tang_{method}_20.npz"
         write_surface(results / "regression" / "surfaces" / name, make_surface("reduced"))
@@ -139,12 +151,13 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_survive_the_file(tmp_path: Path) -> None:
     rows = make_rows(seeds=2)
-    assert (read_rows(write_rows(tmp_path / "rows.csv", rows)) == rows).all()
+    pd.testing.assert_frame_equal(read_rows(write_rows(tmp_path / "rows.csv.gz", rows)), rows)
+    pd.testing.assert_frame_equal(read_rows(write_rows(tmp_path / "rows.csv", rows)), rows)
 
 
 def test_missing_rows_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="make quickstart"):
-        read_rows(tmp_path / "rows.csv")
+        read_rows(tmp_path / "rows.csv.gz")
 
 
 @pytest.mark.parametrize(
@@ -158,15 +171,16 @@ def test_missing_rows_name_the_command(tmp_path: Path) -> None:
 )
 def test_damaged_rows_are_refused(tmp_path: Path, column: str, value: object, message: str) -> None:
     rows = make_rows(seeds=2)
-    rows[column][-1] = value
+    rows = rows.astype({"scale": object})
+    rows.loc[len(rows) - 1, column] = value
     with pytest.raises(EvidenceError, match=message):
-        read_rows(write_rows(tmp_path / "rows.csv", rows))
+        read_rows(write_rows(tmp_path / "rows.csv.gz", rows))
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     rows = make_rows(seeds=2, tasks=("booth",))
     with pytest.raises(EvidenceError, match="header"):
-        read_rows(write_rows(tmp_path / "rows.csv", rows, header=DTYPE.names[:-1]))
+        read_rows(write_rows(tmp_path / "rows.csv", rows.rename(columns={"scale": "size"})))
     path = write_rows(tmp_path / "rows.csv", rows)
     text = path.read_text()
     path.write_text(text[:-12])
@@ -187,13 +201,48 @@ def test_selecting(tmp_path: Path) -> None:
     assert levels(rows, "n_train") == [20, 100, 10_000]
     cell = select(rows, task="beale", method="value", n_train=20, split="test", metric="value_mse")
     assert len(cell) == 3 * len(STEPS)
-    assert final(cell) == {row["seed"]: row["value"] for row in cell if row["step"] == STEPS[-1]}
+    assert final(cell) == {row.seed: row.value for row in cell.itertuples() if row.step == STEPS[-1]}
     assert final(cell, task="booth") == {}
     steps, values_TS = curve(cell[::-1])
     assert steps.tolist() == list(STEPS)
     assert values_TS[-1].tolist() == list(final(cell).values())
     # A seed that lacks a step has no curve.
     assert curve(cell[1:])[1].shape == (len(STEPS), 2)
+    # Cells at once, in the printed order; each ends where its own training ended.
+    rows.loc[rows["n_train"] == 100, "step"] *= 2
+    test = select(rows, split="test", metric="value_mse")
+    errors = finals(test, "n_train", "task", "method")
+    assert list(errors) == [key for key, _ in groups(test, "n_train", "task", "method")]
+    assert list(errors) == list(itertools.product(SIZES, TASKS, ("value", "sobolev")))
+    for (n_train, task, method), of_seeds in errors.items():
+        assert of_seeds == final(test, n_train=n_train, task=task, method=method)
+
+
+def test_settings_join_by_cell_with_their_types(tmp_path: Path) -> None:
+    rows = make_rows(seeds=2, tasks=("booth", "beale"), sizes=(20,))
+    entries = {
+        f"regression {task} {method} 20": {"width": width, "rate": 0.5}
+        for width, (task, method) in enumerate(itertools.product(("beale", "booth"), ("value", "sobolev")))
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(entries))
+    settings = read_settings(tmp_path / "settings.json")
+    joined = with_settings(rows, settings, {"units": ("width", int), "rate": ("rate", float)})
+    pd.testing.assert_frame_equal(joined[rows.columns], rows)
+    assert (joined["units"].dtype, joined["rate"].dtype) == ("int64", "float64")
+    assert {key: set(cell["units"]) for key, cell in groups(joined, "task", "method")} == {
+        **{("beale", "value"): {0}, ("beale", "sobolev"): {1}},
+        **{("booth", "value"): {2}, ("booth", "sobolev"): {3}},
+    }
+    assert len(with_settings(rows[:0], {}, {"units": ("width", int)})) == 0
+    del settings["regression", "booth", "value", 20]["width"]
+    with pytest.raises(EvidenceError, match=r"settings\.json has no width of type int for regression booth value 20"):
+        with_settings(rows, settings, {"units": ("width", int)})
+    with pytest.raises(EvidenceError, match="has no rate of type int"):
+        with_settings(rows, settings, {"rate": ("rate", int)})
+    for name in ("regression booth value", "regression booth value many"):
+        (tmp_path / "settings.json").write_text(json.dumps({name: {}}))
+        with pytest.raises(EvidenceError, match=rf"settings\.json: '{name}' is no cell"):
+            read_settings(tmp_path / "settings.json")
 
 
 # Statistics
@@ -262,7 +311,7 @@ def test_outcomes() -> None:
     assert {outcome(L) for L in log_ratios(few).values()} == {"undecided"}
 
 
-def verdicts(rows: np.ndarray, surfaces: dict | None = None) -> dict[str, str]:
+def verdicts(rows: pd.DataFrame, surfaces: dict | None = None) -> dict[str, str]:
     evidence = Evidence(rows, surfaces or {})
     return {claim.key: claim.judge(evidence).verdict for claim in claims("regression", "make it")}
 
@@ -282,7 +331,7 @@ def test_a_function_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch: pyte
     before = verdicts(rows)
     monkeypatch.setitem(TASKS, "mine", "Mine")
     assert verdicts(rows) == before  # named, and not run
-    assert verdicts(np.concatenate((rows, make_rows(lambda *_: -0.5, tasks=("mine",))))) == before
+    assert verdicts(joined(rows, make_rows(lambda *_: -0.5, tasks=("mine",)))) == before
 
 
 def test_verdicts_where_sobolev_loses() -> None:
@@ -326,9 +375,9 @@ def test_a_readers_own_rows_stand_in_the_tables_and_are_no_part_of_a_verdict(tmp
     rows = make_rows(seeds=6)
     own = make_rows(lambda task, n: -3.0, tasks=("booth", "mine"), sizes=(50, 10_000), seeds=6, scale="reduced")
     own = own[(own["task"] == "mine") | (own["n_train"] == 50)]
-    halves = select(make_rows(seeds=6, scale="reduced"), method="sobolev")
+    halves = select(make_rows(seeds=6, scale="reduced"), method="sobolev").copy()
     halves["method"] = "half"
-    write_rows(tmp_path / "regression" / "rows.csv", np.concatenate([rows, own, halves]))
+    write_rows(tmp_path / "regression" / "rows.csv.gz", joined(rows, own, halves))
     for method in ("value", "half"):
         name = f"regression_booth_{method}_20.npz"
         write_surface(tmp_path / "regression" / "surfaces" / name, make_surface("reduced"))
@@ -340,7 +389,7 @@ def test_a_readers_own_rows_stand_in_the_tables_and_are_no_part_of_a_verdict(tmp
     assert "| values: half |" in tables_
     assert "| mine | 10,000 |" in tables_
     assert figures.main(["--results", str(tmp_path), "figure_2", "learning_curves", "surfaces"]) == 0
-    figure = figures.figure_2(read_rows(tmp_path / "regression" / "rows.csv"))
+    figure = figures.figure_2(read_rows(tmp_path / "regression" / "rows.csv.gz"))
     assert "half" in [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
 
 
@@ -388,7 +437,7 @@ def test_target_variance_is_that_of_the_uniform_distribution() -> None:
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path / "regression" / "rows.csv", make_rows(seeds=6))
+    write_rows(tmp_path / "regression" / "rows.csv.gz", make_rows(seeds=6))
     assert report.main(["--results", str(tmp_path)]) == 0
     path = tmp_path / "REPORT.md"
     assert capsys.readouterr().out.split() == [str(path)]
@@ -409,7 +458,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report_names_the_reduced_scale(small_results: Path) -> None:
-    rows = read_rows(small_results / "regression" / "rows.csv")
+    rows = read_rows(small_results / "regression" / "rows.csv.gz")
     surfaces = read_surfaces(small_results / "regression" / "surfaces", rows)
     normalised = report.report(Evidence(rows, surfaces)).split("## The same claims")[1]
     assert "### R4: not run" in normalised
@@ -429,7 +478,7 @@ def test_report_without_rows_writes_nothing(tmp_path: Path, capsys: pytest.Captu
 
 def test_tables(small_results: Path, tmp_path: Path) -> None:
     assert tables.main(["--results", str(small_results), "--out", str(tmp_path)]) == 0
-    rows = read_rows(small_results / "regression" / "rows.csv")
+    rows = read_rows(small_results / "regression" / "rows.csv.gz")
     cell = final(rows, task="ackley", method="sobolev", n_train=20, split="test", metric="gradient_mse")
     with (tmp_path / "regression_normalised.csv").open() as file:
         entries = [e for e in csv.DictReader(file) if (e["task"], e["n_train"]) == ("ackley", "20")]
@@ -517,14 +566,14 @@ def test_seeds_are_counted_by_cell_and_bars_of_few_are_called_a_range() -> None:
 
 def test_cells_that_were_trained_longer_are_said_to_be() -> None:
     rows = make_rows(tasks=("booth",), sizes=(20, 100))
-    rows["step"][rows["n_train"] == 100] *= 10
+    rows.loc[rows["n_train"] == 100, "step"] *= 10
     first, last = f"{STEPS[-1]:,}", f"{10 * STEPS[-1]:,}"
     assert f"{first} to {last} updates" in texts(figures.figure_2(rows))
     assert f"8 seeds, {last} updates" in texts(figures.learning_curves(rows, 100))
     table = regression.tables(rows)
     assert f"| Booth | 20 | {first} |" in table
     assert f"| Booth | 100 | {last} |" in table
-    rows["step"][(rows["n_train"] == 20) & (rows["method"] == "sobolev")] *= 10
+    rows.loc[(rows["n_train"] == 20) & (rows["method"] == "sobolev"), "step"] *= 10
     assert f"| Booth | 20 | {first} / {last} |" in regression.tables(rows)
 
 
@@ -532,10 +581,10 @@ def test_cells_that_were_trained_longer_are_shown_on_the_way() -> None:
     """Booth is trained for 10,000 updates and the rest for 100; it is won after 100, and from 1,000 on it is tied."""
     rows, later = make_rows(), make_rows(lambda *_: 0.0, tasks=("booth",), sizes=(100,))
     later = select(later, step=100)
-    thousand, last = later.copy(), later
+    thousand, last = later.copy(), later.copy()
     thousand["step"], last["step"] = 1_000, 10_000
     assert longer_training(rows) == "" == longer_training(rows[:0])
-    heading, *table = longer_training(np.concatenate([rows, thousand, last])).splitlines()
+    heading, *table = longer_training(joined(rows, thousand, last)).splitlines()
     assert "more than 100 updates" in heading
     lines = [line.split(" | ") for line in table if "Booth" in line]
     assert [line[1:3] + line[-1:] for line in lines] == [
@@ -545,8 +594,8 @@ def test_cells_that_were_trained_longer_are_shown_on_the_way() -> None:
     ]
     assert sum(line.startswith("| ") for line in table) == 2 + len(lines)
     # Where one method alone goes on, what both were measured at is compared.
-    alone = select(np.concatenate([rows, last]), method="value")
-    table = longer_training(np.concatenate([alone, select(rows, method="sobolev")])).splitlines()
+    alone = select(joined(rows, last), method="value")
+    table = longer_training(joined(alone, select(rows, method="sobolev"))).splitlines()
     assert [("| 100 | 100 |" in line, "won" in line) for line in table if "Booth" in line] == [(True, True)]
 
 
@@ -554,28 +603,27 @@ def test_cells_that_value_only_training_fits_more_closely_are_named() -> None:
     """Beale alone in both errors; Booth in values alone; from three seeds nothing is said."""
     rows = make_rows(lambda task, _: {"beale": -0.3, "booth": -0.3}.get(task, 0.3), sizes=(100,))
     booth = (rows["task"] == "booth") & (rows["metric"] == "gradient_mse") & (rows["method"] == "sobolev")
-    rows["value"][booth] /= 100
+    rows.loc[booth, "value"] /= 100
     exact = (rows["task"] == "ackley") & (rows["metric"] == "value_mse") & (rows["split"] == "train")
-    rows["value"][exact] = 0.0
+    rows.loc[exact, "value"] = 0.0
     few = make_rows(lambda *_: -0.3, "regression_normalised", sizes=(20,), seeds=3)
-    lines = dominated(Evidence(np.concatenate([rows, few]), {})).splitlines()
+    lines = dominated(Evidence(joined(rows, few), {})).splitlines()
     assert re.fullmatch(r"\| the paper's, ReLU \| 1 of 7 \| Beale, 100 \(0\.\d+ \[.*\]\) \| paper \|", lines[-2])
     assert lines[-1].startswith("| normalised, ReLU | 0 of 7 | - |")
     alone = select(rows, method="value")
     assert dominated(Evidence(alone, {})) == "" == dominated(Evidence(rows[:0], {}))
 
 
-def descent_rows() -> np.ndarray:
+def descent_rows() -> pd.DataFrame:
     """A loss of 1 + 1 that ends at 2 + 8 with ReLU and at 1/4 + 1/4 with softplus, give or take 1%."""
     ends = {"relu": (2.0, 8.0), "softplus": (0.25, 0.25)}
-    return np.array(
+    return as_rows(
         [
             ("regression_descent", "bukin", activation, 100, seed, step, "train", term, value, "reduced")
             for (activation, end), seed in itertools.product(ends.items(), range(8))
             for term, last in zip(("value_loss", "gradient_loss"), end, strict=True)
             for step, value in ((0, 1.0), (10, last * (1 + 0.01 * (seed % 3 - 1))))
-        ],
-        dtype=DTYPE,
+        ]
     )
 
 
@@ -660,7 +708,7 @@ def test_missing_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(line.startswith("error: ") and "`make quickstart`" in line for line in lines)
     assert not any(tmp_path.iterdir())
 
-    write_rows(tmp_path / "regression" / "rows.csv", make_rows(tasks=("booth",), sizes=(20,), seeds=2))
+    write_rows(tmp_path / "regression" / "rows.csv.gz", make_rows(tasks=("booth",), sizes=(20,), seeds=2))
     assert figures.main(["figure_3", "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("figure_3: ")
 
@@ -686,7 +734,7 @@ def test_surfaces_survive_the_file(tmp_path: Path) -> None:
     }
     for name in names:
         write_surface(tmp_path / f"{'_'.join(map(str, name))}.npz", make_surface())
-    rows = np.array([(*name, 0, 9, "test", "value_mse", 1.0, "paper") for name in names], dtype=DTYPE)
+    rows = as_rows([(*name, 0, 9, "test", "value_mse", 1.0, "paper") for name in names])
     with pytest.raises(EvidenceError, match=r"a_function_of_mine_sobolev_20\.npz: there are no rows of"):
         read_surfaces(tmp_path, rows[rows["task"] != "a_function_of_mine"])
     surfaces = read_surfaces(tmp_path, rows)
@@ -720,10 +768,25 @@ def test_surfaces_of_derivatives_alone_are_not_drawn() -> None:
 
 
 def test_drawing_imports_nothing_that_trains() -> None:
-    heavy = "{'torch', 'sobolev.networks', 'experiments.run'}"
-    program = f"import sys, scripts.figures, scripts.report; print({heavy} & {{*sys.modules}})"
+    heavy = "{'torch', 'sobolev.networks', 'experiments.runner.run'}"
+    program = (
+        f"import sys, experiments.regression.figures, experiments.evidence.report; print({heavy} & {{*sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_experiments_and_collecting_run_without_pandas() -> None:
+    program = """
+import importlib, sys
+import run, scripts.collect, scripts.export_teachers, scripts.tune
+from experiments.runner.former_names import ENTRIES
+for entry in ENTRIES:
+    importlib.import_module(entry.rpartition(".")[0])
+print("pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_shipped_report_is_what_the_shipped_rows_give(tmp_path):

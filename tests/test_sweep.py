@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments.identity import folder_of, is_complete
-from experiments.sweep import Grid
+from experiments.runner.identity import folder_of, is_complete
+from experiments.runner.progress import Grid
 from hydra_plugins import resuming_sweeper
 from scripts.fuzz_configs import front_door as asked
 from sobolev.files import locked, sha256

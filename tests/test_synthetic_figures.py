@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from scipy import stats
 
-from scripts import report, synthetic_figures, tables
-from scripts.claims import Evidence
-from scripts.claims.synthetic_gradients import (
+from experiments.evidence import report, tables
+from experiments.evidence.rows import Estimate, as_rows, mean_estimate, select
+from experiments.evidence.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, where
+from experiments.evidence.verdicts import Evidence
+from experiments.synthetic_gradients import figures as synthetic_figures
+from experiments.synthetic_gradients.claims import (
     CIFAR,
     CIFAR_60,
     CIFAR_REDUCED,
@@ -31,10 +35,8 @@ from scripts.claims.synthetic_gradients import (
     ratio_of_deviations,
     unpaired_difference,
 )
-from scripts.rows import DTYPE, Estimate, mean_estimate, select
-from scripts.synthetic_figures import FIGURES, LOOKS, draw
-from scripts.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, where
-from tests.test_scripts import texts, write_rows
+from experiments.synthetic_gradients.figures import FIGURES, LOOKS, draw
+from tests.test_scripts import joined, texts, write_rows
 
 STEPS = (0, 100, 300, 1000)
 ALL = tuple(TECHNIQUES)
@@ -69,7 +71,7 @@ def make_rows(
     settings: Sequence[Setting] = SETTINGS,
     techniques: Sequence[str] = ALL,
     seeds: int = 3,
-) -> np.ndarray:
+) -> pd.DataFrame:
     """Rows of runs whose final accuracies and their scatter over seeds are as asked for."""
     rows = []
     for setting in settings:
@@ -91,7 +93,7 @@ def make_rows(
                         rows.append((*cell, "test", metric, value, setting.scale))
                         if metric in ("loss", "accuracy_top1"):
                             rows.append((*cell, "train", metric, 0.5, setting.scale))
-    return np.array(rows, dtype=DTYPE)
+    return as_rows(rows)
 
 
 # Statistics
@@ -144,14 +146,14 @@ def test_mean_error_is_the_area_under_the_curve() -> None:
         curve = select(rows, seed=seed, split="test", metric="accuracy_top1")
         area = 0.0
         for k in range(len(STEPS) - 1):
-            area += (STEPS[k + 1] - STEPS[k]) * (2 - curve["value"][k] - curve["value"][k + 1]) / 2
+            area += (STEPS[k + 1] - STEPS[k]) * (2 - curve["value"].iloc[k] - curve["value"].iloc[k + 1]) / 2
         assert error == pytest.approx(100 * area / STEPS[-1])
 
 
 # Verdicts
 
 
-def verdicts(rows: np.ndarray) -> dict[str, str]:
+def verdicts(rows: pd.DataFrame) -> dict[str, str]:
     return {claim.key: claim.judge(Evidence(rows, {})).verdict for claim in SYNTHETIC_GRADIENTS.claims}
 
 
@@ -168,7 +170,7 @@ def test_a_technique_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch: pyt
     before = verdicts(rows)
     monkeypatch.setitem(TECHNIQUES, "mine", "Mine")
     assert verdicts(rows) == before  # named, and not run
-    assert verdicts(np.concatenate((rows, mine))) == before
+    assert verdicts(joined(rows, mine)) == before
 
 
 def test_verdicts_without_rows() -> None:
@@ -193,10 +195,10 @@ def test_reduced_rows_are_no_evidence_at_the_papers_scale() -> None:
 
 
 def test_another_split_or_experiment_is_no_evidence() -> None:
-    validated, mine = make_rows(), make_rows()
-    validated["split"][validated["split"] == "test"] = "validation"
+    validated, mine = make_rows().astype({"split": object}), make_rows()
+    validated.loc[validated["split"] == "test", "split"] = "validation"
     mine["experiment"] = "synthetic_mine"
-    assert set(verdicts(np.concatenate([validated, mine])).values()) == {"not run"}
+    assert set(verdicts(joined(validated, mine)).values()) == {"not run"}
 
 
 def changed(**points: float) -> Callable[[Setting, str], float]:
@@ -270,7 +272,7 @@ def changed(**points: float) -> Callable[[Setting, str], float]:
         ),
     ],
 )
-def test_each_rule_turns_on_its_numbers(rows: np.ndarray, expected: dict[str, str]) -> None:
+def test_each_rule_turns_on_its_numbers(rows: pd.DataFrame, expected: dict[str, str]) -> None:
     found = verdicts(rows)
     assert {key: found[key] for key in expected} == expected
 
@@ -309,7 +311,7 @@ def test_the_whole_report_has_the_section() -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     rows = make_rows(settings=[CIFAR, IMAGENETTE_1, DIGITS])
-    write_rows(folder / "synthetic_gradients" / "rows.csv", rows)
+    write_rows(folder / "synthetic_gradients" / "rows.csv.gz", rows)
     return folder
 
 
@@ -350,7 +352,7 @@ def test_scales_of_one_task_are_lines_of_their_own() -> None:
 
 
 def test_every_figure_renders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path / "synthetic_gradients" / "rows.csv", make_rows(settings=[DIGITS]))
+    write_rows(tmp_path / "synthetic_gradients" / "rows.csv.gz", make_rows(settings=[DIGITS]))
     assert synthetic_figures.main(["--results", str(tmp_path)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(printed) == sorted((tmp_path / "figures").iterdir())
@@ -422,7 +424,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert synthetic_figures.main(["accuracy", "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("no rows at ") == 2
     rows = make_rows(settings=[DIGITS], techniques=["backprop"], seeds=1)
-    write_rows(tmp_path / "synthetic_gradients" / "rows.csv", rows)
+    write_rows(tmp_path / "synthetic_gradients" / "rows.csv.gz", rows)
     assert synthetic_figures.main(["predicted_loss", "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("predicted_loss: ")
     with pytest.raises(SystemExit):
@@ -432,7 +434,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_title_counts_the_seeds_of_each_cell() -> None:
     one, three = (make_rows(settings=[setting], seeds=n) for setting, n in ((CIFAR, 1), (DIGITS, 3)))
-    assert "1 to 3 seeds" in texts(draw("table_1", np.concatenate([one, three])))
+    assert "1 to 3 seeds" in texts(draw("table_1", joined(one, three)))
     assert "\n3 seeds" in texts(draw("table_1", three))
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 import yaml
 
-from experiments import synthetic_gradients as experiment
-from experiments.errors import BadInput
-from experiments.identity import run_id
-from experiments.run import execute
-from scripts.bench_decoupling import count
+from experiments.runner.errors import BadInput
+from experiments.runner.identity import run_id
+from experiments.runner.run import execute
+from experiments.synthetic_gradients import train as experiment
+from scripts.bench.synthetic_gradients import count
 from sobolev.networks.gradient_predictors import LabelPredictor
 from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork
 from tests.conftest import CONFIGS, ROOT, TINY, composed

@@ -3,20 +3,23 @@
 import csv
 import itertools
 import math
+import re
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from experiments import theory
-from experiments.errors import BadInput
-from experiments.identity import run_id
-from experiments.run import execute
-from scripts import collect, theory_figures
-from scripts.claims import Evidence
-from scripts.claims import theory as claims
-from scripts.rows import DTYPE, read_rows, select
+from experiments.evidence import collect
+from experiments.evidence.rows import as_rows, read_rows, read_settings, select
+from experiments.evidence.verdicts import Evidence
+from experiments.runner.errors import BadInput
+from experiments.runner.identity import run_id
+from experiments.runner.run import execute
+from experiments.theory import claims
+from experiments.theory import figures as theory_figures
+from experiments.theory import train as theory
 from sobolev.seeding import generator
 from tests.conftest import composed
 
@@ -186,8 +189,23 @@ def test_difference_quotients_converge_to_derivatives():
 # --- Claims ---
 
 
-def rows_of(experiment, task, method, n_train, values, metric):
-    return [(experiment, task, method, n_train, seed, 9, "test", metric, v, "paper") for seed, v in enumerate(values)]
+def rows_of(experiment, asked, n_train, values, metric):
+    """Rows of one cell. `asked` has its settings, in the place of a task."""
+    return [(experiment, asked, "m", n_train, seed, 9, "test", metric, v, "paper") for seed, v in enumerate(values)]
+
+
+def evidence_of(rows) -> Evidence:
+    """Such rows as evidence, with settings, and with names of tasks that say nothing of them."""
+    labelled, settings, tasks = [], {}, {}
+    for experiment, asked, method, n_train, *rest in rows:
+        task = f"task{tasks.setdefault(tuple(asked.items()), len(tasks))}"
+        labelled.append((experiment, task, method, n_train, *rest))
+        settings[experiment, task, method, n_train] = asked
+    return Evidence(as_rows(labelled), {}, settings)
+
+
+def points(n_inputs, matched, activation="relu"):
+    return {"n_inputs": n_inputs, "activation": activation, "loss.name": matched}
 
 
 def test_points_needed_interpolates_in_the_logarithms_and_is_bounded_by_the_sizes():
@@ -195,9 +213,10 @@ def test_points_needed_interpolates_in_the_logarithms_and_is_bounded_by_the_size
     rows = [
         row
         for n, values in table.items()
-        for row in rows_of("theory_points", "d3", "value_relu", n, values, "value_nmse")
+        for row in rows_of("theory_points", points(3, "value"), n, values, "value_nmse")
     ]
-    needed = claims.points_needed(np.array(rows, dtype=DTYPE), 3, "value")
+    rows += rows_of("theory_points", points(3, "value", "tanh"), 4, (0.01, 0.01, 0.01), "value_nmse")
+    needed = claims.points_needed(claims.of_experiment(evidence_of(rows), "theory_points").rows, 3, "value")
     assert needed == pytest.approx({0: 8.0, 1: 4.0, 2: 64.0})
 
 
@@ -205,8 +224,12 @@ def test_rates_recover_a_power_law():
     rows = []
     for width in (8, 16, 64):
         values = [3 * width**-1.5 * (1 + 0.1 * seed) for seed in range(6)]
-        rows += rows_of("theory_approximation", f"d2_w{width}", "sobolev_relu", 99, values, "gradient_l2")
-    errors = claims.by_width(np.array(rows, dtype=DTYPE), 2, "sobolev_relu", "gradient_l2")
+        for matched in ("sobolev", "value"):
+            asked = {"n_inputs": 2, "width": width, "activation": "relu", "method": matched}
+            rows += rows_of("theory_approximation", asked, 99, values, "gradient_l2")
+            values = np.ones(6)
+    rows = claims.of_experiment(evidence_of(rows), "theory_approximation").rows
+    errors = claims.by_width(rows, "gradient_l2", n_inputs=2, activation="relu", matched="sobolev")
     assert list(errors) == [8, 16, 64]
     assert claims.rates(errors) == pytest.approx((1.5, 1.5, 1.5, 6))
 
@@ -217,45 +240,46 @@ def test_the_rule_on_points_wins_loses_and_ties(factor, verdict):
     for n_inputs, n in itertools.product(claims.INPUTS, (2, 8, 32, 128)):
         for method, ratio in (("value", 1), ("sobolev", factor or 1)):
             noise = np.resize([0.5, 2], 10) if (factor, method) == (None, "value") else np.ones(10)
-            rows += rows_of("theory_points", f"d{n_inputs}", f"{method}_relu", n, noise / n / ratio, "value_nmse")
-    rows = np.array(rows, dtype=DTYPE)
-    assert claims.fewer_points(Evidence(rows, {})).verdict == verdict
-    without_a_dimension = rows[rows["task"] != "d8"]
-    without_a_size = rows[(rows["method"] == "value_relu") | (rows["n_train"] < 128)]
+            rows += rows_of("theory_points", points(n_inputs, method), n, noise / n / ratio, "value_nmse")
+    assert claims.fewer_points(evidence_of(rows)).verdict == verdict
+    without_a_dimension = [row for row in rows if row[1]["n_inputs"] != 8]
+    without_a_size = [row for row in rows if row[1]["loss.name"] == "value" or row[3] < 128]
     for part in (without_a_dimension, without_a_size):
-        assert claims.fewer_points(Evidence(part, {})).verdict == "not run"
+        assert claims.fewer_points(evidence_of(part)).verdict == "not run"
 
 
 def mismatch_rows(lowest: float, mismatches=claims.MISMATCHES, n_train: int = 256) -> list[tuple]:
     rows = []
     for domain, delta, metric in itertools.product(("interval", "disc"), mismatches, ("joint_mse", "joint_sup")):
-        task = f"{domain}_delta{delta}"
+        asked = {"domain": domain, "delta": delta}
         for seed in (0, 6):  # two runs of other seeds, each with the floor
-            rows.append(("theory_mismatch", task, "sobolev", n_train, seed, 0, "exact", metric, 1.0, "paper"))
-        rows += rows_of("theory_mismatch", task, "sobolev", n_train, (1.02, lowest), metric)
+            rows.append(("theory_mismatch", asked, "m", n_train, seed, 0, "exact", metric, 1.0, "paper"))
+        rows += rows_of("theory_mismatch", asked, n_train, (1.02, lowest), metric)
     return rows
 
 
 def test_a_network_below_the_floor_refutes_theorem_2():
     for lowest, verdict in ((1.05, "reproduced"), (0.9, "not reproduced")):
         rows = mismatch_rows(lowest)
-        assert claims.theorem_2(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
+        assert claims.theorem_2(evidence_of(rows)).verdict == verdict
         rows += mismatch_rows(1.05, n_train=1024)  # a reader's own training size is no part of it
-        assert claims.theorem_2(Evidence(np.array(rows, dtype=DTYPE), {})).verdict == verdict
-    half = claims.theorem_2(Evidence(np.array(mismatch_rows(1.05, (0.125, 2.0)), dtype=DTYPE), {}))
+        assert claims.theorem_2(evidence_of(rows)).verdict == verdict
+    half = claims.theorem_2(evidence_of(mismatch_rows(1.05, (0.125, 2.0))))
     assert (half.verdict, half.ours) == ("not run", "Missing: a mismatch of 0.25 on the interval")
 
 
 def test_a_construction_is_as_wide_as_it_is():
-    rows = rows_of("theory_construction", "d2_w64", "construction", 3000, [0.1], "value_l2")
-    rows.append(("theory_construction", "d2_w64", "construction", 3000, 0, 0, "exact", "hidden_units", 36.0, "paper"))
-    assert claims.by_width(np.array(rows, dtype=DTYPE), 2, "construction", "value_l2") == {36: {0: 0.1}}
+    asked = {"n_inputs": 2, "width": 64}
+    rows = rows_of("theory_construction", asked, 3000, [0.1], "value_l2")
+    rows.append(("theory_construction", asked, "m", 3000, 0, 0, "exact", "hidden_units", 36.0, "paper"))
+    rows = claims.of_experiment(evidence_of(rows), "theory_construction").rows
+    assert claims.by_width(rows, "value_l2", n_inputs=2) == {36: {0: 0.1}}
 
 
 def test_a_twin_that_is_the_density_itself_is_none(tmp_path):
     rows = exact_rows(tmp_path, "gaussian")
     assert claims.proposition_3_gaussian(Evidence(rows, {})).verdict == "reproduced"
-    rows["value"][rows["metric"] == "twin_distance"] = 0
+    rows.loc[rows["metric"] == "twin_distance", "value"] = 0
     assert claims.proposition_3_gaussian(Evidence(rows, {})).verdict == "not reproduced"
 
 
@@ -270,13 +294,13 @@ def test_one_part_of_the_exact_theory_alone(tmp_path, capsys):
     assert "gaussian_pair: " in capsys.readouterr().err
 
 
-def exact_rows(folder, part: str) -> np.ndarray:
+def exact_rows(folder, part: str) -> pd.DataFrame:
     """The rows of one part, collected into `folder`/results."""
     execute(tiny("theory_exact", folder / "runs", f"part={part}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["collect", "--runs", str(folder / "runs"), "--results", str(folder / "results")])
         collect.main()
-    return read_rows(folder / "results" / "theory" / "rows.csv")
+    return read_rows(folder / "results" / "theory" / "rows.csv.gz")
 
 
 def test_another_seed_of_the_exact_theory_replaces_nothing_unasked(tmp_path, capsys):
@@ -287,7 +311,7 @@ def test_another_seed_of_the_exact_theory_replaces_nothing_unasked(tmp_path, cap
         patch.setattr("sys.argv", ["collect", "--runs", str(tmp_path / "others"), *results])
         collect.main()
     assert "seed is 1, not 0 as in the other runs of its cell" in capsys.readouterr().err
-    assert np.array_equal(read_rows(tmp_path / "results" / "theory" / "rows.csv"), first)
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "results" / "theory" / "rows.csv.gz"), first)
 
 
 @pytest.mark.parametrize(("rate", "verdict"), [(1, "reproduced"), (0.3, "not reproduced")])
@@ -296,16 +320,15 @@ def test_theorem_1_is_judged_by_its_rate(rate, verdict):
     for n_inputs in (1, 2, 3):
         for width in (64, 512, 4096):
             for metric in ("gradient_sup", "value_sup"):
-                task, error = f"d{n_inputs}_w{width}", max(width, 512) ** -rate  # flat below 512: not looked at
-                rows += rows_of("theory_construction", task, "construction", 99, [error, error], metric)
-    rows = np.array(rows, dtype=DTYPE)
-    assert claims.theorem_1(Evidence(rows, {})).verdict == verdict
-    widest_alone = np.array([row.item() for row in rows if row["task"].endswith("_w4096")], dtype=DTYPE)
-    assert claims.theorem_1(Evidence(widest_alone, {})).verdict == "not run"
+                asked, error = {"n_inputs": n_inputs, "width": width}, max(width, 512) ** -rate  # flat below 512
+                rows += rows_of("theory_construction", asked, 99, [error, error], metric)
+    assert claims.theorem_1(evidence_of(rows)).verdict == verdict
+    widest_alone = [row for row in rows if row[1]["width"] == 4096]
+    assert claims.theorem_1(evidence_of(widest_alone)).verdict == "not run"
 
 
 def test_claims_without_rows_are_not_run():
-    nothing = Evidence(np.array([], dtype=DTYPE), {})
+    nothing = Evidence(as_rows([]), {})
     assert {claim.judge(nothing).verdict for claim in claims.CLAIMS} == {"not run"}
     assert claims.tables(nothing) == ""
 
@@ -329,24 +352,32 @@ def test_runs_become_rows_figures_and_verdicts(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 30)
     monkeypatch.setattr("sys.argv", ["collect", "--runs", str(runs), "--results", str(results)])
     collect.main()
-    rows = read_rows(results / "theory" / "rows.csv")
+    rows = read_rows(results / "theory" / "rows.csv.gz")
     assert set(rows["scale"]) == {"reduced"}
 
     assert theory_figures.main(["--results", str(results), "gaussian_pair"]) == 0
     assert {path.name for path in (results / "figures").iterdir()} == {
         f"theory_gaussian_pair.{x}" for x in ("png", "pdf")
     }
+    evidence = Evidence(rows, {}, read_settings(results / "theory" / "settings.json"))
     for _, draw in theory_figures.FIGURES.values():
-        draw(rows).draw_without_rendering()
+        draw(evidence).draw_without_rendering()
 
-    verdicts = {claim.key: claim.judge(Evidence(rows, {})) for claim in claims.CLAIMS}
+    verdicts = {claim.key: claim.judge(evidence) for claim in claims.CLAIMS}
     assert verdicts["Theorem 1"].verdict == "not run"  # nothing in three dimensions
     assert verdicts["Proposition 1"].verdict == "reproduced"
     assert verdicts["Polynomials, as printed"].verdict == "not reproduced"
     assert verdicts["Proposition 3, Gaussian"].verdict == "reproduced"
     assert verdicts["Proposition 3, piecewise linear"].verdict == "not run"
     assert verdicts["RQ1, in practice"].verdict == "not run"  # nothing but five dimensions
-    assert "polynomials of degree 9 in 1 variable" in claims.tables(Evidence(rows, {}))
+    assert "polynomials of degree 9 in 1 variable" in claims.tables(evidence)
+
+    (results / "theory" / "settings.json").write_text("{}")
+    (results / "theory" / "SHA256SUMS").unlink()
+    capsys.readouterr()
+    assert theory_figures.main(["--results", str(results), "theorem_1"]) == 1
+    said = "settings.json has no n_inputs of type int for theory_construction"
+    assert re.fullmatch(rf"error: {re.escape(said)} \S+ construction \d+\n", capsys.readouterr().err)
 
     capsys.readouterr()
     assert theory_figures.main(["--results", str(tmp_path / "nowhere")]) == 1

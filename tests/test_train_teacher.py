@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-import experiments.train_teacher
-from experiments.errors import BadInput
-from experiments.run import execute, folder_of
-from experiments.train_teacher import Players, is_full, learn
-from scripts import export_teachers
+import experiments.distillation.train_teacher
+from experiments.distillation import export_teachers
+from experiments.distillation.train_teacher import Players, is_full, learn
+from experiments.runner.errors import BadInput
+from experiments.runner.run import execute, folder_of
 from sobolev.atari import ActorCritic, AtariOptions, Objective, Rollout, Step, load_teacher
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
@@ -36,7 +36,7 @@ def interrupted(config, monkeypatch, update: int) -> None:
         return learn(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.train_teacher, "learn", failing)
+        patch.setattr(experiments.distillation.train_teacher, "learn", failing)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             execute(config)
 

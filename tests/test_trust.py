@@ -14,18 +14,19 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from experiments import process
-from experiments.config import register
-from experiments.errors import BadInput, explain
-from experiments.run import execute, find_entry, folder_of
-from experiments.trust import Loader, settings
+from experiments.registry import register_settings
+from experiments.runner import process
+from experiments.runner.command_line import explain
+from experiments.runner.errors import BadInput
+from experiments.runner.run import execute, find_entry, folder_of
+from experiments.runner.trust import Loader, settings
 from scripts.fuzz_configs import SECRET, front_door, survived
 from tests.conftest import CONFIGS, ROOT
 
 
 @pytest.fixture(scope="module")
 def loader():
-    register()
+    register_settings()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("omegaconf.basecontainer.BaseContainer._resolvers", {})
         yield Loader(create_config_search_path(str(CONFIGS)))
@@ -297,7 +298,7 @@ def test_git_is_called_without_what_the_environment_says_of_it(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "entry", ["os.system", "experiments.run.execute", "experiments.run.main", "experiments.nothing.main"]
+    "entry", ["os.system", "experiments.runner.run.execute", "experiments.runner.run.main", "experiments.nothing.main"]
 )
 def test_an_entry_is_an_experiment(entry):
     with pytest.raises(BadInput, match="expected experiments"):

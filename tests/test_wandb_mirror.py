@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from experiments import wandb_mirror
-from experiments.identity import folder_of, run_id
-from experiments.run import execute
-from experiments.wandb_mirror import WandbMirror, is_sent, mirror, read_groups
+from experiments.runner import wandb_mirror
+from experiments.runner.identity import folder_of, run_id
+from experiments.runner.run import execute
+from experiments.runner.wandb_mirror import WandbMirror, is_sent, mirror, read_groups
 from scripts import wandb_sync
 from tests.test_run import interrupted, metrics
 

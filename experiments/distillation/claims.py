@@ -1,0 +1,374 @@
+"""Section 4.2 of the paper, Atari policy distillation: its claims and our rules.
+
+The rules were written down before any of the results existed, but for two changes made when there were results of Pong
+alone: how many sizes they ask for, five first and now three or more, and that D2 leaves out students that learned
+nothing. L is log10(value-only / Sobolev) of a test metric at the end of training, paired by seed: above 0 Sobolev
+Training is better. A cell, a game and a training size, is won where the 95% interval of the median of L lies above 0.
+The paper gives neither training sizes nor numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from experiments.evidence.rows import (
+    BySeed,
+    Interval,
+    final,
+    finals,
+    groups,
+    levels,
+    log_ratio,
+    median_interval,
+    select,
+)
+from experiments.evidence.tables import format_factor, format_interval, format_number, markdown
+from experiments.evidence.verdicts import Claim, Domain, Evidence, Finding, above, at_least, every, find, negation
+
+EXPERIMENT = "distill_atari"
+IN_FLOAT32 = "distill_float32"
+LONGER = "distill_longer"
+COMMAND = "make distillation report"
+GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
+# What the claims are about. GAMES may name a reader's own games, too; they leave every verdict as it was.
+PAPER_GAMES = ("breakout", "space_invaders", "pong")
+CLEAR_GAMES = ("breakout", "space_invaders")  # the paper expects no gap in Pong (D3)
+SIZES = (1_000, 5_000, 10_000, 25_000, 50_000)  # 1, 5, 10, 25 and 50 per cent of 100,000 states
+FEWEST = 3  # sizes
+METRICS = {"kl": "KL", "action_error": "action-prediction error"}
+FAILED = 0.9  # of the KL of an untrained student: above it, one has learned nothing and cannot overfit; ours
+OVERFITTED = 1.1  # final test KL over the least of the run from which on a student counts as overfitted; ours
+
+NO_RATIO = "no ratio (in every seed a method's error is 0)"
+
+Cell = tuple[str, int]
+
+
+def log_ratios(rows: pd.DataFrame, metric: str) -> dict[Cell, Interval]:
+    """L of every game and size for which both methods were run; seeds where a metric is 0 are left out.
+
+    Where that leaves none, the interval is of 0 seeds: the cell was run, but has no ratio.
+    """
+    errors = finals(select(rows, split="test", metric=metric), "task", "n_train", "method")
+    ratios = {}
+    for cell in dict.fromkeys(key[:2] for key in errors):
+        value, sobolev = (errors.get((*cell, method), {}) for method in ("value", "sobolev"))
+        if value.keys() & sobolev.keys():
+            ratios[cell] = log_ratio(positive(value), positive(sobolev))
+    return ratios
+
+
+def positive(by_seed: BySeed) -> BySeed:
+    return {seed: value for seed, value in by_seed.items() if value > 0}
+
+
+def sizes_run(rows: pd.DataFrame, games: Iterable[str]) -> list[int]:
+    """The training sizes at which both methods were run in each of the games."""
+    have = log_ratios(rows, "kl")
+    return [n_train for n_train in SIZES if all((game, n_train) in have for game in games)]
+
+
+def by_seed(rows: pd.DataFrame, game: str, sizes: Iterable[int]) -> BySeed:
+    """For each seed with both methods at every size, none of them 0: L of the KL divergence, averaged over sizes."""
+    kl = finals(select(rows, split="test", metric="kl", task=game), "method", "n_train")
+    value, sobolev = ([positive(kl.get((m, n), {})) for n in sizes] for m in ("value", "sobolev"))
+    seeds = set.intersection(*(set(cell) for cell in value + sobolev))
+    return {
+        seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
+        for seed in sorted(seeds)
+    }
+
+
+def overfitting(rows: pd.DataFrame, **cell: object) -> BySeed:
+    """Final test KL over the least test KL of the run, by seed, of the students that have learned anything."""
+    rows = select(rows, split="test", metric="kl", **cell).sort_values("step", kind="stable")
+    curves = {seed: select(rows, seed=seed)["value"].to_numpy() for seed in final(rows)}
+    return {seed: kl[-1] / kl.min() for seed, kl in curves.items() if kl[-1] <= FAILED * kl[0]}
+
+
+def failed(rows: pd.DataFrame) -> str:
+    """How many students learned nothing, by method, in words; empty if all learned."""
+    counts = []
+    for method in ("value", "sobolev"):
+        judged = [{"task": game, "n_train": n, "method": method} for game in PAPER_GAMES for n in SIZES]
+        students = sum(len(final(rows, split="test", metric="kl", **cell)) for cell in judged)
+        counts.append((method, students - sum(len(overfitting(rows, **cell)) for cell in judged), students))
+    words = [f"{lost} of {students} students with method {method}" for method, lost, students in counts]
+    lost = any(lost for _, lost, _ in counts)
+    return f". Left out, because they learned nothing: {' and '.join(words)}" if lost else ""
+
+
+def missing_cells(rows: pd.DataFrame, games: Iterable[str]) -> str:
+    """Which cells were not run, in words; empty if there are sizes enough at which all games were."""
+    if len(sizes_run(rows, games)) >= FEWEST:
+        return ""
+    have = log_ratios(rows, "kl")
+    lacking = {game: [n for n in SIZES if (game, n) not in have] for game in games}
+    words = [f"{GAMES[game]} at {', '.join(f'{n:,}' for n in sizes)}" for game, sizes in lacking.items() if sizes]
+    return f"{'; '.join(words)} ({FEWEST} sizes in common are enough)"
+
+
+def closer_to_the_teacher(evidence: Evidence) -> Finding:
+    """D1."""
+    evidence = evidence.of(EXPERIMENT)
+    ratios = {metric: log_ratios(evidence.rows, metric) for metric in METRICS}
+    sizes = sizes_run(evidence.rows, CLEAR_GAMES)
+    words = [
+        f"{METRICS[metric]}: "
+        + ", ".join(
+            f"{GAMES.get(game, game)} at {n_train:,} {format_factor(ratio) if ratio.n else NO_RATIO}"
+            for (game, n_train), ratio in of_metric.items()
+        )
+        for metric, of_metric in ratios.items()
+        if of_metric
+    ]
+    return find(
+        evidence,
+        lambda: every(
+            at_least(len(sizes) - 1, (above(ratios[metric][game, n_train], 0) for n_train in sizes))
+            for metric in METRICS
+            for game in CLEAR_GAMES
+        ),
+        missing_cells(evidence.rows, CLEAR_GAMES),
+        f"value-only / Sobolev. {'. '.join(words)}" if words else "",
+    )
+
+
+def most_with_little_data(evidence: Evidence) -> Finding:
+    """D1's second half."""
+    evidence = evidence.of(EXPERIMENT)
+    if missing := missing_cells(evidence.rows, CLEAR_GAMES):
+        return find(evidence, lambda: None, missing, "")
+    few, *_, many = sizes_run(evidence.rows, CLEAR_GAMES)
+    differences, words = {}, []
+    for game in CLEAR_GAMES:
+        least, most = (by_seed(evidence.rows, game, [n_train]) for n_train in (few, many))
+        differences[game] = median_interval(least[seed] - most[seed] for seed in sorted(least.keys() & most.keys()))
+        words.append(
+            f"{GAMES[game]}: {format_factor(median_interval(least.values()))} at {few:,} states, "
+            f"{format_factor(median_interval(most.values()))} at {many:,}, "
+            f"the first over the second {format_factor(differences[game])}"
+        )
+    return find(
+        evidence,
+        lambda: every(above(difference, 0) for difference in differences.values()),
+        "",
+        f"KL, value-only / Sobolev. {'. '.join(words)}",
+    )
+
+
+def overfits_little(evidence: Evidence) -> Finding:
+    """D2."""
+    evidence = evidence.of(EXPERIMENT)
+    found: dict[Cell, dict[str, BySeed]] = {}
+    for game in PAPER_GAMES:
+        for n_train in SIZES:
+            both = {m: overfitting(evidence.rows, task=game, n_train=n_train, method=m) for m in ("value", "sobolev")}
+            if both["sobolev"]:
+                found[game, n_train] = both
+    words = [
+        f"{GAMES[game]} at {n_train:,}: {format_interval(median_interval(both['sobolev'].values()))} "
+        f"(value only: {format_interval(median_interval(both['value'].values())) if both['value'] else 'none learned'})"
+        for (game, n_train), both in found.items()
+    ]
+    sizes = sizes_run(evidence.rows, PAPER_GAMES)
+    fewest = [found.get((game, n), {"value": {}, "sobolev": {}}) for game in CLEAR_GAMES for n in sizes[:1]]
+    return find(
+        evidence,
+        lambda: every(
+            [negation(above(median_interval(both["sobolev"].values()), OVERFITTED)) for both in found.values()]
+            + [above(log_ratio(both["value"], both["sobolev"]), 0) if all(both.values()) else None for both in fewest]
+        ),
+        missing_cells(evidence.rows, PAPER_GAMES),
+        f"final test KL / least test KL of the run, Sobolev: {'; '.join(words)}{failed(evidence.rows)}"
+        if words
+        else "",
+    )
+
+
+def small_gap_in_pong(evidence: Evidence) -> Finding:
+    """D3."""
+    evidence = evidence.of(EXPERIMENT)
+    sizes = sizes_run(evidence.rows, PAPER_GAMES) or SIZES
+    gaps = {game: by_seed(evidence.rows, game, sizes) for game in PAPER_GAMES}
+    pong = gaps["pong"]
+    differences = {
+        game: median_interval(gaps[game][seed] - pong[seed] for seed in sorted(gaps[game].keys() & pong.keys()))
+        for game in CLEAR_GAMES
+    }
+    uniform = uniform_share(evidence.rows)
+    words = [f"{GAMES[game]} {format_factor(median_interval(gap.values()))}" for game, gap in gaps.items() if gap]
+    return find(
+        evidence,
+        lambda: every([*(above(difference, 0) for difference in differences.values()), uniform.get("pong", 0) > 0.5]),
+        missing_cells(evidence.rows, PAPER_GAMES),
+        "KL, value-only / Sobolev, geometric mean over sizes: "
+        + ", ".join(words)
+        + ". Share of test states where the teacher is nearly uniform: "
+        + ", ".join(f"{GAMES[game]} {share:.0%}" for game, share in uniform.items())
+        if words
+        else "",
+    )
+
+
+def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
+    """Share of held-out states where the teacher's entropy is above 0.9 of the greatest, by game."""
+    rows = select(rows, split="teacher", metric="nearly_uniform")
+    medians = {game: float(np.median(of_game["value"])) for (game,), of_game in groups(rows, "task")}
+    return {game: medians[game] for game in PAPER_GAMES if game in medians}
+
+
+def tables(evidence: Evidence) -> str:
+    """The end of training in every cell: test errors, gradients, overfitting, and how the student plays."""
+    rows = evidence.of(EXPERIMENT).rows
+    if not len(rows):
+        return ""
+    lines = []
+    for (game, n_train, method), cell in groups(rows, "task", "n_train", "method"):
+        ends = finals(cell, "split", "metric")
+        entries = [
+            format_interval(median_interval(ends[measured].values())) if measured in ends else "-"
+            for measured in (
+                ("test", "kl"),
+                ("train", "kl"),
+                ("test", "action_error"),
+                ("test", "gradient_error"),
+                ("play", "score"),
+                ("play", "kl"),
+            )
+        ]
+        seeds, scale = cell["seed"].nunique(), cell["scale"].iloc[0]
+        lines.append([GAMES.get(game, game), f"{n_train:,}", method, *entries, str(seeds), scale])
+    facts = [
+        f"{GAMES.get(game, game)}: entropy {format_number(fact['entropy'])}, nearly uniform on "
+        f"{fact['nearly_uniform']:.0%} of the states, mean gradient norm {format_number(fact['gradient_norm'])}"
+        for game, fact in teacher_facts(rows).items()
+    ]
+    head = ["game", "states", "method", "test KL", "train KL", "action error", "gradient error", "score", "KL in play"]
+    return (
+        "#### The end of training\n\nMedians over seeds. 'Score' and 'KL in play': the student plays, and is compared "
+        "with the teacher on the states that it visits itself.\n\n"
+        + markdown([*head, "seeds", "scale"], lines)
+        + "\n\nThe teachers on the test states. "
+        + "; ".join(facts)
+        + "."
+    )
+
+
+def shortcut(evidence: Evidence) -> str:
+    """Sobolev students trained in bfloat16 beside the same in float32: where each seed ends."""
+    rows = select(evidence.rows, split="test", metric="kl", method="sobolev")
+    kl = finals(rows, "experiment", "task", "n_train")
+    lines = []
+    for game, n_train in sorted(key[1:] for key in kl if key[0] == IN_FLOAT32):
+        bfloat16, float32 = (kl.get((name, game, n_train), {}) for name in (EXPERIMENT, IN_FLOAT32))
+        if not (seeds := sorted(bfloat16.keys() & float32.keys())):
+            continue
+        apart = max(abs(float32[seed] - bfloat16[seed]) for seed in seeds)
+        spread = max(bfloat16[seed] for seed in seeds) - min(bfloat16[seed] for seed in seeds)
+        ends = (", ".join(format_number(of_seed[seed]) for seed in seeds) for of_seed in (bfloat16, float32))
+        entries = (*ends, format_number(apart), format_number(spread), "yes" if apart < spread else "no")
+        lines.append([GAMES.get(game, game), f"{n_train:,}", *entries])
+    if not lines:
+        return ""
+    head = ["game", "states", "KL, bfloat16", "KL, float32", "furthest apart", "spread over seeds", "within the spread"]
+    return (
+        "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative sweeps were computed in "
+        "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
+        "projections. The spread is the greatest less the least of these seeds in bfloat16. "
+        "`python run.py -m sweep=float32` runs it.\n\n" + markdown(head, lines)
+    )
+
+
+def longer(evidence: Evidence) -> str:
+    """Cells that were trained for more updates too: both lengths, one beneath the other."""
+    measured = (("test", "kl"), ("train", "kl"), ("test", "action_error"), ("play", "score"))
+    lines = []
+    for game, n_train in sorted(key for key, _ in groups(evidence.of(LONGER).rows, "task", "n_train")):
+        for experiment in (EXPERIMENT, LONGER):
+            cell = select(evidence.rows, experiment=experiment, task=game, n_train=n_train)
+            kl = select(cell, split="test", metric="kl")
+            value, sobolev = (final(kl, method=method) for method in ("value", "sobolev"))
+            if not (seeds := len(value.keys() & sobolev.keys())):
+                continue
+            ends = [
+                format_number(float(np.median(list(final(cell, method=method, split=split, metric=metric).values()))))
+                for split, metric in measured
+                for method in ("value", "sobolev")
+            ]
+            names = (GAMES.get(game, game), f"{n_train:,}", f"{kl['step'].max():,}")
+            lines.append([*names, *ends, format_factor(log_ratio(value, sobolev)), str(seeds)])
+    if not lines:
+        return ""
+    names = ("test KL", "train KL", "action error", "score")
+    head = ["game", "states", "updates", *(f"{name}, {method}" for name in names for method in ("value", "Sobolev"))]
+    return (
+        "#### More updates\n\nCells as above, and trained for longer with the same rates and alpha: medians of seeds, "
+        "and value-only / Sobolev of the test KL, paired by seed. `python run.py -m sweep=longer` runs it.\n\n"
+        + markdown([*head, "ratio of KL", "seeds"], lines)
+    )
+
+
+def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """{game: {fact: median over runs}} of what runs note of their teachers."""
+    rows = select(rows, split="teacher")
+    return {
+        game: {
+            metric: float(np.median(select(rows, task=game, metric=metric)["value"]))
+            for metric in ("entropy", "nearly_uniform", "gradient_norm")
+        }
+        for game in levels(rows, "task")
+    }
+
+
+DISTILLATION = Domain(
+    title="Atari policy distillation (Section 4.2)",
+    introduction="The paper's networks, objective and batch size; learning rate and alpha by game and method from "
+    "`configs/tuned/`, where each file says whether they were chosen on validation episodes or are defaults. Teachers "
+    "are ours, and so are the training sizes and the number of updates.",
+    claims=(
+        Claim(
+            key="D1",
+            sentence="The Sobolev student is closer to the teacher, in KL divergence and in action prediction.",
+            paper="curves (Figure 4)",
+            rule=f"In Breakout and in Space Invaders, and in both metrics, all but one of the training sizes that were "
+            f"run are won: at least {FEWEST} of 1, 5, 10, 25 and 50 per cent of 100,000 states. Pong is D3's.",
+            command=COMMAND,
+            judge=closer_to_the_teacher,
+        ),
+        Claim(
+            key="D1, little data",
+            sentence="Its advantage is largest with little data.",
+            paper="curves (Figure 4)",
+            rule="In Breakout and in Space Invaders, L of the KL divergence is larger at the fewest states that "
+            "were run than at the most (the interval of the median of the difference, paired by seed, lies above 0).",
+            command=COMMAND,
+            judge=most_with_little_data,
+        ),
+        Claim(
+            key="D2",
+            sentence="Sobolev Training overfits little or not at all.",
+            paper="curves (Figure 4)",
+            rule=f"In every game and size the interval of the Sobolev students' final test KL over the least of their "
+            f"run lies below {OVERFITTED} (the number is ours), and at the fewest states, in Breakout and in "
+            "Space Invaders, this ratio is larger without gradients (paired by seed). Students whose final KL is "
+            f"above {FAILED} of an untrained one's have learned nothing, and are left out.",
+            command=COMMAND,
+            judge=overfits_little,
+        ),
+        Claim(
+            key="D3",
+            sentence="In Pong the gap is small: the teacher's policy is uniform most of the time.",
+            paper="curves (Figure 4)",
+            rule="L of the KL divergence, averaged over sizes, is smaller in Pong than in Breakout and than in Space "
+            "Invaders (paired by seed), and Pong's teacher has more than 0.9 of the greatest entropy on more than half "
+            "of the test states (the number is ours).",
+            command=COMMAND,
+            judge=small_gap_in_pong,
+        ),
+    ),
+    appendix=lambda evidence: "\n\n".join(filter(None, (tables(evidence), longer(evidence), shortcut(evidence)))),
+)

@@ -1,0 +1,309 @@
+"""Section 4.2: a teacher, trained to play one Atari game by synchronous advantage actor-critic.
+
+The emulators' state cannot be saved. So training goes by segments: at the beginning of each, all environments are
+reset from seeds of the segment's number, rows of the one before are recorded, and what a checkpoint holds is taken. A
+run that is killed loses its segment and ends in the rows of one that never was. Rows `train score` are of games that
+ended within their segment: those that its end cuts off, mostly long ones, are left out.
+
+A training may go on from a teacher's policy (`start`). Its steps are counted anew.
+
+Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of a minibatch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.distillation.settings import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
+from experiments.runner.divergence import check_convergence
+from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.runner.limits import check_memory, check_updates
+from experiments.runner.run import Run
+from experiments.runner.settings import located
+from sobolev.atari import (
+    ActorCritic,
+    AtariOptions,
+    Environments,
+    Objective,
+    Rollout,
+    environment_seeds,
+    load_teacher,
+    play,
+    sample,
+    teacher_bytes,
+)
+from sobolev.files import replacing
+from sobolev.networks.atari_policies import FRAME, AtariPolicy, teacher
+from sobolev.seeding import generator
+
+FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
+SHIPPED_ACTIONS = {"pong": ("noop", "right", "left")}  # those of configs/dataset/atari; of other games all
+
+
+def main(config: TrainTeacherConfig, run: Run) -> dict:
+    """Train one teacher and leave it as teacher.safetensors; the objective is its score, negated."""
+    settings, seed = config.teacher, config.seed
+
+    # Environments
+    options = atari_options(config.dataset)
+    players = Players(open_environments(options, settings.environments, torch.get_num_threads()), settings)
+    options = players.options
+    per_update = settings.environments * settings.horizon
+    updates, per_segment = settings.steps // per_update, settings.segment // per_update
+
+    # Model
+    actor = ActorCritic(
+        initial_policy(config, options),
+        getattr(torch, settings.products.name),
+        generator(seed, "value init"),
+    ).to(run.device, run.dtype)
+    objective = Objective(settings.clip, settings.value_weight, settings.entropy_weight, settings.normalise_advantages)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
+    rollout = players.rollout(run.device)
+
+    # Loop
+    first = 0
+    if state := run.resume():
+        first = state["update"]
+        actor.load_state_dict(state["actor"])
+        optimizer.load_state_dict(state["optimizer"])
+    segment = Segment()
+    progress = run.progress(first, updates + 1)
+    for update in progress:
+        if update == updates or update % per_segment == 0:
+            run.record(update * per_update, segment.rows(seed))
+            largest = [parameter.detach().abs().max().item() for parameter in actor.parameters()]
+            check_convergence(update * per_update, update == updates, {}, largest, "teacher.learning_rate")
+            if segment.scores:
+                progress.set_postfix(score=f"{np.mean(segment.scores):.1f}")
+            segment = Segment()
+            state = {"update": update, "actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
+            state = copy.deepcopy(state)  # a checkpoint saves the segment's beginning, however far the segment is
+            if update < updates:
+                players.begin(environment_seeds(seed, "environments", settings.environments, update))
+        run.checkpoint(lambda state=state: state)
+        if update < updates:
+            segment.scores += players.collect(rollout, actor, generator(seed, "actions", update))
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - update / updates)
+            actor.policy.requires_grad_(update * per_update >= config.value_steps)
+            shuffles = (generator(seed, "shuffle", update, epoch) for epoch in range(settings.epochs))
+            segment.losses += learn(rollout, actor, objective, optimizer, shuffles, settings)
+
+    # Evaluate
+    with replacing(run.directory / "teacher.safetensors") as path:
+        path.write_bytes(teacher_bytes(actor.policy, options))
+    weights = actor.cast()
+    scores = {
+        name: play(
+            lambda states: actor(states, weights)[0],
+            options,
+            config.evaluation_episodes,
+            seed,
+            greedy=name == "score_greedy",
+            threads=torch.get_num_threads(),
+            device=run.device,
+        )
+        for name in ("score", "score_greedy")
+    }
+    summary = {
+        key: float(value)
+        for name, values in scores.items()
+        for key, value in ((name, values.mean()), (f"{name}_std", values.std()))
+    }
+    run.record(updates * per_update, [(seed, "test", name, value) for name, value in summary.items()])
+    run.save_arrays("scores", **scores)
+    return {
+        "objective": -summary["score"],
+        "scale": "paper" if is_full(config) else "reduced",
+        "steps": updates * per_update,
+        "episodes": config.evaluation_episodes,
+        "options": asdict(options),
+        "start_sha256": config.start_sha256,
+        **summary,
+    }
+
+
+def check(config: TrainTeacherConfig) -> None:
+    """Refuse what no type can."""
+    settings = config.teacher
+    positive = {"evaluation_episodes": config.evaluation_episodes} | {
+        f"teacher.{key}": getattr(settings, key)
+        for key in ("environments", "horizon", "epochs", "minibatches", "learning_rate", "max_gradient_norm")
+    }
+    check_positive(**positive)
+    for key in ("clip", "value_weight", "entropy_weight"):
+        if not 0 <= getattr(settings, key) < math.inf:
+            raise BadInput(f"teacher.{key} must be 0 or more, not {getattr(settings, key)}")
+    for key in ("discount", "trace"):
+        if not 0 <= getattr(settings, key) <= 1:
+            raise BadInput(f"teacher.{key} must be between 0 and 1, not {getattr(settings, key)}")
+    per_update = settings.environments * settings.horizon
+    for key in ("steps", "segment"):
+        if getattr(settings, key) < per_update:
+            raise BadInput(f"teacher.{key}={getattr(settings, key)} is less than one update's {per_update} steps")
+    if settings.minibatches * 2 > per_update:
+        raise BadInput(f"teacher.minibatches={settings.minibatches} is too many for an update of {per_update} steps")
+    if settings.algorithm not in ("ppo", "a2c"):
+        raise BadInput(
+            f"teacher.algorithm={settings.algorithm} is unknown{nearest(settings.algorithm, ['ppo', 'a2c'])}"
+        )
+    if settings.algorithm == "a2c" and (settings.clip or settings.epochs > 1):
+        raise BadInput("teacher.algorithm=a2c has teacher.clip=0 and teacher.epochs=1: use teacher=a2c")
+    if settings.algorithm == "ppo" and not settings.clip:
+        raise BadInput("teacher.algorithm=ppo has teacher.clip above 0: use teacher=a2c to train without")
+    if not 0 <= config.value_steps < settings.steps:
+        raise BadInput(f"value_steps={config.value_steps} must be 0 or more and less than teacher.steps")
+    check_seed(config)
+    check_precision(config)
+    if config.dataset.stack != 4:
+        raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's network reads 4 frames")
+    minibatches = settings.steps // per_update * settings.epochs * settings.minibatches
+    check_updates(**{"teacher.steps": settings.steps, "teacher.epochs x minibatches": minibatches})
+    state = 4 * FRAME**2  # in bytes
+    check_memory(
+        {
+            "teacher.environments and teacher.horizon": state * settings.environments * (settings.horizon + 1),
+            "evaluation_episodes": state * config.evaluation_episodes,  # side by side
+        }
+    )
+
+
+def is_full(config: TrainTeacherConfig) -> bool:
+    """Whether nothing is smaller than what ships and the game is played as it is there, its rewards clipped."""
+    game = config.dataset.game
+    return (
+        config.teacher.steps >= FULL_STEPS
+        and config.evaluation_episodes >= FULL_EPISODES
+        and config.teacher.clip_rewards
+        and atari_options(config.dataset) == AtariOptions(game, SHIPPED_ACTIONS.get(game, ()))
+    )
+
+
+def initial_policy(config: TrainTeacherConfig, options: AtariOptions) -> AtariPolicy:
+    """New weights, or those of the teacher to go on from, if it plays what the config says. `options` name actions."""
+    if not config.start:
+        return teacher(len(options.actions), generator(config.seed, "init"))
+    try:
+        started = load_teacher(located(config.start))
+    except ValueError as error:
+        raise BadInput(f"start: {error}") from None
+    if started.sha256 != config.start_sha256:  # it came or changed after the config was composed
+        raise BadInput(f"{config.start} is not the teacher that start_sha256={config.start_sha256} asks for")
+    for key, value in asdict(started.options).items():
+        if (asked := getattr(options, key)) != value:
+            raise BadInput(f"dataset.{key}={asked}, but the teacher at {config.start} was trained with {value}")
+    return started.policy.requires_grad_(True)
+
+
+def atari_options(dataset: AtariDatasetConfig) -> AtariOptions:
+    return AtariOptions(**{**asdict(dataset), "actions": tuple(dataset.actions)})
+
+
+def open_environments(options: AtariOptions, n: int, threads: int) -> Environments:
+    try:
+        return Environments(options, n, threads)
+    except ValueError as error:
+        raise BadInput(f"dataset: {error}") from None
+
+
+class Segment:
+    """What happened between two resets of all environments."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []  # of episodes that ended
+        self.losses: list[dict[str, Tensor]] = []  # a minibatch
+
+    def rows(self, seed: int) -> Iterator[tuple[int, str, str, float]]:
+        if self.scores:
+            yield seed, "train", "score", float(np.mean(self.scores))
+            yield seed, "train", "score_std", float(np.std(self.scores))
+            yield seed, "train", "episodes", len(self.scores)
+        for name in self.losses[0] if self.losses else ():
+            yield seed, "train", name, torch.stack([losses[name] for losses in self.losses]).double().mean().item()
+
+
+class Players:
+    """Environments that go on from one rollout to the next."""
+
+    def __init__(self, environments: Environments, settings: TeacherConfig):
+        self.environments, self.settings = environments, settings
+        self.options = AtariOptions(**asdict(environments.options) | {"actions": environments.actions})
+
+    def begin(self, seeds_N: np.ndarray) -> None:
+        self.states_NCHW = self.environments.reset(seeds_N)
+        self.ended_N = np.zeros(len(seeds_N), bool)
+        self.lives_N = np.zeros(len(seeds_N), np.int32)
+        self.scores_N = np.zeros(len(seeds_N))
+
+    def rollout(self, device: torch.device) -> Rollout:
+        return Rollout.empty(self.settings.horizon, self.environments.n, self.options.stack, device)
+
+    @torch.no_grad()
+    def collect(self, rollout: Rollout, actor: ActorCritic, randomness: torch.Generator) -> list[float]:
+        """Fill `rollout` and return the scores of the episodes that ended in it."""
+        settings, weights, finished = self.settings, actor.cast(), []
+        horizon, n = rollout.actions_TN.shape
+        device = rollout.actions_TN.device
+        uniform_TNA = torch.rand(horizon, n, self.environments.n_actions, generator=randomness).to(device)
+        for t in range(horizon + 1):
+            rollout.states_TNHWC[t] = torch.from_numpy(self.states_NCHW).to(device).permute(0, 2, 3, 1)
+            log_probs_NA, rollout.values_TN[t] = actor(rollout.states_TNHWC[t].permute(0, 3, 1, 2), weights)
+            if t == horizon:
+                break
+            actions_N = sample(log_probs_NA, uniform_TNA[t])
+            rollout.actions_TN[t] = actions_N
+            rollout.log_probs_TN[t] = log_probs_NA.gather(1, actions_N[:, None]).squeeze(1)
+            step = self.environments.step(actions_N.cpu().numpy())
+            alive_N, ended_N = ~self.ended_N, step.terminated_N | step.truncated_N
+            terminal_N = step.terminated_N
+            if settings.life_is_episode:
+                terminal_N = terminal_N | (step.lives_N < self.lives_N)
+            rewards_N = np.clip(step.rewards_N, -1, 1) if settings.clip_rewards else step.rewards_N
+            for name, array in (
+                ("rewards_TN", rewards_N),
+                ("terminal_TN", terminal_N),
+                ("ended_TN", ended_N),
+                ("alive_TN", alive_N),
+            ):
+                getattr(rollout, name)[t].copy_(torch.from_numpy(array))
+            self.scores_N += step.rewards_N
+            finished += self.scores_N[ended_N].tolist()
+            self.scores_N[ended_N] = 0
+            self.states_NCHW, self.ended_N, self.lives_N = step.states_NCHW, ended_N, step.lives_N
+        return finished
+
+
+def learn(
+    rollout: Rollout,
+    actor: ActorCritic,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    shuffles: Iterator[torch.Generator],
+    settings: TeacherConfig,
+) -> list[dict[str, Tensor]]:
+    """One epoch a generator over what the environments lived through; what each minibatch says of itself."""
+    advantages_TN = rollout.advantages(settings.discount, settings.trace)
+    returns_TN = advantages_TN + rollout.values_TN[:-1]
+    states = rollout.states_TNHWC[:-1].flatten(0, 1)
+    data = (rollout.actions_TN, rollout.log_probs_TN, advantages_TN, returns_TN)
+    flat = [tensor.flatten() for tensor in data]
+    alive = rollout.alive_TN.flatten().nonzero().squeeze(1)
+    said = []
+    for randomness in shuffles:
+        order = torch.randperm(len(alive), generator=randomness).to(alive.device)
+        for batch in alive[order].tensor_split(settings.minibatches):
+            log_probs_BA, values_B = actor(states[batch].permute(0, 3, 1, 2))
+            loss, losses = objective(log_probs_BA, values_B, *(tensor[batch] for tensor in flat))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(actor.parameters(), settings.max_gradient_norm)
+            optimizer.step()
+            said.append(losses)
+    return said

@@ -1,0 +1,60 @@
+"""The folder of one domain's results: written by one process at a time, changed as a whole, with checksums beside it.
+
+New files are written to a folder of their own first. Renaming that folder decides: before it nothing has changed, after
+it whoever comes next puts the files in their places, should this process be killed. A full disk is met before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.evidence.reading import ROWS_FILE, ROWS_FILE_BEFORE, SUMS, read_sums
+from sobolev.files import locked, replacing
+
+LOCK, STAGED, DECIDED = ".lock", ".staged", ".decided"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the results in `folder`, in the state in which the last writer left them or was to leave them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK):
+        _put_in_place(folder)
+        yield
+
+
+def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, {name: content}, and their checksums, all or none. The caller holds the folder."""
+    shutil.rmtree(folder / STAGED, ignore_errors=True)
+    kept = {name: digest for name, digest in read_sums(folder).items() if (folder / name).is_file()}
+    if ROWS_FILE in files:
+        kept.pop(ROWS_FILE_BEFORE, None)
+    sums = kept | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    for name, content in {**files, SUMS: listed.encode()}.items():
+        path = folder / name
+        if path.is_file() and path.read_bytes() == content:
+            continue
+        staged = folder / STAGED / name
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(staged) as temporary:
+            temporary.write_bytes(content)
+    if (folder / STAGED).exists():
+        (folder / STAGED).rename(folder / DECIDED)
+        _put_in_place(folder)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Finish what was decided: each file takes its name, and those of before give way."""
+    decided = folder / DECIDED
+    for path in sorted(path for path in decided.rglob("*") if path.is_file()):
+        target = folder / path.relative_to(decided)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+    if decided.exists() and (folder / ROWS_FILE).exists():
+        (folder / ROWS_FILE_BEFORE).unlink(missing_ok=True)
+    shutil.rmtree(decided, ignore_errors=True)

@@ -1,0 +1,303 @@
+"""Recorded rows and surfaces: reading, checking, selecting, and statistics over seeds.
+
+A row is one number that a run measured: `experiment,task,method,n_train,seed,step,split,metric,value,scale`. Rows are a
+pandas DataFrame with these columns. A cell is what differs only by seed: one task, method and training size.
+
+Words are categories, which pandas compares and groups as numbers. What needs many cells takes them from one pass over
+the rows (`groups`, `finals`) in place of one `select` each.
+
+An interval of a median over seeds is a 95% percentile bootstrap. It resamples from a fixed generator, so that the same
+rows always give the same interval. Where there are three seeds, which no bootstrap can bear, it is Student's of a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import JsonValue
+from scipy import stats
+
+from experiments.evidence.reading import EvidenceError, read_arrays, read_columns, read_json
+from experiments.evidence.schemas import CELL, ROWS, SURFACE, Settings
+
+TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "step"), "int64") | {"value": "float64"}
+
+# Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
+MIN_SEEDS = 6
+
+# The benchmarks as figures and tables call them, in the order of the paper's table.
+TASKS = {
+    "ackley": "Ackley",
+    "beale": "Beale",
+    "booth": "Booth",
+    "bukin": "Bukin N. 6",
+    "mccormick": "McCormick",
+    "rosenbrock": "Rosenbrock",
+    "styblinski_tang": "Styblinski-Tang",
+}
+METHODS = {
+    "value": "value only",
+    "sobolev": "Sobolev",
+    "sobolev_2": "Sobolev, 2nd order",
+    "derivative": "derivatives only",
+    "sobolev_light": "Sobolev, a tenth of the weight",
+    "sobolev_norm": "Sobolev, norm not squared",
+    "sobolev_norm_light": "Sobolev, norm not squared, a tenth of the weight",
+    "relu": "ReLU",
+    "softplus": "softplus",
+}
+
+
+def as_rows(entries: Iterable[tuple] | Mapping[str, Iterable] | pd.DataFrame) -> pd.DataFrame:
+    """Rows with the types of their columns: of tuples, of columns by name, or of frames that were put together."""
+    return pd.DataFrame(entries, columns=list(ROWS)).astype(TYPES)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read and check one CSV of rows.
+
+    Raises:
+        EvidenceError: the file is missing, cut or not text, its header differs, a field is not of its kind, a row
+            occurs twice, or one cell mixes scales.
+    """
+    if not path.is_file():
+        raise EvidenceError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
+    columns = read_columns(path, ROWS)
+    number = {"int64": int, "float64": float}
+    rows = as_rows({name: [*map(number.get(TYPES[name], str), entries)] for name, entries in columns.items()})
+    _check(rows, path)
+    return rows
+
+
+def _check(rows: pd.DataFrame, path: Path) -> None:
+    key = [name for name in ROWS if name not in ("value", "scale")]
+    twice = rows.loc[rows.duplicated(key), key]
+    if len(twice):
+        raise EvidenceError(f"{path}: {' '.join(map(str, twice.iloc[0]))} occurs twice")
+    of_cells = rows[[*CELL, "scale"]].drop_duplicates()
+    mixed = of_cells.loc[of_cells.duplicated(list(CELL)), list(CELL)]
+    if len(mixed):
+        raise EvidenceError(f"{path}: {' '.join(map(str, mixed.iloc[0]))} mixes rows of paper and of reduced scale")
+
+
+Cell = tuple[str, str, str, int]  # (experiment, task, method, n_train)
+
+
+def read_settings(path: Path) -> dict[Cell, dict[str, JsonValue]]:
+    """The settings of each cell, {cell: {"optimizer.steps": 5000, ...}}, of one domain's settings.json.
+
+    Raises:
+        EvidenceError: the file is damaged.
+    """
+    settings = {}
+    for name, of_cell in read_json(path, Settings).items():
+        *words, n_train = name.split(" ")
+        if len(words) != 3 or not (n_train.isascii() and n_train.isdigit()):
+            raise EvidenceError(f"{path}: {name!r} is no cell")
+        settings[(*words, int(n_train))] = of_cell
+    return settings
+
+
+def with_settings(
+    rows: pd.DataFrame, settings: Mapping[Cell, Mapping[str, JsonValue]], columns: Mapping[str, tuple[str, type]]
+) -> pd.DataFrame:
+    """The rows with settings of their cells as further columns, {column: (setting, type)}.
+
+    Raises:
+        EvidenceError: the settings of a cell do not hold one, or hold it as another type.
+    """
+
+    def setting(cell: Cell, name: str, kind: type) -> Any:
+        value = settings.get(cell, {}).get(name)
+        if type(value) is not kind:
+            raise EvidenceError(f"settings.json has no {name} of type {kind.__name__} for {' '.join(map(str, cell))}")
+        return value
+
+    of_cells = rows[list(CELL)].drop_duplicates()
+    cells = list(of_cells.itertuples(index=False, name=None))
+    joined = {column: [setting(cell, *asked) for cell in cells] for column, asked in columns.items()}
+    return rows.merge(of_cells.assign(**joined), how="left", on=list(CELL))
+
+
+def select(rows: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """The rows whose columns equal what is asked: ``select(rows, task="booth", n_train=20)``."""
+    keep = np.ones(len(rows), dtype=bool)
+    for column, wanted in equal.items():
+        keep &= (rows[column] == wanted).to_numpy()
+    return rows[keep]
+
+
+def groups(rows: pd.DataFrame, *columns: str) -> list[tuple[tuple, pd.DataFrame]]:
+    """The rows by what the columns hold, in the order of `levels`, the first column's first.
+
+    ``for (task, n_train), cell in groups(rows, "task", "n_train")``
+    """
+    grouped = rows.groupby(list(columns), observed=True, sort=False)
+    return sorted(grouped, key=lambda group: tuple(map(_place, columns, group[0])))
+
+
+def levels(rows: pd.DataFrame, column: str) -> list:
+    """The distinct entries of a column: tasks and methods in their printed order, all else sorted."""
+    return in_order(column, rows[column].unique().tolist())
+
+
+def in_order(column: str, entries: Iterable) -> list:
+    """Distinct entries of a column, sorted as `levels` does."""
+    return sorted(set(entries), key=lambda level: _place(column, level))
+
+
+def _place(column: str, level: Any) -> tuple:
+    order = {"task": list(TASKS), "method": list(METHODS)}.get(column, [])
+    return order.index(level) if level in order else 99, level
+
+
+def scale_of(rows: pd.DataFrame) -> str:
+    """`paper` if every row is of the paper's scale; one reduced row makes it `reduced`."""
+    return "paper" if len(rows) and (rows["scale"] == "paper").all() else "reduced"
+
+
+def curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The learning curves of one cell, split and metric: steps (T,), and values (T, S) of the seeds that have all."""
+    table = rows.pivot(index="step", columns="seed", values="value").dropna(axis="columns")
+    return table.index.to_numpy(), np.ascontiguousarray(table.to_numpy())
+
+
+def loss_curve(rows: pd.DataFrame, **cell: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The Sobolev loss on the training points, over the one where descent on it began: steps (T,), values (T, S)."""
+    value, gradient = (select(rows, split="train", metric=term, **cell) for term in ("value_loss", "gradient_loss"))
+    steps, value_TS = curve(value)
+    loss_TS = value_TS + curve(gradient)[1]
+    return steps, loss_TS / loss_TS[:1]
+
+
+BySeed = dict[int, float]
+
+
+def final(rows: pd.DataFrame, **cell: Any) -> BySeed:
+    """The value of each seed at the end of training: {seed: value}, for rows that select one cell, split and metric."""
+    rows = select(rows, **cell)
+    return _by_seed(rows[rows["step"] == rows["step"].max()])
+
+
+def finals(rows: pd.DataFrame, *columns: str) -> dict[tuple, BySeed]:
+    """`final` of every cell at once, by what the columns hold: ``finals(rows, "task", "method")["booth", "value"]``."""
+    last = rows.groupby(list(columns), observed=True)["step"].transform("max")
+    return {key: _by_seed(cell) for key, cell in groups(rows[rows["step"] == last], *columns)}
+
+
+def _by_seed(rows: pd.DataFrame) -> BySeed:
+    return dict(zip(rows["seed"].tolist(), rows["value"].tolist(), strict=True))
+
+
+class Interval(NamedTuple):
+    """A median over n seeds and its 95% interval. The ends are NaN where there are fewer than two seeds."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def median_interval(values: Iterable[float]) -> Interval:
+    """The median of the values with its 95% percentile-bootstrap interval (fixed generator)."""
+    values = np.asarray(list(values), dtype=float)
+    if len(values) < 2:
+        return Interval(float(np.median(values)) if len(values) else np.nan, np.nan, np.nan, len(values))
+    interval = stats.bootstrap(
+        (values,), np.median, n_resamples=4999, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(float(np.median(values)), float(interval.low), float(interval.high), len(values))
+
+
+class Estimate(NamedTuple):
+    """A number and its 95% interval, of n seeds. The ends are NaN where there are fewer than two."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_estimate(values: Iterable[float]) -> Estimate:
+    """The mean of the values with Student's 95% interval: mean +- t(0.975; n - 1) std / sqrt(n)."""
+    values = np.asarray(list(values), dtype=float)
+    if len(values) < 2:
+        return Estimate(float(values[0]) if len(values) else np.nan, np.nan, np.nan, len(values))
+    mean = float(values.mean())
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - reach, mean + reach, len(values))
+
+
+def log_ratio(numerator: BySeed, denominator: BySeed) -> Interval:
+    """Median over seeds of log10(numerator / denominator), paired by seed."""
+    seeds = sorted(numerator.keys() & denominator.keys())
+    return median_interval(np.log10(numerator[seed] / denominator[seed]) for seed in seeds)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A trained model and its target on a grid over the domain. G: points a side of the grid.
+
+    Attributes:
+        x_GG2: The grid.
+        value_GG: The model's values, of the seed whose final test MSE is the median.
+        gradient_GG2: The model's gradients.
+        target_value_GG: The target's values.
+        target_gradient_GG2: The target's gradients.
+        x_train_P2: Training points, 100 at most.
+        seed: The seed of the model.
+        scale: `paper` or `reduced`.
+    """
+
+    x_GG2: np.ndarray
+    value_GG: np.ndarray
+    gradient_GG2: np.ndarray
+    target_value_GG: np.ndarray
+    target_gradient_GG2: np.ndarray
+    x_train_P2: np.ndarray
+    seed: int
+    scale: str
+
+    @property
+    def target_variance(self) -> float:
+        """Variance of the target over its domain, under the uniform density (Simpson's rule: G is odd)."""
+        along = [np.where(np.arange(points) % 2, 4.0, 2.0) for points in self.target_value_GG.shape]
+        for weights in along:
+            weights[[0, -1]] = 1
+        weights = np.outer(*along)
+        mean = np.average(self.target_value_GG, weights=weights)
+        return float(np.average((self.target_value_GG - mean) ** 2, weights=weights))
+
+
+Surfaces = dict[Cell, Surface]
+
+
+def read_surfaces(folder: Path, rows: pd.DataFrame) -> Surfaces:
+    """Read the `<experiment>_<task>_<method>_<n_train>.npz` of every cell of the rows; none if the folder is missing.
+
+    Raises:
+        EvidenceError: a file that is of none of the cells, or an array that is missing or damaged.
+    """
+    of_cells = rows[list(CELL)].drop_duplicates()
+    cell_of = {"_".join(map(str, cell)): cell for cell in sorted(of_cells.itertuples(index=False, name=None))}
+    surfaces: Surfaces = {}
+    for path in sorted(folder.glob("*.npz")):
+        if path.stem not in cell_of:
+            raise EvidenceError(f"{path}: there are no rows of an <experiment>_<task>_<method>_<n_train> of this name")
+        arrays = read_arrays(path, SURFACE)
+        surfaces[cell_of[path.stem]] = Surface(
+            x_GG2=arrays["x"],
+            value_GG=arrays["value"],
+            gradient_GG2=arrays["gradient"],
+            target_value_GG=arrays["target_value"],
+            target_gradient_GG2=arrays["target_gradient"],
+            x_train_P2=arrays["x_train"],
+            seed=int(arrays["seed"]),
+            scale=str(arrays["scale"]),
+        )
+    return surfaces

@@ -1,0 +1,121 @@
+"""Complete runs: what one says of itself, held against its schemas, and the labels that its settings give."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from experiments.evidence.reading import EvidenceError, inside, read_json, read_yaml
+from experiments.evidence.schemas import Composed, Config, Manifest, Summary
+from experiments.runner.errors import CONFIGS
+from experiments.runner.former_names import as_called_today
+from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
+
+
+@dataclass(frozen=True, eq=False)
+class CompleteRun:
+    """A run's folder, and what its files say."""
+
+    path: Path
+    config: dict[str, Any]
+    manifest: Manifest
+    summary: Summary
+
+    @classmethod
+    def read(cls, path: Path, config: type = Config, summary: type[Summary] = Summary) -> CompleteRun:
+        """Read a run that is complete.
+
+        Raises:
+            EvidenceError: a file is damaged, of another run or outside the folder.
+        """
+        manifest = read_json(inside(path, "manifest.json"), Manifest)
+        if manifest.run_id != path.name:
+            raise EvidenceError(f"{path / 'manifest.json'} is of {manifest.run_id}")
+        ended = read_json(inside(path, "summary.json"), summary)
+        asked = as_called_today(read_yaml(inside(path, "config.yaml"), config))
+        return cls(path, asked, manifest, ended)
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What its rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out.
+
+        So is where a file lay whose digest is a setting: it says nothing of the rows, and perhaps whose machine it was.
+        """
+        compute = self.config.get("compute")
+        asked = self.config | {"precision": compute.get("precision") if isinstance(compute, dict) else None}
+        asked = {key: value for key, value in asked.items() if key not in (*OUTSIDE_IDENTITY, "labels")}
+        outside = {f"dataset.{key}" for key in OUTSIDE_IDENTITY_OF_DATASETS}
+        entries = flat(asked)
+        return {key: value for key, value in entries.items() if key not in outside and f"{key}_sha256" not in entries}
+
+
+def flat(config: dict[str, Any]) -> dict[str, JsonValue]:
+    """A config by dotted keys, two levels deep: {"optimizer.steps": 5000, ...}."""
+    entries: dict[str, JsonValue] = {}
+    for name, value in config.items():
+        entries |= (
+            {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return entries
+
+
+def left_out(run: Path, reason: object) -> None:
+    print(f"left out, {str(reason).replace(f'{run}/', '')}: {run}", file=sys.stderr)
+
+
+def check_labels(config: dict[str, Any]) -> None:
+    """Refuse labels that a run's settings do not give; an experiment that is not in `configs/` names its rows freely.
+
+    Raises:
+        EvidenceError: no experiment or sweep of the run's name gives these labels with these settings.
+    """
+    labels, settings = config["labels"], flat(config)
+    filled = [
+        {
+            key: re.sub(r"\$\{([\w.]+)\}", lambda found: str(settings.get(found[1])), str(template))
+            for key, template in templates.items()
+        }
+        for templates in _templates_of_labels().get(config["name"], [])
+    ]
+    wrong = [{key: text for key, text in given.items() if str(labels[key]) != text} for given in filled]
+    if wrong and all(wrong):
+        key, text = next(iter(wrong[0].items()))
+        raise EvidenceError(f"labels.{key} is {labels[key]}, where its settings give {text}")
+
+
+@cache
+def _templates_of_labels() -> dict[str | None, list[dict[str, str]]]:
+    """By the name of an experiment: its labels with `${...}` for its settings, and those that sweeps of it give."""
+    experiments, sweeps = (
+        {path.stem: Composed(**read_yaml(path, Composed)) for path in sorted((CONFIGS / group).glob("*.yaml"))}
+        for group in ("experiment", "sweep")
+    )
+
+    def composed(name: str) -> Composed:
+        """An experiment with the names and labels of those that it is made of."""
+        whole = Composed()
+        for entry in experiments[name].defaults:
+            if isinstance(entry, str) and entry in experiments:
+                whole = overlaid(whole, composed(entry))
+        return overlaid(whole, experiments[name])
+
+    def overlaid(below: Composed, above: Composed) -> Composed:
+        return Composed(name=above.name or below.name, labels=below.labels | above.labels)
+
+    whole = [composed(name) for name in experiments]
+    for sweep in sweeps.values():
+        entries = {key: choice for entry in sweep.defaults if isinstance(entry, dict) for key, choice in entry.items()}
+        if (chosen := entries.get("override /experiment", "regression")) in experiments:
+            whole.append(overlaid(composed(chosen), sweep))
+    templates: dict[str | None, list[dict[str, str]]] = {}
+    for each in whole:
+        of_name = templates.setdefault(each.name, [])
+        if each.labels not in of_name:
+            of_name.append(each.labels)
+    return templates

@@ -1,0 +1,115 @@
+"""What a claim of the paper is, and how a verdict on it follows from intervals.
+
+A claim is a statement that is true, false or open, in Kleene's three-valued logic. It is built from comparisons of an
+interval with a number: true where the whole interval lies above the number, false where it lies below, open where it
+contains the number or rests on too few seeds. A domain of the paper is a list of claims in a module beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+from pydantic import JsonValue
+
+from experiments.evidence.rows import MIN_SEEDS, Cell, Interval, Surfaces, scale_of, select
+
+Statement = bool | None
+
+VERDICTS = {True: "reproduced", False: "not reproduced", None: "inconclusive"}
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the runs left: rows, and for those claims that need them surfaces, and the settings of cells."""
+
+    rows: pd.DataFrame
+    surfaces: Surfaces
+    settings: Mapping[Cell, Mapping[str, JsonValue]] = field(default_factory=dict)
+
+    def of(self, experiment: str) -> Evidence:
+        """The part that one experiment left."""
+        surfaces = {key: surface for key, surface in self.surfaces.items() if key[0] == experiment}
+        return replace(self, rows=select(self.rows, experiment=experiment), surfaces=surfaces)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the evidence says of one claim.
+
+    Attributes:
+        verdict: One of ``VERDICTS``' values, or ``NOT_RUN``.
+        ours: Our numbers, as Markdown.
+        scale: `paper` or `reduced`; empty where nothing was run.
+    """
+
+    verdict: str
+    ours: str
+    scale: str = ""
+
+
+def find(evidence: Evidence, statement: Callable[[], Statement], missing: str, ours: str) -> Finding:
+    """The verdict on a statement; if evidence for it is missing, the statement is not looked at."""
+    scale = scale_of(evidence.rows) if len(evidence.rows) else ""
+    if missing:
+        return Finding(NOT_RUN, ". ".join(filter(None, (ours, f"Missing: {missing}"))), scale)
+    return Finding(VERDICTS[statement()], ours, scale)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper.
+
+    Attributes:
+        key: Its name in our notes: R1, R2, ...
+        sentence: What the paper claims.
+        paper: The paper's number, or that it gives none.
+        rule: When it counts as reproduced, written down before there were results.
+        command: What makes the evidence and judges it.
+        judge: The rule as code.
+    """
+
+    key: str
+    sentence: str
+    paper: str
+    rule: str
+    command: str
+    judge: Callable[[Evidence], Finding]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A part of the report: its claims, and Markdown that follows them (tables, figures, what was tried)."""
+
+    title: str
+    introduction: str
+    claims: Sequence[Claim]
+    appendix: Callable[[Evidence], str]
+
+
+def above(interval: Interval, threshold: float) -> Statement:
+    """True if the whole interval lies above the threshold, false if it lies below, else open."""
+    if interval.n < MIN_SEEDS or interval.low <= threshold <= interval.high:
+        return None
+    return bool(interval.low > threshold)
+
+
+def negation(statement: Statement) -> Statement:
+    """True for false, false for true, open for open."""
+    return None if statement is None else not statement
+
+
+def at_least(k: int, statements: Iterable[Statement]) -> Statement:
+    """True if k of the statements are true, false if not even the open ones could make it k, else open."""
+    statements = list(statements)
+    certain = sum(statement is True for statement in statements)
+    possible = sum(statement is not False for statement in statements)
+    return True if certain >= k else False if possible < k else None
+
+
+def every(statements: Iterable[Statement]) -> Statement:
+    """True if all are true, false if one is false, else open."""
+    statements = list(statements)
+    return at_least(len(statements), statements)

@@ -1,0 +1,56 @@
+"""Errors as part of the product: what a user did wrong is one line that says what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import math
+import re
+
+from experiments.runner.settings import ROOT, Precision, RunConfig
+
+CONFIGS = ROOT / "configs"
+OURS = "SOBOLEV_ONE_LINE_ERRORS"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk's
+
+
+class BadInput(Exception):
+    """A request that cannot be carried out. Its text is one line: what is wrong, and what would be right."""
+
+
+class RunBusy(BadInput):
+    """Another process works on the same run. A sweep passes over it."""
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse a name or label that would not be one word in rows, or would be a path as the name of a folder."""
+    names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
+    for key, name in names.items():
+        if not re.fullmatch(r"\w[\w.,:+=-]{0,99}", name):
+            raise BadInput(f"{key}={name!r}: one word is expected, for rows, files and cells are named by it")
+
+
+def check_positive(**settings: float) -> None:
+    """Refuse settings that are not positive and finite."""
+    for key, value in settings.items():
+        if not 0 < value < math.inf:
+            raise BadInput(f"{key} must be positive{'' if math.isfinite(value) else ' and finite'}, not {value}")
+
+
+def check_seed(config: RunConfig) -> None:
+    if not 0 <= config.seed < 2**62:  # files of rows hold 64 bits
+        raise BadInput(f"seed must be 0 or more and below 2^62, not {config.seed}")
+
+
+def check_precision(config: RunConfig, *computed_in: Precision) -> None:
+    """Refuse a precision that products are not computed in: rows would say that they were. None named: not bfloat16."""
+    computed_in = computed_in or (Precision.float32, Precision.float64)
+    if (asked := config.compute.precision) not in computed_in:
+        names = " or ".join(precision.name for precision in computed_in)
+        raise BadInput(f"compute.precision={asked.name}: {config.name} computes in {names}")
+
+
+def nearest(name: str, choices: list[str]) -> str:
+    """The end of a refusal: the closest choice where there is one, and all of them."""
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"{f' (did you mean {close[0]}?)' if close else ''}; choose from {', '.join(sorted(choices))}"

@@ -1,0 +1,48 @@
+"""What settings were first called, so that renaming one renames no run.
+
+The folder of a run is named by a hash of its settings, and users have finished runs. The hash is therefore taken of the
+settings as they were first called; what is read of older runs gets the names of today.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ENTRIES = {  # today's name: the first one
+    "experiments.regression.train.main": "experiments.regression.main",
+    "experiments.regression.descent.main": "experiments.descent.main",
+    "experiments.distillation.train.main": "experiments.distill_atari.main",
+    "experiments.distillation.train_teacher.main": "experiments.train_teacher.main",
+    "experiments.synthetic_gradients.train.main": "experiments.synthetic_gradients.main",
+    "experiments.theory.train.exact": "experiments.theory.exact",
+    "experiments.theory.train.construction": "experiments.theory.construction",
+    "experiments.theory.train.approximation": "experiments.theory.approximation",
+    "experiments.theory.train.mismatch": "experiments.theory.mismatch",
+    "experiments.theory.train.points": "experiments.theory.points",
+}
+KEYS: dict[str, str] = {}  # by dotted key: "teacher.gamma": "teacher.discount"
+
+
+def as_first_called(asked: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config with the first names of its settings."""
+    return _renamed(asked, ENTRIES, KEYS)
+
+
+def as_called_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config, of a run of any age, with today's names of its settings."""
+    return _renamed(config, _inverse(ENTRIES), _inverse(KEYS))
+
+
+def _inverse(names: dict[str, str]) -> dict[str, str]:
+    return {first: today for today, first in names.items()}
+
+
+def _renamed(config: dict[str, Any], entries: dict[str, str], keys: dict[str, str], prefix: str = "") -> dict[str, Any]:
+    renamed = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        new = keys.get(key, key).removeprefix(prefix)
+        renamed[new] = _renamed(value, entries, keys, f"{key}.") if isinstance(value, dict) else value
+    if not prefix and "entry" in renamed:
+        renamed["entry"] = entries.get(renamed["entry"], renamed["entry"])
+    return renamed

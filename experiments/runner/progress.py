@@ -1,0 +1,131 @@
+"""The picture of a sweep: which runs of its grid are done, which are running, and how long the rest will take.
+
+All of it is read from the run folders, so it is the same whoever computes: this process, local workers, a cluster, or
+several machines that share `runs_dir`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.runner.identity import is_complete
+
+POLL_SECONDS = 5.0
+
+
+@dataclass
+class Grid:
+    """The folders of a grid's runs.
+
+    Attributes:
+        name: What the picture is called.
+        folders: One a run.
+    """
+
+    name: str
+    folders: Sequence[Path]
+    began: float = field(default_factory=time.time)
+    _seconds: dict[Path, float] = field(default_factory=dict)  # wall time of complete runs, read once each
+
+    def picture(self) -> Picture:
+        running = failed = 0
+        for folder in self.folders:
+            if folder in self._seconds:
+                continue
+            if _changed(folder / "summary.json") and is_complete(folder):
+                self._seconds[folder] = _wall_seconds(folder)
+            elif _changed(folder / "error.txt") > self.began:
+                failed += 1
+            elif _changed(folder / "config.yaml") > self.began:  # written anew whenever a run is opened
+                running += 1
+        return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
+
+    def _estimate(self, running: int, failed: int) -> float | None:
+        """Seconds that the rest will take: it costs what complete runs of this grid cost, side by side as now."""
+        seconds = [cost for cost in self._seconds.values() if cost]
+        left = len(self.folders) - len(self._seconds) - failed
+        if not seconds or not running:
+            return None
+        return sum(seconds) / len(seconds) * (left - running / 2) / running
+
+
+@dataclass(frozen=True)
+class Picture:
+    total: int
+    done: int
+    running: int
+    failed: int
+    seconds: float | None  # to the end, where complete runs say what one costs
+
+    def __str__(self) -> str:
+        parts = [f"{self.done} of {self.total} runs done", f"{self.running} running"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        parts.append(f"{self.total - self.done - self.running - self.failed} to come")
+        if self.seconds is not None:
+            parts.append(f"about {_duration(self.seconds)} left")
+        return ", ".join(parts)
+
+
+class Watch:
+    """While the launcher works, show the grid's picture: a bar on a terminal, elsewhere a line whenever a run ends."""
+
+    def __init__(self, grid: Grid):
+        self._grid = grid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        say(self._grid)
+
+    def _follow(self) -> None:
+        done = self._grid.picture().done
+        with tqdm(total=len(self._grid.folders), desc=self._grid.name, initial=done, disable=None, position=1) as bar:
+            while not self._over.wait(POLL_SECONDS):
+                picture = self._grid.picture()
+                bar.set_postfix_str(str(picture).partition(", ")[2])
+                bar.update(picture.done - bar.n)
+                if bar.disable and picture.done > done:
+                    done = picture.done
+                    say(self._grid)
+
+
+def say(grid: Grid) -> None:
+    tqdm.write(f"{grid.name}: {grid.picture()}", file=sys.stderr)
+
+
+def _changed(path: Path) -> float:
+    """When, or 0 where it cannot be seen: a run says better than its picture what is wrong with a folder."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _wall_seconds(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "manifest.json").read_text())["wall_seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "a minute"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -1,0 +1,129 @@
+"""The settings that every experiment or several of them have. Values live in `configs/`, one YAML a choice.
+
+A misspelt key or a wrong type is refused against these classes when Hydra composes a run, before anything
+starts. `OmegaConf.to_object` turns the composed config into these plain objects, which experiments read.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+from omegaconf import MISSING, OmegaConf
+
+from experiments.runner.precision import chosen
+
+ROOT = Path(__file__).resolve().parents[2]
+Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu"])
+Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
+Schedule = enum.Enum("Schedule", ["constant", "cosine"])
+WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
+# bfloat16: products only; auto: see experiments/runner/precision.py
+Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
+Products = enum.Enum("Products", ["float32", "bfloat16", "auto"])
+
+
+@dataclass
+class LabelsConfig:
+    """What a run's rows are called; also the readable part of its folder's name."""
+
+    task: str = MISSING
+    method: str = MISSING
+    n_train: int = MISSING
+
+
+@dataclass
+class RecorderConfig:
+    """Where rows go besides metrics.csv. W&B is a mirror: losing it loses nothing."""
+
+    wandb: WandbMode = MISSING
+    project: str = MISSING
+    group: str = MISSING
+
+
+@dataclass
+class ComputeConfig:
+    """Where a run computes. Not part of its identity."""
+
+    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one
+    threads: int = MISSING  # 0: one a core
+    precision: Precision = MISSING
+    checkpoint_seconds: float = MISSING
+
+
+@dataclass
+class RunConfig:
+    """What every experiment has. Made from a composed config, it says what each `auto` precision is on this machine."""
+
+    several_processes: ClassVar[bool] = False  # whether torchrun may start it
+    autocasts: ClassVar[bool] = False  # whether it may compute in bfloat16
+    name: str = MISSING  # the experiment's name: folder of its runs, column of its rows
+    entry: str = MISSING  # the function that runs it, experiments.<domain>.<module>.<function>
+    seed: int = MISSING
+    runs_dir: str = MISSING
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        if self.compute.precision is Precision.auto:
+            name = chosen("compute.precision", self.compute.device) if self.autocasts else "float32"
+            self.compute.precision = Precision[name]
+
+
+@dataclass
+class MLPConfig:
+    hidden: list[int] = MISSING
+    activation: Activation = MISSING
+    initialisation: Initialisation = MISSING
+
+
+@dataclass
+class LossConfig:
+    """Weights and distances by order: [value, gradient, Hessian]. A weight of 0 leaves an order out."""
+
+    name: str = MISSING
+    weights: list[float] = MISSING
+    distances: list[str] = field(default_factory=lambda: ["squared_l2"] * 3)  # keys of `sobolev.losses.DISTANCES`
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam. `steps` counts updates; `cosine` takes the learning rate to 0 over them."""
+
+    learning_rate: float = MISSING
+    schedule: Schedule = MISSING
+    steps: int = MISSING
+    batch_size: int = MISSING  # at most; fewer training points make a full batch
+
+
+def register_resolvers() -> None:
+    """Let configs say ${sha256:<path>} for the digest of a file, '' where there is none."""
+    OmegaConf.register_new_resolver("sha256", file_sha256, replace=True)
+
+
+def located(path: str) -> Path:
+    """A file that a config names: as seen from where the command was typed, or else one that ships with the project."""
+    here, shipped = Path(path), ROOT / path
+    return shipped if not here.exists() and shipped.exists() else here
+
+
+def file_sha256(path: str) -> str:
+    """The SHA-256 of a file in hexadecimal digits, '' where there is no file to read."""
+    try:
+        if not (file := located(path)).is_file():
+            return ""
+        status = file.stat()
+        return _sha256(file, status.st_mtime_ns, status.st_size, status.st_ino)
+    except (OSError, ValueError):
+        return ""
+
+
+@lru_cache(maxsize=64)  # a sweep composes hundreds of configs that name the same few files
+def _sha256(path: Path, *_version: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,196 @@
+"""What text from others may reach: a command line or a folder of configs names choices and values, never code.
+
+Hydra calls what a config names as callback, log handler, sweeper or launcher, sets the environment that it lists, and
+a launcher writes some of its settings into a script. All of these come out of one place, the loader that composes
+configs. Ours composes as Hydra's does and then judges what came out, before anything is called: of Hydra's settings
+whatever `configs/` alone would not have composed is refused by its key, but for the short list below; all others have
+to be those that the experiment's type declares. No text is searched for what is forbidden, so it does not matter how a
+value got to where it is.
+
+An interpolation names another key. OmegaConf's and Hydra's resolvers, which read the environment and make values out
+of strings, are gone before anything is composed. Weights and checkpoints are loaded by readers that cannot run code
+(safetensors, `weights_only=True`).
+
+What `configs/` holds is trusted as code is. And anyone's config may name files to read and folders to write to, and
+ask for days of computing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import hydra._internal.hydra
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.runner.errors import BadInput, nearest
+from experiments.runner.settings import RunConfig, file_sha256
+
+LAUNCHERS = ("basic", "local", "slurm")
+NUMBERS = (
+    *("n_jobs", "nodes", "tasks_per_node", "cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task"),
+    *("mem_gb", "timeout_min", "array_parallelism", "max_num_timeout", "signal_delay_s"),
+)
+WORDS = (
+    *("partition", "qos", "account", "constraint", "exclude", "gres", "mem_per_gpu", "mem_per_cpu", "name", "comment"),
+)
+# All that anyone may set of Hydra besides the parameters of a sweep, with the form that its values have. No word holds
+# a space, a quote or the end of a line: it becomes a line of a script.
+NUMBER, WORD = r"-?\d{1,9}", r"[\w.,:+=&|\[\]-]{1,100}"
+OPEN = {
+    ("mode",): r"RunMode\.\w+",
+    ("job", "name"): WORD,
+    **{("launcher", key): NUMBER for key in NUMBERS},
+    **{("launcher", key): WORD for key in WORDS},
+}
+PARAMETERS = ("sweeper", "params")  # each is made an override of a run, and the run's config judged in its turn
+PARAMETER = r"[+~]{0,2}[a-zA-Z][\w./@-]*"  # none begins with the underscore of _target_
+WRITTEN_BY_HYDRA = (("runtime",), ("overrides",), ("job", "override_dirname"))  # from what was chosen, at the end
+
+
+def install() -> None:
+    """Have Hydra compose by the loader below, in this process and in those that its launchers start.
+
+    Raises:
+        BadInput: if the command line would have it load something else.
+    """
+    asked = get_args_parser().parse_args()
+    if asked.experimental_rerun is not None:
+        raise BadInput("--experimental-rerun loads what can hold code: the same command goes on where a run stopped")
+    if asked.config_path is not None or asked.config_name is not None:
+        raise BadInput("the config is configs/config.yaml: add a folder by --config-dir and choose from its groups")
+    hydra._internal.hydra.ConfigLoaderImpl = Loader
+
+
+def settings(config: DictConfig) -> RunConfig:
+    """The plain objects that a composed config stands for.
+
+    Raises:
+        BadInput: if one of its keys is not declared, is missing, or holds what does not print on a line.
+    """
+    if not issubclass(OmegaConf.get_type(config), RunConfig):
+        raise BadInput("no experiment's types are named: the defaults list of an experiment begins with them")
+    asked = OmegaConf.to_object(config)
+    _check_settings(asked, "")
+    return asked
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, which hands over nothing that was not judged."""
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
+    ) -> DictConfig:
+        leave_only_our_resolvers()
+        for place in self.config_search_path.get_path():
+            if place.provider == "command-line":
+                _refuse_aliases(Path(place.path.removeprefix("file://")))
+        try:
+            config = super().load_configuration(config_name, overrides, run_mode, **options)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # a file that is not YAML, a defaults list that is none
+            first = next(iter(str(error).splitlines()), "")
+            raise BadInput(f"this does not compose: {type(error).__name__}: {first}") from error
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        if launcher not in LAUNCHERS:
+            raise BadInput(f"hydra/launcher={launcher} is not a choice{nearest(str(launcher), [*LAUNCHERS])}")
+        (folder,) = (place.path for place in self.config_search_path.get_path() if place.provider == "main")
+        judge(config, composed_alone(folder, config_name, launcher))
+        return config
+
+    def _process_config_searchpath(self, *_: Any) -> None:
+        """Let `hydra.searchpath` be refused with the rest: to look at it, Hydra imports the packages that it names."""
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any) -> Any:
+        """What the folders hold. Hydra would copy all that it knows for each of the 64 groups that help lists."""
+        return self.repository.get_group_options(group_name, results_filter)
+
+
+def _refuse_aliases(folder: Path) -> None:
+    """An alias of YAML's stands for what it names, and nine lines of them for a billion entries."""
+    for path in sorted(path for path in folder.rglob("*.yaml") if path.is_file()):
+        try:
+            found = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_bytes()))
+        except (OSError, yaml.YAMLError):  # composing says what is wrong with it, if it is chosen
+            continue
+        if found:
+            raise BadInput(f"{path} holds an alias, *name: write out what it names")
+
+
+@lru_cache
+def composed_alone(configs: str, config_name: str | None, launcher: str) -> DictConfig:
+    """What our folder of configs composes, without another one and without a command."""
+    loader = ConfigLoaderImpl(create_config_search_path(configs))
+    return loader.load_configuration(config_name, [f"hydra/launcher={launcher}"], RunMode.RUN)
+
+
+def leave_only_our_resolvers() -> None:
+    """Ours is `${sha256:<path>}`, the digest of a file, '' where there is none."""
+    for name in [*BaseContainer._resolvers]:
+        OmegaConf.clear_resolver(name)
+    OmegaConf.register_new_resolver("sha256", file_sha256)
+
+
+def judge(config: DictConfig, ours: DictConfig) -> None:
+    """Refuse what differs from `ours` in the settings of Hydra. Both are read as they are written, nothing resolved.
+
+    Raises:
+        BadInput: naming the key.
+    """
+    found, expected = (dict(_leaves(OmegaConf.to_container(each)["hydra"])) for each in (config, ours))
+    for path in found | expected:
+        written_by_hydra = any(path[: len(place)] == place for place in WRITTEN_BY_HYDRA)
+        if written_by_hydra or (path in found and path in expected and found[path] == expected[path]):
+            continue
+        key, value = ".".join(map(str, ("hydra", *path))), found.get(path)
+        if path[: len(PARAMETERS)] == PARAMETERS:
+            _check_parameter(path[len(PARAMETERS) :], value, key)
+        elif path not in OPEN:
+            raise BadInput(f"{key} is not open to change: only configs/ itself may say it")
+        elif value is not None and not re.fullmatch(OPEN[path], str(value), re.ASCII):
+            form = "a whole number" if OPEN[path] == NUMBER else "one word, of letters, digits and .,:+=&|[]-"
+            raise BadInput(f"{key}={value!r}: expected {form}")
+
+
+def _check_parameter(name: tuple[Any, ...], value: Any, key: str) -> None:
+    if not name and not value:  # there are none
+        return
+    named = len(name) == 1 and re.fullmatch(PARAMETER, str(name[0]), re.ASCII)
+    if not named or not isinstance(value, str | int | float) or "$" in str(value):
+        raise BadInput(f"{key}: a parameter of a sweep is a setting or group, and text that says its values")
+
+
+def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Everything that is no dictionary, or an empty one, with the path to it."""
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from _leaves(child, (*path, key))
+    else:
+        yield path, node
+
+
+def _check_settings(asked: Any, prefix: str) -> None:
+    known = [field.name for field in fields(asked)]
+    for name, value in vars(asked).items():
+        key = prefix + name
+        if name not in known:
+            raise BadInput(f"{key} is not a setting{nearest(key, [prefix + other for other in known])}")
+        if isinstance(value, str) and value == MISSING:
+            raise BadInput(f"{key} is missing: a config that is chosen has to say it, or the command")
+        if isinstance(value, str) and not value.isprintable():
+            raise BadInput(f"{key}={value!r}: expected text on one line")
+        if is_dataclass(value):
+            _check_settings(value, f"{key}.")

@@ -1,0 +1,192 @@
+"""Teacher training in agent steps a second, against Stable-Baselines3's PPO: python -m scripts.bench.atari
+
+Ours with the shipped settings, theirs with theirs for Atari (8 environments, 128 steps, batches of 256, 4 epochs), on
+the same game, taking turns; medians over rounds. What ours is made of is measured as well: the bare emulators with the
+same number of threads, the policy's forward passes and the updates. Without Stable-Baselines3, ours alone. And, where
+the game's teacher ships, recording what it plays, beside a loop of its forward passes and the bare emulators.
+(pip install stable-baselines3==2.9.2 opencv-python-headless)
+
+Wall-clock seconds say what a user waits. Where other work shares the machine, CPU seconds a step say more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.distillation.settings import TrainTeacherConfig
+from experiments.distillation.train_teacher import Players, atari_options, learn
+from experiments.registry import register_settings
+from experiments.runner.process import prepare_cpu
+from scripts.bench.regression import show
+from sobolev.atari import (
+    ActorCritic,
+    Environments,
+    Objective,
+    Recording,
+    environment_seeds,
+    load_teacher,
+    record,
+)
+from sobolev.networks.atari_policies import teacher
+from sobolev.seeding import generator
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--game", default="breakout")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("results/teachers/bench.csv"))
+    arguments = parser.parse_args()
+    prepare_cpu(arguments.threads)
+    candidates = ours(arguments.game, arguments.threads) | recording(arguments.game, arguments.threads)
+    if theirs := stable_baselines(arguments.game):
+        candidates["stable_baselines3"] = theirs
+    rows = [
+        {
+            "game": arguments.game,
+            "candidate": name,
+            "steps_per_second": f"{1 / wall:.0f}",
+            "cpu_ms_per_step": f"{1e3 * cpu:.3f}",
+            "threads": arguments.threads,
+        }
+        for name, (wall, cpu) in alternate(candidates, arguments.rounds).items()
+    ]
+    show(rows, arguments.out)
+
+
+def alternate(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU seconds a step. A candidate makes some steps a call and says how many."""
+    for call in candidates.values():
+        call()
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            steps = call()
+            measured[name].append(((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps))
+    return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in measured.items()}
+
+
+def shipped(game: str) -> TrainTeacherConfig:
+    register_settings()
+    with initialize_config_dir(str(Path(__file__).parents[2] / "configs"), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", ["experiment=train_teacher", f"dataset=atari/{game}"]))
+
+
+def ours(game: str, threads: int) -> dict[str, Callable[[], int]]:
+    """One update as experiments/distillation/train_teacher.py makes it, and its parts."""
+    config = shipped(game)
+    settings = config.teacher
+    environments = Environments(atari_options(config.dataset), settings.environments, threads)
+    players = Players(environments, settings)
+    players.begin(environment_seeds(0, "bench", settings.environments))
+    rollout = players.rollout(torch.device("cpu"))
+    actor = ActorCritic(teacher(environments.n_actions), getattr(torch, settings.products.name))
+    optimizer = torch.optim.Adam(actor.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
+    objective = Objective(settings.clip, settings.value_weight, settings.entropy_weight, settings.normalise_advantages)
+    steps = settings.environments * settings.horizon
+    count = itertools.count()
+
+    def update() -> int:
+        number = next(count)
+        players.collect(rollout, actor, generator(0, "actions", number))
+        shuffles = (generator(0, "shuffle", number, epoch) for epoch in range(settings.epochs))
+        learn(rollout, actor, objective, optimizer, shuffles, settings)
+        return steps
+
+    bare = Environments(atari_options(config.dataset), settings.environments, threads)
+    bare.reset(environment_seeds(0, "bench", settings.environments))
+    rng = np.random.default_rng(0)
+
+    def emulators() -> int:
+        for _ in range(settings.horizon):
+            bare.step(rng.integers(bare.n_actions, size=bare.n))
+        return steps
+
+    @torch.no_grad()
+    def forward() -> int:
+        weights = actor.cast()
+        for t in range(settings.horizon):
+            actor(rollout.states_TNHWC[t].permute(0, 3, 1, 2), weights)
+        return steps
+
+    def updates() -> int:
+        shuffles = (generator(0, "shuffle", 0, epoch) for epoch in range(settings.epochs))
+        learn(rollout, actor, objective, optimizer, shuffles, settings)
+        return steps
+
+    return {"ours": update, "of it emulators": emulators, "of it forward": forward, "of it updates": updates}
+
+
+def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
+    """A shard of recorded states, from opening the emulators to the file; and what it cannot do without."""
+    path = Path(f"results/teachers/{game}.safetensors")
+    if not path.exists():
+        return {}
+    played, n, steps, seeds = load_teacher(path), 16, 500, itertools.count()
+
+    def record_states() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            record(Recording(played, n * steps, n, next(seeds)), folder, threads)
+        return n * steps
+
+    @torch.no_grad()
+    def play_and_forget() -> int:
+        environments = Environments(played.options, n, threads)
+        states_NCHW = environments.reset(environment_seeds(next(seeds), "bench", n))
+        for _ in range(steps):
+            states_NCHW = environments.step(played.policy(torch.from_numpy(states_NCHW)).argmax(1).numpy()).states_NCHW
+        return n * steps
+
+    return {"recording": record_states, "of it emulators and forward": play_and_forget}
+
+
+def stable_baselines(game: str) -> Callable[[], int] | None:
+    """One rollout and its update by Stable-Baselines3's PPO, with the settings its authors publish for Atari."""
+    try:
+        import ale_py
+        import gymnasium
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.env_util import make_atari_env
+        from stable_baselines3.common.vec_env import VecFrameStack
+    except ImportError:
+        print("Stable-Baselines3 is not installed: left out", file=sys.stderr)
+        return None
+    gymnasium.register_envs(ale_py)
+    name = "".join(word.capitalize() for word in game.split("_"))
+    environments = VecFrameStack(make_atari_env(f"{name}NoFrameskip-v4", n_envs=8, seed=0), n_stack=4)
+    model = PPO(
+        *("CnnPolicy", environments),
+        n_steps=128,
+        batch_size=256,
+        n_epochs=4,
+        learning_rate=2.5e-4,
+        clip_range=0.1,
+        vf_coef=0.5,
+        ent_coef=0.01,
+        device="cpu",
+    )
+    steps = 8 * 128
+
+    def update() -> int:
+        model.learn(steps, reset_num_timesteps=False)
+        return steps
+
+    return update
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A Sobolev step of distillation against a value-only one, in one run: python -m scripts.bench.distillation
+
+One update (gradients and Adam) of the paper's student at the paper's batch of 200, against the paper's teacher, in
+milliseconds. The candidates, each with and without gradients:
+
+    sketch      what one writes first: float32 modules, autograd, double backpropagation
+    float32     the fused step, the teacher's gradient computed
+    bfloat16    the same with derivative passes in bfloat16: as the experiment runs where recorded gradients do not fit
+    recorded    bfloat16, and the teacher's gradients recorded beforehand: as the experiment runs
+
+Beside the ratio of times stands that of the operations needed, counted layer by layer. Values need 3 products of each
+layer (2 of the first: nobody needs the derivative by the states); gradients need 6 (5), and 2 of the teacher's. A
+teacher's log-probabilities do not change, so value-only training does not run the teacher. Every candidate takes its
+turn in each round, and medians are compared, so a noisy machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from experiments.runner.process import prepare_cpu
+from scripts.bench.regression import alternate, matrix_product, show
+from sobolev import projections
+from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
+from sobolev.networks.atari_policies import ARCHITECTURES, FRAME, AtariPolicy, teacher
+from sobolev.networks.relu_passes import ReLUPasses
+from sobolev.seeding import generator
+
+BATCH, ACTIONS, STATES = 200, 4, 1_000
+LEARNING_RATE, ALPHA = 3e-4, 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("results/distillation/bench.csv"))
+    arguments = parser.parse_args()
+    prepare_cpu(arguments.threads)
+    rows = bench(arguments.rounds)
+    show(rows, arguments.out)
+
+
+def bench(rounds: int) -> list[dict[str, str | int]]:
+    """One row a candidate: ms a value-only and a Sobolev step, their ratio, that of operations, share of the peak."""
+    steps: dict[str, Callable[[], None]] = {}
+    for name, make in CANDIDATES.items():
+        for method, alpha in (("value", 0.0), ("sobolev", ALPHA)):
+            steps[f"{name} {method}"] = make(alpha)
+    products = {f"peak {dtype}": matrix_product(1024, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    seconds = alternate(steps | products, rounds)
+    peaks = {name.removeprefix("peak "): 2 * 1024**3 / seconds[name] for name in products}
+    rows = []
+    for name in CANDIDATES:
+        value, sobolev = (seconds[f"{name} {method}"] for method in ("value", "sobolev"))
+        counts = [operations(method, recorded=name == "recorded") for method in ("value", "sobolev")]
+        precision = "bfloat16" if name in ("bfloat16", "recorded") else "float32"
+        rows.append(
+            {
+                "candidate": name,
+                "value_ms": f"{1e3 * value:.1f}",
+                "sobolev_ms": f"{1e3 * sobolev:.1f}",
+                "ratio": f"{sobolev / value:.2f}",
+                "operations": f"{counts[1] / counts[0]:.2f}",
+                "of_sketch": f"{sobolev / seconds['sketch sobolev']:.2f}",
+                "share_of_peak": f"{counts[1] / sobolev / peaks[precision]:.2f}",
+                "peak_gflops": f"{peaks[precision] / 1e9:.0f}",
+                "threads": torch.get_num_threads(),
+            }
+        )
+    return rows
+
+
+def operations(method: str, recorded: bool) -> float:
+    """Floating-point operations that a step needs at least, a multiplication and an addition counted as two."""
+    pupil, master = layer_products(student()), layer_products(teacher(ACTIONS))
+    if method == "value":
+        return 2 * BATCH * (2 * pupil[0] + 3 * sum(pupil[1:]))
+    of_teacher = 0 if recorded else 2 * sum(master)
+    return 2 * BATCH * (5 * pupil[0] + 6 * sum(pupil[1:]) + of_teacher)
+
+
+def layer_products(policy: AtariPolicy) -> list[int]:
+    """Multiplications of one state in each layer."""
+    counts, side = [], FRAME
+    for convolution in policy.convolutions:
+        side = (side - convolution.kernel_size[0]) // convolution.stride[0] + 1
+        counts.append(convolution.weight.numel() * side**2)
+    return [*counts, policy.hidden.weight.numel(), policy.actions.weight.numel()]
+
+
+def states() -> torch.Tensor:
+    return torch.randint(0, 256, (STATES, 4, FRAME, FRAME), dtype=torch.uint8, generator=generator(0, "states"))
+
+
+def student() -> AtariPolicy:
+    return AtariPolicy(ACTIONS, ARCHITECTURES["student"])
+
+
+def batches() -> Callable[[], torch.Tensor]:
+    rng = generator(0, "batches")
+    return lambda: torch.randint(STATES, (BATCH,), generator=rng)
+
+
+def sketch(alpha: float) -> Callable[[], None]:
+    pupil, master, raw, draw = student(), teacher(ACTIONS), states(), batches()
+    with torch.no_grad():
+        log_q = torch.cat([master(part) for part in raw.split(BATCH)])
+    loss = distillation_loss(1.0, alpha, projection=projections.Sphere())
+    optimizer = torch.optim.Adam(pupil.parameters(), lr=LEARNING_RATE)
+
+    def step() -> None:
+        index = draw()
+        optimizer.zero_grad()
+        loss(pupil, raw[index].float() / 255, master if alpha else log_q[index]).total.backward()
+        optimizer.step()
+
+    return step
+
+
+def fused(alpha: float, compute_dtype: torch.dtype, recorded: bool) -> Callable[[], None]:
+    pupil, master = ReLUPasses(student(), compute_dtype), ReLUPasses(teacher(ACTIONS), compute_dtype)
+    raw, draw, projection = pupil.flat_patches(states()), batches(), projections.Sphere()
+    log_q = torch.cat([master.values(part)[1].log_softmax(-1) for part in raw.split(BATCH)])
+    gradients = None
+    if alpha:
+        gradients = RecordedGradients(master, raw, compute_dtype) if recorded else ComputedGradients(master)
+    compute_gradients = DistillationStep(pupil, 1.0, alpha, teacher_gradients=gradients)
+    optimizer = torch.optim.Adam(pupil.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step() -> None:
+        index = draw()
+        targets = log_q[index]
+        compute_gradients(index, raw.index_select(0, index), targets, projection.draw(targets))
+        optimizer.step()
+        pupil.refresh()
+
+    return step
+
+
+CANDIDATES: dict[str, Callable[[float], Callable[[], None]]] = {
+    "sketch": sketch,
+    "float32": lambda alpha: fused(alpha, torch.float32, recorded=False),
+    "bfloat16": lambda alpha: fused(alpha, torch.bfloat16, recorded=False),
+    "recorded": lambda alpha: fused(alpha, torch.bfloat16, recorded=True),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Speed against the loop one writes by hand and against the machine's limit, in one run.
+
+python -m scripts.bench.regression
+
+Regression: one training step (gradients and Adam) of a 2 x 256 ReLU network, full batch, time per network.
+The machine's limit is its fastest measured float32 matrix product; a step's share of it counts only the
+H x H products that the step needs at least (ours: 4 for Sobolev, 3 for values; see ReLUSobolevStep).
+Every candidate takes its turn in each round, and medians over rounds are compared, so a noisy machine
+slows all of them alike. With JAX installed, the same step as a vmap in a scan takes part too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from experiments.runner.process import prepare_cpu
+from sobolev.files import replacing
+from sobolev.networks import MLPEnsemble, ReLUSobolevStep
+from sobolev.seeding import generator
+
+HIDDEN = 256
+LEARNING_RATE = 3e-5
+SCAN = 10  # steps that one call of the JAX program makes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--networks", type=int, default=10, help="networks in the ensemble")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("results/regression/bench.csv"))
+    arguments = parser.parse_args()
+    prepare_cpu(arguments.threads)
+    rows = bench_regression(arguments.networks, arguments.rounds)
+    show(rows, arguments.out)
+
+
+def show(rows: list[dict[str, str | int]], out: Path) -> None:
+    """Write the rows of a benchmark as CSV, and print them as a table."""
+    columns = list(rows[0])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in [dict(zip(columns, columns, strict=True)), *rows]:
+        print("  ".join(f"{row[column]!s:>{max(14, len(column))}}" for column in columns))
+    print(out)
+
+
+def bench_regression(networks: int, rounds: int) -> list[dict[str, str | int]]:
+    """One row a (points, method, candidate): ms a network, ratio to the loop, share of the measured peak."""
+    rows: list[dict[str, str | int]] = []
+    for n in (20, 100):
+        for method, gradient_weight, products in (("value", 0.0, 3), ("sobolev", 1.0, 4)):
+            candidates = {
+                "loop": (loop_by_hand(n, gradient_weight), 1),
+                "ensemble": (ensemble(n, gradient_weight, networks), networks),
+            }
+            if jax_step := jax_program(n, gradient_weight, networks):
+                candidates["jax"] = (jax_step, networks * SCAN)
+            peak = matrix_product(1024)
+            seconds = alternate({name: step for name, (step, _) in candidates.items()} | {"peak": peak}, rounds)
+            limit = products * 2 * n * HIDDEN * HIDDEN / (2 * 1024**3 / seconds["peak"])
+            per_network = {name: seconds[name] / count for name, (_, count) in candidates.items()}
+            for name, time_per_network in per_network.items():
+                rows.append(
+                    {
+                        "points": n,
+                        "method": method,
+                        "candidate": name,
+                        "ms_per_network": f"{1e3 * time_per_network:.3f}",
+                        "times_faster_than_loop": f"{per_network['loop'] / time_per_network:.1f}",
+                        "share_of_peak": f"{limit / time_per_network:.2f}",
+                        "peak_gflops": f"{2e-9 * 1024**3 / seconds['peak']:.0f}",
+                        "threads": torch.get_num_threads(),
+                    }
+                )
+    return rows
+
+
+def alternate(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds a call; each candidate runs for about 50 ms in each round."""
+    calls = {}
+    for name, call in candidates.items():
+        call()
+        started = time.perf_counter()
+        call()
+        calls[name] = max(1, round(0.05 / (time.perf_counter() - started)))
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            started = time.perf_counter()
+            for _ in range(calls[name]):
+                call()
+            measured[name].append((time.perf_counter() - started) / calls[name])
+    return {name: statistics.median(values) for name, values in measured.items()}
+
+
+def matrix_product(size: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Callable[[], None]:
+    a, out = (make(size, size, device=device).to(dtype) for make in (torch.randn, torch.empty))
+
+    def step() -> None:
+        torch.mm(a, a, out=out)
+        if a.is_cuda:
+            torch.cuda.synchronize(a.device)
+
+    return step
+
+
+def batch(networks: int, n: int) -> list[torch.Tensor]:
+    return [torch.randn(networks, n, width, generator=generator(0, "bench")) for width in (2, 1, 2)]
+
+
+def loop_by_hand(n: int, gradient_weight: float) -> Callable[[], None]:
+    """What one writes first: one nn.Sequential, double backpropagation, Adam."""
+    network = nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    x, value, gradient = (tensor[0] for tensor in batch(1, n))
+
+    def step() -> None:
+        x.requires_grad_(gradient_weight != 0)
+        y = network(x)
+        loss = ((y - value) ** 2).sum(1).mean()
+        if gradient_weight:
+            (dy,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            loss = loss + gradient_weight * ((dy - gradient) ** 2).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def ensemble(n: int, gradient_weight: float, networks: int) -> Callable[[], None]:
+    """Ours, as experiments/regression/train.py trains."""
+    model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)])
+    compute_gradients = ReLUSobolevStep(model, n, 1.0, gradient_weight)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    data = batch(networks, n)
+
+    def step() -> None:
+        compute_gradients(*data)
+        optimizer.step()
+
+    return step
+
+
+def jax_program(n: int, gradient_weight: float, networks: int) -> Callable[[], None] | None:
+    """The same step compiled by JAX, vmapped over networks, SCAN steps a call; None where JAX is not installed."""
+    try:
+        import jax
+        import jax.numpy as jnp
+    except ImportError:
+        print("JAX is not installed: left out (pip install jax)", file=sys.stderr)
+        return None
+    model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)])
+    parameters = [jnp.asarray(parameter.detach().numpy()) for parameter in model.parameters()]
+    x, value, gradient = (jnp.asarray(tensor.numpy()) for tensor in batch(networks, n))
+
+    def predict(parameters, x_I):
+        w1, w2, w3, b1, b2, b3 = parameters
+        h = jax.nn.relu(x_I @ w1 + b1[0])
+        return (jax.nn.relu(h @ w2 + b2[0]) @ w3 + b3[0])[0]
+
+    def loss(parameters, x, value, gradient):
+        y = jax.vmap(predict, (None, 0))(parameters, x)
+        total = jnp.mean((y - value[:, 0]) ** 2)
+        if gradient_weight:
+            dy = jax.vmap(jax.grad(predict, 1), (None, 0))(parameters, x)
+            total += gradient_weight * jnp.mean(jnp.sum((dy - gradient) ** 2, 1))
+        return total
+
+    def adam(carry, _):
+        parameters, first, second, count = carry
+        gradients = jax.vmap(jax.grad(loss))(parameters, x, value, gradient)
+        count = count + 1
+        first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
+        second = [0.999 * v + 0.001 * g * g for v, g in zip(second, gradients, strict=True)]
+        rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        parameters = [p - rate * m / (jnp.sqrt(v) + 1e-8) for p, m, v in zip(parameters, first, second, strict=True)]
+        return (parameters, first, second, count), None
+
+    scan = jax.jit(lambda carry: jax.lax.scan(adam, carry, None, length=SCAN)[0])
+    zeros = [jnp.zeros_like(parameter) for parameter in parameters]
+    state = [(parameters, zeros, zeros, jnp.zeros(()))]
+
+    def step() -> None:
+        state[0] = jax.block_until_ready(scan(state[0]))
+
+    return step
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A step of each technique against backpropagation, in time and in operations.
+
+python -m scripts.bench.synthetic_gradients
+
+The paper's 11-layer network for CIFAR-10 with three modules. Operations are those of products and convolutions, as
+PyTorch's counter sees them in a real step; elementwise work is not counted. `overhead` is the ratio of times over the
+ratio of operations: what a technique costs beyond its own arithmetic. `share_of_peak` is the time that they would take
+at the speed of one large matrix product in the same precision, as a share of what they took. Every technique takes its
+turn in each round and medians are compared, so that a noisy machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from experiments.runner.process import prepare_cpu
+from scripts.bench.regression import alternate, matrix_product, show
+from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
+from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
+from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork
+
+SPLITS = (2, 5, 8)  # of configs/model/convnet_cifar10.yaml, where the resolution halves
+SHAPES = ((64, 32, 32), (128, 16, 16), (256, 8, 8))  # at the splits
+PRECISIONS = ("float32", "bfloat16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/synthetic_gradients")
+    arguments = parser.parse_args()
+    prepare_cpu(arguments.threads)
+    device = torch.device(arguments.device)
+    rows = bench(arguments.batch, arguments.rounds, device)
+    name = "bench.csv" if device.type == "cpu" else f"bench_{device.type}.csv"
+    show(rows, arguments.out or Path("results/synthetic_gradients") / name)
+
+
+def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
+    """One row a (precision, technique)."""
+    rows: list[dict[str, str | int]] = []
+    for precision in PRECISIONS:
+        steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
+        operations = {name: count(step) for name, step in steps.items()}
+        size = 1024 if device.type == "cpu" else 8192  # where a product comes to the processor's limit
+        product = matrix_product(size, getattr(torch, precision), device.type)
+        seconds = alternate(steps | {"product": product}, rounds)
+        peak = 2 * size**3 / seconds["product"]
+        for name in TECHNIQUES:
+            slower = seconds[name] / seconds["backprop"]
+            more = operations[name] / operations["backprop"]
+            rows.append(
+                {
+                    "precision": precision,
+                    "technique": name,
+                    "ms_per_step": f"{1e3 * seconds[name]:.1f}",
+                    "images_per_s": f"{batch / seconds[name]:.0f}",
+                    "times_backprop": f"{slower:.2f}",
+                    "operations": f"{more:.2f}",
+                    "overhead": f"{slower / more:.2f}",
+                    "share_of_peak": f"{operations[name] / seconds[name] / peak:.2f}",
+                    "peak_gflops": f"{peak / 1e9:.0f}",
+                    "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+                    "threads": torch.get_num_threads(),
+                }
+            )
+    return rows
+
+
+class Operations(TorchDispatchMode):
+    """Counts those of PyTorch's FlopCounterMode, whose hooks on modules do not bear `autograd.grad`."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if formula := flop_registry.get(function._overloadpacket):
+            self.total += formula(*arguments, **(options or {}), out_val=result)
+        return result
+
+
+def count(step: Callable[[], None]) -> int:
+    with Operations() as operations:
+        step()
+    return operations.total
+
+
+def step_of(name: str, batch: int, precision: str, device: torch.device) -> Callable[[], None]:
+    """Gradients and both optimisers, as experiments/synthetic_gradients/train.py trains."""
+    technique, n_classes = TECHNIQUES[name], 10
+    parts = split(conv_blocks(CIFAR_CHANNELS, CIFAR_STRIDES, n_classes), SPLITS)
+    kind = {"derivative": LabelPredictor, "output": DirectPredictor}.get(technique.crosses)
+    predictors = [kind(shape, n_classes) for shape in SHAPES] if kind else []
+    network = DecoupledNetwork(parts, predictors, technique).to(device, memory_format=torch.channels_last)
+    optimizers = [torch.optim.SGD(network.main_parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)]
+    if predictors:
+        optimizers.append(torch.optim.Adam(network.predictors.parameters(), lr=1e-4, fused=True))
+    x_BCHW = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    labels_B = torch.randint(n_classes, (batch,), device=device)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def step() -> None:
+        with autocast():
+            network.step(x_BCHW, labels_B)
+        for optimizer in optimizers:
+            optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
