@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is: PyTorch takes seconds, and `sobolev.files` needs none of it."""
+    """Import a name when it is first used: PyTorch takes seconds to import, and `sobolev.files` does not need it."""
     if name == "projections":
         return import_module("sobolev.projections")
     if name not in _HOMES:

@@ -1,8 +1,8 @@
-"""Whether derivatives, and what trains by them, are right: compared with differences, before training.
+"""A check before training: derivatives, and gradients of a loss on derivatives, against finite differences.
 
 >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
->>> check(model, torch.rand(5, 2), order=2)      # nothing is said: it can be trained on Hessians
->>> check(lambda x: x - x.mean(0).detach(), torch.rand(5, 2))
+>>> check(model, torch.rand(5, 2), order=2)      # no error: it can be trained on Hessians
+>>> check(lambda x: x - x.mean(0).detach(), torch.arange(10.0).view(5, 2))
 Traceback (most recent call last):
     ...
 ValueError: f mixes the samples of a batch: f(x[:1]) is not f(x)[:1]
@@ -22,21 +22,20 @@ from sobolev.exact import leaves_of, nodes
 from sobolev.guards import Function
 
 SAMPLES = 8
-DIRECTIONS = 3  # what is wrong is so along all of them, while a kink of a ReLU lies on few
+DIRECTIONS = 3  # an error shows along all of them, but a kink of a ReLU lies on few
 STEP = {torch.float64: 1e-4, torch.float32: 1e-2}
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-2}
 
 
 def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_dims: int = 1) -> None:
-    r"""Compare the derivatives of f, and their gradients by what trains in it, with differences.
+    r"""Compare the derivatives of f, and their gradients by its parameters, with central finite differences.
 
-    For random directions u of x and w of the parameters theta, and random weights W, for j from 1 to the order,
+    For random directions u of x and w of the parameters theta, random weights W, and j from 1 to the order, compare
 
         D^j f(x) u                    with   [D^{j-1} f(x + h u) - D^{j-1} f(x - h u)] / 2h,
         d/dtheta <W, D^j f(x)> w      with   [<W, D^j f(x)>(theta + h w) - <W, D^j f(x)>(theta - h w)] / 2h.
 
-    That finds what nothing else does: a formula that PyTorch has wrong, a backward pass of your own that leaves
-    something out. A module is compared in float64, on a copy of it; a function as it is.
+    It finds wrong formulas of PyTorch and wrong backward passes of your own. A module is checked on a float64 copy.
 
     Args:
         f: as for `sobolev.derivatives.derivatives`.
@@ -46,8 +45,8 @@ def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_d
         batch_dims: as for `derivatives`.
 
     Raises:
-        ValueError: something is wrong; the text says what, and by how much. Also what `derivatives` raises, and PyTorch
-            where it cannot differentiate f.
+        ValueError: a derivative or gradient is wrong. The message says which, and by how much. Also what `derivatives`
+            raises, and what PyTorch raises if it cannot differentiate f.
     """
     x = x.detach().narrow(batch_dims - 1, 0, min(SAMPLES, x.shape[batch_dims - 1]))
     if isinstance(f, nn.Module):
@@ -91,18 +90,18 @@ def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_d
 
 
 def _compare(what: str, probe: Callable[[], tuple[Tensor, Tensor]], h: float) -> None:
-    """Refuse what differs from its differences, which are yet to be divided by 2h, along every direction."""
+    """Refuse what differs from finite differences along every direction. `probe` returns both, the latter times 2h."""
     for _ in range(DIRECTIONS):
         found, difference = probe()
         expected = difference / (2 * h)
         tolerance = TOLERANCE[expected.dtype]
-        rounding = 10 * torch.finfo(expected.dtype).eps / (h * tolerance)  # of the difference, where it vanishes
+        rounding = 10 * torch.finfo(expected.dtype).eps / (h * tolerance)  # of a difference that vanishes
         largest = max(found.abs().max(), expected.abs().max())
         error = float((found - expected).abs().max() / (largest + rounding))
         if error <= tolerance:
             return
     raise ValueError(
-        f"{what} wrong: differences are another by {error:.0%}. f has an operation whose derivatives PyTorch, or a "
+        f"{what} wrong: finite differences differ by {error:.0%}. f has an operation whose derivatives PyTorch, or a "
         "backward pass of your own, gets wrong"
     )
 
@@ -117,14 +116,14 @@ def _check_samples_one_by_one(f: Function, x: Tensor, batch_dims: int) -> None:
 
 
 def _times(d_j: Tensor, u: Tensor, batch_dims: int) -> Tensor:
-    """D^j f u: the contraction of the last copy of a sample's input dimensions."""
+    """D^j f u: the last copy of a sample's input dimensions is contracted with u."""
     batch, inputs = u.shape[:batch_dims], u.shape[batch_dims:]
     product = d_j.reshape(*batch, -1, inputs.numel()) @ u.reshape(*batch, inputs.numel(), 1)
     return product.reshape(d_j.shape[: d_j.dim() - len(inputs)])
 
 
 def _moved(leaves: list[Tensor], w: list[Tensor], h: float) -> Iterator[int]:
-    """The signs +1 and -1, while the parameters are moved by that much of h w."""
+    """Yields the signs +1 and -1, and while each is in use the parameters are moved by the sign times h w."""
     for sign in (1, -1):
         _add(leaves, w, sign * h)
         yield sign
@@ -139,7 +138,7 @@ def _add(leaves: list[Tensor], w: list[Tensor], factor: float) -> None:
 
 @contextmanager
 def _same_randomness() -> Iterator[None]:
-    """Dropout, say, drops the same each time, and the caller's randomness is left alone."""
+    """In this context dropout, for example, drops the same each time. The caller's random state is not changed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

@@ -15,11 +15,11 @@ be empty. The derivative of order j, D^j y, has shape (*batch, *out, *in, ..., *
 True
 
 Everything here is `torch.autograd.grad`, so whatever PyTorch can differentiate j + 1 times can be trained on its
-derivatives of order j. Where its own formulas are wrong or end (`sobolev.exact` has the list), f is computed by others,
-or refused by name: a compiled model has first derivatives of a teacher alone. An operation of your own whose backward
-pass PyTorch cannot differentiate (written in NumPy, say) allows these, too, and nothing more: mark it
-@once_differentiable, or autograd takes that pass for a constant, and only mode="reverse" is right. `sobolev.check`
-finds that and much else, by comparing with differences.
+derivatives of order j. Where PyTorch's own formulas are wrong or missing (`sobolev.exact` has the list), f is computed
+by other formulas, or refused with the name of the operation. A compiled model can only be a teacher with first
+derivatives. So can an operation of your own whose backward pass PyTorch cannot differentiate (written in NumPy, say).
+Mark it @once_differentiable: otherwise autograd takes that pass for a constant, and only mode="reverse" is right.
+`sobolev.check` finds this and other errors, by comparing with finite differences.
 """
 
 from __future__ import annotations
@@ -49,28 +49,29 @@ def derivatives(
     mode: str = "auto",
     batch_dims: int = 1,
 ) -> tuple[Tensor, ...]:
-    """(y, D y, ..., D^order y) of f at every sample of x: the quantities that Eq. 1 compares.
+    """(y, D y, ..., D^order y) of f at every sample of x, which Eq. 1 compares.
 
     Args:
-        f: a module or function from (*batch, *in) to (*batch, *out). It must treat samples independently, which is
-            checked when it is first seen and ever more rarely after; a BatchNorm that would mix them is refused always.
-        x: floating-point samples. Its own `.grad` and `requires_grad` are left alone.
+        f: a module or function from (*batch, *in) to (*batch, *out). It must treat samples independently. This is
+            checked at its 1st, 2nd, 4th, 8th ... call; a BatchNorm that would mix samples is refused at every call.
+        x: floating-point samples. Its `.grad` and `requires_grad` are not changed.
         order: the highest derivative; 0 gives (y,).
         create_graph: whether the results can be differentiated again, by the parameters of f and, if x requires
             gradients, by x. Otherwise they carry no graph.
-        mode: "reverse" takes one backward pass a component of the derivative below, "forward" one pass a
-            component of the input; "auto" takes the fewer, at each order, where f can be differentiated so often.
-        batch_dims: how many leading dimensions of x number samples (2 for an ensemble: network, sample).
+        mode: "reverse" takes one backward pass per component of the derivative of the order below, "forward" one pass
+            per component of the input. "auto" takes whichever is fewer at each order, if f can be differentiated as
+            often as that needs.
+        batch_dims: how many leading dimensions of x are batch dimensions (2 for an ensemble: network, sample).
 
     Raises:
         TypeError: x is not floating-point, or f does not return a tensor of real floating-point numbers.
-        ValueError: an unknown mode, a negative order, outputs that do not have the batch dimensions of x or that
-            autograd cannot trace to x (computed under `no_grad`, say), an f that mixes samples, trains in several
-            processes from within (DistributedDataParallel), or cannot be differentiated so often.
-        RuntimeError: called under, or with an x from, `torch.inference_mode`.
+        ValueError: an unknown mode; a negative order; outputs that do not have the batch dimensions of x or that
+            autograd cannot trace to x (computed under `no_grad`, say); or an f that mixes samples, contains a wrapper
+            such as DistributedDataParallel, or cannot be differentiated so often.
+        RuntimeError: called under `torch.inference_mode`, or with an x made under it.
 
     Warns:
-        UserWarning: autograd cannot trace f's outputs to x, and all samples have the same.
+        UserWarning: autograd cannot trace f's outputs to x, and all samples have the same output.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -78,7 +79,7 @@ def derivatives(
         raise ValueError(f"order must be 0 or more, not {order}")
     _check(x, order, batch_dims)
     with torch.set_grad_enabled(create_graph or order > 0):
-        if order == 0:  # no gradient by x: its backward pass, that of the first layer by its input, is saved
+        if order == 0:  # x needs no gradient, which saves the first layer's backward pass by its input
             y = _output(f((x if create_graph else x.detach()).clone()), x, batch_dims)
             return (y if create_graph else y.detach(),)
         x = _variable(x, create_graph)
@@ -100,7 +101,7 @@ def projected_derivatives(
 ) -> tuple[Tensor, ...]:
     r"""(y, p_1, ..., p_K) with p_1 = D_x <y, v_1> and p_j = D_x <p_{j-1}, v_j>: the recursion of Eq. 2 (Figure 1b).
 
-    Each p_j is one backward pass through the graph of p_{j-1}; nothing of size outputs x inputs is built, and all S
+    Each p_j is one backward pass through the graph of p_{j-1}. Nothing of size outputs x inputs is built, and all S
     projections share one evaluation of f.
 
     >>> p = projected_derivatives(lambda x: x**3, torch.tensor([[1.0, 2.0]]), [torch.tensor([[[0.0, 1.0]]])])[1]
@@ -110,8 +111,8 @@ def projected_derivatives(
     Args:
         f: as for `derivatives`.
         x: as for `derivatives`.
-        vectors: v_1 of shape (S, *batch, *out) and v_2, ..., v_K of shape (S, *batch, *in); or a function that
-            makes them from y, for when the shape of y is not known beforehand. Every p_j is (S, *batch, *in).
+        vectors: v_1 of shape (S, *batch, *out) and v_2, ..., v_K of shape (S, *batch, *in), or a function from y to
+            these, for use if the shape of y is not known beforehand. Every p_j has the shape (S, *batch, *in).
         create_graph: as for `derivatives`.
         batch_dims: as for `derivatives`.
 
@@ -146,16 +147,16 @@ def projected_derivatives(
 class Derivatives(nn.Module):
     """A model whose output is its values and derivatives, (y, D y, ..., D^order y), in place of y.
 
-    Because the derivative is taken inside `forward`, the module can be used where the model could: it works under
+    As the derivatives are taken inside `forward`, the module can be used wherever the model could: it works under
     `no_grad`, and `DistributedDataParallel(Derivatives(model))` synchronises the gradients of a loss on derivatives,
-    which `derivatives(DistributedDataParallel(model), x)` does not. (Where the values do not enter the loss, DDP
-    needs `find_unused_parameters=True`: the last bias has no gradient.)
+    which `derivatives(DistributedDataParallel(model), x)` does not. (If the loss does not depend on the values, the
+    last bias has no gradient, and DDP needs `find_unused_parameters=True`.)
 
     The results can be differentiated again in training mode with gradients enabled; otherwise they carry no graph.
 
     Args:
         model: the module (or function) to differentiate.
-        order: the highest derivative. (With vectors, their number is the order.)
+        order: the highest derivative. With vectors, the order is their number instead.
         mode: as for `derivatives`.
         batch_dims: as for `derivatives`.
 
@@ -169,8 +170,8 @@ class Derivatives(nn.Module):
         self.model, self.order, self.mode, self.batch_dims = model, order, mode, batch_dims
 
     def forward(self, x: Tensor, vectors: Vectors | None = None) -> tuple[Tensor, ...]:
-        """`derivatives` of the model at x, or with vectors its `projected_derivatives`; raises what they raise."""
-        if torch.compiler.is_compiling():  # torch.compile has no double backward: it leaves this module as it is
+        """`derivatives` of the model at x, or `projected_derivatives` if there are vectors. Raises what these raise."""
+        if torch.compiler.is_compiling():  # torch.compile has no double backward, so it leaves this module as it is
             return torch.compiler.disable(self._forward)(x, vectors)
         return self._forward(x, vectors)
 
@@ -193,13 +194,13 @@ def _check(x: Tensor, order: int, batch_dims: int) -> None:
 
 
 def _variable(x: Tensor, create_graph: bool) -> Tensor:
-    """The x to differentiate by: part of the caller's graph only if the results are to be."""
+    """The x to differentiate by. It is part of the caller's graph only if the results are."""
     return x.view_as(x) if create_graph and x.requires_grad else x.detach().requires_grad_()
 
 
 def _values(f: Function, x: Tensor, order: int, create_graph: bool, batch_dims: int) -> Tensor:
-    """f(x), computed so that `order` derivatives of it are right, or refused."""
-    # One derivative is right by PyTorch's own formulas, and faster. But f may have taken others before.
+    """f(x), computed such that `order` derivatives of it are right, or refused."""
+    # For one derivative PyTorch's own formulas are right, and faster. But f may take derivatives itself.
     with exact_formulas(FORMULAS if order + create_graph > 1 else WRONG), refusing_modules(f):
         y = _output(f(x.clone()), x, batch_dims)  # f may change its input in place
     if not y.is_floating_point():
@@ -214,29 +215,29 @@ def _output(y: Tensor, x: Tensor, batch_dims: int) -> Tensor:
         raise TypeError(f"f must return a tensor, not {type(y).__name__}")
     batch = x.shape[:batch_dims]
     if y.shape[:batch_dims] != batch:
-        raise ValueError(f"f must return an output a sample, of shape {(*batch, '...')}, not {tuple(y.shape)}")
+        raise ValueError(f"f must return an output per sample, of shape {(*batch, '...')}, not {tuple(y.shape)}")
     return y
 
 
 def _possible(graph: list[Node], order: int, create_graph: bool, mode: str) -> str:
-    """The mode in which PyTorch knows the derivatives of a graph up to this order, or what trains by them."""
+    """The mode in which PyTorch can take the derivatives of a graph up to this order, and train on them."""
     known, why = derivatives_known(graph)
-    passes = order + create_graph  # forward mode takes one more at each order
+    passes = order + create_graph  # forward mode takes one more per order
     needed = passes + order if mode == "forward" else passes
     if known < needed:
-        remedy = ' (mode="reverse" needs one an order less)' if known >= passes else ""
+        remedy = ' (mode="reverse" needs one fewer per order)' if known >= passes else ""
         raise ValueError(f"PyTorch can differentiate f {known} times, and {needed} are needed{remedy}: {why}")
     return "reverse" if mode == "auto" and known < passes + order else mode
 
 
 def _returned(results: list[Tensor], x: Tensor, graph: list[Node], create_graph: bool) -> tuple[Tensor, ...]:
-    """The results, with their graph only if it can train something: a frozen student's backward pass is an error."""
+    """The results. They keep a graph only if it can train something, so that `backward` of a frozen f is an error."""
     trained = create_graph and (x.grad_fn is not None or any(leaf is not x for leaf in leaves_of(graph)))
     return tuple(results if trained else (result.detach() for result in results))
 
 
 def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: int, of_values: bool) -> Tensor:
-    """dt/dx of shape (*batch, *components of t, *in), for t (*batch, *components) that was computed from x."""
+    """dt/dx of shape (*batch, *components, *in), for t of shape (*batch, *components) that was computed from x."""
     outputs, inputs = (math.prod(tensor.shape[batch_dims:]) for tensor in (t, x))
     pull = partial(_vjp_of_values, batch_dims=batch_dims) if of_values else _vjp
     if not outputs * inputs:
@@ -244,22 +245,22 @@ def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: i
     columns = []
     if mode == "forward" or (mode == "auto" and outputs > inputs):
         # A backward pass is linear in the vector u that it pulls back, u -> (dt/dx)^T u. Pulling a vector e back
-        # through that map gives (dt/dx) e: forward mode out of two reverse ones. It needs no forward-mode
-        # formulas, nests to any order, and took less time than `torch.func.jvp` under `vmap` wherever we measured.
+        # through that map gives (dt/dx) e: forward mode from two reverse passes. It needs no forward-mode formulas,
+        # can be nested to any order, and took less time than `torch.func.jvp` under `vmap` wherever we measured.
         u = torch.zeros_like(t, requires_grad=True)
         pulled = pull(t, x, u, create_graph=True)
         if not _is_cut(pulled):
             columns = [_grad(pulled, u, e, create_graph) for e in _unit_vectors(x, batch_dims)]
     if columns and all(column is not None for column in columns):
         jacobian = torch.stack(columns, dim=-1)
-    else:  # also where t is constant, or its backward pass cannot be differentiated, so that no way leads to u
+    else:  # also if t is constant, or its backward pass cannot be differentiated, so that nothing depends on u
         rows = [pull(t, x, e, create_graph) for e in _unit_vectors(t, batch_dims)]
         jacobian = torch.stack(rows, dim=batch_dims)
     return jacobian.reshape(*t.shape, *x.shape[batch_dims:])
 
 
 def _unit_vectors(like: Tensor, batch_dims: int) -> Iterator[Tensor]:
-    """The unit vectors of a sample's components, each given to all samples at once: `like`'s shape, no memory."""
+    """The unit vectors of a sample's components, each expanded to the shape of `like` without taking its memory."""
     components = like.shape[batch_dims:]
     for c in range(components.numel()):
         e = like.new_zeros(components.numel())
@@ -268,7 +269,7 @@ def _unit_vectors(like: Tensor, batch_dims: int) -> Iterator[Tensor]:
 
 
 def _vjp(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor:
-    """D_x <t, v>, which is zero where t does not depend on x (a linear f, or ReLU, from the second order on)."""
+    """D_x <t, v>, which is zero if t does not depend on x (as for a linear f or ReLU from the second order on)."""
     derivative = _grad(t, x, v, create_graph)
     if derivative is None and _is_cut(t):
         raise ValueError(
@@ -279,19 +280,19 @@ def _vjp(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor:
 
 
 def _grad(t: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor | None:
-    """D_x <t, v>, or None where autograd finds no way from t to x."""
+    """D_x <t, v>, or None if autograd finds no dependence of t on x."""
     if not t.requires_grad:
         return None
     return torch.autograd.grad(t, x, v, create_graph=create_graph, retain_graph=True, allow_unused=True)[0]
 
 
 def _is_cut(t: Tensor) -> bool:
-    """Whether the graph of t ends in the mark that PyTorch leaves where a backward pass cannot be differentiated."""
+    """Whether the graph of t has the node that PyTorch leaves where a backward pass cannot be differentiated."""
     return any(node.name() == "torch::autograd::Error" for node in nodes(t))
 
 
 def _vjp_of_values(y: Tensor, x: Tensor, v: Tensor, create_graph: bool, batch_dims: int) -> Tensor:
-    """D_x <y, v>, refused where only a constant y would have it zero, and y is none."""
+    """D_x <y, v>. If autograd finds no dependence of y on x, y must be constant over the samples."""
     derivative = _grad(y, x, v, create_graph)
     if derivative is not None:
         return derivative

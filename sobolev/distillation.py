@@ -2,56 +2,58 @@ r"""Policy distillation with Sobolev Training: the objective of Section 4.2, and
 
     L = k KL(pi(s) || pi*(s)) + a E_v || grad_s <log pi*(s), v> - grad_s <log pi(s), v> ||      (mean over states)
 
-`distillation_loss` is that objective as a `SobolevLoss`, for any two networks. `DistillationStep` gives the same
-parameter gradients for ReLU policies with neither autograd nor double backpropagation. With p = pi(s), logits y and
+`distillation_loss` is this objective as a `SobolevLoss`, for any two networks. `DistillationStep` computes the same
+parameter gradients for ReLU policies, with neither autograd nor double backpropagation. With p = pi(s), logits y and
 sigma = sum_a v_a, the projected log-probability is <log p, v> = <y, v> - sigma logsumexp(y), so that
 
     grad_s <log p, v> = D_s <y, w>,     w = v - sigma p.
 
-Let e = dL/d(grad_s <log p, v>), for the norm as printed a D / ||D|| with D the difference of the two gradients. The
-masks of the ReLUs have no derivative, so what e does to the parameters is what the scalar <y', w> does, where
-y' = D_s y . e is the tangent of the logits along e. It has two parts: through y' with w held, and through w with y'
-held. The second reaches the parameters through the logits, and joins the gradient of the KL divergence there:
+Let e = dL/d(grad_s <log p, v>), which for the norm as printed is a D / ||D|| with D the difference of the two
+gradients. The masks of the ReLUs have no derivative, so the gradient of the Sobolev term by the parameters is that of
+the scalar <y', w>, where y' = D_s y . e is the tangent of the logits along the constant e. It is a sum of two terms:
+one through y' at constant w, and one through w at constant y'. The second depends on the parameters through the logits
+alone, and joins the gradient of the KL divergence there:
 
-    through y'        dW_l += g_l u_{l-1}^T          u: tangent sweep along e;  g: backward sweep of w
-    through y         r = k dKL/dy - sigma p * (y' - <p, y'>),     dW_l += g'_l h_{l-1}^T     g': backward sweep of r
+    through y'        dW_l += g_l u_{l-1}^T          u: tangent pass along e;  g: backward pass of w
+    through y         r = k dKL/dy - sigma p * (y' - <p, y'>),     dW_l += g'_l h_{l-1}^T     g': backward pass of r
 
-That is 6 products a layer (values, two backward, one tangent, two for the weights) where value-only training takes 3.
+That is 6 products per layer (1 forward, 2 backward, 1 tangent, 2 for the weights) where value-only training takes 3.
 
-The teacher is fixed and so are the states. What the Sobolev term needs of it at a state is a combination of the
-derivatives of its A logits whose coefficients sum to zero: A - 1 fields of the state's size, which `RecordedGradients`
-keeps in 16 bits, so that training does not run the teacher again. Where they do not fit, `ComputedGradients` runs it.
+The teacher and the states are fixed. At each state the Sobolev term needs a combination of the derivatives of the
+teacher's A logits whose coefficients sum to zero: a combination of A - 1 arrays of the state's size.
+`RecordedGradients` keeps these in 16 bits, so that training does not run the teacher again. If they do not fit into
+memory, `ComputedGradients` runs the teacher at each step.
 
-Shape suffixes: S projections, B samples, A actions, I inputs: states as flat cells (see `ReLUSweeps`).
+Shape suffixes: S projections, N states, B samples, A actions, F = A - 1 recorded gradients, I inputs (states as flat
+patches, see `ReLUPasses`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sobolev.losses import SobolevLoss
-from sobolev.networks.atari_policies import FRAME
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.atari_policies import FRAME, STACK
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.projections import Projection
 
 TeacherGradients = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def kl_student_teacher(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
-    """KL(p || q) of a student p from its teacher q, for each state (B,): the direction that the paper prints.
+    """KL(p || q) of a student p and its teacher q, for each state (B,): the direction that the paper prints.
 
-    An action that p rules out (log p = -inf) adds nothing: 0 log 0 = 0.
+    An action of probability 0 (log p = -inf) adds nothing, because 0 log 0 = 0.
     """
     return (log_p_BA.exp() * _log_ratio(log_p_BA, log_q_BA)).sum(-1)
 
 
 def kl_teacher_student(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
-    """KL(q || p) of a teacher q from its student p, for each state (B,): the direction common in distillation."""
+    """KL(q || p) of a teacher q and its student p, for each state (B,): the direction common in distillation."""
     return kl_student_teacher(log_q_BA, log_p_BA)
 
 
@@ -63,7 +65,8 @@ def _log_ratio(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
-NORMALISED = 0.1  # |log sum p| that rounding to 8 bits may leave of a policy; that of logits may be anything
+CHUNK = 250  # states whose gradients are recorded at a time
+NORMALISED = 0.1  # the largest |log sum p| of log-probabilities, which bfloat16 may round; logits may have any
 
 
 def distillation_loss(
@@ -76,7 +79,7 @@ def distillation_loss(
 ) -> SobolevLoss:
     """The objective of Section 4.2, for a student and a teacher that return log-probabilities (B, A).
 
-    Any classifier is such a policy, its classes the actions:
+    Any classifier that ends in log-softmax will do, with classes in the place of actions:
 
     >>> from torch import nn
     >>> from sobolev import projections
@@ -93,11 +96,11 @@ def distillation_loss(
         divergence: a key of `DIVERGENCES`.
         norm: "l2", the paper's, or "squared_l2".
         projection: how v is drawn; None compares the gradients of every action's log-probability.
-        generator: what v is drawn from.
+        generator: what v is drawn from; torch's global one by default.
 
     Raises:
-        ValueError: an unknown divergence or norm, or both weights 0; and, where the KL divergence is computed, outputs
-            that are not log-probabilities.
+        ValueError: an unknown divergence or norm, or both weights are 0. In use, if the KL divergence is computed:
+            outputs that are not log-probabilities.
     """
     _check(divergence, norm)
 
@@ -119,23 +122,17 @@ def distillation_loss(
     )
 
 
-class StepTerms(NamedTuple):
-    """What a step measured on its batch: means over states, unweighted, without a graph."""
-
-    kl: Tensor
-    gradient_error: Tensor | None  # the distance of gradients by states in [0, 1]; None if they were not needed
-
-
 class DistillationStep:
-    """Parameter gradients of `distillation_loss` for a ReLU policy, by the sweeps of `ReLUSweeps`.
+    """Parameter gradients of `distillation_loss` for a ReLU policy, by the passes of `ReLUPasses`.
 
-    Calling it sets `.grad` of the student's parameters. After the optimiser's step call `student.refresh()`.
+    Calling it sets `.grad` of the student's parameters. After the optimiser's step, call `student.refresh()`.
 
     Args:
-        student: the sweeps that are trained.
+        student: the policy that is trained.
         kl_weight, gradient_weight, divergence, norm: as for `distillation_loss`.
-        teacher_gradients: a function of (index_B, raw_BI, w_BA) that gives D <logits*, w> by states in [0, 1], for w
-            that sum to zero over actions: `RecordedGradients` or `ComputedGradients`. None for value-only training.
+        teacher_gradients: `RecordedGradients` or `ComputedGradients`: a function of (index_B, raw_BI, w_BA), for w that
+            sum to zero over actions, that returns D <logits*, w> (B, I) by states in [0, 1]. None for value-only
+            training.
 
     Raises:
         ValueError: an unknown divergence or norm, both weights 0, or a gradient weight without teacher gradients.
@@ -143,7 +140,7 @@ class DistillationStep:
 
     def __init__(
         self,
-        student: ReLUSweeps,
+        student: ReLUPasses,
         kl_weight: float = 1.0,
         gradient_weight: float = 1.0,
         divergence: str = "student_teacher",
@@ -160,11 +157,18 @@ class DistillationStep:
         self.divergence, self.norm = divergence, norm
 
     @torch.no_grad()
-    def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> StepTerms:
-        """One batch: numbers of its states, raw flat cells, the teacher's log-probabilities, and projections."""
+    def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> None:
+        """Set `.grad` from one batch.
+
+        Args:
+            index_B: the numbers of its states, which `RecordedGradients` needs.
+            raw_BI: its states, as flat patches of raw frames.
+            teacher_BA: the teacher's log-probabilities.
+            v_SBA: the projections; None for value-only training.
+        """
         student = self.student
         for parameter in student.parameters():
-            if parameter.grad is None:  # as after `optimizer.zero_grad()`
+            if parameter.grad is None:  # at first, and after `optimizer.zero_grad()`
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.zero_()
         inputs, logits_BA = student.values(raw_BI)
@@ -172,14 +176,10 @@ class DistillationStep:
         p_BA = log_p_BA.exp()
         kl_B = DIVERGENCES[self.divergence](log_p_BA, teacher_BA)
         r_BA = self._kl_by_logits(log_p_BA, p_BA, kl_B, teacher_BA).mul_(self.kl_weight / len(raw_BI))
-        errors = []
         for v_BA in v_SBA if self.gradient_weight else ():
-            curvature_BA, error = self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
-            r_BA += curvature_BA
-            errors.append(error)
+            r_BA += self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
         signals, _ = student.backward(r_BA, inputs, to_input=False)
         student.accumulate(inputs, signals, of_values=True)
-        return StepTerms(kl_B.mean(), torch.stack(errors).mean() if errors else None)
 
     def _kl_by_logits(self, log_p_BA: Tensor, p_BA: Tensor, kl_B: Tensor, teacher_BA: Tensor) -> Tensor:
         if self.divergence == "teacher_student":
@@ -195,31 +195,30 @@ class DistillationStep:
         teacher_BA: Tensor,
         v_BA: Tensor,
         samples: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Adds to `.grad` what one projection does through the tangent; returns its part of r, and the distance."""
+    ) -> Tensor:
+        """Add to `.grad` what one projection does through the tangent, and return its term of r."""
         sigma_B1 = v_BA.sum(-1, keepdim=True)
         signals, difference_BI = self.student.backward(v_BA - sigma_B1 * p_BA, inputs, to_input=True)
         difference_BI -= self.teacher_gradients(index_B, raw_BI, v_BA - sigma_B1 * teacher_BA.exp())
         distance_B1 = torch.linalg.vector_norm(difference_BI, dim=1, keepdim=True).to(p_BA.dtype)
-        # e = D times one number a sample. The tangent sweep is linear: it runs along D, and the signals are scaled.
-        scale = self.gradient_weight / (len(p_BA) * samples)
+        # e is D times one number per sample. The tangent pass is linear: it runs along D, and the signals are scaled.
+        weight = self.gradient_weight / (len(p_BA) * samples)
         if self.norm == "l2":
-            factor_B1 = torch.where(distance_B1 > 0, scale / distance_B1, torch.zeros_like(distance_B1))
+            factor_B1 = torch.where(distance_B1 > 0, weight / distance_B1, torch.zeros_like(distance_B1))
         else:
-            factor_B1, distance_B1 = torch.full_like(distance_B1, 2 * scale), distance_B1.square()
+            factor_B1 = torch.full_like(distance_B1, 2 * weight)
         tangents, change_BA = self.student.tangent(difference_BI, inputs)
         for g in signals:
             g *= factor_B1.view(-1, *[1] * (g.dim() - 1)).to(g.dtype)
         self.student.accumulate(tangents, signals, of_values=False)
         change_BA = change_BA * factor_B1
-        curvature_BA = -sigma_B1 * p_BA * (change_BA - (p_BA * change_BA).sum(-1, keepdim=True))
-        return curvature_BA, distance_B1.mean()
+        return -sigma_B1 * p_BA * (change_BA - (p_BA * change_BA).sum(-1, keepdim=True))
 
 
 class ComputedGradients:
-    """The teacher's projected gradients, computed at each step: its values and a backward sweep."""
+    """The teacher's projected gradients, computed at each step by a forward and a backward pass."""
 
-    def __init__(self, teacher: ReLUSweeps):
+    def __init__(self, teacher: ReLUPasses):
         self.teacher = teacher
 
     def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:
@@ -228,27 +227,27 @@ class ComputedGradients:
 
 
 class RecordedGradients:
-    """The teacher's gradients at fixed states: D (y_a - y_A) for each action a but the last, A, once and for all.
+    """The teacher's gradients at fixed states, computed once: D (y_a - y_A) for each action a but the last one, A.
 
-    Combinations are summed in float32. Memory is `bytes(states, actions, dtype)`.
+    Combinations are summed in float32. They take `bytes(n_states, n_actions, dtype)` of memory.
 
     Args:
-        teacher: its sweeps, in the precision that the fields are computed in before they are rounded.
-        raw_NI: the states, as flat cells.
-        dtype: what fields, coefficients and combinations are rounded to: by 2^-9 of themselves in bfloat16, 2^-11 in
-            float16.
+        teacher: the teacher, in the precision in which gradients are computed before they are rounded.
+        raw_NI: the states, as flat patches of raw frames.
+        dtype: the type that gradients, coefficients and combinations are rounded to: with relative errors of 2^-9 in
+            bfloat16 and 2^-11 in float16.
 
     Raises:
-        ValueError: a field beyond the range of dtype.
+        ValueError: a gradient exceeds the range of dtype.
     """
 
-    def __init__(self, teacher: ReLUSweeps, raw_NI: Tensor, dtype: torch.dtype, chunk: int = 250):
+    def __init__(self, teacher: ReLUPasses, raw_NI: Tensor, dtype: torch.dtype):
         n_actions = teacher.weights[-1].shape[0]
         self.n_fields = n_actions - 1
         n_states, n_inputs = raw_NI.shape
         fields_NFI = torch.empty(n_states, self.n_fields, n_inputs, dtype=dtype, device=raw_NI.device)
         eye_AA = torch.eye(n_actions, dtype=teacher.weights[-1].dtype, device=raw_NI.device)
-        for states_BI, fields_BFI in zip(raw_NI.split(chunk), fields_NFI.split(chunk), strict=True):
+        for states_BI, fields_BFI in zip(raw_NI.split(CHUNK), fields_NFI.split(CHUNK), strict=True):
             inputs, _ = teacher.values(states_BI)
             for field in range(self.n_fields):
                 w_BA = (eye_AA[field] - eye_AA[-1]).repeat(len(states_BI), 1)
@@ -258,8 +257,9 @@ class RecordedGradients:
         self.rows = fields_NFI.view(-1, n_inputs)
 
     @staticmethod
-    def bytes(n_states: int, n_actions: int, dtype: torch.dtype, n_inputs: int = 4 * FRAME * FRAME) -> int:
-        return n_states * (n_actions - 1) * n_inputs * dtype.itemsize
+    def bytes(n_states: int, n_actions: int, dtype: torch.dtype) -> int:
+        """The memory that the gradients at so many states take."""
+        return n_states * (n_actions - 1) * STACK * FRAME**2 * dtype.itemsize
 
     def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:
         row_BF = index_B[:, None] * self.n_fields + torch.arange(self.n_fields, device=index_B.device)

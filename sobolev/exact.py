@@ -1,8 +1,8 @@
 """Operations whose higher derivatives PyTorch lacks or gets wrong, by formulas that it differentiates exactly.
 
-PyTorch's third derivative of layer and instance normalisation takes mean and variance for constants (pytorch#175754,
-#186256); hardsigmoid, cdist, fused attention and recurrent layers of cuDNN have no second one. Inside
-`exact_formulas()` each is computed by operations whose derivatives are exact to any order. Values agree to rounding.
+PyTorch's third derivatives of layer and instance normalisation take mean and variance for constants (pytorch#175754,
+#186256). Hardsigmoid, cdist, fused attention and the recurrent layers of cuDNN have no second derivatives. Inside
+`exact_formulas()` each is computed by operations whose derivatives are exact to any order. Values agree up to rounding.
 
 >>> x = torch.tensor([[1.0, 2.0, 4.0]])
 >>> with exact_formulas():
@@ -10,8 +10,8 @@ PyTorch's third derivative of layer and instance normalisation takes mean and va
 >>> torch.allclose(y, F.layer_norm(x, (3,)))
 True
 
-What reaches these operations past Python (a scripted module, a compiled one) is found in autograd's graph instead:
-`derivatives_known` says how many derivatives of it are exact.
+Scripted and compiled modules call these operations without Python, so they are found in autograd's graph instead:
+`derivatives_known` says how many derivatives of a graph are exact.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def instance_norm(
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias, over the positions of each channel of (B, C, *positions)."""
     options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
-    if not use_input_stats:  # running statistics are constants
+    if not use_input_stats:  # running statistics are constants, so PyTorch's derivatives are right
         return F.instance_norm(input, running_mean, running_var, weight, bias, **options)
     if running_mean is not None:
-        with torch.no_grad():  # PyTorch's own updates them
+        with torch.no_grad():  # PyTorch's own operation updates the running statistics
             F.instance_norm(input, running_mean, running_var, **options)
     normalised = _normalise(input, tuple(range(2, input.dim())), eps)
     per_channel = (-1, *[1] * (input.dim() - 2))
@@ -79,7 +79,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
     """||x1_i - x2_j||_p for (..., P, M) and (..., R, M): (..., P, R).
 
-    Where two points coincide, as each does with itself, PyTorch takes the derivative for 0, and so are all that follow.
+    Where two points coincide, as each does with itself, PyTorch's derivative is 0, and so are all derivatives here.
     """
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
     same = (difference == 0).all(-1)
@@ -99,7 +99,7 @@ def _scale(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> Te
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """What PyTorch's own normalisations return: autocast has them in float32, but not on the CPU."""
+    """The type that PyTorch's own normalisations return. Under autocast it is float32, but not on the CPU."""
     autocast = x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
     return torch.float32 if x.dtype in HALF and autocast else x.dtype
 
@@ -114,7 +114,7 @@ def _under(context: Callable[[], AbstractContextManager[Any]], function: Callabl
 
 @contextmanager
 def _without_cudnn() -> Iterator[None]:
-    """As `torch.backends.cudnn.flags(enabled=False)`, which fails where a program chose cuDNN's precision anew."""
+    """Like `torch.backends.cudnn.flags(enabled=False)`, which fails if a program has set cuDNN's precision."""
     before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
     try:
         yield
@@ -127,7 +127,7 @@ RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 Formulas = dict[Callable[..., Any], Callable[..., Any]]
 
-WRONG: Formulas = {  # by PyTorch, without a word
+WRONG: Formulas = {  # for operations whose derivatives PyTorch gets wrong without an error
     F.layer_norm: layer_norm,
     torch.layer_norm: layer_norm,
     F.instance_norm: instance_norm,
@@ -143,10 +143,10 @@ FORMULAS: Formulas = WRONG | {
 
 
 class exact_formulas(TorchFunctionMode):
-    """A context: compute what runs inside so that all its derivatives are exact.
+    """A context in which operations are computed by formulas whose derivatives are all exact.
 
     Args:
-        formulas: which ones; `WRONG` leaves those to PyTorch whose derivatives it says that it lacks.
+        formulas: by operation; `WRONG` has only those whose derivatives PyTorch gets wrong without an error.
     """
 
     def __init__(self, formulas: Formulas = FORMULAS) -> None:
@@ -161,13 +161,13 @@ class exact_formulas(TorchFunctionMode):
 
 
 def _computed_again() -> bool:
-    """Whether `torch.utils.checkpoint` will compute this again, out of this context, where it must save the same."""
+    """Whether `torch.utils.checkpoint` will compute this again outside this context, where it must save the same."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return bool(hooks) and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
-# How many derivatives PyTorch knows of what is left of such operations in a graph, by the beginning of a node's name,
-# and what to do about it. None: all, unless it normalises by statistics of its own input.
+# By the beginning of a graph node's name: how many derivatives of such an operation are right, and what to do if that
+# is not enough. None stands for all of them, unless the operation normalises by statistics of its own input.
 FROM_PYTHON = "call torch.nn.functional.{} from Python, not from a scripted module or inside a checkpoint"
 KNOWN = {
     "NativeLayerNormBackward": (2, FROM_PYTHON.format("layer_norm")),
@@ -183,11 +183,11 @@ KNOWN = {
     "CompiledFunctionBackward": (1, "torch.compile has no double backward: pass the module that was compiled"),
 }
 
-Node = Any  # torch.autograd.graph.Node, and PyTorch's own classes that are none
+Node = Any  # torch.autograd.graph.Node, or classes of PyTorch's that do not derive from it
 
 
 def derivatives_known(graph: Iterable[Node]) -> tuple[float, str]:
-    """How often a graph can be differentiated rightly, and what limits it; (math.inf, "") if nothing does."""
+    """How many derivatives of a graph are right, and what limits their number: (math.inf, "") if nothing does."""
     known, why = math.inf, ""
     for node in graph:
         if name := _limited(node.name()):
@@ -205,7 +205,7 @@ def _limited(node: str) -> str | None:
 
 
 def nodes(y: Tensor, x: Tensor | None = None) -> Iterator[Node]:
-    """Every node of the graph that y was computed by, but for those that x was."""
+    """Every node of the graph that y was computed by, without those that x was computed by."""
     seen, waiting = {None if x is None else x.grad_fn}, [y.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -216,5 +216,5 @@ def nodes(y: Tensor, x: Tensor | None = None) -> Iterator[Node]:
 
 
 def leaves_of(graph: Iterable[Node]) -> list[Tensor]:
-    """What requires gradients in a graph: parameters, and inputs where they do."""
+    """The leaf tensors of a graph that require gradients: parameters, and inputs that do."""
     return [node.variable for node in graph if node.name() == "torch::autograd::AccumulateGrad"]

@@ -1,6 +1,6 @@
-"""Files that several processes read and write: replaced as a whole, written by one at a time, compared by checksum.
+"""Files that several processes read and write: replaced as a whole, locked for one writer at a time, with checksums.
 
-Errors of the system name the file that they are about, which Python leaves out once a file is open.
+Errors of the operating system name their file, which Python leaves out once a file is open.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import SoftFileLock, Timeout
 
-WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system answers, such as Lustre mounted without `flock`
+# The errors of a file system without locks, such as Lustre mounted without `flock`.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: set[int] = set()
 
@@ -26,9 +27,9 @@ class Busy(Exception):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name once it is whole and on the disk.
+    """A temporary path beside `path`, which is renamed to `path` once the file (or folder) is whole and on the disk.
 
-    Its name is this process's own, so that two writers never share it; an error removes it.
+    The temporary name has the process's number, so that two writers never share it. After an error it is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with naming(path, temporary):
@@ -40,12 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        _sync(path.parent)  # or a power loss may undo the renaming
+        _sync(path.parent)  # otherwise a power loss may undo the renaming
 
 
 @contextmanager
 def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Errors of the system that name no file, or its temporary one, name `path`."""
+    """Errors of the operating system that name no file, or the temporary one, name `path`."""
     try:
         yield
     except OSError as error:
@@ -56,14 +57,14 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel lets go of it however the process ends.
+    """Hold a lock on the file `path`, which the kernel releases however the process ends.
 
-    Where the file system has no locks, a file `<path>.held` is one for as long as it exists. It names its process:
-    that of a dead one on this machine counts for nothing, that of another machine must be removed by hand.
+    If the file system has no locks, the lock is held as long as a file `<path>.held` exists, which names its process.
+    Such a file of a process of this machine that has ended is ignored; one of another machine must be removed by hand.
 
     Raises:
-        Busy: another process holds it, and `wait` is false.
-        OSError: the system cannot tell whether one does.
+        Busy: another process holds the lock, and `wait` is false.
+        OSError: the lock cannot be asked for.
     """
     with naming(path):
         descriptor = _open_locked(path, wait)
@@ -75,18 +76,18 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor in _held:  # a forked child does not hold it
+        if descriptor in _held:  # it is not in a forked child
             _held.remove(descriptor)
             os.close(descriptor)
 
 
 def sha256(path: Path, length: int | None = None) -> str:
-    """The digest of a file's first `length` bytes, of all by default."""
+    """The SHA-256 digest of a file's first `length` bytes, by default of the whole file."""
     return hashlib.sha256(read(path)[:length]).hexdigest()
 
 
 def read(path: Path) -> bytes:
-    """A file's content. A pipe or a device is none: it may never end."""
+    """A file's content. A pipe or a device, which may never end, is refused."""
     with naming(path):
         if not (path.is_file() or path.is_dir()) and path.exists():
             raise OSError(errno.EINVAL, "no regular file", str(path))
@@ -94,7 +95,7 @@ def read(path: Path) -> bytes:
 
 
 def _open_locked(path: Path, wait: bool) -> int | None:
-    """A descriptor that holds the lock, or None where the file system has no locks."""
+    """A descriptor that holds the lock, or None if the file system has no locks."""
     while True:
         with ExitStack() as closing:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -107,13 +108,14 @@ def _open_locked(path: Path, wait: bool) -> int | None:
                 if error.errno in WITHOUT_LOCKS:
                     return None
                 raise
-            if os.fstat(descriptor).st_nlink:  # 0: its last holder has removed it, and another may lie there now
+            if os.fstat(descriptor).st_nlink:  # 0 means that its last holder has removed it, and there may be a new one
                 closing.pop_all()
                 return descriptor
 
 
 @contextmanager
 def _held_file(path: Path, wait: bool) -> Iterator[None]:
+    """A lock for file systems that have none: a file that exists while the lock is held."""
     lock = SoftFileLock(path, timeout=-1 if wait else 0)
     try:
         lock.acquire()
@@ -126,7 +128,7 @@ def _held_file(path: Path, wait: bool) -> Iterator[None]:
 
 
 def _let_go() -> None:
-    """A lock belongs to all who inherited its descriptor: workers that outlive a killed process would keep it."""
+    """Close a forked child's descriptors of locks: workers that outlive a killed process would keep its locks."""
     while _held:
         os.close(_held.pop())
 

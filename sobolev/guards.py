@@ -1,6 +1,6 @@
-"""What would make derivatives wrong without a word, found in what f runs and in the graph that it leaves.
+"""Checks for what would silently make derivatives wrong, in the modules that f runs and the graph that it leaves.
 
-A module, a function, a closure around either: what counts is what is executed, and not what f is.
+f may be a module, a function or a closure around either, so modules are inspected as they are executed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 Function = Callable[[Tensor], Tensor]
 
-# Wrappers that work on gradients as backward passes reach them, which passes to the input must not set off.
+# Wrappers whose hooks act on gradients during a backward pass. Backward passes to the input must not trigger them.
 INSIDE_OUT = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 @contextmanager
 def refusing_modules(f: Function) -> Iterator[None]:
-    """While f runs, refuse modules of which derivatives by the input, or their gradients, would be wrong.
+    """While f runs, refuse modules whose derivatives by the input, or the gradients of these, would be wrong.
 
     Raises:
-        ValueError: a BatchNorm is about to use the statistics of its batch, or a wrapper for training in several
-            processes lies inside f.
+        ValueError: f runs a BatchNorm that uses the statistics of its batch, or contains a wrapper for training in
+            several processes.
     """
     thread = threading.get_ident()  # the hook sees the modules of all threads
 
@@ -55,7 +55,7 @@ def refusing_modules(f: Function) -> Iterator[None]:
 
 
 def mixes_by_statistics(module: nn.Module) -> bool:
-    """Whether it is a BatchNorm in whose output y_b depends on every x_b'."""
+    """Whether a module is a BatchNorm whose output y_b depends on the inputs x_b' of other samples."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
 
 
@@ -68,14 +68,14 @@ _seen: WeakKeyDictionary[Function, Counter[bool]] = WeakKeyDictionary()
 
 
 def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> None:
-    """Refuse an f that mixes samples: grad(sum_b y_b) would be the derivative of no one sample.
+    """Refuse an f that mixes samples, because grad(sum_b y_b) would not be the derivative of any single sample.
 
-    The outputs of half of the samples must not depend on the inputs of the others. That costs a backward pass, so a
-    function is checked at its 1st, 2nd, 4th, 8th ... call, and a module in each mode. (Not at the first alone: what
-    mixes may begin with a weight of 0, or be seen first in a batch too small to show it.)
+    The outputs of one half of the samples must not depend on the inputs of the other half. Checking this costs a
+    backward pass, so it is done at the 1st, 2nd, 4th, 8th ... call of a function, and of a module in each mode. (One
+    check alone could miss an operation that starts with a weight of 0, or a first batch that is too small.)
 
     Raises:
-        ValueError: they do.
+        ValueError: f mixes samples.
     """
     samples, mode = x.shape[:batch_dims].numel(), getattr(f, "training", False)
     if samples < 2 or not y.requires_grad or not y.numel() or not x.numel():
@@ -84,7 +84,7 @@ def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> N
     seen[mode] += 1
     if seen[mode].bit_count() > 1:
         return
-    # By the parity of a number's bits: no regular pattern of dependence (on the sample before, say) escapes it.
+    # The parity of a number's bits divides them, so that no regular dependence (on the sample before, say) is missed.
     half = torch.tensor([number.bit_count() % 2 == 1 for number in range(samples)], device=y.device)
     v = torch.linspace(1, 2, y.numel(), dtype=y.dtype, device=y.device).view(samples, -1)  # a plain sum may be constant
     v = v * half[:, None]
@@ -99,19 +99,20 @@ def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> N
 
 
 def _seen_of(f: Function) -> Counter[bool]:
+    """How often f was called, by its mode (training or not)."""
     try:
         return _seen.setdefault(f, Counter())
-    except TypeError:  # it cannot be remembered
+    except TypeError:  # f cannot be a key, so its calls cannot be counted
         return Counter()
 
 
 def freeze_batchnorm(model: nn.Module) -> nn.Module:
     """Make every BatchNorm of the model use its running statistics, so that samples no longer mix.
 
-    `model.train()` undoes it: call this after it, each time. Returns the model.
+    `model.train()` undoes this, so call it after each `model.train()`. Returns the model.
 
     Raises:
-        ValueError: a BatchNorm keeps no running statistics.
+        ValueError: a BatchNorm that keeps no running statistics.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -137,7 +138,7 @@ PIECEWISE_LINEAR = (
 
 
 def warn_if_vanishing(model: Function, order: int) -> None:
-    """Warn that derivatives of order >= 2 vanish, if every nonlinearity that can be seen is piecewise linear."""
+    """Warn that derivatives of order >= 2 vanish if all nonlinear modules of the model are piecewise linear."""
     if order < 2 or not isinstance(model, nn.Module):
         return
     nonlinear = [module for module in model.modules() if _may_be_nonlinear(module)]
@@ -151,7 +152,7 @@ def warn_if_vanishing(model: Function, order: int) -> None:
 
 
 def _may_be_nonlinear(module: nn.Module) -> bool:
-    """Activations, normalisations and recurrent layers, and any layer that is not PyTorch's own."""
+    """Whether it is an activation, a normalisation, a recurrent layer, or a layer that is not PyTorch's own."""
     home = type(module).__module__
     foreign_leaf = not home.startswith("torch.nn.") and not any(module.children())
     kinds = ("activation", "normalization", "instancenorm", "rnn")

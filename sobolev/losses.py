@@ -3,7 +3,7 @@ r"""The Sobolev loss: a student matches the values and the input derivatives of 
     Eq. 1    sum_i [ l_0(m(x_i), f(x_i)) + sum_j w_j l_j(D^j m(x_i), D^j f(x_i)) ]
     Eq. 2    the same with D^j replaced by its projection on random vectors (`sobolev.projections`)
 
-In ten lines, for a teacher and data of your own:
+A student learns from a teacher:
 
 >>> import torch
 >>> from sobolev import Derivatives, SobolevLoss, projections
@@ -17,10 +17,10 @@ In ten lines, for a teacher and data of your own:
 ...     optimizer.zero_grad()
 ...     terms.total.backward()
 ...     optimizer.step()
->>> sorted(terms.by_order)                       # one unweighted scalar an order, for the log
+>>> sorted(terms.by_order)                       # one unweighted scalar per order, for the log
 [0, 1, 2]
 
-From recorded derivatives, here of a teacher that is asked once; `sobolev.distillation` has a classifier's loss:
+The target may also be recorded values and derivatives (`sobolev.distillation` has a loss for classifiers):
 
 >>> y, dy = Derivatives(teacher).eval()(x)       # (64, 2) and (64, 2, 5), without a graph
 >>> terms = SobolevLoss(order=1, projection=projections.Sphere())(student, x[:8], (y[:8], dy[:8]))
@@ -49,7 +49,7 @@ from sobolev.projections import Projection
 Distance = Callable[[Tensor, Tensor], Tensor]
 Recorded = Tensor | Sequence[Tensor | None]
 
-# Where PyTorch keeps the module that it wraps, by the wrapper's name.
+# The attribute with the wrapped module, by the name of the wrapper's class.
 WRAPPERS = {"DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -65,7 +65,7 @@ def squared_l2(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """||p - t||, not squared; its gradient at p = t is 0. Section 4.2 of the paper, as printed."""
+    """||p - t||, not squared, with the gradient 0 at p = t. Section 4.2 of the paper, as printed."""
     return torch.linalg.vector_norm(prediction - target, dim=-1)
 
 
@@ -76,7 +76,7 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
 
 def huber(prediction: Tensor, target: Tensor) -> Tensor:
     """d^2 / 2 where d = |p - t| < 1 and d - 1/2 elsewhere, summed over the components."""
-    difference = prediction - target  # of either's type, which huber_loss alone would refuse to mix
+    difference = prediction - target  # huber_loss itself would refuse to mix types
     return nn.functional.huber_loss(difference, torch.zeros_like(difference), reduction="none").sum(-1)
 
 
@@ -84,11 +84,11 @@ DISTANCES: dict[str, Distance] = {"squared_l2": squared_l2, "l2": l2, "l1": l1, 
 
 
 class SobolevTerms(NamedTuple):
-    """What a loss consists of.
+    """A loss and its terms.
 
     Attributes:
         total: the weighted sum over orders, to call `backward` on.
-        by_order: for each order present its reduced distance, unweighted; with a graph, so detach it to keep it.
+        by_order: the reduced, unweighted distance of each order that is present, with its graph: detach it to keep it.
     """
 
     total: Tensor
@@ -98,32 +98,32 @@ class SobolevTerms(NamedTuple):
 class SobolevLoss:
     """Distances between student and target, in value and in derivatives up to an order.
 
-    `loss(student, x, target)` gives `SobolevTerms`. An order of weight 0 is absent: its distance is not evaluated,
-    and derivatives above the highest order present are not computed. Value-only training is `order=0`,
-    derivative-only training `weights=(0, 1)`.
+    `loss(student, x, target)` returns `SobolevTerms`. An order of weight 0 is absent: its distance is not evaluated,
+    and derivatives above the highest order present are not computed. Value-only training is `order=0`, and
+    derivative-only training is `weights=(0, 1)`.
 
-    The derivative of a piecewise linear student (ReLU) is constant between its kinks. What moving a kink does to the
-    loss of derivatives shows at no single sample, so `backward` lacks it, and descent may even raise the loss: see
-    `make descent` and docs/regression.md. With a smooth activation, such as softplus, nothing is missing.
+    The derivative of a piecewise linear student (ReLU) is constant between its kinks. The effect of moving a kink on
+    the loss of derivatives is zero at almost every single sample, so `backward` lacks it, and descent may even raise
+    the loss: see `make descent` and docs/regression.md. With a smooth activation, such as softplus, nothing is missing.
 
     Args:
         order: the highest derivative K.
-        weights: the w_j: one number for all orders, one an order from 0, or {order: weight}, where orders left out
-            are absent. All 1 by default, as in Section 4.1. The attribute of this name may be changed during training,
-            also from and to 0, where an order costs nothing.
-        distances: the l_j: one for all orders, one an order, or {order: distance}. Each is a name in `DISTANCES`
-            or a function of (prediction, target), in which a sample's components lie flattened along the last
-            dimension, that reduces that dimension only. "squared_l2" by default.
+        weights: the w_j: one number for all orders, one per order from 0 on, or {order: weight}, where orders that are
+            left out are absent. All are 1 by default, as in Section 4.1. The attribute of this name may be changed
+            during training, also to and from 0. An order of weight 0 costs nothing.
+        distances: the l_j: one for all orders, one per order, or {order: distance}. Each is a name in `DISTANCES` or a
+            function of (prediction, target) that reduces the last dimension only, in which the components of a sample
+            are flattened. "squared_l2" by default.
         projection: how vectors are drawn for Eq. 2; None compares full derivatives (Eq. 1). Values are never
             projected.
         generator: the source of the projections' randomness; PyTorch's global one by default.
-        reduction: "mean" or "sum" over the batch, or "none" for one loss a sample. Projections are averaged.
+        reduction: "mean" or "sum" over the batch, or "none" for one loss per sample. Projections are averaged.
         mode, batch_dims: as for `sobolev.derivatives.derivatives`.
 
     Raises:
-        TypeError: a projection that is none, such as its name, or its class without parentheses; a generator or weight
-            that is none.
-        ValueError: an unknown name, a weight or distance for an order that is not there, a weight that is negative or
+        TypeError: a projection of another type, such as its name, or its class without parentheses; a generator or
+            weight of another type.
+        ValueError: an unknown name, a weight or distance for an order beyond the highest, a weight that is negative or
             not finite, or no order present.
     """
 
@@ -148,11 +148,11 @@ class SobolevLoss:
             raise TypeError(f"projection must be one such as projections.Sphere(samples=1), not {projection!r}")
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
-        given = _one_an_order("weights", weights, order)
+        given = _one_per_order("weights", weights, order)
         fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not _learns(w)}
-        self.weights = given | fixed  # a weight that learns stays a tensor
+        self.weights = given | fixed  # a weight that is trained stays a tensor
         self.distances = dict.fromkeys(range(order + 1), squared_l2)
-        self.distances |= {j: _distance(d) for j, d in _one_an_order("distances", distances, order).items()}
+        self.distances |= {j: _distance(d) for j, d in _one_per_order("distances", distances, order).items()}
         self.projection = projection
         self.generator = generator
         self.reduction = REDUCTIONS[reduction]
@@ -183,17 +183,17 @@ class SobolevLoss:
         Args:
             student: a module or function from (*batch, *in) to (*batch, *out), or a `Derivatives` of this loss's order,
                 or DistributedDataParallel around one.
-            x: the samples; treated as data, so no gradient reaches them.
-            target: a teacher of the student's kind, used as it is (call `eval()` on it yourself) and not trained; or
-                recorded tensors (y, D y, ...), where orders that are absent from the loss may be None or left off. They
-                are full derivatives, as `Derivatives(teacher).eval()(x)` gives them, also where the loss projects. NaN
-                says that a recorded number is not known: the student is taken to be right there, which adds nothing to
-                the loss (its mean is still over the whole batch); a projection with any NaN in it is not known either.
+            x: the samples, which get no gradient.
+            target: a module or function like the student, which is used as it is (call `eval()` on it yourself) and not
+                trained; or recorded tensors (y, D y, ...), of which those of absent orders may be None or left off.
+                These are full derivatives, as `Derivatives(teacher).eval()(x)` returns them, even if the loss projects.
+                NaN stands for a number that is not known: it adds nothing to the loss, whose mean is still over the
+                whole batch. A projection of a derivative with any NaN is not known either.
 
         Raises:
             TypeError: samples or targets that are not tensors, such as NumPy's arrays.
-            ValueError: a target whose shape is not the student's or that lacks an order; DistributedDataParallel that
-                is not around a `Derivatives`; or a `Derivatives` of another order.
+            ValueError: a target has another shape than the student's output, or lacks an order; a student is a
+                DistributedDataParallel that is not around a `Derivatives`, or a `Derivatives` of another order.
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
@@ -205,7 +205,7 @@ class SobolevLoss:
         vectors: list[Tensor] = []
 
         def draw(y: Tensor) -> list[Tensor]:
-            """v_1 for the outputs and v_2, ... for the inputs, kept for the target."""
+            """v_1 for the outputs and v_2, ... for the inputs, which are kept for the target."""
             for like in [y, *[x] * (order - 1)]:
                 vectors.append(self.projection.draw(like, self.batch_dims, self.generator))
             return vectors
@@ -240,7 +240,7 @@ class SobolevLoss:
         vectors: Sequence[Tensor] | None,
         predictions: Sequence[Tensor],
     ) -> Sequence[Tensor | None]:
-        """The target's values and derivatives, without a graph, projected as the student's predictions were."""
+        """The target's values and derivatives, without a graph, projected on the same vectors as the student's."""
         if callable(target):
             teacher = target.model if isinstance(target, Derivatives) else target
             return self._differentiate(teacher, x, order, vectors, create_graph=False)
@@ -305,8 +305,8 @@ def _check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None
         raise ValueError(f"the target's derivative of order {j} is {found}, expected {tuple(expected)} to match")
 
 
-def _one_an_order(name: str, given: Any, order: int) -> dict[int, Any]:
-    """{order: value} from such a mapping, from one value an order, or from one value for all."""
+def _one_per_order(name: str, given: Any, order: int) -> dict[int, Any]:
+    """{order: value} from such a mapping, from one value per order, or from one value for all orders."""
     if isinstance(given, Mapping):
         by_order = dict(given)
     elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0):  # or an array

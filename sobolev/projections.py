@@ -1,4 +1,4 @@
-r"""Random vectors to project derivatives on (Eq. 2 of the paper).
+r"""Random vectors that derivatives are projected on (Eq. 2 of the paper).
 
 Matching D_x <m, v> for random v matches the whole derivative in expectation. For each distribution here and any u,
 
@@ -22,7 +22,7 @@ class Projection(ABC):
     """A distribution of projection vectors.
 
     Attributes:
-        samples: how many vectors are drawn for each sample of the batch; the loss averages over them.
+        samples: how many vectors are drawn per sample of the batch. The loss averages over them.
 
     Raises:
         ValueError: samples is not a positive integer.
@@ -35,10 +35,11 @@ class Projection(ABC):
             raise ValueError(f"samples must be a positive integer, not {self.samples!r}")
 
     def draw(self, like: Tensor, batch_dims: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Independent vectors (S, *like.shape): S for each of the samples that `like`'s first dimensions number.
+        """Independent vectors (S, *like.shape), S for each sample of the batch.
 
         Args:
-            like: (*batch, *components); gives shape, dtype and device. All its components make one vector.
+            like: a tensor (*batch, *components) with the shape, dtype and device of a vector per sample. All components
+                of a sample make one vector.
             batch_dims: the number of leading batch dimensions.
             generator: the source of randomness, on the device of `like`; PyTorch's global one if None.
 
@@ -53,11 +54,11 @@ class Projection(ABC):
 
     @abstractmethod
     def second_moment(self, dimension: int) -> float:
-        """The c of E_v <u, v>^2 = c ||u||^2."""
+        """The c of E_v <u, v>^2 = c ||u||^2 in this dimension."""
 
     @abstractmethod
     def _fill(self, v: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Independent draws in place of the uninitialised v (..., d), each along the last dimension."""
+        """Fill the uninitialised v (..., d) in place with independent vectors along its last dimension."""
 
 
 class Sphere(Projection):
@@ -81,7 +82,7 @@ class Gaussian(Projection):
 
 
 class Rademacher(Projection):
-    """Independent random signs: of all independent components with c = 1, those of least variance."""
+    """Independent random signs. Of all distributions with independent components and c = 1 their variance is least."""
 
     def second_moment(self, dimension: int) -> float:
         return 1.0

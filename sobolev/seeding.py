@@ -11,10 +11,16 @@ import torch
 def generator(seed: int, stream: str, *indices: int, device: str | torch.device = "cpu") -> torch.Generator:
     """A generator for one purpose, independent of every other (seed, stream, indices).
 
-    The stream's name enters the seed, so a new use of randomness never shifts an old one; `indices`
-    (an epoch, a worker) make a stateless sequence: epoch 7's shuffle is known without epochs 0 to 6,
-    which is what lets an interrupted run resume exactly. A stream takes the same number of indices wherever it
-    is used: one that is left out counts as 0.
+    The stream's name is part of the seed, so that a new use of randomness does not change an old one. `indices` (an
+    epoch, a worker) give one generator each, without state: the shuffle of epoch 7 needs no generator of epochs 0 to 6,
+    so that an interrupted run can resume exactly. A stream must have the same number of indices wherever it is used,
+    because a missing one counts as 0.
+
+    Args:
+        seed: the seed of a run.
+        stream: what the generator is for, such as "init" or "shuffle".
+        indices: for which epoch, worker or the like it is.
+        device: the device of the generator.
 
     Raises:
         ValueError: a negative seed.

@@ -17,12 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import sobolev.atari.recorded_states as recorded_states
 from sobolev.atari import (
     ActorCritic,
     AtariOptions,
     Environments,
-    Episodes,
     Objective,
     RecordedStates,
     Recording,
@@ -33,8 +31,10 @@ from sobolev.atari import (
     play,
     record,
     sample,
+    shards,
     teacher_bytes,
 )
+from sobolev.atari.recorded_states import Episodes
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
@@ -299,7 +299,7 @@ class TestTeacherFiles:
     def test_options_that_are_not_the_policys_are_not_written(self):
         with pytest.raises(ValueError, match="4 actions in the policy and 6"):
             teacher_bytes(teacher(4), replace(SHORT, actions=("noop",) * 6))
-        with pytest.raises(ValueError, match="4 frames in the policy's states and 3"):
+        with pytest.raises(ValueError, match="a policy's states have 4 frames, and the options' have 3"):
             teacher_bytes(teacher(4), replace(SHORT, stack=3))
 
 
@@ -350,7 +350,7 @@ def recording(tmp_path_factory) -> Recording:
 
 @pytest.fixture(autouse=True)
 def short_shards(monkeypatch):
-    monkeypatch.setattr(recorded_states, "SHARD_STEPS", 20)
+    monkeypatch.setattr(shards, "SHARD_STEPS", 20)
 
 
 def by_hand(recording: Recording) -> list[dict]:
@@ -383,7 +383,7 @@ def by_hand(recording: Recording) -> list[dict]:
 def whole(recording, tmp_path_factory) -> Path:
     """A complete recording in shards of 20 steps, which tests read and copy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded_states, "SHARD_STEPS", 20)
+        patch.setattr(shards, "SHARD_STEPS", 20)
         return record(recording, tmp_path_factory.mktemp("recordings"), threads=2)
 
 
@@ -528,12 +528,12 @@ class TestRecordedStates:
         ):
             write_shard(shard, damaged) if isinstance(damaged, dict) else shard.write_bytes(damaged)
             with pytest.raises(ValueError, match=rf"shard_001.npz is no shard of this recording .*{match}") as caught:
-                recorded_states._read_shard(shard, recording.description)
+                shards.read_shard(shard, recording.description)
             assert "\n" not in str(caught.value)
         shard.unlink()
         shard.symlink_to(whole / shard.name)
         with pytest.raises(ValueError, match=r"shard_001.npz is no regular file: remove it"):
-            recorded_states._read_shard(shard, recording.description)
+            shards.read_shard(shard, recording.description)
 
     def test_shards_of_an_interrupted_recording_are_compared_with_what_is_played(self, recording, whole, tmp_path):
         path = shutil.copytree(whole, tmp_path / whole.name)

@@ -70,7 +70,11 @@ def distillation() -> tuple[nn.Module, Callable[[nn.Module, int, int], torch.Ten
     return Derivatives(student), objective
 
 
-EXPERIMENTS = {"regression": regression, "distillation": distillation}  # synthetic gradients: tests/test_decoupling.py
+# Synthetic gradients have theirs in tests/test_decoupled_network.py.
+EXPERIMENTS = {
+    "regression": regression,
+    "distillation": distillation,
+}
 
 
 def descend(model: nn.Module, objective: Callable, rank: int, ranks: int) -> None:

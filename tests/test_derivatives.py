@@ -443,7 +443,7 @@ def test_networks_that_may_be_smooth_do_not_warn(model):
         (ValueError, "auto, reverse, forward, not 'jvp'", lambda x: derivatives(torch.sin, x, mode="jvp")),
         (ValueError, "order must be 0 or more, not -1", lambda x: derivatives(torch.sin, x, -1)),
         (ValueError, "batch_dims must be from 1 to 2", lambda x: derivatives(torch.sin, x, batch_dims=3)),
-        (ValueError, r"an output a sample, of shape \(4, '...'\), not \(\)", lambda x: derivatives(torch.sum, x)),
+        (ValueError, r"an output per sample, of shape \(4, '...'\), not \(\)", lambda x: derivatives(torch.sum, x)),
         (TypeError, "sequence", lambda x: projected_derivatives(torch.sin, x, x[None])),
         (
             ValueError,

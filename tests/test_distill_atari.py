@@ -20,7 +20,7 @@ from experiments.runner.schedules import evaluation_steps
 from experiments.runner.settings import file_sha256
 from sobolev.atari import RecordedStates, Recording, load_teacher, record, teacher_bytes
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, kl_student_teacher
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 from tests.conftest import ROOT, composed
 from tests.test_distillation import BFLOAT16_TOLERANCE
@@ -237,10 +237,10 @@ def test_metrics_are_those_of_a_loop_over_states(make_config):
     run = FakeRun()
     recorded = states_of(config)
     test = np.asarray(distill.split_by_episodes(config, recorded)["test"])
-    sweeps = ReLUSweeps(teacher.policy.double())
-    measured = distill.Measured.of(recorded, test, sweeps, config, run)
+    passes = ReLUPasses(teacher.policy.double())
+    measured = distill.Measured.of(recorded, test, passes, config, run)
     pupil = distill.AtariPolicy(4, distill.architecture(config), generator=generator(1, "init")).double()
-    found = measured.errors(ReLUSweeps(pupil))
+    found = measured.errors(ReLUPasses(pupil))
 
     shown = test[distill.evenly(len(test), config.n_evaluate)]
     x = recorded.stack(torch.from_numpy(shown)).double() / 255
@@ -271,16 +271,16 @@ def test_the_states_shown_are_those_of_the_teachers_greatest_gradients(make_conf
     """Of each quarter of the compared states; one of a certain teacher would have no gradient to show."""
     config = make(make_config)
     teacher = load_teacher(config.dataset.teacher)
-    sweeps, recorded, saved = ReLUSweeps(teacher.policy.double()), states_of(config), {}
-    measured = distill.Measured.of(recorded, np.arange(100, 180), sweeps, config, FakeRun)
+    passes, recorded, saved = ReLUPasses(teacher.policy.double()), states_of(config), {}
+    measured = distill.Measured.of(recorded, np.arange(100, 180), passes, config, FakeRun)
 
     class Saving(FakeRun):
         @staticmethod
         def save_arrays(name, **arrays):
             saved.update(arrays)
 
-    distill.save_saliency(Saving, measured, sweeps, sweeps, config, "reduced")
-    x = sweeps.from_flat_cells(measured.states.raw_NI[measured.gradient_at]).double() / 255
+    distill.save_saliency(Saving, measured, passes, passes, config, "reduced")
+    x = passes.from_flat_patches(measured.states.raw_NI[measured.gradient_at]).double() / 255
     leaf = x.requires_grad_()
     gradients = torch.autograd.grad(teacher.policy(leaf).max(1).values.sum(), leaf)[0].flatten(1).norm(dim=1)
     shown = np.linalg.norm(saved["teacher_gradient"].astype(float).reshape(4, -1), axis=1)
@@ -294,10 +294,10 @@ def test_gradients_equal_finite_differences_on_real_frames(make_config, atari_fo
     own = [f"dataset=atari/{path.stem}", f"dataset.teacher={path}"] if path else []  # frames of the game that it plays
     recorded = states_of(make(make_config, *own))
     policy = teacher.policy.double()
-    sweeps = ReLUSweeps(policy)
+    passes = ReLUPasses(policy)
     raw = recorded.stack(torch.arange(20, 380, 120))
     v = torch.randn(len(raw), policy.n_actions, generator=generator(0, "v"), dtype=torch.float64)
-    gradient = sweeps.from_flat_cells(distill.projected_gradients(sweeps, sweeps.flat_cells(raw), v))
+    gradient = passes.from_flat_patches(distill.projected_gradients(passes, passes.flat_patches(raw), v))
     x, h = raw.double() / 255, 1e-7
     largest = gradient.flatten(1).abs().topk(6, dim=1).indices
     for b, pixels in enumerate(largest.tolist()):

@@ -117,7 +117,7 @@ def test_refusals_say_what_would_be_right():
         make(activation="swish")
     with pytest.raises(ValueError, match="positive widths"):
         make((2,))
-    with pytest.raises(ValueError, match="one generator a network"):
+    with pytest.raises(ValueError, match="one generator per network"):
         MLPEnsemble((2, 4, 1), [])
     with pytest.raises(ValueError, match="ReLU networks"):
         ReLUSobolevStep(make(activation="tanh"), 4)

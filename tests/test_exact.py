@@ -177,7 +177,7 @@ def test_what_passes_python_by_is_refused_by_name(hidden):
     needs = r"can differentiate f 2 times, and 3 are needed"
     with pytest.raises(ValueError, match=rf"{needs}: (NativeLayerNormBackward0|torch::jit::)"):
         derivatives(model, x, 2, create_graph=True)
-    with pytest.raises(ValueError, match=rf'{needs} \(mode="reverse" needs one an order less\)'):
+    with pytest.raises(ValueError, match=rf'{needs} \(mode="reverse" needs one fewer per order\)'):
         derivatives(model, x, create_graph=True, mode="forward")
     with pytest.raises(ValueError, match=needs):
         projected_derivatives(model, x, [torch.ones(1, 4, 3).double(), torch.ones(1, 4, 2).double()], create_graph=True)

@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-import sobolev.atari.recorded_states as recorded_states
-from sobolev.atari import AtariOptions, RecordedStates, Recording, load_teacher, record, teacher_bytes
+from sobolev.atari import AtariOptions, RecordedStates, Recording, load_teacher, record, shards, teacher_bytes
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, download
 from sobolev.images.download import Source
 from sobolev.networks.atari_policies import teacher
@@ -113,7 +112,7 @@ def test_what_a_teacher_says_it_plays(teacher_file, says):
 
 @pytest.fixture(scope="module")
 def recording(teacher_file, tmp_path_factory, patch) -> tuple[Path, dict[str, bytes]]:
-    patch.setattr(recorded_states, "SHARD_STEPS", 10)
+    patch.setattr(shards, "SHARD_STEPS", 10)
     file, content = teacher_file
     file.write_bytes(content)
     path = record(Recording(load_teacher(file), states=35, environments=2), tmp_path_factory.mktemp("recordings"))
@@ -121,7 +120,7 @@ def recording(teacher_file, tmp_path_factory, patch) -> tuple[Path, dict[str, by
 
 
 @tried(150)
-@given(EDITS | st.dictionaries(st.sampled_from(list(recorded_states.HEADER)), JSON, min_size=1))
+@given(EDITS | st.dictionaries(st.sampled_from(list(shards.HEADER)), JSON, min_size=1))
 def test_a_recordings_header(recording, changes):
     path, files = recording
     restore(path, files)
@@ -133,7 +132,7 @@ def test_a_recordings_header(recording, changes):
 
 
 @tried(150)
-@given(EDITS, st.sampled_from([None, *recorded_states.SHARD_ARRAYS]))
+@given(EDITS, st.sampled_from([None, *shards.SHARD_ARRAYS]))
 def test_a_recordings_shard_that_is_signed(recording, edits, array):
     """The file is changed, or an array within it whose checksums are right again."""
     path, files = recording
@@ -154,7 +153,7 @@ def test_a_recordings_shard_that_is_signed(recording, edits, array):
     header["shards"][shard.name] = hashlib.sha256(changed).hexdigest()
     (path / "header.json").write_text(json.dumps(header))
     with read_or_refused(path):
-        recorded_states._read_shard(shard, header)
+        shards.read_shard(shard, header)
     with read_or_refused(path):
         read = RecordedStates.load(path)
         assert read.stack(torch.arange(len(read))).shape == (35, 4, 84, 84)

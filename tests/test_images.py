@@ -622,9 +622,9 @@ def test_an_epoch_shows_every_image_at_most_once(tmp_path):
 
 
 def test_random_crops_have_the_area_shape_and_place_they_should(root):
-    from sobolev.images.folder import _RandomCrops
+    from sobolev.images.crops import RandomCrops
 
-    crops = [crop for number in range(40) for crop in _RandomCrops(0, 0, 50, 0.08, True).of_batch(number)]
+    crops = [crop for number in range(40) for crop in RandomCrops(0, 0, 50, 0.08, True).of_batch(number)]
     assert 0.45 < np.mean([mirrored for _, mirrored in crops]) < 0.55
     boxes = np.array([box_of(500, 375) for box_of, _ in crops])
     assert (boxes[:, :2] >= 0).all()
@@ -644,13 +644,13 @@ def test_random_crops_have_the_area_shape_and_place_they_should(root):
 
 
 def test_training_crops_are_the_boxes_cut_out_and_resized(root):
-    from sobolev.images.folder import _RandomCrops
+    from sobolev.images.crops import RandomCrops
 
     folder = ImageFolder(root)
     (pixels, _), *_ = batches(folder, batch_size=24, epoch=0)
     order = torch.randperm(24, generator=generator(1, "shuffle", 0))
     for sample, index, (box_of, mirrored) in zip(
-        pixels, order, _RandomCrops(1, 0, 24, 0.08, True).of_batch(0), strict=True
+        pixels, order, RandomCrops(1, 0, 24, 0.08, True).of_batch(0), strict=True
     ):
         image = Image.open(folder.directory / folder.names_N[index].decode()).convert("RGB")
         crop = np.array(image.resize((16, 16), Image.Resampling.BILINEAR, box_of(*image.size))).astype(int)

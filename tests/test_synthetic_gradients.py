@@ -19,8 +19,8 @@ from experiments.runner.identity import run_id
 from experiments.runner.run import execute
 from experiments.synthetic_gradients import train as experiment
 from scripts.bench.synthetic_gradients import count
-from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork
 from sobolev.networks.gradient_predictors import LabelPredictor
+from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork
 from tests.conftest import CONFIGS, ROOT, TINY, composed
 from tests.front_door import FrontDoor
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sobolev.theory import (
+from sobolev.theory.constructions import (
     Profile,
     cosine_network,
     fit_cosines,

@@ -138,20 +138,20 @@ def test_the_tangent_gaussian_has_no_twin_and_no_density_is_negative():
 # --- Piecewise-linear functions ---
 
 
-@pytest.mark.parametrize(("n_inputs", "cells_per_axis"), [(1, 5), (2, 3), (3, 2)])
-def test_kuhns_simplices_tile_the_cube(n_inputs, cells_per_axis):
-    vertices, cells = sc.kuhn_partition(n_inputs, cells_per_axis)
-    assert vertices.shape == ((cells_per_axis + 1) ** n_inputs, n_inputs)
+@pytest.mark.parametrize(("n_inputs", "cubes_per_axis"), [(1, 5), (2, 3), (3, 2)])
+def test_kuhns_simplices_tile_the_cube(n_inputs, cubes_per_axis):
+    vertices, cells = sc.kuhn_partition(n_inputs, cubes_per_axis)
+    assert vertices.shape == ((cubes_per_axis + 1) ** n_inputs, n_inputs)
     edges = vertices[cells[:, 1:]] - vertices[cells[:, :1]]
     assert np.abs(np.linalg.det(edges)) == pytest.approx(1)  # I! of them fill a cube of side 1
-    assert len(cells) == cells_per_axis**n_inputs * math.factorial(n_inputs)
+    assert len(cells) == cubes_per_axis**n_inputs * math.factorial(n_inputs)
     assert len({tuple(sorted(cell)) for cell in cells.tolist()}) == len(cells)
 
 
-@pytest.mark.parametrize(("n_inputs", "cells_per_axis"), [(1, 4), (2, 3), (3, 2)])
-def test_one_gradient_a_cell_does_and_fewer_than_a_simplex_of_values_may_not(n_inputs, cells_per_axis):
+@pytest.mark.parametrize(("n_inputs", "cubes_per_axis"), [(1, 4), (2, 3), (3, 2)])
+def test_one_gradient_a_cell_does_and_fewer_than_a_simplex_of_values_may_not(n_inputs, cubes_per_axis):
     rng = np.random.default_rng(0)
-    vertices, cells = sc.kuhn_partition(n_inputs, cells_per_axis)
+    vertices, cells = sc.kuhn_partition(n_inputs, cubes_per_axis)
 
     def rank(cell_P, weights_PK, with_gradients):
         return sc.exact_rank(sc.piecewise_linear_equations(cells, cell_P, weights_PK, with_gradients))
@@ -162,7 +162,7 @@ def test_one_gradient_a_cell_does_and_fewer_than_a_simplex_of_values_may_not(n_i
 
     assert rank(*anywhere(1), with_gradients=True) == len(vertices)
     assert rank(*anywhere(n_inputs + 1), with_gradients=False) == len(vertices)
-    cell_P, weights_PK = sc.undetermined_values(n_inputs, cells_per_axis, n_inputs, rng)
+    cell_P, weights_PK = sc.undetermined_values(n_inputs, cubes_per_axis, n_inputs, rng)
     assert rank(cell_P, weights_PK, with_gradients=False) < len(vertices)
     witness_V = (-1) ** vertices.sum(1)  # the function that vanishes at all those points, and is not 0
     assert not (weights_PK * witness_V[cells[cell_P]]).sum(1).any()

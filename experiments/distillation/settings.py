@@ -110,7 +110,7 @@ class DistillConfig(RunConfig):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     n_train: int = MISSING  # the first so many states of the train part
-    products: Products = MISSING  # of the derivative sweeps
+    products: Products = MISSING  # of the derivative passes
     recorded_gib: float = MISSING  # the teacher's gradients are kept if they take no more; else computed at each step
     evaluate_on: str = MISSING  # test, or validation: tuning
     n_evaluate: int = MISSING  # states, evenly spaced

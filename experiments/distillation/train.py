@@ -1,9 +1,9 @@
 """Section 4.2: a student learns a teacher's policy from states that the teacher visited, with its gradients or without.
 
 The student is measured over training on states of episodes that it has not learned from, and in the end plays itself.
-Values and metrics are computed in the run's precision; `products` is that of the derivative sweeps in training.
+Values and metrics are computed in the run's precision; `products` is that of the derivative passes in training.
 
-Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat cells (see `ReLUSweeps`).
+Shape suffixes: N states, B samples of a batch, A actions, I inputs of a state as flat patches (see `ReLUPasses`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,15 @@ from sobolev.distillation import (
     kl_student_teacher,
     kl_teacher_student,
 )
-from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.atari_policies import (
+    ARCHITECTURES,
+    FRAME,
+    INITIALISATIONS,
+    Architecture,
+    AtariPolicy,
+    Convolution,
+)
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
 PROJECTIONS = {
@@ -53,7 +60,6 @@ SHOWN_STATES = 4  # in the figure of gradients
 LEARNED = 0.9  # share of its first KL that a student must reach to have learned the policy; ours
 # Smaller than any of these is `reduced`. The updates are ours: the paper gives none.
 FULL_STEPS, FULL_EVALUATED, FULL_EVALUATIONS = 20_000, 5_000, 20
-FULL_STUDENT = ([[16, 8, 4], [32, 4, 2]], 256)
 # Neither smaller nor larger, but something else: with another value a run has another loss, learns from and is measured
 # on other states, or compares gradients at others. Such rows do not belong beside those of Figure 4.
 SHIPPED = {
@@ -83,10 +89,10 @@ def main(config: DistillConfig, run: Run) -> dict:
     recorded = open_states(config, teacher, run)
     parts = split_by_episodes(config, recorded)
     teacher.policy.to(run.device, run.dtype)
-    teacher_sweeps = ReLUSweeps(teacher.policy)
-    train = States.of(recorded, np.asarray(parts["train"]), teacher_sweeps, run)
+    teacher_passes = ReLUPasses(teacher.policy)
+    train = States.of(recorded, np.asarray(parts["train"]), teacher_passes, run)
     measured = {
-        split: Measured.of(recorded, np.asarray(parts[split]), teacher_sweeps, config, run)
+        split: Measured.of(recorded, np.asarray(parts[split]), teacher_passes, config, run)
         for split in ("train", config.evaluate_on)
     }
     facts = measured[config.evaluate_on].facts()
@@ -99,7 +105,7 @@ def main(config: DistillConfig, run: Run) -> dict:
         initialisation=config.student.initialisation,
         generator=generator(config.seed, "init"),
     ).to(run.device, run.dtype)
-    student = ReLUSweeps(policy, getattr(torch, config.products.name))
+    student = ReLUPasses(policy, getattr(torch, config.products.name))
     objective = config.objective
     step = DistillationStep(
         student,
@@ -132,7 +138,7 @@ def main(config: DistillConfig, run: Run) -> dict:
             }
         )
         if update in evaluate_at:
-            now = ReLUSweeps(student.store(policy))
+            now = ReLUPasses(student.store(policy))
             errors = {split: states.errors(now) for split, states in measured.items()}
             found = errors[config.evaluate_on]
             if update == 0:
@@ -161,7 +167,7 @@ def main(config: DistillConfig, run: Run) -> dict:
     if config.play_episodes:
         played = play_beside(policy, teacher, config, run)
         run.record(steps, rows({"play": played}, config.seed))
-    save_saliency(run, measured[config.evaluate_on], ReLUSweeps(policy), teacher_sweeps, config, scale(config))
+    save_saliency(run, measured[config.evaluate_on], ReLUPasses(policy), teacher_passes, config, scale(config))
     return {
         "objective": final["kl"],
         "scale": scale(config),
@@ -217,7 +223,7 @@ def check(config: DistillConfig) -> None:
     flat = check_convolutions(config.student.convolutions)
     check_cost(config, flat)
     try:
-        ReLUSweeps(AtariPolicy(2, architecture(config)))
+        ReLUPasses(AtariPolicy(2, architecture(config)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"student.convolutions={config.student.convolutions}: {error}") from None
 
@@ -245,7 +251,7 @@ def check_cost(config: DistillConfig, flat: int) -> None:
 
 
 def check_convolutions(layers: list[list[int]]) -> int:
-    """Refuse layers that no student can be built of; what its sweeps cannot take, they refuse themselves.
+    """Refuse layers that no student can be built of; what its passes cannot take, they refuse themselves.
 
     Returns how many numbers the last one puts out.
     """
@@ -272,7 +278,7 @@ def scale(config: DistillConfig) -> str:
         and config.evaluations >= FULL_EVALUATIONS
         and LEARNING_RATES[0] <= config.optimizer.learning_rate <= LEARNING_RATES[1]
         and SHIPPED_WEIGHTS.get(objective.name) == (objective.kl_weight, objective.gradient_weight > 0)
-        and (config.student.convolutions, config.student.hidden) == FULL_STUDENT
+        and architecture(config) == ARCHITECTURES["student"]
         and all(attrgetter(key)(config) == value for key, value in SHIPPED.items())
         and config.dataset.teacher == SHIPPED_TEACHER.format(game=config.dataset.game)
     )
@@ -345,28 +351,28 @@ def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -
     products = getattr(torch, config.products.name)
     dtype = torch.bfloat16 if products == torch.bfloat16 else torch.float16
     if RecordedGradients.bytes(len(raw_NI), teacher.policy.n_actions, dtype) > config.recorded_gib * 2**30:
-        return ComputedGradients(ReLUSweeps(teacher.policy, products))
+        return ComputedGradients(ReLUPasses(teacher.policy, products))
     try:
-        return RecordedGradients(ReLUSweeps(teacher.policy), raw_NI, dtype)
+        return RecordedGradients(ReLUPasses(teacher.policy), raw_NI, dtype)
     except ValueError as error:
         raise BadInput(f"{error} with recorded_gib=0") from None
 
 
 @dataclass(frozen=True)
 class States:
-    """States as flat cells in bytes, and the teacher's log-probabilities there."""
+    """States as flat patches in bytes, and the teacher's log-probabilities there."""
 
     raw_NI: Tensor
     teacher_NA: Tensor
 
     @classmethod
     def of(
-        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUSweeps, run: Run, chunk: int = 500
+        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUPasses, run: Run, chunk: int = 500
     ) -> States:
         n_chunks = -(-len(indices) // chunk)
         raw, log_p = [], []
         for part in np.array_split(indices, n_chunks):
-            raw.append(teacher.flat_cells(recorded.stack(torch.from_numpy(part)).to(run.device)))
+            raw.append(teacher.flat_patches(recorded.stack(torch.from_numpy(part)).to(run.device)))
             log_p.append(teacher.values(raw[-1])[1].log_softmax(-1))
         return cls(torch.cat(raw), torch.cat(log_p))
 
@@ -388,7 +394,7 @@ class Measured:
 
     @classmethod
     def of(
-        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUSweeps, config: DistillConfig, run: Run
+        cls, recorded: RecordedStates, indices: np.ndarray, teacher: ReLUPasses, config: DistillConfig, run: Run
     ) -> Measured:
         chosen = indices[evenly(len(indices), config.n_evaluate)]
         states = States.of(recorded, chosen, teacher, run)
@@ -397,7 +403,7 @@ class Measured:
         v_GA = projections.Sphere().draw(like, 1, generator(0, "measured projections"))[0].to(run.device)
         return cls(states, at, v_GA, projected_gradients(teacher, states.raw_NI[at], v_GA))
 
-    def errors(self, student: ReLUSweeps, chunk: int = 500) -> dict[str, float]:
+    def errors(self, student: ReLUPasses, chunk: int = 500) -> dict[str, float]:
         """Means over the states: both KL divergences, how often the most probable action differs, and the gradients'
         error E_v || grad <log pi*, v> - grad <log pi, v> ||."""
         log_q = self.states.teacher_NA
@@ -422,13 +428,13 @@ class Measured:
         }
 
 
-def projected_gradients(sweeps: ReLUSweeps, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
+def projected_gradients(passes: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
     """The gradients of <log pi, v> by states in [0, 1] (N, I)."""
     gradients = []
     for raw_BI, v_BA in zip(raw_NI.split(chunk), v_NA.split(chunk), strict=True):
-        inputs, logits_BA = sweeps.values(raw_BI)
+        inputs, logits_BA = passes.values(raw_BI)
         w_BA = v_BA - v_BA.sum(-1, keepdim=True) * logits_BA.softmax(-1)
-        gradients.append(sweeps.backward(w_BA, inputs, to_input=True)[1])
+        gradients.append(passes.backward(w_BA, inputs, to_input=True)[1])
     return torch.cat(gradients)
 
 
@@ -459,7 +465,7 @@ def play_beside(policy: AtariPolicy, teacher: Teacher, config: DistillConfig, ru
 
 
 def save_saliency(
-    run: Run, measured: Measured, student: ReLUSweeps, teacher: ReLUSweeps, config: DistillConfig, scale: str
+    run: Run, measured: Measured, student: ReLUPasses, teacher: ReLUPasses, config: DistillConfig, scale: str
 ) -> None:
     """Gradients of the log-probability of the teacher's choice, of teacher and student: in each of a few equal parts of
     the states where gradients are compared, the one where the teacher's is greatest. Where it is certain, it vanishes.
@@ -471,10 +477,10 @@ def save_saliency(
     shown = torch.stack([part[size[part].argmax()] for part in parts if len(part)])
     raw, choice = raw[shown], choice[shown]
     gradients = {
-        f"{name}_gradient": sweeps.from_flat_cells(projected_gradients(sweeps, raw, choice)).to(torch.float16)
-        for name, sweeps in (("teacher", teacher), ("student", student))
+        f"{name}_gradient": passes.from_flat_patches(projected_gradients(passes, raw, choice)).to(torch.float16)
+        for name, passes in (("teacher", teacher), ("student", student))
     }
-    arrays = {"state": teacher.from_flat_cells(raw), "choice": choice.argmax(-1), **gradients}
+    arrays = {"state": teacher.from_flat_patches(raw), "choice": choice.argmax(-1), **gradients}
     numbers = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
     run.save_arrays("saliency", **numbers, seed=np.array(config.seed), scale=np.array(scale))
 

@@ -66,7 +66,7 @@ class DecoupledModelConfig:
 
 @dataclass
 class TechniqueConfig:
-    """What crosses a split and what its predictor learns from: see sobolev/decoupling/technique.py."""
+    """What crosses a split and what its predictor learns from: see sobolev/synthetic_gradients/technique.py."""
 
     name: str = MISSING
     crosses: str = MISSING

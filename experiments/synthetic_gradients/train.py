@@ -34,12 +34,12 @@ from experiments.runner.limits import (
 from experiments.runner.run import Run
 from experiments.synthetic_gradients.downloads import SIDES, fetch
 from experiments.synthetic_gradients.settings import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig, SGDConfig
-from sobolev.decoupling import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
 from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
 from sobolev.networks.resnet import resnet50_blocks
 from sobolev.seeding import generator
+from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork, ParallelStep, Step, Technique
 
 NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
 SPLITS = ("test", "validation")

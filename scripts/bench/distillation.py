@@ -5,7 +5,7 @@ milliseconds. The candidates, each with and without gradients:
 
     sketch      what one writes first: float32 modules, autograd, double backpropagation
     float32     the fused step, the teacher's gradient computed
-    bfloat16    the same, its derivative sweeps in bfloat16: as the experiment runs where recorded gradients do not fit
+    bfloat16    the same with derivative passes in bfloat16: as the experiment runs where recorded gradients do not fit
     recorded    bfloat16, and the teacher's gradients recorded beforehand: as the experiment runs
 
 Beside the ratio of times stands that of the operations needed, counted layer by layer. Values need 3 products of each
@@ -26,8 +26,8 @@ from experiments.runner.process import prepare_cpu
 from scripts.bench.regression import alternate, matrix_product, show
 from sobolev import projections
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
-from sobolev.networks.atari_policies import FRAME, AtariPolicy, student, teacher
-from sobolev.networks.relu_sweeps import ReLUSweeps
+from sobolev.networks.atari_policies import ARCHITECTURES, FRAME, AtariPolicy, teacher
+from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
 BATCH, ACTIONS, STATES = 200, 4, 1_000
@@ -77,7 +77,7 @@ def bench(rounds: int) -> list[dict[str, str | int]]:
 
 def operations(method: str, recorded: bool) -> float:
     """Floating-point operations that a step needs at least, a multiplication and an addition counted as two."""
-    pupil, master = layer_products(student(ACTIONS)), layer_products(teacher(ACTIONS))
+    pupil, master = layer_products(student()), layer_products(teacher(ACTIONS))
     if method == "value":
         return 2 * BATCH * (2 * pupil[0] + 3 * sum(pupil[1:]))
     of_teacher = 0 if recorded else 2 * sum(master)
@@ -97,13 +97,17 @@ def states() -> torch.Tensor:
     return torch.randint(0, 256, (STATES, 4, FRAME, FRAME), dtype=torch.uint8, generator=generator(0, "states"))
 
 
+def student() -> AtariPolicy:
+    return AtariPolicy(ACTIONS, ARCHITECTURES["student"])
+
+
 def batches() -> Callable[[], torch.Tensor]:
     rng = generator(0, "batches")
     return lambda: torch.randint(STATES, (BATCH,), generator=rng)
 
 
 def sketch(alpha: float) -> Callable[[], None]:
-    pupil, master, raw, draw = student(ACTIONS), teacher(ACTIONS), states(), batches()
+    pupil, master, raw, draw = student(), teacher(ACTIONS), states(), batches()
     with torch.no_grad():
         log_q = torch.cat([master(part) for part in raw.split(BATCH)])
     loss = distillation_loss(1.0, alpha, projection=projections.Sphere())
@@ -118,13 +122,13 @@ def sketch(alpha: float) -> Callable[[], None]:
     return step
 
 
-def fused(alpha: float, products: torch.dtype, recorded: bool) -> Callable[[], None]:
-    pupil, master = ReLUSweeps(student(ACTIONS), products), ReLUSweeps(teacher(ACTIONS), products)
-    raw, draw, projection = pupil.flat_cells(states()), batches(), projections.Sphere()
+def fused(alpha: float, compute_dtype: torch.dtype, recorded: bool) -> Callable[[], None]:
+    pupil, master = ReLUPasses(student(), compute_dtype), ReLUPasses(teacher(ACTIONS), compute_dtype)
+    raw, draw, projection = pupil.flat_patches(states()), batches(), projections.Sphere()
     log_q = torch.cat([master.values(part)[1].log_softmax(-1) for part in raw.split(BATCH)])
     gradients = None
     if alpha:
-        gradients = RecordedGradients(master, raw, products) if recorded else ComputedGradients(master)
+        gradients = RecordedGradients(master, raw, compute_dtype) if recorded else ComputedGradients(master)
     compute_gradients = DistillationStep(pupil, 1.0, alpha, teacher_gradients=gradients)
     optimizer = torch.optim.Adam(pupil.parameters(), lr=LEARNING_RATE, fused=True)
 

@@ -23,10 +23,11 @@ from torch.utils.flop_counter import flop_registry
 
 from experiments.runner.process import prepare_cpu
 from scripts.bench.regression import alternate, matrix_product, show
-from sobolev.decoupling import TECHNIQUES, DecoupledNetwork
-from sobolev.networks.convnets import CIFAR_SPLITS, cifar_blocks, split
+from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
+from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork
 
+SPLITS = (2, 5, 8)  # of configs/model/convnet_cifar10.yaml, where the resolution halves
 SHAPES = ((64, 32, 32), (128, 16, 16), (256, 8, 8))  # at the splits
 PRECISIONS = ("float32", "bfloat16")
 
@@ -98,7 +99,7 @@ def count(step: Callable[[], None]) -> int:
 def step_of(name: str, batch: int, precision: str, device: torch.device) -> Callable[[], None]:
     """Gradients and both optimisers, as experiments/synthetic_gradients/train.py trains."""
     technique, n_classes = TECHNIQUES[name], 10
-    parts = split(cifar_blocks(n_classes), CIFAR_SPLITS)
+    parts = split(conv_blocks(CIFAR_CHANNELS, CIFAR_STRIDES, n_classes), SPLITS)
     kind = {"derivative": LabelPredictor, "output": DirectPredictor}.get(technique.crosses)
     predictors = [kind(shape, n_classes) for shape in SHAPES] if kind else []
     network = DecoupledNetwork(parts, predictors, technique).to(device, memory_format=torch.channels_last)

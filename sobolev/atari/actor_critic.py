@@ -1,7 +1,7 @@
-"""Advantage actor-critic on many environments in step: how the teachers of Section 4.2 are trained here.
+"""Synchronous advantage actor-critic on many environments: how the teachers of Section 4.2 are trained here.
 
-The paper trains with A3C. Its synchronous form is the policy gradient with advantages from a learned value; with
-PPO's clipped ratio (Schulman et al. 2017) the same data serve several epochs.
+The paper trains with A3C. Its synchronous form (A2C) is the policy gradient with advantages from a learned value. With
+the clipped ratio of PPO (Schulman et al. 2017) the same data can be used for several epochs.
 
 Shape suffixes: T steps of a rollout, N environments, B samples of a minibatch, (C, H, W) a state, A actions,
 F features.
@@ -24,61 +24,76 @@ Weights = list[tuple[Tensor, Tensor]]
 class ActorCritic(nn.Module):
     """A policy and, on its hidden layer, a linear estimate of the value.
 
-    The layers up to the hidden one are computed in `products`, with channels last, which is fastest where states are
-    stored so too. Frames stay bytes until the first convolution: whole numbers up to 255 are exact in bfloat16, so
-    the division by 255 goes to that convolution's weights.
+    The layers up to the hidden one are computed in `compute_dtype` and in the memory format channels_last, which is
+    fastest if states are stored in it too. Frames stay bytes until the first convolution: whole numbers up to 255 are
+    exact in bfloat16, and that convolution's weights are divided by 255 instead.
 
     Args:
-        policy: what is trained, and all that is kept.
-        products: torch.float32 or torch.bfloat16, the type of the products; parameters keep their own.
-        generator: what the value's initial weights are drawn from.
+        policy: the policy that is trained.
+        compute_dtype: torch.float32 or torch.bfloat16, in which layers are computed. Parameters keep their own type.
+        generator: what the initial weights of the value estimate are drawn from; torch's global one by default.
     """
 
     def __init__(
-        self, policy: AtariPolicy, products: torch.dtype = torch.float32, generator: torch.Generator | None = None
+        self, policy: AtariPolicy, compute_dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
     ):
         super().__init__()
-        self.policy, self.products = policy, products
+        self.policy, self.compute_dtype = policy, compute_dtype
         self.value = nn.utils.skip_init(nn.Linear, policy.architecture.hidden, 1)
         nn.init.orthogonal_(self.value.weight, generator=generator)
         nn.init.zeros_(self.value.bias)
 
     def forward(self, frames_BCHW: Tensor, weights: Weights | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B, A) and values (B,) of states in bytes; `weights` as `cast` returns them."""
+        """Log-probabilities (B, A) and values (B,) of states in bytes. `weights` are what `cast` returns, if given."""
         *convolutions, hidden = weights or self.cast()
-        h = frames_BCHW.to(self.products)
+        h = frames_BCHW.to(self.compute_dtype)
         for (weight, bias), convolution in zip(convolutions, self.policy.architecture.convolutions, strict=True):
             h = F.conv2d(h, weight, bias, convolution.stride).relu_()
         features_BF = F.linear(h.permute(0, 2, 3, 1).flatten(1), *hidden).relu_().to(self.value.weight.dtype)
         return self.policy.actions(features_BF).log_softmax(-1), self.value(features_BF).squeeze(-1)
 
     def cast(self) -> Weights:
-        """(weight, bias) up to the hidden layer in the type of the products: once for many calls that do not train."""
+        """(weight, bias) of each layer up to the hidden one, in `compute_dtype`, for many calls without training."""
         *convolutions, hidden = layers = [*self.policy.convolutions, self.policy.hidden]
         scaled = [convolutions[0].weight / 255, *(convolution.weight for convolution in convolutions[1:])]
-        weights = [weight.to(self.products).contiguous(memory_format=torch.channels_last) for weight in scaled]
+        weights = [weight.to(self.compute_dtype).contiguous(memory_format=torch.channels_last) for weight in scaled]
         channels = convolutions[-1].out_channels
         side = math.isqrt(hidden.in_features // channels)
-        of_hidden = hidden.weight.to(self.products).view(-1, channels, side, side).permute(0, 2, 3, 1).flatten(1)
-        biases = [layer.bias.to(self.products) for layer in layers]
-        return list(zip([*weights, of_hidden], biases, strict=True))
+        weight = hidden.weight.to(self.compute_dtype).view(-1, channels, side, side)
+        weights.append(weight.permute(0, 2, 3, 1).flatten(1))
+        biases = [layer.bias.to(self.compute_dtype) for layer in layers]
+        return list(zip(weights, biases, strict=True))
 
 
 @dataclass
 class Rollout:
-    """T steps of N environments under one policy. `states` has one more, for the value after the last step."""
+    """T steps of N environments under one policy.
 
-    states_TNHWC: Tensor  # uint8, T + 1
+    Attributes:
+        states_TNHWC: uint8, of T + 1 steps: the last one is for the value after the last action.
+        actions_TN: the actions that were taken.
+        log_probs_TN: the log-probabilities of these actions.
+        values_TN: the estimated values, of T + 1 steps as the states.
+        rewards_TN: the rewards of the actions.
+        terminal_TN: bool, whether the state after this step has no value, because the game (or the life) is over.
+        ended_TN: bool, whether an episode ended with this step. The environment's next step begins a new one.
+        alive_TN: bool, whether the action had an effect. It has none in a step that begins an episode, which is not
+            learned from.
+    """
+
+    states_TNHWC: Tensor
     actions_TN: Tensor
-    log_probs_TN: Tensor  # of the actions taken
-    values_TN: Tensor  # T + 1
+    log_probs_TN: Tensor
+    values_TN: Tensor
     rewards_TN: Tensor
-    terminal_TN: Tensor  # bool: no value after this step
-    ended_TN: Tensor  # bool: the next step of this environment begins an episode
-    alive_TN: Tensor  # bool: not such a step; only these are learned from
+    terminal_TN: Tensor
+    ended_TN: Tensor
+    alive_TN: Tensor
 
     @classmethod
     def empty(cls, steps: int, n: int, n_frames: int, device: torch.device) -> Rollout:
+        """Room for so many steps of n environments whose states have n_frames frames."""
+
         def zeros(steps: int, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.zeros(steps, n, *shape, dtype=dtype, device=device)
 
@@ -93,17 +108,17 @@ class Rollout:
             alive_TN=zeros(steps, torch.bool),
         )
 
-    def advantages(self, discount: float, trace: float) -> Tensor:
-        """Generalised advantages (T, N) (Schulman et al. 2016), `trace` being their lambda.
+    def advantages(self, gamma: float, gae_lambda: float) -> Tensor:
+        """Generalised advantage estimates (T, N) (Schulman et al. 2016).
 
-            d_t = r_t + discount (1 - terminal_t) V(s_{t+1}) - V(s_t)
-            A_t = d_t + discount trace (1 - terminal_t) (1 - ended_t) A_{t+1}
+            d_t = r_t + gamma (1 - terminal_t) V(s_{t+1}) - V(s_t)
+            A_t = d_t + gamma gae_lambda (1 - terminal_t) (1 - ended_t) A_{t+1}
 
-        An episode that is cut, not over, counts the value of its last state.
+        The value of the last state counts where an episode is truncated and not over.
         """
         values = self.values_TN
-        errors = self.rewards_TN + discount * values[1:] * ~self.terminal_TN - values[:-1]
-        carried = discount * trace * (~(self.terminal_TN | self.ended_TN)).to(errors.dtype)
+        errors = self.rewards_TN + gamma * values[1:] * ~self.terminal_TN - values[:-1]
+        carried = gamma * gae_lambda * (~(self.terminal_TN | self.ended_TN)).to(errors.dtype)
         advantages = torch.empty_like(errors)
         following = torch.zeros_like(errors[0])
         for t in reversed(range(len(errors))):
@@ -113,15 +128,21 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a minibatch minimises: -(policy's gain) + value_weight (V - R)^2 / 2 - entropy_weight H(pi).
+    """The loss of a minibatch: mean over samples of -(surrogate) + value_coef (V - R)^2 / 2 - entropy_coef H(pi).
 
-    With ratio r = pi(a|s) / pi_old(a|s), the policy's gain is min(r A, clamp(r, 1 - clip, 1 + clip) A), or r A where
-    `clip` is 0: at r = 1 its gradient is the policy gradient A grad log pi(a|s).
+    With the ratio r = pi(a|s) / pi_old(a|s) and the advantage A, the surrogate is min(r A, clamp(r, 1 - clip, 1 + clip)
+    A), or r A if `clip` is 0. At r = 1 its gradient is the policy gradient A grad log pi(a|s).
+
+    Attributes:
+        clip: PPO's clip range; 0 does not clip.
+        value_coef: weight of the value's squared error.
+        entropy_coef: weight of the entropy.
+        normalise_advantages: whether advantages are standardised within the minibatch.
     """
 
     clip: float
-    value_weight: float
-    entropy_weight: float
+    value_coef: float
+    entropy_coef: float
     normalise_advantages: bool
 
     def __call__(
@@ -133,22 +154,22 @@ class Objective:
         advantages_B: Tensor,
         returns_B: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what is worth recording: entropy and KL(old || new), both estimated on the minibatch."""
+        """The loss, and for the record the minibatch's entropy, estimate of KL(old || new) and value error."""
         if self.normalise_advantages:
             advantages_B = (advantages_B - advantages_B.mean()) / (advantages_B.std() + 1e-8)
         change_B = log_probs_BA.gather(1, actions_B[:, None]).squeeze(1) - old_log_probs_B
         ratio_B = change_B.exp()
-        gain_B = ratio_B * advantages_B
+        surrogate_B = ratio_B * advantages_B
         if self.clip:
-            gain_B = torch.minimum(gain_B, ratio_B.clamp(1 - self.clip, 1 + self.clip) * advantages_B)
+            surrogate_B = torch.minimum(surrogate_B, ratio_B.clamp(1 - self.clip, 1 + self.clip) * advantages_B)
         entropy = -(log_probs_BA.exp() * log_probs_BA).sum(1).mean()
         value_error = (values_B - returns_B).square().mean() / 2
-        loss = -gain_B.mean() + self.value_weight * value_error - self.entropy_weight * entropy
+        loss = -surrogate_B.mean() + self.value_coef * value_error - self.entropy_coef * entropy
         with torch.no_grad():
-            divergence = (ratio_B - 1 - change_B).mean()  # non-negative and unbiased, unlike -change
+            divergence = (ratio_B - 1 - change_B).mean()  # non-negative, and unbiased as -change is
         return loss, {"entropy": entropy.detach(), "policy_kl": divergence, "value_error": value_error.detach()}
 
 
 def sample(log_probs_NA: Tensor, uniform_NA: Tensor) -> Tensor:
-    """Actions (N,) drawn from log-probabilities by uniform numbers in [0, 1): Gumbel's maximum."""
+    """Actions (N,) drawn from log-probabilities by the Gumbel-max trick, from uniform numbers in [0, 1)."""
     return (log_probs_NA - torch.log(-torch.log(uniform_NA.clamp(min=2.0**-25)))).argmax(1)

@@ -1,7 +1,8 @@
-"""Atari games, many at once, as the paper plays them: grey 84x84 frames, 4 to a state, each action for 4 frames.
+"""Many environments of one Atari game, preprocessed as in the paper: a state is 4 grey frames of 84 x 84 pixels, and an
+action lasts for 4 frames.
 
 The emulator, its preprocessing and its threads are ale_py's `AtariVectorEnv` (ROMs come with the package). Every option
-is passed on explicitly: the defaults of gymnasium's constructors differ from one another.
+is passed on explicitly, because the defaults of gymnasium's constructors differ from one another.
 
 Shape suffixes: N environments, C frames of a state, H rows, W columns.
 """
@@ -29,14 +30,14 @@ class AtariOptions:
         game: the name of a ROM, for example breakout; `games()` lists them.
         actions: names of the actions that an agent has, for example (noop, right, left); empty for every action that
             the game distinguishes.
-        action_repeat: frames that an action lasts.
-        stack: C, frames of a state; before an episode's first frame they are zero.
-        max_pool: each pixel's maximum over the last two frames, against flicker.
-        noop_max: an episode begins after up to so many frames without an action; with `sticky_actions`, its only
-            randomness.
-        fire_reset: press fire once at an episode's beginning, where the game has it.
+        action_repeat: how many frames an action lasts.
+        stack: C, how many frames a state has. Frames before an episode's first one are zero.
+        max_pool: whether each pixel is its maximum over the last two frames, which removes flicker.
+        noop_max: the most frames without an action at the beginning of an episode. Their number is random; this and
+            `sticky_actions` are the only randomness.
+        fire_reset: whether fire is pressed once at the beginning of an episode, if the game has that action.
         sticky_actions: probability that the emulator repeats the previous action.
-        max_episode_frames: where an episode is cut, in frames of the emulator.
+        max_episode_frames: after how many frames of the emulator an episode is truncated.
     """
 
     game: str
@@ -51,10 +52,10 @@ class AtariOptions:
 
     @classmethod
     def parse(cls, fields: Any) -> AtariOptions:
-        """Options from a file: `fields` is what JSON made of `dataclasses.asdict(options)`.
+        """Options from a file, where `fields` is `dataclasses.asdict(options)` as read from JSON.
 
         Raises:
-            ValueError: fields that are missing, unknown, of another type or out of range.
+            ValueError: a field is missing, unknown, of another type or out of range.
         """
         try:
             options = cls(**fields | {"actions": tuple(fields["actions"])})
@@ -67,7 +68,7 @@ class AtariOptions:
         return options
 
     def check(self) -> None:
-        """Refuse what no emulator plays; whether a game has the named actions, only its emulator knows.
+        """Check everything but whether the game has the named actions, which only its emulator knows.
 
         Raises:
             ValueError: an unknown game, or a field of another type or out of range.
@@ -79,7 +80,7 @@ class AtariOptions:
             raise ValueError(f"actions are names, not {self.actions!r}")
         for name, least in (("action_repeat", 1), ("stack", 1), ("noop_max", 0), ("max_episode_frames", 1)):
             value = getattr(self, name)
-            if type(value) is not int or not least <= value < 2**31:  # a C int in the emulator
+            if type(value) is not int or not least <= value < 2**31:  # which is a C int in the emulator
                 raise ValueError(f"{name} must be {least} or more, and a whole number below 2^31, not {value!r}")
         for name in ("max_pool", "fire_reset"):
             if type(getattr(self, name)) is not bool:
@@ -89,26 +90,39 @@ class AtariOptions:
 
 
 class Step(NamedTuple):
-    """What one step of N environments gives. Where an episode ended before this step, the action had no effect."""
+    """The result of one step of N environments. Where an episode had ended before, the action has no effect.
 
-    states_NCHW: np.ndarray  # uint8
-    rewards_N: np.ndarray  # int32, as the game scores
-    terminated_N: np.ndarray  # bool: the game is over
-    truncated_N: np.ndarray  # bool: cut at `max_episode_frames`
-    lives_N: np.ndarray  # int32; 0 in games without lives
+    Attributes:
+        states_NCHW: uint8.
+        rewards_N: int32, the change of the game's score.
+        terminated_N: bool, whether the game is over.
+        truncated_N: bool, whether the episode was truncated at `max_episode_frames`.
+        lives_N: int32, the lives that are left; 0 in games without lives.
+    """
+
+    states_NCHW: np.ndarray
+    rewards_N: np.ndarray
+    terminated_N: np.ndarray
+    truncated_N: np.ndarray
+    lives_N: np.ndarray
 
 
 class Environments:
-    """N copies of one game. Deterministic by seeds, whatever the number of threads.
+    """N environments of one game. What they do is determined by seeds and actions, whatever the number of threads.
 
-    An episode that has ended is begun anew in the *next* step, whose action is ignored and whose reward is 0: a
-    learner leaves that transition out.
+    After an episode has ended, the *next* step begins a new one. It ignores its action and its reward is 0, so a
+    learner should leave that transition out.
 
-    Lives are reported and nothing more. The emulator's own option to end an episode at a lost life restarts the
-    whole game, so that later lives would never be played.
+    Losing a life does not end an episode. The emulator's own option for that restarts the whole game, so that later
+    lives would never be played.
+
+    Args:
+        options: what is played.
+        n: N.
+        threads: of the emulators; 0 stands for as many as there are cores.
 
     Raises:
-        ValueError: an unknown game or action, or an option that is out of range.
+        ValueError: an unknown game or action, an option that is out of range, or no environments.
     """
 
     def __init__(self, options: AtariOptions, n: int, threads: int = 0):
@@ -152,11 +166,11 @@ class Environments:
         return len(self.actions)
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:
-        """Begin an episode in each environment, from one seed each (N,); states (N, C, H, W)."""
+        """Begin an episode in each environment from seeds (N,), and return the states (N, C, H, W)."""
         return self._emulators.reset(seed=seeds)[0]
 
     def step(self, actions_N: np.ndarray) -> Step:
-        """Take one action, an index into `actions`, in each environment."""
+        """Take an action in each environment; `actions_N` are indices into `actions`."""
         states, rewards, terminated, truncated, info = self._emulators.step(self._indices[actions_N])
         return Step(states, rewards, terminated, truncated, info["lives"])
 
@@ -167,6 +181,6 @@ def games() -> list[str]:
 
 
 def _nearest(name: str, choices: list[str], otherwise: str) -> str:
-    """The end of a refusal: the closest choices, or what is said where nothing is close."""
+    """The end of an error message: the closest choices, or `otherwise` if there are none."""
     close = difflib.get_close_matches(name.lower(), choices, n=3, cutoff=0.5)
     return f"; the nearest: {', '.join(close)}" if close else f"; {otherwise}"

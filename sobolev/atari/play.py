@@ -1,4 +1,4 @@
-"""Whole episodes, to say how well a policy plays.
+"""Playing whole episodes, to measure how well a policy plays.
 
 Shape suffixes: N environments, C frames of a state, H rows, W columns, A actions.
 """
@@ -17,7 +17,7 @@ from sobolev.seeding import generator
 
 
 def environment_seeds(seed: int, stream: str, n: int, *indices: int) -> np.ndarray:
-    """One seed an environment (n,), in what the emulator takes."""
+    """Seeds (n,), one per environment, in the range that the emulator takes."""
     return torch.randint(2**31 - 1, (n,), generator=generator(seed, stream, *indices)).numpy()
 
 
@@ -31,17 +31,17 @@ def play(
     threads: int = 0,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """The scores (episodes,) of whole games, all lives, as the game counts them.
+    """The scores (episodes,) of whole games with all their lives, as the game counts them.
 
-    Each episode has an environment of its own, so that short ones are not counted more often than long ones.
+    Each episode has an environment of its own. If environments were reused, short episodes would count more often.
 
     Args:
-        log_probs: states (N, C, H, W) in bytes to log-probabilities (N, A).
+        log_probs: a function from states (N, C, H, W) in bytes to log-probabilities (N, A).
         options: what is played.
-        episodes: how many.
-        seed: of the environments and the draws.
-        greedy: take the most probable action instead of drawing one.
-        threads: of the emulators; 0: as many as there are cores.
+        episodes: how many episodes are played, all at once.
+        seed: of the environments and of the actions.
+        greedy: whether to take the most probable action instead of drawing one.
+        threads: of the emulators; 0 stands for as many as there are cores.
         device: where `log_probs` expects states.
     """
     environments = Environments(options, episodes, threads)

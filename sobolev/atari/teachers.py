@@ -1,4 +1,4 @@
-"""Teachers in files: a policy's parameters with what it was trained to play, as safetensors."""
+"""Teachers' files, in the format safetensors: a policy's parameters and the game that it was trained to play."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from torch import Tensor
 
 from sobolev.atari.environments import AtariOptions
 from sobolev.files import sha256
-from sobolev.networks.atari_policies import ARCHITECTURES, AtariPolicy
+from sobolev.networks.atari_policies import ARCHITECTURES, STACK, AtariPolicy
 
 FORMAT = "sobolev atari teacher 1"
-FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors names the types that become float32
+FLOATS = ("F16", "BF16", "F32", "F64")  # the types that are read as float32, by their names in safetensors
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained policy, the options it plays with (`options.actions` names its outputs), and its file's SHA-256."""
+    """A trained policy.
+
+    Attributes:
+        policy: the policy.
+        options: what it was trained to play; `options.actions` names its outputs.
+        sha256: the digest of its file.
+    """
 
     policy: AtariPolicy
     options: AtariOptions
@@ -32,21 +38,21 @@ def teacher_bytes(policy: AtariPolicy, options: AtariOptions) -> bytes:
     """The content of a teacher's file.
 
     Raises:
-        ValueError: `options` has another number of actions or of frames in a state than the policy.
+        ValueError: `options` has another number of actions, or of frames in a state, than the policy.
     """
     if len(options.actions) != policy.n_actions:
         raise ValueError(f"{policy.n_actions} actions in the policy and {len(options.actions)} in the options")
-    if options.stack != policy.n_frames:
-        raise ValueError(f"{policy.n_frames} frames in the policy's states and {options.stack} in the options'")
+    if options.stack != STACK:
+        raise ValueError(f"a policy's states have {STACK} frames, and the options' have {options.stack}")
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in policy.state_dict().items()}
-    return save(tensors, {FORMAT: json.dumps(asdict(options))})  # one key: several would be in no certain order
+    return save(tensors, {FORMAT: json.dumps(asdict(options))})  # one key, because the order of several would vary
 
 
 def load_teacher(path: str | Path) -> Teacher:
-    """Read what `teacher_bytes` wrote. Parameters become float32, whichever floating-point type they are stored in.
+    """Read a file of `teacher_bytes`. Parameters become float32, whichever floating-point type they are stored in.
 
     Raises:
-        ValueError: no file, or one that cannot be read, is damaged or foreign; names it and what is wrong.
+        ValueError: there is no file, or it cannot be read, is damaged or is no teacher. The message names it.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,8 +61,8 @@ def load_teacher(path: str | Path) -> Teacher:
         with safe_open(path, framework="pt") as file:
             options = _options(file.metadata() or {})
             policy = AtariPolicy(len(options.actions), ARCHITECTURES["teacher"])
-            if options.stack != policy.n_frames:
-                raise ValueError(f"stack is {options.stack}, expected {policy.n_frames}")
+            if options.stack != STACK:
+                raise ValueError(f"stack is {options.stack}, expected {STACK}")
             policy.load_state_dict(_parameters(file, policy))
         digest = sha256(path)
     except SafetensorError as error:
@@ -77,7 +83,7 @@ def _options(metadata: dict[str, str]) -> AtariOptions:
 
 
 def _parameters(file: safe_open, policy: AtariPolicy) -> dict[str, Tensor]:
-    """The parameters in float32. Names, types and shapes are compared first, before anything is read."""
+    """The parameters in float32. Names, types and shapes are compared before anything is read."""
     expected = {name: tensor.shape for name, tensor in policy.state_dict().items()}
     if difference := set(file.keys()) ^ set(expected):
         raise ValueError(f"it differs from one in {', '.join(sorted(difference))}")

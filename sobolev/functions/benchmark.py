@@ -1,20 +1,12 @@
-"""What a benchmark function is: a formula of two variables with its derivatives, over a rectangle."""
+"""The type of a benchmark function: a formula of two variables with its derivatives, over a rectangle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class Minima(NamedTuple):
-    """The global minimum over the domain: every point that attains it, and the value there."""
-
-    points: tuple[tuple[float, float], ...]
-    value: float
 
 
 @dataclass(frozen=True)
@@ -37,8 +29,7 @@ class BenchmarkFunction:
     Attributes:
         name: The key in ``BENCHMARKS``.
         title: The name as it is written in figures and tables.
-        domain: (low, high) of each coordinate; train and test points are uniform over this rectangle.
-        minima: The global minimum over the domain.
+        domain: (low, high) of each coordinate. Points are drawn uniformly from this rectangle.
         formula: (x, y) -> f.
         partials: (x, y) -> (df/dx, df/dy).
         second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2).
@@ -47,7 +38,6 @@ class BenchmarkFunction:
     name: str
     title: str
     domain: tuple[tuple[float, float], tuple[float, float]]
-    minima: Minima
     formula: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
     second_partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = field(repr=False)
@@ -77,7 +67,7 @@ class BenchmarkFunction:
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
         """n points (n, 2), uniform over the domain, on the generator's device.
 
-        The draw is always in float64 and then rounded, so that one generator gives the same points in every dtype.
+        Points are drawn in float64 and then rounded, so that a generator gives the same points in every dtype.
 
         Raises:
             ValueError: n is less than 1.

@@ -1,12 +1,12 @@
-"""The table of functions of the paper's Section 4.1: formulas, first and second derivatives, domains and minima.
+"""The table of functions of the paper's Section 4.1: formulas, first and second derivatives and domains.
 
 Two of the functions are not differentiable everywhere. At such a point the singular term counts as constant: its
-derivatives are 0, the choice that favours no direction, and the smooth terms keep theirs. The result is never NaN,
+derivatives are taken to be 0, which favours no direction, and the smooth terms keep theirs. The result is never NaN,
 and autograd through the value gives the same.
 
-- Ackley at the origin, the tip of a cone: the convention gives gradient 0, which is a subgradient there. The true
-  Hessian grows like 1/r towards the origin; at it, only the cosines' curvature is left.
-- Bukin N. 6 on the ridge y = 0.01 x^2, where the gradient is unbounded: at distance t = y - 0.01 x^2 it grows like
+- Ackley has the tip of a cone at the origin. The convention gives the gradient 0, which is a subgradient there. The
+  true Hessian grows like 1/r towards the origin; at the origin only the cosines' curvature is left.
+- Bukin N. 6 has a ridge y = 0.01 x^2, near which the gradient is unbounded: at distance t = y - 0.01 x^2 it grows like
   50/sqrt(|t|). Over the domain it is nevertheless finite in floating point: the smallest non-zero |t| is about the
   rounding of a number near 1, so |df/dy| stays below 1e6 in float32 and 1e11 in float64. The same rounding is
   amplified there: near the ridge, float32 derivatives have a relative error of about 1e-7/|t|.
@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from sobolev.functions.benchmark import BenchmarkFunction, Minima
+from sobolev.functions.benchmark import BenchmarkFunction
 
 Gradient = tuple[Tensor, Tensor]
 Hessian = tuple[Tensor, Tensor, Tensor]
@@ -155,9 +155,6 @@ def styblinski_tang_hessian(x: Tensor, y: Tensor) -> Hessian:
     return (6 * x**2 - 16, torch.zeros_like(x), 6 * y**2 - 16)
 
 
-# The lowest of the three roots of 2 z^3 - 16 z + 2.5, which both coordinates of Styblinski-Tang's minimum take.
-_LOWEST_ROOT = -2.0 * math.sqrt(8 / 3) * math.cos(math.acos(1.25 / 2 / (8 / 3) ** 1.5) / 3)
-
 # In the order of the paper's table.
 BENCHMARKS: dict[str, BenchmarkFunction] = {
     function.name: function
@@ -166,7 +163,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="ackley",
             title="Ackley",
             domain=((-5.0, 5.0), (-5.0, 5.0)),
-            minima=Minima(points=((0.0, 0.0),), value=0.0),
             formula=ackley,
             partials=ackley_gradient,
             second_partials=ackley_hessian,
@@ -175,7 +171,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="beale",
             title="Beale",
             domain=((-4.5, 4.5), (-4.5, 4.5)),
-            minima=Minima(points=((3.0, 0.5),), value=0.0),
             formula=beale,
             partials=beale_gradient,
             second_partials=beale_hessian,
@@ -184,7 +179,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="booth",
             title="Booth",
             domain=((-10.0, 10.0), (-10.0, 10.0)),
-            minima=Minima(points=((1.0, 3.0),), value=0.0),
             formula=booth,
             partials=booth_gradient,
             second_partials=booth_hessian,
@@ -193,17 +187,14 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="bukin",
             title="Bukin N. 6",
             domain=((-15.0, -5.0), (-3.0, 3.0)),
-            minima=Minima(points=((-10.0, 1.0),), value=0.0),
             formula=bukin,
             partials=bukin_gradient,
             second_partials=bukin_hessian,
         ),
         BenchmarkFunction(
-            # With s = x + y and d = x - y it is sin(s) + s/2 + (d - 1)^2: least where cos(s) = -1/2 and d = 1.
             name="mccormick",
             title="McCormick",
             domain=((-1.5, 4.0), (-3.0, 4.0)),
-            minima=Minima(points=((0.5 - math.pi / 3, -0.5 - math.pi / 3),), value=-math.sqrt(3) / 2 - math.pi / 3),
             formula=mccormick,
             partials=mccormick_gradient,
             second_partials=mccormick_hessian,
@@ -212,7 +203,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="rosenbrock",
             title="Rosenbrock",
             domain=((-2.0, 2.0), (-2.0, 2.0)),
-            minima=Minima(points=((1.0, 1.0),), value=0.0),
             formula=rosenbrock,
             partials=rosenbrock_gradient,
             second_partials=rosenbrock_hessian,
@@ -221,10 +211,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
             name="styblinski_tang",
             title="Styblinski-Tang",
             domain=((-5.0, 5.0), (-5.0, 5.0)),
-            minima=Minima(
-                points=((_LOWEST_ROOT, _LOWEST_ROOT),),
-                value=_LOWEST_ROOT**4 - 16 * _LOWEST_ROOT**2 + 5 * _LOWEST_ROOT,
-            ),
             formula=styblinski_tang,
             partials=styblinski_tang_gradient,
             second_partials=styblinski_tang_hessian,

@@ -1,7 +1,7 @@
 """Images for classification: held in memory as uint8, or read from folders as they are needed.
 
-Pixels stay uint8 until the last moment: batches are augmented and normalised on the device that trains. No pickle
-is ever loaded. A set that is missing or damaged is refused with an `ImageError`.
+Pixels stay uint8 until batches are augmented and normalised, on the device that trains. No pickle is ever loaded. A
+set that is missing or damaged is refused with an `ImageError`.
 """
 
 from sobolev.images.augmentation import photometric, shift_and_flip

@@ -1,7 +1,7 @@
 r"""Augmentation of whole uint8 batches, on the device that they lie on.
 
-Every choice is drawn from the generator that is passed, on the generator's own device: a generator on the CPU
-augments alike wherever the pixels are.
+Every choice is drawn from the given generator on the generator's own device, so that a generator on the CPU gives the
+same augmentation wherever the pixels are.
 
 Shape suffixes: B samples, C channels, H rows, W columns.
 """
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as image libraries grey colours
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601, as in image libraries
 
 
 def shift_and_flip(pixels_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
-    """Each image moved by up to `padding` pixels either way, and mirrored left to right with probability 1/2.
+    """Each image moved by up to `padding` pixels along both axes, and mirrored left to right with probability 1/2.
 
-    What moves in from outside is black: the same as a random crop of the padded image. Uniform over the
+    Pixels from outside the image are black, so this is a random crop of the padded image, uniform over the
     (2 padding + 1)^2 places.
 
     Args:
         pixels_BCHW: uint8, and so is the result.
         generator: the source of randomness.
-        padding: in pixels, 0 for none.
-        flip: whether to mirror.
+        padding: the largest shift, in pixels.
+        flip: whether to mirror half of the images.
 
     Raises:
-        ValueError: negative padding, or as much as there is image.
+        ValueError: padding that is negative or not less than the image's sides.
     """
     n, _, height, width = pixels_BCHW.shape
     if not 0 <= padding < min(height, width):
@@ -50,15 +50,16 @@ def photometric(
 ) -> Tensor:
     """Random brightness, contrast and colour, in random order (Howard 2013, as the Inception networks were trained).
 
-    Each is x <- r + f (x - r) cut to 0..255, with f uniform in 1 +- strength for each sample, and for r: black
-    (brightness), the image's mean luminance (contrast) or each pixel's luminance (colour).
+    Each is x <- r + f (x - r), clipped to 0..255, with f uniform in 1 +- strength for each sample. The reference r is
+    black for brightness, the image's mean luminance for contrast, and each pixel's luminance for colour.
 
     Args:
         pixels_BCHW: uint8 with 3 channels, and so is the result.
         generator: the source of randomness.
         strength: from 0 (nothing) to 1; Howard's is 0.5.
-        rank: the pixels are every ranks-th sample of a batch from this one on, and change as in the whole batch.
-        ranks: processes that share the batch.
+        rank: which share of the batch the pixels are: its samples rank, rank + ranks, ... They change as they would in
+            the whole batch.
+        ranks: how many processes share the batch.
 
     Raises:
         ValueError: a strength outside [0, 1], or pixels without 3 channels.

@@ -1,9 +1,9 @@
 """Data sets from their publishers, whole or not at all.
 
-A set grows in a folder under a temporary name, where archives are unpacked too, and takes its own name by one rename
-once all of it is there. Processes that want the same set wait for the one that fetches it.
+A set is fetched and unpacked in a folder with a temporary name, which takes the set's name by one rename once all of it
+is there. Processes that want the same set wait for the one that fetches it.
 
-This is not left to a library: pooch, the usual one, takes a file of any size, and unpacks without a filter on Python
+The usual library for this, pooch, is not used: it accepts a file of any size, and unpacks without a filter on Python
 3.11.
 """
 
@@ -25,8 +25,8 @@ from sobolev.files import locked, replacing
 from sobolev.images.image_set import ImageError
 
 CHUNK = 1 << 20
-TIMEOUT = 60  # seconds without a byte
-UNREADABLE = (  # what an archive that is damaged makes its readers raise
+TIMEOUT = 60  # the most seconds without a byte
+UNREADABLE = (  # what reading a damaged archive raises
     tarfile.TarError,
     gzip.BadGzipFile,
     zlib.error,
@@ -48,17 +48,16 @@ class Source:
 
     Attributes:
         directory: the folder that it makes.
-        files: address, bytes and MD5 of each file, as published. An archive (.tar.gz, .tgz) is unpacked, and holds
-            `directory` with all that there is in it.
+        files: address, size in bytes and MD5 of each file, as published. An archive (.tar.gz, .tgz) is unpacked; it
+            holds `directory` and what belongs in it.
     """
 
     directory: str
     files: tuple[tuple[str, int, str], ...]
 
 
-_MNIST = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist"  # PyTorch's mirror; the publisher's own site no longer serves it
-)
+# PyTorch's mirror, because the publisher's own site no longer serves the files.
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 SOURCES = {
     "cifar10": Source(
         "cifar-10-batches-bin",
@@ -87,7 +86,7 @@ SOURCES = {
 
 
 def remedy(name: str, folder: Path) -> str:
-    """The end of a refusal: how to get a set that is missing or damaged."""
+    """The end of an error message: how to get a set that is missing or damaged."""
     directory = folder / SOURCES[name].directory
     away = f"remove {directory}, then " if directory.exists() else ""
     return f"{away}`python -m scripts.download {name} --folder {folder}` fetches it"
@@ -98,11 +97,11 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
 
     Args:
         name: a key of `SOURCES`.
-        folder: where data sets lie; made if needed.
-        progress: called with a file's name, its bytes so far and in all, about once a megabyte.
+        folder: where data sets lie. It is made if it does not exist.
+        progress: called about once per megabyte with the file's name, the bytes so far and the bytes in all.
 
     Raises:
-        ImageError: the publisher cannot be reached or sends something else than was published. Nothing is left behind.
+        ImageError: the publisher cannot be reached, or does not send what was published. Nothing is left behind.
         ValueError: an unknown name.
         OSError: the disk is full, or the folder cannot be read or written, or cannot be locked.
     """
@@ -112,13 +111,13 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
     target = folder / source.directory
     if target.exists() and not target.is_dir():
         raise ImageError(f"{target} is no folder: remove it")
-    if target.exists():  # whole, as it is renamed last; its folder need not be ours to write
+    if target.exists():  # and is whole, because it is renamed last; its folder may be read-only
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f".{source.directory}.lock"):
         if target.exists():  # by now, from another process
             return target
-        for left in folder.glob(f".{source.directory}.*.partial"):  # by a process that was killed
+        for left in folder.glob(f".{source.directory}.*.partial"):  # left by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
             with replacing(target) as partial:
@@ -126,12 +125,12 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
         except ImageError as error:
             raise ImageError(f"{error}: try again, or put the files into {target} by hand") from None
         finally:
-            shutil.rmtree(partial, ignore_errors=True)  # nothing, once it has its own name
+            shutil.rmtree(partial, ignore_errors=True)  # it is not there if it was renamed
     return target
 
 
 def _assemble(source: Source, directory: Path, progress: Progress | None) -> None:
-    """Make the directory, with all of a set in it."""
+    """Make the directory with the whole set in it."""
     directory.mkdir()
     for address, size, md5 in source.files:
         path = directory / address.rpartition("/")[2]
@@ -147,12 +146,12 @@ def _assemble(source: Source, directory: Path, progress: Progress | None) -> Non
 
 
 def _fetch(address: str, size: int, md5: str, path: Path, progress: Progress | None) -> None:
-    """One file, to `path`. MD5 is what publishers give: it tells damage, and the address tells who sends."""
+    """Fetch one file to `path`. The MD5, which is what publishers give, is against damage, and https against fraud."""
     digest, done = hashlib.md5(usedforsecurity=False), 0
     with _network_errors(address):
         response = urllib.request.urlopen(address, timeout=TIMEOUT)
     with response, path.open("wb") as file:
-        while done <= size:  # the byte too many shows that there are more
+        while done <= size:  # one byte more than there should be shows that the file is too long
             with _network_errors(address):
                 chunk = response.read(min(CHUNK, size + 1 - done))
             if not chunk:
@@ -168,9 +167,9 @@ def _fetch(address: str, size: int, md5: str, path: Path, progress: Progress | N
 
 
 def _unpack(path: Path, directory: str) -> None:
-    """The contents of an archive's `directory`, beside the archive: files and folders alone, under names within it.
+    """Unpack the contents of an archive's `directory` beside the archive. It may hold only files and folders.
 
-    Written here member by member, so that no owner, mode, link or device comes along on any version of Python.
+    Each member is written here, so that no owner, mode, link or device is taken over on any version of Python.
     """
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
@@ -188,8 +187,9 @@ def _unpack(path: Path, directory: str) -> None:
 
 @contextmanager
 def _network_errors(address: str) -> Iterator[None]:
+    """Errors of the network become an `ImageError` that names the address."""
     try:
         yield
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: an address that it redirects to
+    except (OSError, HTTPException, ValueError) as error:  # ValueError is of a redirection to a bad address
         reason = getattr(error, "reason", None) or error
         raise ImageError(f"cannot fetch {address} ({reason})") from None

@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class ImageError(ValueError):
-    """A data set that is missing, damaged or cannot be fetched: one line with the path, what was expected, a remedy."""
+    """A data set is missing, damaged or cannot be fetched. The message has the path, what was expected and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class ImageSet:
     Attributes:
         pixels_NCHW: uint8.
         labels_N: int64, from 0 to n_classes - 1.
-        n_classes: of the whole set.
-        mean_C: by channel, of the training split, in units where white is 1.
-        std_C: likewise; the population's, about its mean over all pixels.
+        n_classes: how many classes the whole set has.
+        mean_C: the mean of each channel over all pixels of the training split, in units where white is 1.
+        std_C: the standard deviation likewise, that of the population.
     """
 
     pixels_NCHW: Tensor
@@ -53,13 +53,13 @@ def normalise(pixels_BCHW: Tensor, mean_C: tuple[float, ...], std_C: tuple[float
     """(x / 255 - mean) / std of a uint8 batch, on its device, in channels_last.
 
     Raises:
-        ValueError: pixels that are not uint8, or of another number of channels.
+        ValueError: pixels that are not uint8, or have another number of channels.
     """
     if pixels_BCHW.dtype != torch.uint8 or pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != len(mean_C):
         raise ValueError(
             f"expected uint8 pixels (B, {len(mean_C)}, H, W), got {pixels_BCHW.dtype} {tuple(pixels_BCHW.shape)}"
         )
-    wide = torch.promote_types(dtype, torch.float32)  # bfloat16 would lose digits of each of the two steps
+    wide = torch.promote_types(dtype, torch.float32)  # in bfloat16 each of the two operations would round
     mean_C11, std_C11 = (torch.tensor(v, dtype=wide, device=pixels_BCHW.device)[:, None, None] for v in (mean_C, std_C))
     x = pixels_BCHW.to(wide, memory_format=torch.channels_last)
     return x.mul_(1 / (255 * std_C11)).sub_(mean_C11 / std_C11).to(dtype)

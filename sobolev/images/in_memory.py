@@ -1,10 +1,10 @@
 r"""Digits, MNIST and CIFAR-10, whole in memory as uint8.
 
-`IN_MEMORY[name](folder, split, hold_out)` reads a split. Publishers give a train part and a test part. Of the train
-part `hold_out` images make the split `validation` and the rest the split `train`, by a permutation that is fixed for
-its size: a larger `hold_out` holds out the same images and more.
+`IN_MEMORY[name](folder, split, hold_out)` reads a split. Publishers give a subset for training and one for testing.
+`hold_out` images of the former make the split `validation`, and the others the split `train`, by a permutation that
+depends on their number alone: a larger `hold_out` holds out the same images and more.
 
-Files are checked by size, structure and range of labels each time they are read.
+The size, the structure and the range of labels of a file are checked each time it is read.
 
 Shape suffixes: N samples, C channels, H rows, W columns.
 """
@@ -26,22 +26,25 @@ from sobolev.images.download import remedy
 from sobolev.images.image_set import SPLITS, ImageError, ImageSet
 from sobolev.seeding import generator
 
-N_CLASSES = 10  # of each of them
-DIGITS_TEST = 360  # a fifth
+N_CLASSES = 10  # of each of the three sets
+DIGITS_TEST = 360  # a fifth of all
 CIFAR_SHAPE = (3, 32, 32)
-CIFAR_IMAGES = 10_000  # in a file
+CIFAR_IMAGES = 10_000  # in each file
 CIFAR_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 MNIST_SIDE = 28
-MNIST_FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}  # beginnings of names, images
+MNIST_FILES = {
+    "train": ("train", 60_000),
+    "test": ("t10k", 10_000),
+}  # the beginning of names, and how many images
 
-Part = tuple[Tensor, Tensor]  # pixels_NCHW uint8, labels_N int64
+Labelled = tuple[Tensor, Tensor]  # pixels_NCHW uint8, labels_N int64
 
 
-def read_digits(folder: Path, part: str) -> Part:
+def read_digits(folder: Path, subset: str) -> Labelled:
     """1,797 handwritten digits of 8 x 8 pixels, bundled with scikit-learn: nothing to download.
 
-    Their 17 grey levels are spread over 0 to 255. This copy is one of its publisher's (UCI's) two parts, so the test
-    part here is ours: a fifth, by a fixed permutation.
+    Their 17 grey levels are spread over 0 to 255. This copy is one of the two subsets of its publisher (UCI), so the
+    test set here is ours: a fifth of it, by a fixed permutation.
     """
     try:
         from sklearn.datasets import load_digits
@@ -51,14 +54,14 @@ def read_digits(folder: Path, part: str) -> Part:
         ) from None
     bundled = load_digits()
     order = torch.randperm(len(bundled.target), generator=generator(0, "digits test part"))
-    chosen = (order[:DIGITS_TEST] if part == "test" else order[DIGITS_TEST:]).sort().values
+    chosen = (order[:DIGITS_TEST] if subset == "test" else order[DIGITS_TEST:]).sort().values
     pixels = torch.from_numpy(np.rint(bundled.images[:, None] * (255 / 16)).astype(np.uint8))
     return pixels[chosen], torch.from_numpy(bundled.target.astype(np.int64))[chosen]
 
 
-def read_mnist(folder: Path, part: str) -> Part:
+def read_mnist(folder: Path, subset: str) -> Labelled:
     """70,000 handwritten digits of 28 x 28 pixels: <folder>/mnist/*-ubyte.gz, four gzipped idx files."""
-    beginning, n = MNIST_FILES[part]
+    beginning, n = MNIST_FILES[subset]
     directory = folder / "mnist"
     pixels = _read_idx(directory / f"{beginning}-images-idx3-ubyte.gz", (n, MNIST_SIDE, MNIST_SIDE), folder)
     path = directory / f"{beginning}-labels-idx1-ubyte.gz"
@@ -66,13 +69,13 @@ def read_mnist(folder: Path, part: str) -> Part:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...], folder: Path) -> Tensor:
-    """idx: 0, 0, 8 (uint8), the number of dimensions, each as a big-endian int32, then the values."""
+    """An idx file: bytes 0, 0, 8 (uint8), the number of dimensions, their sizes as big-endian int32, the values."""
     header = np.array([0x800 + len(shape), *shape], ">i4").tobytes()
     length = len(header) + prod(shape)
     _check_file(path, "mnist", folder)
     try:
         with gzip.open(path) as file:
-            content = file.read(length + 1)  # to the end, where gzip compares its checksum, and hardly beyond
+            content = file.read(length + 1)  # to the end, where gzip compares its checksum, and at most a byte beyond
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ImageError(f"{path} is damaged ({error}): {remedy('mnist', folder)}") from None
     if len(content) != length or not content.startswith(header):
@@ -83,15 +86,15 @@ def _read_idx(path: Path, shape: tuple[int, ...], folder: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy())
 
 
-def read_cifar10(folder: Path, part: str) -> Part:
+def read_cifar10(folder: Path, subset: str) -> Labelled:
     """60,000 photographs of 32 x 32 pixels: <folder>/cifar-10-batches-bin/*.bin, the binary version.
 
-    A record is one byte of label, then 3,072 of pixels: the red, green and blue planes by rows.
+    A record is one byte for the label and 3,072 for the pixels: the red, green and blue planes by rows.
     """
     record = 1 + prod(CIFAR_SHAPE)
     length = CIFAR_IMAGES * record
     records = []
-    for path in (folder / "cifar-10-batches-bin" / name for name in CIFAR_FILES[part]):
+    for path in (folder / "cifar-10-batches-bin" / name for name in CIFAR_FILES[subset]):
         _check_file(path, "cifar10", folder)
         if (found := path.stat().st_size) != length:
             raise ImageError(
@@ -105,7 +108,7 @@ def read_cifar10(folder: Path, part: str) -> Part:
 
 
 def _check_file(path: Path, name: str, folder: Path) -> None:
-    """Refuse what is not there, and pipes and devices, which may never end."""
+    """Refuse a file that is not there, and pipes and devices, which may never end."""
     if not path.is_file():
         raise ImageError(f"{path} {'is no file' if path.exists() else 'is missing'}: {remedy(name, folder)}")
 
@@ -119,15 +122,15 @@ def _checked_labels(labels_N: Tensor, path: Path, name: str, folder: Path) -> Te
     return labels_N.long()
 
 
-def _load(read: Callable[[Path, str], Part], folder: Path | str, split: str, hold_out: int = 0) -> ImageSet:
+def _load(read: Callable[[Path, str], Labelled], folder: Path | str, split: str, hold_out: int = 0) -> ImageSet:
     """Read one split.
 
     Args:
-        read: a function of the folder and of the publisher's part, "train" or "test".
+        read: a function of the folder and of the publisher's subset, "train" or "test".
         folder: where data sets lie, each in a folder of its own.
         split: "train", "validation" or "test".
-        hold_out: images of the publisher's train part that make the validation split. Mean and deviation are those of
-            the split `train`, without them.
+        hold_out: how many images of the publisher's training set make the validation split. Mean and standard deviation
+            are those of the split `train`, without them.
 
     Raises:
         ImageError: the set is missing or damaged.
@@ -155,17 +158,17 @@ def _load(read: Callable[[Path, str], Part], folder: Path | str, split: str, hol
 
 
 def hold_out_indices(n: int, hold_out: int) -> tuple[Tensor, Tensor]:
-    """The images of n that stay in the training split, and the `hold_out` that make the validation split."""
+    """The indices of n images that stay in the training split, and the `hold_out` indices of the validation split."""
     order = torch.randperm(n, generator=generator(0, "validation split"))
     return order[hold_out:].sort().values, order[:hold_out].sort().values
 
 
-def _statistics(pixels_NCHW: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation by channel, exactly, from a count of the 256 values (in chunks: counting takes int64)."""
+def _statistics(pixels_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, exactly, from how often each of the 256 values occurs."""
     counts = np.zeros((pixels_NCHW.shape[1], 256))
-    for part in pixels_NCHW.split(chunk):
+    for chunk in pixels_NCHW.split(4096):  # because counting makes an int64 of each pixel
         for channel, count in enumerate(counts):
-            count += np.bincount(part[:, channel].numpy().ravel(), minlength=256)
+            count += np.bincount(chunk[:, channel].numpy().ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(1)
     std = np.sqrt(counts @ values**2 / counts.sum(1) - mean**2)

@@ -3,7 +3,8 @@ r"""Policies over stacks of Atari frames: the teacher and the student of Section
     pi(.|s) = softmax(W relu(V conv_L(... relu(conv_1(s)) ...) + c) + b)
 
 A state is a stack of 84x84 grey frames with values in [0, 1], and derivatives by the state are in those units. Raw
-frames (uint8) are scaled in here; floating-point states are taken as scaled, so that derivatives can be taken by them.
+frames (uint8) are scaled by the policy; floating-point states are taken to be scaled already, so that derivatives can
+be taken by them.
 
 Shape suffixes: B samples, C frames of a stack or channels, H rows, W columns, A actions, F features.
 """
@@ -15,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-FRAME = 84  # pixels a side
+FRAME = 84  # pixels on each side
+STACK = 4  # frames of a state
 
 
 class Convolution(NamedTuple):
@@ -27,8 +29,10 @@ class Convolution(NamedTuple):
 
 
 class Architecture(NamedTuple):
+    """Convolutions, and the number of units of the linear layer between them and the actions."""
+
     convolutions: tuple[Convolution, ...]
-    hidden: int  # units of the linear layer between the convolutions and the actions
+    hidden: int
 
 
 ARCHITECTURES = {
@@ -38,14 +42,14 @@ ARCHITECTURES = {
 
 
 def _uniform_fan_in(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
-    """PyTorch's default: weights and biases uniform in +-1/sqrt(fan_in). It has no gain."""
+    """PyTorch's default: weights and biases uniform in +-1/sqrt(fan_in), without a gain."""
     bound = layer.weight[0].numel() ** -0.5
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
 def _orthogonal(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
-    """Orthogonal weights and zero biases, as policy-gradient training commonly begins."""
+    """Orthogonal weights and zero biases, as is common in policy-gradient training."""
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
 
@@ -59,20 +63,18 @@ class AtariPolicy(nn.Module):
     Args:
         n_actions: A.
         architecture: convolutions and hidden units; `ARCHITECTURES` has the paper's two.
-        n_frames: C, how many frames a state stacks.
         initialisation: a key of `INITIALISATIONS`. Orthogonal weights have gain sqrt(2), and 0.01 before the softmax,
             so that the first policy is nearly uniform.
         generator: what initial weights are drawn from; torch's global one by default.
 
     Raises:
-        ValueError: an unknown initialisation or no action; in use, states of another shape or type.
+        ValueError: an unknown initialisation or no actions; in use, states of another shape or type.
     """
 
     def __init__(
         self,
         n_actions: int,
         architecture: Architecture,
-        n_frames: int = 4,
         initialisation: str = "uniform_fan_in",
         generator: torch.Generator | None = None,
     ):
@@ -81,9 +83,9 @@ class AtariPolicy(nn.Module):
             raise ValueError(f"a policy needs an action or more, not {n_actions}")
         if initialisation not in INITIALISATIONS:
             raise ValueError(f"{initialisation!r} is not one of {', '.join(INITIALISATIONS)}")
-        self.architecture, self.n_actions, self.n_frames = architecture, n_actions, n_frames
+        self.architecture, self.n_actions = architecture, n_actions
         self.convolutions = nn.ModuleList()
-        channels, side = n_frames, FRAME
+        channels, side = STACK, FRAME
         for convolution in architecture.convolutions:
             self.convolutions.append(
                 nn.utils.skip_init(nn.Conv2d, channels, convolution.channels, convolution.kernel, convolution.stride)
@@ -94,16 +96,14 @@ class AtariPolicy(nn.Module):
         for layer in (*self.convolutions, self.hidden, self.actions):
             INITIALISATIONS[initialisation](layer, 0.01 if layer is self.actions else 2**0.5, generator)
 
-    def scale(self, state_BCHW: Tensor) -> Tensor:
+    def to_unit_range(self, state_BCHW: Tensor) -> Tensor:
         """States in [0, 1], of the parameters' type: raw frames (uint8) divided by 255, others as they are.
 
         Raises:
             ValueError: states of another shape, or of an integer type that is not uint8.
         """
-        if state_BCHW.shape[1:] != (self.n_frames, FRAME, FRAME):
-            raise ValueError(
-                f"expected states of shape (B, {self.n_frames}, {FRAME}, {FRAME}), got {tuple(state_BCHW.shape)}"
-            )
+        if state_BCHW.shape[1:] != (STACK, FRAME, FRAME):
+            raise ValueError(f"expected states of shape (B, {STACK}, {FRAME}, {FRAME}), got {tuple(state_BCHW.shape)}")
         if state_BCHW.dtype == torch.uint8:
             return state_BCHW.to(self.actions.weight.dtype) / 255
         if not state_BCHW.is_floating_point():
@@ -111,8 +111,8 @@ class AtariPolicy(nn.Module):
         return state_BCHW
 
     def features(self, state_BCHW: Tensor) -> Tensor:
-        """The hidden layer after its ReLU (B, F), for a critic to stand on as well."""
-        h = self.scale(state_BCHW)
+        """The hidden layer after its ReLU (B, F)."""
+        h = self.to_unit_range(state_BCHW)
         for convolution in self.convolutions:
             h = convolution(h).relu()
         return self.hidden(h.flatten(1)).relu()
@@ -127,10 +127,5 @@ class AtariPolicy(nn.Module):
 
 
 def teacher(n_actions: int, generator: torch.Generator | None = None) -> AtariPolicy:
-    """The paper's teacher, as policy-gradient training begins it: 1.7 million parameters."""
+    """The paper's teacher before training: 1.7 million parameters, initialised for policy gradients."""
     return AtariPolicy(n_actions, ARCHITECTURES["teacher"], initialisation="orthogonal", generator=generator)
-
-
-def student(n_actions: int, generator: torch.Generator | None = None) -> AtariPolicy:
-    """The paper's student: 0.7 million parameters."""
-    return AtariPolicy(n_actions, ARCHITECTURES["student"], generator=generator)

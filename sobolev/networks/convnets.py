@@ -4,8 +4,9 @@ A block is what the paper counts as a layer,
 
     h_l = relu(batchnorm(W_l * h_{l-1}))        W_l 3x3, padding 1, stride s_l
 
-and the last block is the classifier. `nn.Sequential(*blocks)` is the network; `split(blocks, after)` cuts it where
-synthetic gradients stand in for what comes back. Convolutions have no bias, which BatchNorm would take away again.
+and the last block is the classifier. `nn.Sequential(*blocks)` is the network, and `split(blocks, after)` cuts it into
+the parts between which synthetic gradients replace true ones. Convolutions have no bias, because BatchNorm would
+subtract it again.
 
 Shape suffixes: B samples, C channels, H rows, W columns.
 """
@@ -21,8 +22,6 @@ from torch import nn
 # SM 4.1, the 11 convolutions of the CIFAR-10 network.
 CIFAR_CHANNELS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
 CIFAR_STRIDES = (1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1)
-# Ours: the paper says that there are three modules and not where. These are where the resolution halves.
-CIFAR_SPLITS = (2, 5, 8)
 HEADS = ("average", "flatten")
 
 
@@ -35,23 +34,22 @@ def conv_blocks(
     size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> list[nn.Module]:
-    """One block a convolution, then the classifier: from (B, in_channels, H, W) to (B, n_classes).
+    """One block per convolution, then the classifier: from (B, in_channels, H, W) to (B, n_classes).
 
     Args:
-        channels: of each convolution's output.
-        strides: of each convolution; a stride s makes a side of ceil(side / s).
-        n_classes: of the logits.
-        in_channels: 3 for colours, 1 for grey.
-        head: how feature maps meet the linear layer. The paper says only "linear 10". "average" (our default) takes
-            the mean of each map, which is a tenth of the other's weights or fewer and takes images of any size;
-            "flatten" gives the linear layer every position.
+        channels: how many each convolution's output has.
+        strides: one per convolution; a stride s makes a side of ceil(side / s).
+        n_classes: the number of logits.
+        in_channels: 3 for colour images, 1 for grey ones.
+        head: the classifier's input. The paper says only "linear 10". "average" (our default) is the mean of each
+            feature map, which takes at most a tenth of the weights and images of any size; "flatten" is every position.
         size: the side of the images, which "flatten" needs.
-        generator: what initial weights are drawn from; torch's global one by default. He et al. (2015) for
-            convolutions, PyTorch's default for the linear layer: ours, as the paper names none.
+        generator: what initial weights are drawn from; torch's global one by default. The initialisation is ours, as
+            the paper names none: He et al. (2015) for convolutions, PyTorch's default for the linear layer.
 
     Raises:
-        ValueError: no convolution, channels and strides of different number, one of them not positive, an unknown head,
-            or "flatten" without `size`.
+        ValueError: no convolution, different numbers of channels and strides, a number that is not positive, an unknown
+            head, or "flatten" without `size`.
     """
     if not channels or len(channels) != len(strides):
         raise ValueError(f"expected as many strides as channels, at least one, not {len(strides)} for {len(channels)}")
@@ -75,36 +73,12 @@ def conv_blocks(
     return blocks
 
 
-def cifar_blocks(
-    n_classes: int = 10,
-    in_channels: int = 3,
-    width: float = 1.0,
-    head: str = "average",
-    generator: torch.Generator | None = None,
-) -> list[nn.Module]:
-    """The paper's 11-layer network for 32 x 32 images: 12 blocks.
-
-    Args:
-        n_classes: of the logits.
-        in_channels: 3 for colours, 1 for grey.
-        width: a factor on the channels, which become multiples of 8; 1 is the paper's network.
-        head: as in `conv_blocks`.
-        generator: as in `conv_blocks`.
-
-    Raises:
-        ValueError: as `conv_blocks` does, or a width that is not positive.
-    """
-    if width <= 0:
-        raise ValueError(f"width must be positive, not {width}")
-    channels = [max(8, 8 * round(width * c / 8)) for c in CIFAR_CHANNELS]
-    return conv_blocks(channels, CIFAR_STRIDES, n_classes, in_channels, head, size=32, generator=generator)
-
-
 def split(blocks: Sequence[nn.Module], after: Sequence[int]) -> nn.ModuleList:
-    """The parts of a network that is cut after the blocks of these numbers, which count from 1: len(after) + 1 parts.
+    """The len(after) + 1 parts of a network that is cut after the blocks of these numbers, which count from 1.
 
-    >>> [len(part) for part in split(cifar_blocks(), after=[2, 5, 8])]
-    [2, 3, 3, 4]
+    >>> blocks = conv_blocks(channels=[16, 32, 32], strides=[1, 2, 1], n_classes=10)
+    >>> [len(part) for part in split(blocks, after=[1, 3])]
+    [1, 2, 1]
 
     Raises:
         ValueError: numbers that do not increase, or that leave a part without blocks.
@@ -121,7 +95,7 @@ def split(blocks: Sequence[nn.Module], after: Sequence[int]) -> nn.ModuleList:
 def convolution(
     in_channels: int, out_channels: int, kernel: int, stride: int, generator: torch.Generator | None
 ) -> nn.Conv2d:
-    """Without bias, padded to keep the resolution at stride 1, initialised as He et al. (2015) by the fan-out."""
+    """Without bias, keeping the resolution at stride 1, initialised as in He et al. (2015) by fan-out."""
     layer = nn.utils.skip_init(
         nn.Conv2d, in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False
     )

@@ -47,12 +47,12 @@ class MLPEnsemble(nn.Module):
 
         h_0 = x,   h_l = act(h_{l-1} W_l + b_l),   y = h_{L-1} W_L + b_L        for each network e
 
-    One network alone is an ensemble of one. Network e is drawn from `generators[e]` only, so it is the
-    same network whatever stands beside it.
+    One network alone is an ensemble of one. Network e is drawn from `generators[e]` alone, so it is the
+    same network whatever else the ensemble holds.
 
     Args:
         sizes: layer widths from input to output, such as (2, 256, 256, 1).
-        generators: one a network; their number is E.
+        generators: one per network; their number is E.
         activation: a key of `ACTIVATIONS`.
         initialisation: a key of `INITIALISATIONS`.
 
@@ -71,17 +71,17 @@ class MLPEnsemble(nn.Module):
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes must be two or more positive widths, not {tuple(sizes)}")
         if not generators:
-            raise ValueError("an ensemble needs one generator a network, and got none")
+            raise ValueError("an ensemble needs one generator per network, and got none")
         for name, choices in ((activation, ACTIVATIONS), (initialisation, INITIALISATIONS)):
             if name not in choices:
                 raise ValueError(f"{name!r} is not one of {', '.join(choices)}")
         self.sizes = tuple(sizes)
         self.activation = ACTIVATIONS[activation]()
         initialise = INITIALISATIONS[initialisation]
-        self.weights = nn.ParameterList()  # (E, I, O) a layer
-        self.biases = nn.ParameterList()  # (E, 1, O) a layer
+        self.weights = nn.ParameterList()  # (E, I, O) per layer
+        self.biases = nn.ParameterList()  # (E, 1, O) per layer
         with torch.no_grad():
-            # Layers outermost, networks inside: each network still reads its own generator in layer order.
+            # Each network draws from its own generator, in the order of its layers.
             for fan_in, fan_out in pairwise(sizes):
                 weight_EIO = torch.empty(len(generators), fan_in, fan_out)
                 bias_E1O = torch.empty(len(generators), 1, fan_out)
@@ -94,7 +94,7 @@ class MLPEnsemble(nn.Module):
         return self.weights[0].shape[0]
 
     def forward(self, x_ENI: Tensor) -> Tensor:
-        """Values (E, N, O) of inputs (E, N, I), or of (N, I): the same inputs for every network."""
+        """Values (E, N, O) of inputs (E, N, I), or of inputs (N, I) that all networks share."""
         h = x_ENI if x_ENI.dim() == 3 else x_ENI.expand(len(self), *x_ENI.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer:
@@ -103,7 +103,7 @@ class MLPEnsemble(nn.Module):
         return h
 
     def network(self, e: int) -> nn.Sequential:
-        """Network e alone, as the `nn.Sequential` of `nn.Linear` that anyone would write (a copy)."""
+        """A copy of network e as an `nn.Sequential` of `nn.Linear` layers and activations."""
         layers: list[nn.Module] = []
         with torch.no_grad():
             for weight, bias in zip(self.weights, self.biases, strict=True):
@@ -123,25 +123,32 @@ class ReLUSobolevStep:
 
         L = 1/N sum_n [ a (m(x_n) - f_n)^2 + b || grad m(x_n) - df_n ||^2 ]
 
-    With z_l = h_{l-1} W_l + b_l, h_l = s_l z_l and s_l = [z_l > 0], three sweeps give everything:
+    With z_l = h_{l-1} W_l + b_l, h_l = s_l z_l and s_l = [z_l > 0], three passes give everything:
 
-        value     h_0 = x,      h_l = s_l (h_{l-1} W_l + b_l),   m = h_{L-1} W_L + b_L
-        gradient  g_L = 1,      g_l = s_l (g_{l+1} W_{l+1}^T),   grad m = g_1 W_1^T
+        forward   h_0 = x,      h_l = s_l (h_{l-1} W_l + b_l),   m = h_{L-1} W_L + b_L
+        backward  g_L = 1,      g_l = s_l (g_{l+1} W_{l+1}^T),   grad m = g_1 W_1^T
         tangent   u_0 = e,      u_l = s_l (u_{l-1} W_l)
 
     where r = dL/dm (N x 1) and e = dL/d(grad m) (N x I). The mask s_l has no derivative, so the gradient
-    of <e, grad m> is that of the tangent of m along e, and since dm/dz_l = g_l for values and tangents alike
+    of <e, grad m> is that of the tangent of m along e. As dm/dz_l = g_l for values and tangents alike,
 
         dL/dW_l = (r h_{l-1} + u_{l-1})^T g_l,        dL/db_l = r^T g_l.
 
-    That is 4 products of size N x H x H a hidden layer whatever the number of inputs, where value-only
+    That is 4 products of size N x H x H per hidden layer, whatever the number of inputs. Value-only
     training takes 3, double backpropagation 6, and carrying both tangents of a 2-input network forward 9.
 
-    A value weight or gradient weight may be one number or one a network, of shape (E, 1, 1). Calling the
-    step fills `.grad` of the ensemble's parameters. The buffers belong to the step and are reused.
+    Calling the step with inputs (E, N, I), values (E, N, 1) and gradients (E, N, I) fills `.grad` of the
+    ensemble's parameters. Its buffers are allocated once and reused.
+
+    Args:
+        ensemble: the networks that are trained.
+        batch_size: N.
+        value_weight: a, one number or one per network, of shape (E, 1, 1).
+        gradient_weight: b, likewise. If it is 0, gradients are not computed.
 
     Raises:
-        ValueError: an activation that is not ReLU, more than one output, or a batch of another shape.
+        ValueError: an activation that is not ReLU, no hidden layer or more than one output; in use, a batch of
+            another shape.
     """
 
     def __init__(
@@ -156,8 +163,8 @@ class ReLUSobolevStep:
         weight = ensemble.weights[0]
         self.ensemble = ensemble
         self.shape = (len(ensemble), batch_size, ensemble.sizes[0])
-        self.value_scale = 2.0 / batch_size * value_weight
-        self.gradient_scale = 2.0 / batch_size * gradient_weight
+        self.value_factor = 2.0 / batch_size * value_weight
+        self.gradient_factor = 2.0 / batch_size * gradient_weight
         self.with_gradient = bool(torch.as_tensor(gradient_weight).any())
 
         def buffers() -> list[Tensor]:
@@ -178,7 +185,7 @@ class ReLUSobolevStep:
             if tensor.shape != shape:
                 raise ValueError(f"expected {name} of shape {tuple(shape)}, got {tuple(tensor.shape)}")
         for parameter in self.ensemble.parameters():
-            if parameter.grad is None:  # as at first, and after `optimizer.zero_grad()`
+            if parameter.grad is None:  # at first, and after `optimizer.zero_grad()`
                 parameter.grad = torch.empty_like(parameter)
         if self.with_gradient:
             self._sobolev(x_ENI, f_EN1, df_ENI)
@@ -186,7 +193,7 @@ class ReLUSobolevStep:
             self._value(x_ENI, f_EN1)
 
     def _forward_and_backward(self, x_ENI: Tensor) -> None:
-        """The value sweep into `h` and `y`, and the gradient sweep into `g`."""
+        """The forward pass into `h` and `y`, and the backward pass into `g`."""
         weights, biases = self.ensemble.weights, self.ensemble.biases
         below = x_ENI
         for h, weight, bias in zip(self.h, weights, biases, strict=False):
@@ -201,8 +208,8 @@ class ReLUSobolevStep:
         weights, biases = self.ensemble.weights, self.ensemble.biases
         self._forward_and_backward(x_ENI)
         torch.bmm(self.g[0], weights[0].mT, out=self.dy_ENI)
-        r = torch.sub(self.y_EN1, f_EN1, out=self.r_EN1).mul_(self.value_scale)
-        e = torch.sub(self.dy_ENI, df_ENI, out=self.e_ENI).mul_(self.gradient_scale)
+        r = torch.sub(self.y_EN1, f_EN1, out=self.r_EN1).mul_(self.value_factor)
+        e = torch.sub(self.dy_ENI, df_ENI, out=self.e_ENI).mul_(self.gradient_factor)
         below = e
         for u, h, weight in zip(self.u, self.h, weights, strict=False):
             below = _mask(torch.bmm(below, weight, out=u), h, out=u)
@@ -218,7 +225,7 @@ class ReLUSobolevStep:
     def _value(self, x_ENI: Tensor, f_EN1: Tensor) -> None:
         weights, biases = self.ensemble.weights, self.ensemble.biases
         self._forward_and_backward(x_ENI)
-        r = torch.sub(self.y_EN1, f_EN1, out=self.r_EN1).mul_(self.value_scale)
+        r = torch.sub(self.y_EN1, f_EN1, out=self.r_EN1).mul_(self.value_factor)
         torch.bmm(self.h[-1].mT, r, out=weights[-1].grad)
         torch.sum(r, 1, keepdim=True, out=biases[-1].grad)
         for layer in range(len(self.g) - 1, -1, -1):

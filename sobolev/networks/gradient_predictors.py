@@ -1,9 +1,9 @@
-"""Predictors of the loss, and through it of its gradient, from a hidden layer (Section 4.3, SM 4).
+"""Predictors of a loss and of its gradient from a hidden layer (Section 4.3, SM 4).
 
-A label predictor p(h) has m(h, y) = L(p(h), y) = -log p_y(h), and its synthetic gradient is dm/dh. A direct predictor
-puts out the gradient itself.
+A label predictor p(h) predicts the loss m(h, y) = L(p(h), y) = -log p_y(h), and its synthetic gradient is dm/dh. The
+output of a direct predictor is the gradient itself.
 
-Shape suffixes: B batch, C channels, H height, W width of the hidden layer, K classes.
+Shape suffixes: B samples, C channels, H rows and W columns of the hidden layer, K classes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from sobolev.networks.convnets import HEADS
 class LabelPredictor(nn.Module):
     """log p(h): 3 x 3 convolutions with ReLU, then a linear layer and log-softmax. No normalisation.
 
-    The paper's module for CIFAR-10 is `channels=[128], strides=[1]`; that for ImageNet is `channels=[64, 64],
-    strides=[1, 2], head="average"` (a 1 x 1 convolution of an average is a linear layer). Whether the former averages
-    over positions before its linear layer is not said; `flatten` is our reading.
+    The paper's module for CIFAR-10 is `channels=[128], strides=[1]`, and that for ImageNet is `channels=[64, 64],
+    strides=[1, 2], head="average"` (a 1 x 1 convolution of an average is a linear layer). The paper does not say
+    whether the former averages over positions before its linear layer; `flatten` is our reading.
 
     Args:
         shape: (C, H, W) of the hidden layer.
         n_classes: K.
-        channels: of each convolution.
-        strides: of each convolution.
-        head: what the linear layer sees: every position (`flatten`) or their mean (`average`).
-        generator: what initial weights are drawn from; torch's global one by default. PyTorch's default distribution.
+        channels: how many each convolution has.
+        strides: one per convolution.
+        head: the linear layer's input: all positions (`flatten`) or their mean (`average`).
+        generator: what initial weights are drawn from, in PyTorch's default distribution; its global one by default.
 
     Raises:
         ValueError: channels and strides differ in length, or an unknown head.
@@ -66,9 +66,9 @@ class LabelPredictor(nn.Module):
         return self.linearise(h_BCHW)[0]
 
     def linearise(self, h_BCHW: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """log p at h, and the function v -> D_h log p(h) v, both differentiable in the parameters.
+        """log p at h, and the function v -> D_h log p(h) v, both differentiable by the parameters.
 
-        The ReLUs' masks are constant almost everywhere, so the derivative runs forward through the same layers.
+        The masks of the ReLUs are constant almost everywhere, so the derivative is a tangent pass through the layers.
         That makes the gradient of any function of dm/dh an ordinary backward pass: <dm/dh, v> = D_h m v.
         """
         masks = []
@@ -88,21 +88,21 @@ class LabelPredictor(nn.Module):
     def _pool(self, h_BCHW: Tensor) -> Tensor:
         if self.head == "average":
             return h_BCHW.mean((2, 3))
-        return h_BCHW.movedim(1, -1).flatten(1)  # positions first: no copy where memory is channels-last
+        return h_BCHW.movedim(1, -1).flatten(1)  # in this order there is no copy if memory is channels-last
 
 
 class DirectPredictor(nn.Module):
-    """The gradient itself: resolution-preserving 3 x 3 convolutions with ReLU between (Direct SG, SM 4).
+    """The gradient itself, by 3 x 3 convolutions that keep the resolution, with ReLUs between them (Direct SG, SM 4).
 
-    The paper gives three convolutions of 128 kernels, and neither how the gradient gets its channels nor how it sees
-    the label. Ours: the third has as many kernels as the hidden layer has channels, the label enters as a constant
-    plane for each class beside h, and the third starts at zero, so that training begins without a gradient rather than
-    with a random one.
+    The paper states three convolutions of 128 kernels, but neither how the gradient gets its channels nor how the
+    predictor gets the label. Ours: the third convolution has as many kernels as the hidden layer has channels, the
+    label enters as one constant plane per class beside h, and the third convolution starts at zero, so that training
+    begins with no gradient rather than with a random one.
 
     Args:
         shape: (C, H, W) of the hidden layer.
         n_classes: K.
-        channels: of each convolution but the last, whose number is the hidden layer's.
+        channels: how many each convolution but the last has.
         generator: what initial weights are drawn from; torch's global one by default.
     """
 
@@ -141,5 +141,5 @@ def initialise(predictor: nn.Module, generator: torch.Generator | None) -> None:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Logarithms and losses are not computed in 8 or 11 bits."""
+    """In float32 if it is in bfloat16 or float16, whose 8 or 11 bits are too few for logarithms and losses."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -25,7 +25,7 @@ class Profile(NamedTuple):
 
 
 def ridge_network(directions_RI: Tensor, profiles: Sequence[Profile], negative_slope: float = 0.0) -> nn.Sequential:
-    r"""The one-hidden-layer network h(x) = sum_r p_r(<a_r, x>), one hidden unit a knot.
+    r"""The network with one hidden layer h(x) = sum_r p_r(<a_r, x>), with one hidden unit per knot.
 
     A profile with knots t_k, values v_k and changes of slope c_k is v_1 + sum_k c_k relu(t - t_k). Leaky ReLU
     needs no extra unit: leaky(z) = (1 - a) relu(z) + a z, and a profile that is constant at both ends has
@@ -48,7 +48,7 @@ def ridge_network(directions_RI: Tensor, profiles: Sequence[Profile], negative_s
         raise ValueError("negative_slope must differ from 1: the activation would be linear")
     if directions_RI.dim() != 2 or len(profiles) != len(directions_RI) or not profiles:
         raise ValueError(
-            f"expected one profile a direction (R, I), got {len(profiles)} profiles and {tuple(directions_RI.shape)}"
+            f"expected one profile per direction (R, I), got {len(profiles)} profiles and {tuple(directions_RI.shape)}"
         )
     weights, thresholds, kinks, bias = [], [], [], 0.0
     for direction_I, (knots_K, values_K) in zip(directions_RI, profiles, strict=True):
@@ -75,34 +75,33 @@ def interpolating_network(
     y_N: Tensor,
     dy_NI: Tensor,
     negative_slope: float = 0.0,
-    generator: torch.Generator | None = None,
 ) -> nn.Sequential:
-    r"""Proposition 1: a network with h(x_n) = y_n and grad h(x_n) = dy_n, whatever the gradients.
+    r"""Proposition 1: a network with h(x_n) = y_n and grad h(x_n) = dy_n, for any values and gradients.
 
     In one dimension h is a sum of bumps with disjoint supports [x_n - 2e, x_n + 2e]: the line of slope dy_n
     through (x_n, y_n) on [x_n - e, x_n + e], and linear down to 0 outside. In I dimensions
 
         h(x) = sum_i p_i(<q_i, x>),    q_i the rows of an invertible Q in which no two points share a coordinate,
 
-    and p_i is the one-dimensional network for the values y_n / I and the slopes s_ni. Where the proof needs care:
+    and p_i is the one-dimensional network for the values y_n / I and the slopes s_ni. The details:
 
-    * h(x) = P(Qx) has gradient Q^T grad P, so the slopes solve Q^T s_n = dy_n: s_n = Q^{-T} dy_n and not Q dy_n
-      unless Q is orthogonal, as it is here (then s_n = Q dy_n, and lengths are kept).
-    * The I summands all pass through the point, so each carries its share of the value.
-    * Distinct points may share coordinates, and then the given axes do not do; almost every rotation does,
-      and the one kept is that of 64 (and the given axes) whose closest two coordinates lie furthest apart.
-    * e may differ from point to point: a fifth of the distance to the nearest coordinate keeps the supports
-      disjoint and, unlike the paper's single e, does not make every bump as steep as the steepest.
+    * h(x) = P(Qx) has gradient Q^T grad P, so the slopes solve Q^T s_n = dy_n. In general s_n = Q^{-T} dy_n; here Q
+      is orthogonal, so that s_n = Q dy_n, and lengths are kept.
+    * All I summands have a bump at each point, so each contributes its share y_n / I of the value.
+    * Distinct points may share coordinates on the given axes, and then these cannot be used. Almost every rotation
+      separates them. Of 64 random rotations and the given axes, the one is used whose closest two coordinates lie
+      furthest apart.
+    * e may differ between points: a fifth of the distance to the nearest coordinate keeps the supports disjoint
+      and, unlike the paper's single e, does not make every bump as steep as the steepest.
 
     Args:
         x_NI: distinct points (N, I).
         y_N: values (N,).
         dy_NI: gradients (N, I).
         negative_slope: of the activation left of 0; 0 gives ReLU.
-        generator: draws the candidate rotations; by default one seeded with 0.
 
     Returns:
-        A network of 4 N I hidden units, in the dtype of the points (use float64).
+        A network with 4 N I hidden units, in the dtype of the points (use float64).
 
     Raises:
         ValueError: shapes that do not agree, numbers that are not finite, or points that coincide (to
@@ -116,7 +115,7 @@ def interpolating_network(
     if not (x_NI.isfinite().all() and y_N.isfinite().all() and dy_NI.isfinite().all()):
         raise ValueError("points, values and gradients must be finite")
     n_inputs = x_NI.shape[1]
-    directions_II = _separating_rotation(x_NI, generator or torch.Generator().manual_seed(0))
+    directions_II = _separating_rotation(x_NI)
     slopes_NI = dy_NI @ directions_II.mT
     profiles = [
         _bumps(z_N, y_N / n_inputs, slope_N)
@@ -125,8 +124,8 @@ def interpolating_network(
     return ridge_network(directions_II, profiles, negative_slope)
 
 
-def _separating_rotation(x_NI: Tensor, generator: torch.Generator) -> Tensor:
-    """An orthogonal Q such that the coordinates of Q x_n differ between points on every axis."""
+def _separating_rotation(x_NI: Tensor) -> Tensor:
+    """An orthogonal matrix Q such that no two of the points Q x_n share a coordinate on any axis."""
 
     def smallest_gap(rotation_II: Tensor) -> float:
         return (x_NI @ rotation_II.mT).sort(0).values.diff(dim=0).min().item() if len(x_NI) > 1 else math.inf
@@ -134,7 +133,7 @@ def _separating_rotation(x_NI: Tensor, generator: torch.Generator) -> Tensor:
     n_inputs = x_NI.shape[1]
     candidates = [torch.eye(n_inputs, dtype=x_NI.dtype)]
     if n_inputs > 1:
-        noise = torch.randn(64, n_inputs, n_inputs, dtype=x_NI.dtype, generator=generator)
+        noise = torch.randn(64, n_inputs, n_inputs, dtype=x_NI.dtype, generator=torch.Generator().manual_seed(0))
         candidates.extend(torch.linalg.qr(noise).Q)
     best = max(candidates, key=smallest_gap)
     if smallest_gap(best) <= 16 * torch.finfo(x_NI.dtype).eps * x_NI.abs().max().item():
@@ -143,7 +142,7 @@ def _separating_rotation(x_NI: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _bumps(z_N: Tensor, value_N: Tensor, slope_N: Tensor) -> Profile:
-    """The sum of the bumps at z_n: four knots each, 0 between them."""
+    """The sum of the bumps at z_n, each with four knots, and 0 between bumps."""
     z_N, order = z_N.sort()
     value_N, slope_N = value_N[order], slope_N[order]
     radius_N = torch.ones_like(z_N)
@@ -165,21 +164,21 @@ def piecewise_linear_network(
 ) -> nn.Sequential:
     r"""Theorem 1 in one dimension: the interpolant of f at equally spaced knots, as a network.
 
-    Its slope on a piece is the mean of f' there, so with D = (high - low) / pieces and w the modulus of
+    Its slope on each piece is the mean of f' there, so with D = (high - low) / pieces and w the modulus of
     continuity of f'
 
         sup |f' - h'| <= w(D),            sup |f - h| <= D w(D),                     for f in C1,
         sup |f' - h'| <= D/2 sup |f''|,   sup |f - h| <= D^2/8 sup |f''|,            for f in C2,
 
     with equality in the last two for a parabola; in the mean square, |f' - h'| -> D / sqrt(12) |f''|. The
-    derivative of a ReLU network jumps, so no network of any width matches f' uniformly unless w(D) -> 0:
-    it is the continuity of f' that the theorem needs, and C1 on a compact interval gives it.
+    derivative of a ReLU network is piecewise constant, so it can match f' uniformly only if w(D) -> 0. That is the
+    continuity of f' that the theorem needs, and C1 on a compact interval gives it.
 
     Args:
         f: values (K,) at points (K,).
         low: left end of the interval.
         high: right end of the interval.
-        pieces: number of equal pieces; the network has pieces + 1 hidden units.
+        pieces: number of equal pieces. The network has pieces + 1 hidden units.
         negative_slope: of the activation left of 0; 0 gives ReLU.
 
     Raises:
@@ -211,13 +210,13 @@ class Cosines(NamedTuple):
 
 
 def fit_cosines(x_NI: Tensor, y_N: Tensor, dy_NI: Tensor, degree: int, half_period: float = 1.5) -> Cosines:
-    r"""The trigonometric sum of one degree that fits values and gradients best, by linear least squares.
+    r"""The trigonometric sum of a degree that fits values and gradients best, by linear least squares.
 
     The frequencies are pi k / half_period for integer vectors k with |k|_1 <= degree, one of each pair +-k.
     A period longer than the domain [-1, 1]^I lets a function that is not periodic converge fast too.
 
     Args:
-        x_NI: points in [-1, 1]^I; take several times as many as there are frequencies.
+        x_NI: points in [-1, 1]^I, of which there should be several times as many as frequencies.
         y_N: values (N,).
         dy_NI: gradients (N, I).
         degree: the largest |k|_1.
@@ -226,7 +225,7 @@ def fit_cosines(x_NI: Tensor, y_N: Tensor, dy_NI: Tensor, degree: int, half_peri
     n_inputs = x_NI.shape[1]
     ticks = torch.arange(-degree, degree + 1, dtype=x_NI.dtype)
     k_RI = torch.cartesian_prod(*[ticks] * n_inputs).reshape(-1, n_inputs)
-    middle = len(k_RI) // 2  # k = 0; the lattice is listed symmetrically, so the second half is one of each pair
+    middle = len(k_RI) // 2  # where k = 0; as the lattice is symmetric, the second half has one k of each pair +-k
     k_RI = k_RI[middle + 1 :]
     frequency_RI = math.pi / half_period * k_RI[k_RI.abs().sum(1) <= degree]
     angle_NR = x_NI @ frequency_RI.mT
@@ -243,19 +242,19 @@ def fit_cosines(x_NI: Tensor, y_N: Tensor, dy_NI: Tensor, degree: int, half_peri
 def cosine_network(cosines: Cosines, width: int, negative_slope: float = 0.0) -> nn.Sequential:
     r"""Theorem 1 in several dimensions: a trigonometric sum on [-1, 1]^I with each cosine made piecewise linear.
 
-    A cosine of amplitude A and frequency w is a ridge that runs over an interval of length 2 |w|_1; n linear
-    pieces err by at most A |w|_2 |w|_1 / n in the gradient. The pieces that make the sum of these bounds
-    smallest are n_r ~ sqrt(A_r |w_r|_2 |w_r|_1), which gives, for any I,
+    A cosine of amplitude A and frequency w is a ridge over an interval of length 2 |w|_1. With n linear pieces its
+    gradient has an error of at most A |w|_2 |w|_1 / n. The sum of these bounds is smallest for
+    n_r ~ sqrt(A_r |w_r|_2 |w_r|_1), which gives, for any I,
 
         sup |grad t - grad h| <= ( sum_r sqrt(A_r |w_r|_2 |w_r|_1) )^2 / pieces.
 
     A C1 function is the limit in S_1 of trigonometric sums (Fejer means of an extension), and this is then a
-    proof of Theorem 1 with a rate: 1 / width once the sum is fixed. A cosine whose share is below one half
-    of a piece is left out, which small widths need; the bound then gains the term A_r |w_r|_2.
+    proof of Theorem 1 with a rate: 1 / width for a fixed sum. A cosine whose share is less than one half of a piece is
+    left out, which happens at small widths; the bound then gains the term A_r |w_r|_2.
 
     Args:
         cosines: the sum to approximate.
-        width: number of hidden units aimed at; rounding moves it by 1.5 a cosine at most.
+        width: the intended number of hidden units; rounding changes it by at most 1.5 per cosine.
         negative_slope: of the activation left of 0; 0 gives ReLU.
 
     Raises:

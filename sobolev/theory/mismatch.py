@@ -1,20 +1,20 @@
-r"""Theorem 2 with its constant: how well values and a wrong derivative can be matched together.
+r"""Theorem 2 with its constant: how well values and wrong derivatives can be matched together.
 
-Let the derivative that is given be wrong by u = g - grad f. No function h matches both,
+Let the given derivative g of a function f be wrong by u = g - grad f. No function h matches both:
 
     max( sup |h - f|, sup |grad h - g| ) >= eta      for every h in C1,
 
-and eta is known. Along any path c of length l, h - f changes by the integral of u to within eta l, and it
-cannot change by more than 2 eta (on a closed path, by anything), hence
+and eta is known. Along any path c of length l, the change of h - f differs from the integral of u by at most eta l.
+The change itself is at most 2 eta, and 0 on a closed path. Hence
 
     eta = max over paths  |int_c u . ds| / (2 + l),       closed paths:  |int_c u . ds| / l.
 
-These conditions are sufficient as well: they say that the constraints -eta <= h - f <= eta and
+These conditions are also sufficient: they say that the constraints -eta <= h - f <= eta and
 int u - eta l <= (h - f)(end) - (h - f)(start) <= int u + eta l have no negative cycle, and then the shortest
-distance is a solution (a Lipschitz one; mollified, it comes as close to eta in C1 as one likes). The floor is
+distance is a solution. (It is Lipschitz; mollified, it comes arbitrarily close to eta in C1.) The lower bound eta is
 therefore proportional to the mismatch, and positive unless u = 0.
 
-The same question in the mean square, which training minimises, is a Neumann problem:
+The same question for the mean square, which training minimises, is a Neumann problem:
 
     floor = min_r  mean( r^2 + |grad r - u|^2 ),      r - laplace r = -div u,     dr/dn = u . n,       r = h - f.
 """
@@ -22,28 +22,6 @@ The same question in the mean square, which training minimises, is a Neumann pro
 from __future__ import annotations
 
 import math
-
-import numpy as np
-
-
-def sup_floor(u_K: np.ndarray, low: float, high: float) -> float:
-    """The eta of Theorem 2 on an interval: max over [s, t] of |int_s^t u| / (2 + t - s).
-
-    Args:
-        u_K: the mismatch g - f' at K equally spaced points from low to high (trapezoid rule between them).
-        low: left end of the interval.
-        high: right end of the interval.
-
-    Raises:
-        ValueError: fewer than two points or an empty interval.
-    """
-    if len(u_K) < 2 or not high > low:
-        raise ValueError(f"expected two or more points of a nonempty interval, got {len(u_K)} on [{low}, {high}]")
-    step = (high - low) / (len(u_K) - 1)
-    integral_K = np.concatenate([[0.0], np.cumsum((u_K[1:] + u_K[:-1]) * step / 2)])
-    position_K = step * np.arange(len(u_K))
-    change_KK = np.abs(integral_K[:, None] - integral_K)
-    return float((change_KK / (2 + np.abs(position_K[:, None] - position_K))).max())
 
 
 def constant_mismatch(delta: float, length: float) -> tuple[float, float]:

@@ -1,14 +1,14 @@
-"""How many points determine a function, with and without its derivatives: K_reg and K_sob by exact means.
+"""How many points determine a function, with and without its derivatives: K_reg and K_sob, exactly.
 
 K_reg(F) is the smallest K for which the values at K points determine the member of the family F, and K_sob(F)
-the same for values and gradients (Section 3). "K points" needs a quantifier, and the families differ in which
-one makes sense; each function says which it answers:
+is the same for values and gradients (Section 3). "K points" needs a quantifier, and which one makes sense depends
+on the family. Each function here says which one it answers:
 
-    any         every choice of K distinct points determines (the paper's definition),
-    generic     all choices but those of measure zero do,
+    any         every choice of K distinct points determines the function (the paper's definition),
+    generic     almost every choice does,
     placed      some choice does: the points may be put where they help.
 
-Shape suffixes: P points, I inputs, V vertices, C cells, K corners of a cell (I + 1).
+Shape suffixes: P points, I inputs, V vertices, C cells of a partition, K corners of a cell (I + 1).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, brentq, milp
 from scipy.special import lambertw
+
+MAX_POINTS = 10_000  # that are drawn in search of enough to determine a function
 
 # --- Exact linear algebra ------------------------------------------------------------------------------
 
@@ -59,7 +61,8 @@ def monomials(n_inputs: int, degree: int) -> list[tuple[int, ...]]:
 def polynomial_equations(points_PI: Sequence[Sequence[int]], degree: int, with_gradients: bool) -> list[list[int]]:
     """The linear equations that data at integer points put on the coefficients of a polynomial.
 
-    One row a value, and one a partial derivative if there are gradients: P or P (I + 1) rows, one integer a monomial.
+    There is one row per value and, with gradients, one per partial derivative: P or P (I + 1) rows of one integer per
+    monomial.
     """
     rows = []
     for x_I in points_PI:
@@ -77,20 +80,20 @@ def polynomial_equations(points_PI: Sequence[Sequence[int]], degree: int, with_g
 def polynomial_points(n_inputs: int, degree: int, with_gradients: bool, rng: np.random.Generator) -> int:
     """K_reg or K_sob of the polynomials of one degree in I variables, for generic points, by exact ranks.
 
-    Full rank at one integer point set proves that generic points of that number determine; the smallest such
-    number is returned. That fewer do not is proved by counting where there are fewer equations than monomials;
-    elsewhere, in the exceptions of Alexander and Hirschowitz's theorem, by a polynomial that vanishes with its
-    gradient at all points, such as the square of the conic through 5 points of the plane, or, for quadrics,
-    of the linear function through I points: all quadrics but those on a line need I + 1 points, whatever
-    counting says.
+    Full rank at one set of integer points proves that this number of generic points determines the polynomial; the
+    smallest such number is returned. If fewer points give fewer equations than monomials, they cannot. Otherwise,
+    in the exceptions of Alexander and Hirschowitz's theorem, a polynomial that vanishes with its gradient at all
+    points proves it: the square of the conic through 5 points of the plane or, for quadrics, the square of the
+    linear function through I points. In more than one variable, quadrics need I + 1 points although counting
+    equations allows fewer.
 
-    In one variable generic is any: K values give rank min(K, n + 1) and K values with slopes min(2 K, n + 1)
-    (Hermite), so K_reg = n + 1 and K_sob = ceil((n + 1) / 2). For even n the paper's ceil(n / 2) is one short:
-    prod (x - x_k)^2 over n / 2 points has degree n and vanishes with its slope at all of them.
+    In one variable generic points are any points: K values give rank min(K, n + 1), and K values with slopes give
+    rank min(2 K, n + 1) (Hermite), so K_reg = n + 1 and K_sob = ceil((n + 1) / 2). For even n the paper's ceil(n / 2)
+    is one short: prod (x - x_k)^2 over n / 2 points has degree n and vanishes with its slope at all of them.
     """
     n_unknowns = math.comb(degree + n_inputs, n_inputs)
-    equations_a_point = n_inputs + 1 if with_gradients else 1
-    k = -(-n_unknowns // equations_a_point)
+    equations_per_point = n_inputs + 1 if with_gradients else 1
+    k = -(-n_unknowns // equations_per_point)
     while True:
         points_PI = np.stack([rng.choice(2001, k, replace=False) - 1000 for _ in range(n_inputs)], axis=1).tolist()
         if exact_rank(polynomial_equations(points_PI, degree, with_gradients)) == n_unknowns:
@@ -126,8 +129,8 @@ def gaussian_from_slope(x: float, y: float, dy: float) -> tuple[float, float]:
 def gaussian_from_values(x_3: Sequence[float], y_3: Sequence[float]) -> tuple[float, float]:
     """K_reg = 3: the mean and standard deviation of the one Gaussian density with three given values.
 
-    A log density is the quadratic -(x - mean)^2 / (2 std^2) + const, which three values determine by divided
-    differences: its second one is -1 / (2 std^2), and the slope of the chord over [x1, x2] is that at its middle.
+    The log density is the quadratic -(x - mean)^2 / (2 std^2) + const, which three values determine: its second
+    divided difference is -1 / (2 std^2), and the slope of its chord over [x1, x2] is its derivative at the middle.
 
     Raises:
         ValueError: values that no Gaussian density has at these points.
@@ -151,8 +154,8 @@ def gaussian_twin(mean: float, std: float, x1: float, x2: float) -> tuple[float,
         G(A) = ( log A - A D^2 - b^2 / A ) / 2,
 
     which rises to its only maximum, A* = (1 + sqrt(1 + 4 D^2 b^2)) / (2 D^2), and falls after it. So there is
-    exactly one twin, on the other side of A*, found by bracketing; only A = A* is determined by two
-    values.
+    exactly one twin, on the other side of A*, which is found by bracketing. Only the density with A = A* is
+    determined by two values.
 
     Raises:
         ValueError: x1 = x2, or a Gaussian at A = A*, which has no twin.
@@ -177,23 +180,23 @@ def gaussian_twin(mean: float, std: float, x1: float, x2: float) -> tuple[float,
     return middle + b / twin_precision, twin_precision**-0.5
 
 
-# --- Continuous piecewise-linear functions on a fixed partition ----------------------------------------
+# --- Continuous piecewise linear functions on a fixed partition ----------------------------------------
 
 
-def kuhn_partition(n_inputs: int, cells_per_axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """The unit cube cut into n^I cubes, and each cube into I! simplices of one size (Kuhn).
+def kuhn_partition(n_inputs: int, cubes_per_axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """The unit cube cut into n^I cubes, and each cube into I! simplices of one size, the cells (Kuhn).
 
-    A continuous function that is linear on every simplex is determined by its values at the V = (n + 1)^I
+    A continuous function that is linear on every cell is determined by its values at the V = (n + 1)^I
     vertices: V is the dimension of the family.
 
     Returns:
-        Vertices (V, I), with coordinates 0 ... n in units of 1 / n, and the I + 1 vertices (C, K) of each simplex.
+        Vertices (V, I), with coordinates from 0 to n in units of 1 / n, and the I + 1 vertices (C, K) of each cell.
     """
-    vertices_VI = np.array(list(itertools.product(range(cells_per_axis + 1), repeat=n_inputs)))
-    strides_I = (cells_per_axis + 1) ** np.arange(n_inputs - 1, -1, -1)
+    vertices_VI = np.array(list(itertools.product(range(cubes_per_axis + 1), repeat=n_inputs)))
+    strides_I = (cubes_per_axis + 1) ** np.arange(n_inputs - 1, -1, -1)
     cells_CK = [
-        np.dot(corner_I, strides_I) + np.concatenate([[0], np.cumsum(strides_I[list(axes)])])  # one axis, then the next
-        for corner_I in itertools.product(range(cells_per_axis), repeat=n_inputs)
+        np.dot(corner_I, strides_I) + np.concatenate([[0], np.cumsum(strides_I[list(axes)])])  # axis by axis
+        for corner_I in itertools.product(range(cubes_per_axis), repeat=n_inputs)
         for axes in itertools.permutations(range(n_inputs))
     ]
     return vertices_VI, np.array(cells_CK)
@@ -204,9 +207,9 @@ def piecewise_linear_equations(
 ) -> list[list[int]]:
     """The linear equations that data at points inside cells put on the values at the vertices.
 
-    A point is its cell and integer barycentric weights, in any common unit (rows may be scaled). A value gives
-    the row of its weights. A value and a gradient determine the function on the whole cell, so they are
-    equivalent to one row a corner.
+    A point is given by its cell and integer barycentric weights in any common unit (rows may be scaled). A value
+    gives the row of its weights. A value and a gradient determine the function on the whole cell, so they are
+    equivalent to one row per corner.
     """
     rows = []
     for cell, weights_K in zip(cell_P, weights_PK, strict=True):
@@ -221,9 +224,9 @@ def piecewise_linear_equations(
 def placed_points(cells_CK: np.ndarray) -> int:
     """K_sob of a partition when points may be placed: the fewest cells that together touch every vertex.
 
-    Points with gradients determine the vertices of their cells and say nothing of others, so this is a set
-    cover, solved exactly by integer programming. K_reg is V: the vertices themselves, and fewer equations
-    than unknowns cannot do.
+    Points with gradients determine the values at the vertices of their cells and no others, so this is a set
+    cover problem, which integer programming solves exactly. K_reg is V: values at the vertices are enough, and
+    fewer equations than unknowns are not.
     """
     n_cells = len(cells_CK)
     touches_VC = np.zeros((int(cells_CK.max()) + 1, n_cells))
@@ -235,51 +238,49 @@ def placed_points(cells_CK: np.ndarray) -> int:
 
 
 def undetermined_values(
-    n_inputs: int, cells_per_axis: int, values_a_cell: int, rng: np.random.Generator
+    n_inputs: int, cubes_per_axis: int, values_per_cell: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points, up to I a cell and affinely independent, whose values do not determine the function.
+    """Up to I affinely independent points per cell whose values do not determine the function.
 
     The function that is +1 and -1 at the vertices in turn (by the parity of their coordinates) changes sign in
     every cell of Kuhn's partition; its zero set meets each cell in a piece of a hyperplane, which has
-    room for I affinely independent points. This is why a guarantee for every
-    such placement takes I + 1 values a cell.
+    room for I affinely independent points. This is why a guarantee for every such placement takes I + 1 values
+    per cell.
 
     Returns:
         Cells (P,) and barycentric weights (P, K) for `piecewise_linear_equations`.
 
     Raises:
-        ValueError: more than I values a cell.
+        ValueError: more than I values per cell.
     """
-    if not 1 <= values_a_cell <= n_inputs:
-        raise ValueError(f"expected 1 to {n_inputs} values a cell in {n_inputs} dimensions, not {values_a_cell}")
-    n_cells = cells_per_axis**n_inputs * math.factorial(n_inputs)
-    cell_P = np.repeat(np.arange(n_cells), values_a_cell)
+    if not 1 <= values_per_cell <= n_inputs:
+        raise ValueError(f"expected 1 to {n_inputs} values per cell in {n_inputs} dimensions, not {values_per_cell}")
+    n_cells = cubes_per_axis**n_inputs * math.factorial(n_inputs)
+    cell_P = np.repeat(np.arange(n_cells), values_per_cell)
     weights_PK = rng.integers(1, 1000, size=(len(cell_P), n_inputs + 1))
     even_P1, odd_P1 = (weights_PK[:, k::2].sum(1, keepdims=True) for k in (0, 1))
-    weights_PK[:, 0::2] *= odd_P1  # a cell's corners alternate in parity: make both halves weigh the same
+    weights_PK[:, 0::2] *= odd_P1  # a cell's corners alternate in parity; both halves get the same weight
     weights_PK[:, 1::2] *= even_P1
     return cell_P, weights_PK
 
 
-def random_points_until_determined(
-    cells_CK: np.ndarray, with_gradients: bool, rng: np.random.Generator, limit: int = 10_000
-) -> int:
-    """How many uniform points of the cube, one after another, until the function is determined (exact ranks).
+def random_points_until_determined(cells_CK: np.ndarray, with_gradients: bool, rng: np.random.Generator) -> int:
+    """How many uniform points of the cube it takes, one after another, to determine the function (by exact ranks).
 
     Raises:
-        ValueError: no power of 2 up to `limit` is enough.
+        ValueError: `MAX_POINTS` points are not enough.
     """
     n_vertices, corners = int(cells_CK.max()) + 1, cells_CK.shape[1]
-    cell_P = rng.integers(len(cells_CK), size=limit)
-    weights_PK = 1 + (rng.dirichlet(np.ones(corners), size=limit) * 10**6).astype(int)
+    cell_P = rng.integers(len(cells_CK), size=MAX_POINTS)
+    weights_PK = 1 + (rng.dirichlet(np.ones(corners), size=MAX_POINTS) * 10**6).astype(int)
 
     def determined(k: int) -> bool:
         equations = piecewise_linear_equations(cells_CK, cell_P[:k], weights_PK[:k], with_gradients)
         return exact_rank(equations) == n_vertices
 
-    low, high = 0, 1  # low does not determine; double until high does, then bisect
+    low, high = 0, 1  # `low` points are not enough; double until `high` points are, then bisect
     while not determined(high):
         low, high = high, 2 * high
-        if high > limit:
-            raise ValueError(f"{limit} random points did not determine the function: raise the limit")
+        if high > MAX_POINTS:
+            raise ValueError(f"{MAX_POINTS:,} random points did not determine the function")
     return low + bisect.bisect_left(range(low + 1, high), True, key=determined) + 1

@@ -4,12 +4,12 @@ Part k maps h_{k-1} to h_k, and h_0 = x. Its parameters get the gradient of
 
     1/B sum_b <h_k(b), SG_k(b)>        SG_k constant,
 
-where SG_k is the synthetic gradient that predictor k makes of h_k. Nothing of it comes from above h_k. The last part
+where SG_k is the synthetic gradient that predictor k computes from h_k alone, without the parts above. The last part
 gets the true gradient of 1/B sum_b L(b). Predictor k learns from L and dL/dh_k as its `Technique` says.
 
-Each part has a graph of its own that ends at its input, so a backward pass goes through one part, and computes what is
-asked for and no more: the input's gradient only where someone learns from it. A part without trainable parameters
-learns nothing; gradients still go through it.
+Each part has a graph of its own that ends at its input, so that a backward pass goes through one part. It computes the
+gradient by the part's input only if a predictor or a part below learns from it. Gradients also go through a part
+that has no trainable parameters.
 
 Shape suffixes: B samples, K classes.
 """
@@ -23,19 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sobolev.decoupling.technique import Prediction, Technique, gradients_of, trainable
 from sobolev.networks.gradient_predictors import at_least_float32
+from sobolev.synthetic_gradients.technique import Prediction, Technique, gradients_of, trainable
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step saw; every `.grad` is filled. Nothing here has a graph.
+    """What a training step computed beside the gradients. Nothing here has a graph.
 
     Attributes:
         loss_B: the true losses L.
-        logits_BK: of the last part.
-        predicted_losses_B: m at each split, from below; empty where predictors know no loss.
-        predictor_losses: what each predictor learns from, from below.
+        logits_BK: the last part's output.
+        predicted_losses_B: the predicted loss m at each split, from below; empty if predictors do not predict a loss.
+        predictor_losses: the loss of each predictor, from below.
     """
 
     loss_B: Tensor
@@ -46,13 +46,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Synthetic beside true gradients, for evaluation. Nothing here has a graph.
+    """Synthetic and true gradients, for evaluation. Nothing here has a graph.
 
     Attributes:
         loss_B: the true losses L.
-        logits_BK: of the last part.
-        predicted_losses_B: m at each split, from below; empty where predictors know no loss.
-        synthetic_B: SG of each sample at each split, from below; zero where nothing crosses.
+        logits_BK: the last part's output.
+        predicted_losses_B: the predicted loss m at each split, from below; empty if predictors do not predict a loss.
+        synthetic_B: SG of each sample at each split, from below; zero if nothing crosses the splits.
         true_B: dL/dh of each sample at each split, from below.
     """
 
@@ -64,21 +64,21 @@ class Comparison:
 
 
 class DecoupledNetwork(nn.Module):
-    """A network in parts and the predictors between them. `network(x)` is the logits, as of any network.
+    """A network in parts and the predictors between them. `network(x)` returns logits, as of any network.
 
-    `step` fills the `.grad` of parts and predictors, which any optimiser then applies. With the technique `backprop` it
-    is backpropagation, part by part.
+    `step` fills the `.grad` of parts and predictors, for any optimiser to apply. With the technique `backprop` it is
+    backpropagation, part by part.
 
-    In training mode BatchNorm couples the samples of a batch; "the gradient of a sample's loss" then means that of the
-    sum of the batch's losses.
+    In training mode BatchNorm couples the samples of a batch. "The gradient of a sample's loss" by its hidden layer
+    then is that of the sum of the batch's losses.
 
     Args:
-        parts: from the input up; the last one ends in logits (B, K).
-        predictors: one for each part but the last where the technique has them, else none.
+        parts: the parts from the input up. The last one ends in logits (B, K).
+        predictors: one for each part but the last if the technique has predictors, else none.
         technique: what crosses the splits and what predictors learn from.
 
     Raises:
-        ValueError: the number of predictors does not fit, or parts and predictors share a trainable parameter.
+        ValueError: the number of predictors does not fit, or two parts or predictors share a trainable parameter.
     """
 
     def __init__(self, parts: Sequence[nn.Module], predictors: Sequence[nn.Module], technique: Technique):
@@ -102,7 +102,7 @@ class DecoupledNetwork(nn.Module):
         return x_B
 
     def step(self, x_B: Tensor, labels_B: Tensor) -> Step:
-        """One forward pass, and the gradients that every part and predictor learns from, in `.grad`.
+        """Set the `.grad` of every part and predictor from one batch.
 
         Args:
             x_B: (B, ...), the input of the first part.
@@ -111,7 +111,7 @@ class DecoupledNetwork(nn.Module):
         technique, batch = self.technique, len(labels_B)
         with torch.enable_grad():
             inputs, outputs = self._forward_in_parts(x_B)
-            logits_BK, loss_B, log_p_BK = loss_of(outputs[-1], labels_B)
+            logits_BK, loss_B, log_p_BK = _loss_of(outputs[-1], labels_B)
         predictions = self._predict(outputs, labels_B)
 
         # The last part, from the true loss.
@@ -119,9 +119,9 @@ class DecoupledNetwork(nn.Module):
         passes_down = technique.needs_true_gradient and len(self.parts) > 1
         gradients = gradients_of(loss_B.sum(), [*inputs[-1:], *top] if passes_down else top)
         target_B = gradients.pop(0) if passes_down else None
-        fill(top, gradients, 1 / batch)
+        _fill(top, gradients, 1 / batch)
 
-        # The others, from above: here only because a target goes down through the parts.
+        # The others, from above, because the predictors' targets come down through the parts.
         target_loss_B, target_log_p_BK = loss_B, log_p_BK
         predictor_losses = []
         for k in reversed(range(len(self.parts) - 1)):
@@ -132,7 +132,7 @@ class DecoupledNetwork(nn.Module):
             if prediction:
                 shown, gradients = prediction.gradients(target_loss_B, target_B, target_log_p_BK)
                 predictor_losses.insert(0, shown)
-                fill(trainable(prediction.predictor), gradients)
+                _fill(trainable(prediction.predictor), gradients)
             own = trainable(self.parts[k])
             passes_down = technique.needs_true_gradient and k > 0
             from_below = technique.crosses == "gradient" or technique.targets == "bootstrapped"
@@ -144,19 +144,19 @@ class DecoupledNetwork(nn.Module):
                 target_B = gradients.pop(0)
             if prediction and technique.targets == "bootstrapped":
                 target_loss_B, target_log_p_BK = prediction.loss_B, prediction.log_p_BK
-            fill(own, gradients, 1 / batch)
+            _fill(own, gradients, 1 / batch)
         predicted = [p.loss_B.detach() for p in predictions if p.loss_B is not None]
         return Step(loss_B.detach(), logits_BK.detach(), predicted, predictor_losses)
 
     def compare(self, x_B: Tensor, labels_B: Tensor) -> Comparison:
-        """Synthetic and true gradients of each sample at each split. No `.grad` is touched; works under `no_grad`."""
+        """Synthetic and true gradients at each split. Leaves every `.grad` alone, and works under `no_grad`."""
         with torch.enable_grad():
-            # From the first split on, one graph.
+            # One graph from the first split on.
             h_B = self.parts[0](x_B).detach().requires_grad_()
             outputs = [h_B]
             for part in self.parts[1:]:
                 outputs.append(part(outputs[-1]))
-            logits_BK, loss_B, _ = loss_of(outputs[-1], labels_B)
+            logits_BK, loss_B, _ = _loss_of(outputs[-1], labels_B)
             true_B = torch.autograd.grad(loss_B.sum(), outputs[:-1]) if len(self.parts) > 1 else ()
         predictions = self._predict(outputs, labels_B)
         synthetic_B = [p.gradient_B for p in predictions]
@@ -166,11 +166,11 @@ class DecoupledNetwork(nn.Module):
         return Comparison(loss_B.detach(), logits_BK.detach(), predicted, synthetic_B, list(true_B))
 
     def main_parameters(self) -> list[nn.Parameter]:
-        """Those of the parts that learn: with `noprop` the last one's."""
+        """The trainable parameters of the parts. With `noprop` only the last part has any."""
         return trainable(self.parts)
 
     def _forward_in_parts(self, x_B: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Input and output of each part; each input is a leaf."""
+        """The input and the output of each part. Each input is a leaf of its part's graph."""
         inputs, outputs = [], []
         for k, part in enumerate(self.parts):
             learns = self.technique.crosses != "nothing" or part is self.parts[-1]
@@ -179,19 +179,19 @@ class DecoupledNetwork(nn.Module):
             with torch.set_grad_enabled(learns):
                 x_B = part(inputs[-1])
             if k:
-                refuse_in_place(inputs[-1], before)
+                _refuse_in_place(inputs[-1], before)
             outputs.append(x_B)
         return inputs, outputs
 
     def _predict(self, outputs: list[Tensor], labels_B: Tensor) -> list[Prediction]:
-        """Each predictor's answer; it needs the hidden layer beneath it and nothing else."""
+        """Each predictor's prediction from the hidden layer at its split."""
         return [
             self.technique.predict(predictor, h_B, labels_B)
             for predictor, h_B in zip(self.predictors, outputs, strict=False)
         ]
 
 
-def loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(logits, L, log p), in float32 or better."""
     logits_BK = at_least_float32(logits_BK)
     log_p_BK = logits_BK.log_softmax(1)
@@ -199,7 +199,7 @@ def loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module]) -> None:
-    """Each part and predictor fills `.grad` with its own gradient: of two that share a parameter, one would be lost."""
+    """Each part and predictor sets `.grad`, so that of two which share a parameter one would lose its gradient."""
     owners: dict[nn.Parameter, str] = {}
     named = [(f"part {k}", part) for k, part in enumerate(parts)]
     named += [(f"predictor {k}", predictor) for k, predictor in enumerate(predictors)]
@@ -212,19 +212,20 @@ def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module])
                 )
 
 
-def refuse_in_place(input_B: Tensor, before: int) -> None:
-    """Of the version `before` a part saw it: the predictor beneath would see what the part made of it."""
+def _refuse_in_place(input_B: Tensor, before: int) -> None:
+    """Refuse a part that has changed its input since version `before`, for its predictor would see it changed."""
     if input_B._version != before:
         raise ValueError(
-            "a part changes its input in place, which is the output of the part beneath: let it begin with a layer of "
+            "a part changes its input in place, which is the output of the part below: let it begin with a layer of "
             "inplace=False"
         )
 
 
-def fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
-    """Set each `.grad`, in the memory layout of its parameter, as fused optimisers take for granted."""
+def _fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
+    """Set each `.grad` to a gradient times `factor`, in its parameter's memory layout, as fused optimisers need."""
     if factor is not None and gradients:
-        # Out of place: autograd may hand one tensor to several parameters, those of a sum, and to the part below.
+        # Out of place, because autograd may return one tensor for several parameters (the terms of a sum, say) and for
+        # the part below.
         gradients = torch._foreach_mul(gradients, factor)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         same = gradient.stride() == parameter.stride()

@@ -1,19 +1,19 @@
-r"""The sweeps through a ReLU policy that its values, its input derivatives and their training consist of.
+r"""A ReLU policy whose forward, backward and tangent passes are written out, for training on input derivatives.
 
-`ReLUSweeps` is an `AtariPolicy` for speed: the same function, with the four linear sweeps written out, and with each
-convolution of stride s taken over cells. A cell is a block of s x s pixels seen as s^2 C channels, so a convolution
-with kernel k and stride s becomes one with kernel k / s and stride 1:
+`ReLUPasses` computes the same function as an `AtariPolicy`, faster. Each convolution of stride s is taken over patches
+of s x s pixels that count as s^2 C channels, so that a convolution with kernel k and stride s becomes one with kernel
+k / s and stride 1:
 
     8x8/4 over 84x84x4   ->   2x2 over 21x21x64        4x4/2 over 20x20x16   ->   2x2 over 10x10x64
 
-Kernels for many channels and stride 1 reach several times the speed of those for 4 channels and stride 4, most of all
-in the derivative by the input. States and all that has their shape are kept as flat cells, one row a state.
+Convolutions of many channels with stride 1 reach several times the speed of those of 4 channels with stride 4, most of
+all in the derivative by the input. States, and whatever has their shape, are kept as flat patches: one row per state.
 
-Raw frames enter unscaled, 0 to 255, and the first weights are divided by 255 for them: that saves a pass over the
-states. Derivatives are by states in [0, 1] nevertheless, and so are tangents.
+Raw frames enter unscaled, from 0 to 255, and the first layer's weights are divided by 255 instead, which saves a pass
+over the states. Derivatives and tangents are nevertheless by states in [0, 1].
 
-Shape suffixes: B samples, I inputs (4 x 84 x 84, as flat cells), C channels, H rows, W columns, A actions.
-L layers: convolutions, hidden, actions.
+Shape suffixes: B samples, I inputs (4 x 84 x 84, as flat patches), C channels, H rows, W columns, A actions.
+There are L layers: the convolutions, the hidden layer and the actions.
 """
 
 from __future__ import annotations
@@ -25,63 +25,65 @@ from torch import Tensor, nn
 
 from sobolev.networks.atari_policies import FRAME, AtariPolicy
 
-WHITE = 255.0  # a raw frame's brightest pixel
+WHITE = 255.0  # the brightest pixel of a raw frame
 
 
-def cells(x_BCHW: Tensor, stride: int) -> Tensor:
-    """Blocks of stride x stride pixels as channels, in the order (row, column, channel); memory is channels-last."""
+def space_to_depth(x_BCHW: Tensor, stride: int) -> Tensor:
+    """Patches of stride x stride pixels as channels, in the order (row, column, channel), in channels-last memory."""
     batch, channels, height, width = x_BCHW.shape
     x = x_BCHW.permute(0, 2, 3, 1).reshape(batch, height // stride, stride, width // stride, stride, channels)
     x = x.transpose(2, 3).reshape(batch, height // stride, width // stride, stride**2 * channels)
     return x.permute(0, 3, 1, 2)
 
 
-def pixels(cells_BCHW: Tensor, stride: int) -> Tensor:
-    """The inverse of `cells`."""
-    batch, channels, height, width = cells_BCHW.shape
-    x = cells_BCHW.permute(0, 2, 3, 1).reshape(batch, height, width, stride, stride, channels // stride**2)
+def depth_to_space(patches_BCHW: Tensor, stride: int) -> Tensor:
+    """The inverse of `space_to_depth`."""
+    batch, channels, height, width = patches_BCHW.shape
+    x = patches_BCHW.permute(0, 2, 3, 1).reshape(batch, height, width, stride, stride, channels // stride**2)
     x = x.transpose(2, 3).reshape(batch, height * stride, width * stride, channels // stride**2)
     return x.permute(0, 3, 1, 2)
 
 
-class ReLUSweeps(nn.Module):
-    r"""An `AtariPolicy` over raw cells, with its sweeps written out.
+class ReLUPasses(nn.Module):
+    r"""An `AtariPolicy` over flat patches of raw frames, with its passes written out.
 
     With z_l = W_l h_{l-1} + b_l, h_l = s_l z_l and masks s_l = [z_l > 0], and logits y = W_L h_{L-1} + b_L:
 
-        values     h_0 = x,    h_l = s_l (W_l h_{l-1} + b_l)     y = W_L h_{L-1} + b_L
+        forward    h_0 = x,    h_l = s_l (W_l h_{l-1} + b_l)     y = W_L h_{L-1} + b_L
         backward   g_L = w,    g_l = s_l (W_{l+1}^T g_{l+1})     D_x <y, w> = W_1^T g_1
         tangent    u_0 = e,    u_l = s_l (W_l u_{l-1})           D_x y . e = W_L u_{L-1}
         weights    dW_l = sum_b g_l h_{l-1}^T                    db_l = sum_b g_l
 
-    The parameters are the policy's own in the layout of the sweeps, so that an optimiser treats them alike. Values are
-    computed in their type. `products` is the type of the three derivative sweeps. In bfloat16 (the kernels accumulate
-    in float32) these are two to four times as fast, and as the masks come from the values, they stay exact: rounding
-    the values as well would flip masks, and derivatives would be wrong by several per cent instead of one.
-    Call `refresh` after an optimiser's step; loading a state and moving to a device do it themselves.
+    The parameters are those of the policy in another layout, which an optimiser treats alike. The forward pass is
+    computed in their type, and the backward and tangent passes and the weights' gradients in `compute_dtype`. In
+    bfloat16 (products accumulate in float32) these are two to four times as fast. The masks come from the forward pass
+    and stay exact: if it were rounded as well, masks would flip, and derivatives would be wrong by several per cent
+    instead of one.
+
+    Call `refresh` after each step of an optimiser. Loading a state and moving to a device do so themselves.
 
     Args:
-        policy: copied, not shared.
-        products: torch.bfloat16, or None for the type of the policy's parameters.
+        policy: the policy, whose parameters are copied.
+        compute_dtype: torch.bfloat16, or None for the type of the policy's parameters.
 
     Raises:
-        ValueError: a kernel or an input side that is not a multiple of its stride.
+        ValueError: a kernel or the side of a layer's input is not a multiple of the stride.
     """
 
-    def __init__(self, policy: AtariPolicy, products: torch.dtype | None = None):
+    def __init__(self, policy: AtariPolicy, compute_dtype: torch.dtype | None = None):
         super().__init__()
         self.architecture = policy.architecture
-        self._products = products
+        self._compute_dtype = compute_dtype
         self.strides = [convolution.stride for convolution in policy.architecture.convolutions]
         side = FRAME
         for convolution in policy.architecture.convolutions:
             if convolution.kernel % convolution.stride or side % convolution.stride:
                 raise ValueError(
                     f"a convolution of kernel {convolution.kernel} and stride {convolution.stride} over {side} pixels "
-                    "cannot be taken over cells: the stride must divide both"
+                    "cannot be taken over patches: the stride must divide both"
                 )
             side = (side - convolution.kernel) // convolution.stride + 1
-        self.sides = (side, policy.architecture.convolutions[-1].channels)  # of what the hidden layer sees
+        self.sides = (side, policy.architecture.convolutions[-1].channels)  # of the hidden layer's input
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for layer in (*policy.convolutions, policy.hidden, policy.actions):
             self.weights.append(nn.Parameter(torch.empty_like(layer.weight)))
@@ -90,23 +92,23 @@ class ReLUSweeps(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
 
     @property
-    def products(self) -> torch.dtype:
-        return self._products or self.weights[0].dtype
+    def compute_dtype(self) -> torch.dtype:
+        return self._compute_dtype or self.weights[0].dtype
 
-    def _apply(self, *arguments: Any, **options: Any) -> ReLUSweeps:
-        """What `to`, `double` and their like do; the sweeps' own copies follow."""
+    def _apply(self, *arguments: Any, **options: Any) -> ReLUPasses:
+        """Convert the parameters, as `to`, `double` and the like do, and refresh the copies that the passes use."""
         super()._apply(*arguments, **options)
         self.refresh()
         return self
 
     @torch.no_grad()
     def load(self, policy: AtariPolicy) -> None:
-        """Take the policy's parameters."""
+        """Copy the parameters of a policy of this architecture."""
         side, channels = self.sides
         for weight, bias, layer in zip(self.weights, self.biases, self._layers(policy), strict=True):
             own = layer.weight.detach()
             if isinstance(layer, nn.Conv2d):
-                own = cells(own, layer.stride[0])
+                own = space_to_depth(own, layer.stride[0])
             elif layer is policy.hidden:
                 own = own.view(-1, channels, side, side).permute(0, 2, 3, 1).flatten(1)
             weight.data = own.clone(memory_format=torch.preserve_format)
@@ -115,12 +117,12 @@ class ReLUSweeps(nn.Module):
 
     @torch.no_grad()
     def store(self, policy: AtariPolicy) -> AtariPolicy:
-        """Write the parameters into a policy of this architecture, and return it."""
+        """Copy the parameters into a policy of this architecture, and return it."""
         side, channels = self.sides
         for index, layer in enumerate(self._layers(policy)):
             own = self.weights[index].detach()
             if isinstance(layer, nn.Conv2d):
-                own = pixels(own, layer.stride[0])
+                own = depth_to_space(own, layer.stride[0])
             elif layer is policy.hidden:
                 own = own.view(-1, side, side, channels).permute(0, 3, 1, 2).flatten(1)
             layer.weight.copy_(own)
@@ -133,18 +135,18 @@ class ReLUSweeps(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take the parameters' present values into the products' type."""
+        """Update the copies of the weights that the passes use. To be called whenever parameters have changed."""
         weights = [weight.detach() for weight in self.weights[:-1]]
         self._forward_weights = [weights[0] / WHITE, *weights[1:]]
-        self._w = [weight.to(self.products) for weight in weights]
+        self._w = [weight.to(self.compute_dtype) for weight in weights]
 
-    def flat_cells(self, state_BCHW: Tensor) -> Tensor:
-        """States (B, C, 84, 84), or what has their shape, as the rows (B, I) that the sweeps take."""
-        return cells(state_BCHW, self.strides[0]).permute(0, 2, 3, 1).flatten(1)
+    def flat_patches(self, state_BCHW: Tensor) -> Tensor:
+        """States (B, C, 84, 84), or what has their shape, as the rows (B, I) that the passes take."""
+        return space_to_depth(state_BCHW, self.strides[0]).permute(0, 2, 3, 1).flatten(1)
 
-    def from_flat_cells(self, row_BI: Tensor) -> Tensor:
-        """The inverse of `flat_cells`."""
-        return pixels(self._unflatten(row_BI), self.strides[0])
+    def from_flat_patches(self, row_BI: Tensor) -> Tensor:
+        """The inverse of `flat_patches`."""
+        return depth_to_space(self._unflatten(row_BI), self.strides[0])
 
     def _unflatten(self, row_BI: Tensor) -> Tensor:
         side = FRAME // self.strides[0]
@@ -152,12 +154,13 @@ class ReLUSweeps(nn.Module):
 
     @torch.no_grad()
     def values(self, raw_BI: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Inputs h_0, ..., h_{L-1} of each layer, and logits (B, A), at raw states, 0 to 255 and of any type."""
+        """The forward pass at raw states, from 0 to 255 and of any type: each layer's input h_0, ..., h_{L-1}, and the
+        logits (B, A)."""
         h = self._unflatten(raw_BI.to(self.weights[0].dtype))
         inputs = []
         for index, (weight, bias) in enumerate(zip(self._forward_weights, self.biases, strict=False)):
             h = self._onto(h, index)
-            inputs.append(self._unflatten(raw_BI.to(self.products)) if index == 0 else h.to(self.products))
+            inputs.append(self._unflatten(raw_BI.to(self.compute_dtype)) if index == 0 else h.to(self.compute_dtype))
             h = torch.nn.functional.conv2d(h, weight, bias) if weight.dim() == 4 else torch.addmm(bias, h, weight.mT)
             h = h.relu_()
         inputs.append(h)
@@ -165,9 +168,9 @@ class ReLUSweeps(nn.Module):
 
     @torch.no_grad()
     def backward(self, w_BA: Tensor, inputs: list[Tensor], to_input: bool) -> tuple[list[Tensor], Tensor | None]:
-        """g_1, ..., g_L of <logits, w>, and if asked for its derivative (B, I) by states in [0, 1]."""
+        """The backward pass of <logits, w>: g_1, ..., g_L, and its derivative (B, I) by states in [0, 1] or None."""
         signals = [w_BA]
-        g = _mask(w_BA @ self.weights[-1], inputs[-1]).to(self.products)
+        g = _mask(w_BA @ self.weights[-1], inputs[-1]).to(self.compute_dtype)
         for index in range(len(self._w) - 1, -1, -1):
             signals.append(g)
             if index == 0 and not to_input:
@@ -180,7 +183,7 @@ class ReLUSweeps(nn.Module):
 
     @torch.no_grad()
     def tangent(self, e_BI: Tensor, inputs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Inputs u_0, ..., u_{L-1} of each layer, and the change of the logits (B, A), along e by states in [0, 1]."""
+        """The tangent pass along e, in units of states in [0, 1]: u_0, ..., u_{L-1}, and the tangent of the logits."""
         u = self._unflatten(e_BI)
         tangents = []
         for index, weight in enumerate(self._w):
@@ -195,7 +198,11 @@ class ReLUSweeps(nn.Module):
 
     @torch.no_grad()
     def accumulate(self, inputs: list[Tensor], signals: list[Tensor], of_values: bool) -> None:
-        """Add sum_b g_l h_{l-1}^T to the weights' `.grad`; of values (not tangents) also sum_b g_l to the biases'."""
+        """Add sum_b g_l h_{l-1}^T to the `.grad` of the weights.
+
+        The inputs are values h or, where `of_values` is false, tangents u. Of values, also add sum_b g_l to the `.grad`
+        of the biases, which tangents do not depend on.
+        """
         for index, (h, g) in enumerate(zip(inputs, signals, strict=True)):
             weight, bias = self.weights[index], self.biases[index]
             product = _convolution_backward(g, h, self._w[index], by_input=False) if h.dim() == 4 else g.mT @ h
@@ -204,12 +211,12 @@ class ReLUSweeps(nn.Module):
                 bias.grad += g.sum((0, 2, 3) if g.dim() == 4 else 0, dtype=bias.dtype)
 
     def _onto(self, h: Tensor, index: int) -> Tensor:
-        """What layer `index - 1` gives, in the layout that layer `index` takes."""
+        """The output of layer `index - 1` in the layout that layer `index` takes."""
         if index == 0 or index > len(self.strides):
             return h
         if index == len(self.strides):
             return h.permute(0, 2, 3, 1).flatten(1)
-        return cells(h, self.strides[index]) if self.strides[index] > 1 else h
+        return space_to_depth(h, self.strides[index]) if self.strides[index] > 1 else h
 
     def _back(self, g: Tensor, index: int) -> Tensor:
         """The inverse of `_onto`."""
@@ -218,11 +225,11 @@ class ReLUSweeps(nn.Module):
         if index == len(self.strides):
             side, channels = self.sides
             return g.view(-1, side, side, channels).permute(0, 3, 1, 2)
-        return pixels(g, self.strides[index]) if self.strides[index] > 1 else g
+        return depth_to_space(g, self.strides[index]) if self.strides[index] > 1 else g
 
 
 def _convolution_backward(g: Tensor, h: Tensor, weight: Tensor, by_input: bool) -> Tensor:
-    """What a signal g behind a convolution of h becomes before it, or the weights' gradient that it makes."""
+    """The gradient by the input h of a convolution, or by its weights, for the gradient g by its output."""
     return torch.ops.aten.convolution_backward(
         g, h, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (by_input, not by_input, False)
     )[0 if by_input else 1]

@@ -1,7 +1,7 @@
-r"""What crosses the split between two parts, and what its predictor learns from (Table 1, SM 4).
+r"""Techniques: what crosses the split between two parts, and what its predictor learns from (Table 1, SM 4).
 
-The hidden layer h of a sample with label y has the true loss L and gradient dL/dh of the parts above it. A label
-predictor p gives m(h, y) = L(p(h), y) = -log p_y(h). With the distance l, here L1 unless one asks otherwise,
+The parts above a hidden layer h of a sample with label y determine its true loss L and gradient dL/dh. A label
+predictor p predicts the loss m(h, y) = L(p(h), y) = -log p_y(h). With a distance l, L1 by default,
 
     predictor loss = 1/B sum_b [ a l(m, L) + b l(dm/dh, dL/dh) + c l(dm/dy, dL/dy) ]
 
@@ -14,8 +14,8 @@ predictor p gives m(h, y) = L(p(h), y) = -log p_y(h). With the distance l, here 
     sobolev         dm/dh                       1  1
     sobolev_label   dm/dh                       1  1  1
 
-dm/dy = -log p(h) and dL/dy = -log p of the network, all classes: with y free in its simplex, both losses are linear in
-it. Derivatives are those of a sample's own loss: B times those of the batch's mean.
+Here dm/dy = -log p(h) and dL/dy = -log p of the network, over all classes: for y anywhere in the simplex, both losses
+are linear in y. Derivatives are those of a sample's own loss, which are B times those of the batch's mean.
 """
 
 from __future__ import annotations
@@ -41,15 +41,14 @@ class Technique:
         crosses: what the part below a split learns from: the true `gradient`, `nothing`, a predictor's `output`, or the
             `derivative` dm/dh of a label predictor.
         value, gradient, label: the weights a, b and c.
-        distance: l, by its name in `sobolev.losses.DISTANCES`.
-        reduction: how the distances of gradients and labels add up over the components of one sample: their `sum`, or
-            their `mean`, which makes the weight of a gradient independent of the layer's size. Ours: the paper says
-            only L1.
-        targets: where a predictor below others learns from: the `true` loss and gradient, or those `bootstrapped` from
-            the next predictor's through the part between.
+        distance: l, a name in `sobolev.losses.DISTANCES`.
+        reduction: whether the distances of gradients and labels are the `sum` over the components of a sample, or their
+            `mean`, which makes the weight of a gradient independent of the layer's size. The paper says only L1.
+        targets: what a predictor learns from if there is another one above it: the `true` loss and gradient, or those
+            `bootstrapped` from the next predictor through the part between them.
 
     Raises:
-        ValueError: an unknown name, or weights that leave a predictor nothing to learn from, or that need another one.
+        ValueError: an unknown name, negative weights, or weights that do not fit what crosses the splits.
     """
 
     crosses: str
@@ -73,23 +72,25 @@ class Technique:
         if self.has_predictor != any(weights):
             raise ValueError(f"crosses={self.crosses} needs {'a' if self.has_predictor else 'no'} weight above 0")
         if self.crosses == "output" and (self.value or self.label):
-            raise ValueError("a predictor that puts out the gradient has no value and no label to match")
+            raise ValueError("a predictor whose output is the gradient has no value and no label to match")
 
     @property
     def has_predictor(self) -> bool:
+        """Whether there is a predictor at each split."""
         return self.crosses in ("output", "derivative")
 
     @property
     def needs_true_gradient(self) -> bool:
+        """Whether gradients by the hidden layers are needed from above: by the parts, or as predictors' targets."""
         return self.crosses == "gradient" or self.gradient > 0
 
     def predict(self, predictor: nn.Module, h_B: Tensor, labels_B: Tensor) -> Prediction:
-        """What a predictor makes of a hidden layer: the synthetic gradient, and what it takes to learn from a target.
+        """A predictor's synthetic gradient for a hidden layer, and what it needs to learn from a target afterwards.
 
         Args:
-            predictor: of the label, h -> log p (B, K), or of the gradient, (h, y) -> g. A label predictor with a method
-                `linearise` (see `LabelPredictor`) learns from gradients without double backward.
-            h_B: (B, ...), of any shape beyond.
+            predictor: a label predictor, h -> log p (B, K), or a gradient predictor, (h, y) -> g. A label predictor
+                with a method `linearise` (see `LabelPredictor`) learns from gradients without double backward.
+            h_B: the hidden layer (B, ...).
             labels_B: (B,) class numbers.
         """
         with torch.enable_grad():
@@ -126,19 +127,24 @@ class Technique:
 
 @dataclass
 class Prediction:
-    """A predictor's answer for one batch. The graph goes down to the hidden layer and no further.
+    """A predictor's output for one batch. Its graph ends at the hidden layer.
 
     Attributes:
+        technique: what the predictor learns from.
+        predictor: the predictor itself.
+        labels_B: the labels that it was given.
         gradient_B: the synthetic gradient of each sample's loss, of h's shape, without a graph.
-        loss_B: m (B,), of a label predictor.
-        log_p_BK: its log-probabilities.
+        output_B: the same gradient with its graph, of a gradient predictor or where double backward is needed.
+        loss_B: the predicted loss m (B,) of a label predictor.
+        log_p_BK: the log-probabilities of a label predictor.
+        tangent: the function v -> D_h log p v of a label predictor with `linearise`.
     """
 
     technique: Technique
     predictor: nn.Module
     labels_B: Tensor
     gradient_B: Tensor
-    output_B: Tensor | None = None  # the gradient with its graph: of a direct predictor, or where double backward is
+    output_B: Tensor | None = None
     loss_B: Tensor | None = None
     log_p_BK: Tensor | None = None
     tangent: Callable[[Tensor], Tensor] | None = None
@@ -148,8 +154,8 @@ class Prediction:
     ) -> tuple[Tensor, list[Tensor]]:
         """The predictor loss, and its gradients by the predictor's trainable parameters. The targets are constants.
 
-        The gradient of b l(dm/dh, t) needs no double backward where the predictor is piecewise linear up to its
-        softmax: with the cotangent c = b dl/d(dm/dh), it is that of the directional derivative D_h m c at constant c.
+        The gradient of b l(dm/dh, t) needs no double backward if the predictor is piecewise linear up to its softmax:
+        with the cotangent c = b dl/d(dm/dh), it is that of the directional derivative D_h m c at constant c.
         """
         technique = self.technique
         with torch.enable_grad():
@@ -158,35 +164,36 @@ class Prediction:
                 terms.append(technique.value * technique.distances(self.loss_B, target_loss_B.detach()).mean())
             if technique.label:
                 terms.append(technique.label * technique.distances(self.log_p_BK, target_log_p_BK.detach()).mean())
-            shown = [*terms]
+            reported = [*terms]
             if technique.gradient:
                 synthetic_B = self.gradient_B.clone().requires_grad_() if self.tangent else self.output_B
                 distance_B = technique.distances(synthetic_B, target_gradient_B.detach())
                 terms.append(technique.gradient * distance_B.mean())
-                shown.append(terms[-1])
+                reported.append(terms[-1])
                 if self.tangent:
                     (cotangent_B,) = torch.autograd.grad(terms.pop(), synthetic_B)
                     slope_BK = self.tangent(cotangent_B)
                     terms.append(-slope_BK.gather(1, self.labels_B[:, None]).sum())
             parameters = trainable(self.predictor)
-            # A bias need not enter a derivative: where only gradients are matched, some parameters have none.
+            # If only gradients are matched, some parameters (the last bias, say) have no gradient.
             gradients = gradients_of(sum(terms), parameters, allow_unused=True, materialize_grads=True)
-        return sum(term.detach() for term in shown), gradients
+        return sum(term.detach() for term in reported), gradients
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require gradients."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def gradients_of(
     output: Tensor, wanted: Sequence[Tensor], cotangent: Tensor | None = None, **settings: bool
 ) -> list[Tensor]:
-    """`torch.autograd.grad`, which refuses to be asked for nothing; some parts have nothing to learn."""
+    """`torch.autograd.grad` as a list, empty where nothing is wanted, which PyTorch refuses."""
     return list(torch.autograd.grad(output, wanted, cotangent, **settings)) if wanted else []
 
 
 def _components(tensor_B: Tensor) -> Tensor:
-    """(B, ...) to (B, components), in float32 or better; channels last, which is how images lie in memory."""
+    """(B, ...) to (B, components), in float32 or better. Channels come last, as they lie in memory."""
     if tensor_B.dtype in (torch.bfloat16, torch.float16):
         tensor_B = tensor_B.float()
     return tensor_B.movedim(1, -1).flatten(1) if tensor_B.dim() > 1 else tensor_B[:, None]

@@ -1,10 +1,6 @@
 """Decoupled training against plain backpropagation, naive double backward, closed forms and finite differences."""
 
-import os
-import signal
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -12,8 +8,8 @@ from torch import distributed, multiprocessing, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from sobolev.decoupling import TECHNIQUES, DecoupledNetwork, ParallelStep, Pipeline, Technique
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
+from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork, ParallelStep, Technique
 
 N_CLASSES, BATCH = 5, 6
 LEARNED = [name for name, technique in TECHNIQUES.items() if technique.has_predictor]
@@ -449,41 +445,6 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
             torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[name], gradients(network), msg=name)
 
 
-SGD, ADAM = partial(torch.optim.SGD, lr=0.1, momentum=0.9), partial(torch.optim.Adam, lr=1e-3)
-
-
-@pytest.mark.parametrize(("name", "targets"), [("sobolev", "true"), ("critic", "true"), ("sobolev", "bootstrapped")])
-def test_processes_in_lock_step_train_as_one_process(name, targets):
-    technique = replace(TECHNIQUES[name], targets=targets)
-    apart, together = make_network(technique, batchnorm=True), make_network(technique, batchnorm=True)
-    with Pipeline(apart, SGD, ADAM) as pipeline:
-        for seed in range(3):
-            pipeline.step(*data(seed))
-    main, adam = SGD(together.main_parameters()), ADAM(together.predictors.parameters())
-    for seed in range(3):
-        together.step(*data(seed))
-        main.step()
-        adam.step()
-    torch.testing.assert_close(apart.state_dict(), together.state_dict())
-
-
-def test_processes_leave_what_has_nothing_to_learn():
-    apart, together = make_network(TECHNIQUES["sobolev"]), make_network(TECHNIQUES["sobolev"])
-    for network in (apart, together):
-        for what in ("frozen lowest", "no parameters"):
-            leave_nothing_to_learn(network, what)
-        network.predictors[1].requires_grad_(False)
-    with Pipeline(apart, SGD, ADAM) as pipeline:
-        for seed in range(2):
-            pipeline.step(*data(seed))
-    main, adam = SGD(together.main_parameters()), ADAM(together.predictors[0].parameters())
-    for seed in range(2):
-        together.step(*data(seed))
-        main.step()
-        adam.step()
-    torch.testing.assert_close(apart.state_dict(), together.state_dict())
-
-
 @pytest.mark.parametrize("technique", ["backprop", "critic", "sobolev", "direct"])
 def test_gradients_lie_in_memory_as_their_parameters_do(technique):
     """A fused optimiser walks through both at once. Here activations are channels_last, and weights are not."""
@@ -505,84 +466,3 @@ def test_a_part_that_changes_its_input_in_place_is_refused(technique):
     network.parts[1] = nn.Sequential(nn.ReLU(inplace=True), network.parts[1])
     with pytest.raises((ValueError, RuntimeError), match=r"in.place"):
         network.step(*data())
-
-
-def test_steps_that_were_forgotten_are_told_and_not_waited_for():
-    network = make_network(TECHNIQUES["sobolev"])
-    with Pipeline(network, SGD, ADAM, limit=2) as pipeline:
-        pipeline.step(*data())
-        os.kill(pipeline.processes[2].pid, signal.SIGSTOP)
-        for seed in range(6):
-            pipeline.feed(*data(seed))
-        pipeline.wait(updates=[7, 7])
-        os.kill(pipeline.processes[2].pid, signal.SIGCONT)
-        pipeline.wait(lessons=[3, 3])  # of the first step, and of the two last
-        with pytest.raises(RuntimeError, match="can have 3 lessons, not 4: 4 of 7 steps were forgotten"):
-            pipeline.wait(lessons=[3, 4])
-
-
-def test_no_part_waits_for_those_above_it():
-    """With all above it stopped by the kernel, the lowest part goes on learning; they catch up once they may."""
-    network = make_network(TECHNIQUES["sobolev"])
-    with Pipeline(network, SGD, ADAM, limit=50) as pipeline:
-        pipeline.step(*data())
-        for process in pipeline.processes[1:]:
-            os.kill(process.pid, signal.SIGSTOP)
-        for seed in range(20):
-            pipeline.feed(*data(seed))
-        pipeline.wait(updates=[21])
-        assert pipeline.updates[1:] == [1, 1]
-        assert pipeline.lessons == [1, 1]
-        for process in pipeline.processes[1:]:
-            os.kill(process.pid, signal.SIGCONT)
-        pipeline.wait(updates=[21, 21, 21], lessons=[21, 21])
-
-
-def test_a_part_that_fails_is_named():
-    network = make_network(TECHNIQUES["critic"])
-    with pytest.raises(RuntimeError, match="part 0 failed"), Pipeline(network, SGD, ADAM) as pipeline:
-        pipeline.step(torch.zeros(1, 7, 6, 6, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
-
-
-def test_a_part_that_fails_on_what_was_fed_last_ends_all():
-    network = make_network(TECHNIQUES["critic"])
-    pipeline = Pipeline(network, SGD, ADAM)
-    with pytest.raises(RuntimeError, match="part 0 failed"), pipeline:
-        pipeline.feed(torch.zeros(1, 7, 6, 6, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
-    assert not any(process.is_alive() for process in pipeline.processes)
-
-
-def leave_much_unread() -> None:
-    with suppress(KeyError), Pipeline(make_network(TECHNIQUES["critic"]), SGD, ADAM) as pipeline:
-        pipeline.step(*data())
-        os.kill(pipeline.processes[0].pid, signal.SIGKILL)
-        for _ in range(200):  # more than a pipe holds
-            pipeline.feed(*data())
-        raise KeyError
-
-
-def test_after_an_error_the_program_ends_with_what_was_not_read():
-    program = multiprocessing.get_context("spawn").Process(target=leave_much_unread)
-    program.start()
-    program.join(120)
-    program.kill()  # if it has not ended
-    program.join()
-    assert program.exitcode == 0
-
-
-def test_a_pipeline_of_one_part_is_refused():
-    network = DecoupledNetwork([nn.Linear(2, N_CLASSES)], [], TECHNIQUES["critic"])
-    with pytest.raises(ValueError, match=r"^a pipeline needs a network of 2 parts or more, not 1$"):
-        Pipeline(network, SGD, ADAM)
-
-
-@pytest.mark.parametrize("devices", [[], ["cpu"] * 2, ["cpu"] * 4])
-def test_a_wrong_number_of_devices_is_refused(devices):
-    with pytest.raises(ValueError, match=f"^3 parts need 3 devices, not {len(devices)}$"):
-        Pipeline(make_network(TECHNIQUES["critic"]), SGD, ADAM, devices)
-
-
-@pytest.mark.parametrize("name", ["backprop", "noprop"])
-def test_what_has_no_predictors_is_no_pipeline(name):
-    with pytest.raises(ValueError, match="no predictors"):
-        Pipeline(make_network(TECHNIQUES[name]), SGD, ADAM)

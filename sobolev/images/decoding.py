@@ -1,0 +1,55 @@
+"""Decoding one image file: only JPEG and PNG, of a bounded size, and no more of it than a crop needs.
+
+Pixels are taken as they are stored. An EXIF tag that asks for a picture to be turned is not followed: published results
+on ImageNet are of pipelines that do not look at it, and a network that learned from pixels as stored is to be tested on
+pixels as stored.
+
+Shape suffixes: H rows, W columns, C channels (3).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from sobolev.images.crops import Crop
+
+FORMATS = ("JPEG", "PNG")  # all that Pillow is asked for: some of the other formats that it knows start programs
+MAX_PIXELS = 1 << 25  # decoded of one image, which take 128 MiB
+
+
+def decode(path: Path, size: int, crop: Crop) -> tuple[np.ndarray, bool]:
+    """A crop of an image as RGB pixels (size, size, 3), and whether EXIF asks for the image to be turned.
+
+    If the crop has twice the size that is needed or more, a JPEG is decoded at half its resolution or less.
+
+    Raises:
+        Exception: Pillow raises many kinds for an image that it cannot read.
+    """
+    box_of, mirrored = crop
+    if not path.is_file() and path.exists():
+        raise OSError("no regular file")  # reading a pipe or a device may never end
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        turned = _to_be_turned(image)
+        left, top, right, bottom = box_of(width, height)
+        excess = max(min(right - left, bottom - top) / size, 1)
+        reduced = image.draft("RGB", (int(width / excess), int(height / excess)))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, expected {MAX_PIXELS:,} at most")
+        scale = reduced[1][2] / width if reduced else 1  # 1, 1/2, 1/4 or 1/8
+        box = (left * scale, top * scale, min(right * scale, image.width), min(bottom * scale, image.height))
+        if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels_HWC = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
+    return pixels_HWC[:, ::-1] if mirrored else pixels_HWC, turned
+
+
+def _to_be_turned(image: Image.Image) -> bool:
+    """Whether EXIF asks for the picture to be turned or mirrored. A tag that cannot be read does not."""
+    with suppress(Exception):
+        return "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    return False
