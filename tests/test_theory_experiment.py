@@ -292,7 +292,7 @@ def test_one_part_of_the_exact_theory_alone(tmp_path, capsys):
     assert "Gaussian densities" in finding.ours
     assert "determine a function (reduced)" in claims.tables(Evidence(rows, {}))
     assert draw_figures.main(["--results", str(tmp_path / "results")]) == 0
-    assert "gaussian_pair: " in capsys.readouterr().err
+    assert "gaussian_pair, " in capsys.readouterr().err
 
 
 def exact_rows(folder, part: str) -> pd.DataFrame:
