@@ -25,7 +25,7 @@ def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, gam
         "objective": {"name": approach, "kl_weight": float(approach != "derivative"), "gradient_weight": alpha},
         "optimizer": {"learning_rate": rate, "steps": 5000},
         "labels": {"method": f"{approach}_lr{rate}_alpha{alpha}"},
-        **{"recorder": {"group": "figure_4_search"}, "compute": {"threads": 1, "precision": "float32"}},
+        **{"recorder": {"group": "distillation/search"}, "compute": {"threads": 1, "precision": "float32"}},
     }
     for key, value in other.items():
         section, _, name = key.rpartition("__")
@@ -140,7 +140,7 @@ def jobs(sweep: str) -> list[dict]:
 @pytest.mark.parametrize("suffix", ["", "_reduced"])
 def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path, suffix):
     """As many choices for either approach, no seed of Figure 4, rates in the paper's range, and runs that compare."""
-    value, sobolev = jobs(f"figure_4_search{suffix}_value"), jobs(f"figure_4_search{suffix}")
+    value, sobolev = jobs(f"distillation/search{suffix}_value"), jobs(f"distillation/search{suffix}")
     rates = [{job["optimizer"]["learning_rate"] for job in approach} for approach in (value, sobolev)]
     assert len(value) == len(sobolev)
     assert rates[1] < rates[0]
