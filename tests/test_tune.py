@@ -145,20 +145,20 @@ def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path, suffix):
     assert len(value) == len(sobolev)
     assert rates[1] < rates[0]
     assert 1e-5 <= min(rates[0]) < max(rates[0]) <= 1e-3
-    published = {job["seed"] for job in jobs(f"figure_4{suffix}")}
+    published = {job["seed"] for job in jobs(f"distillation/figure_4{suffix}")}
     assert not {job["seed"] for job in value + sobolev} & published
     both = value + sobolev
     assert tune.main(write_runs(tmp_path, both, [0.1] * len(both))) == 0
 
 
 def test_every_technique_has_the_same_choices_apart_from_what_is_published(tmp_path):
-    searched = jobs("synthetic_gradients_search")
+    searched = jobs("synthetic_gradients/search")
     choices = {}
     for job in searched:
         chosen = (job["seed"], job["optimizer"]["predictor_learning_rate"])
         choices.setdefault(job["technique"]["name"], []).append(chosen)
     assert len({frozenset(of_technique) for of_technique in choices.values()}) == 1
-    assert not {job["seed"] for job in searched} & {job["seed"] for job in jobs("synthetic_gradients")}
+    assert not {job["seed"] for job in searched} & {job["seed"] for job in jobs("synthetic_gradients/digits")}
     assert tune.main(write_runs(tmp_path, searched, [0.1] * len(searched), searched[0]["name"])) == 0
     (dataset,) = {job["dataset"]["name"] for job in searched}
     assert {path.stem for path in (tmp_path / "tuned").iterdir()} == {f"{dataset}_{name}" for name in choices}
