@@ -63,16 +63,17 @@ def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch,
     assert not Path(config.runs_dir).exists()
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*.yaml")))
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*/*.yaml")))
 def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, file):
     monkeypatch.setattr(limits, "memory", lambda: 8 * 2**30)
     register_settings()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("config", [f"{file.parent.name}={file.stem}"], return_hydra_config=True)
+        group, _, choice = file.relative_to(CONFIGS).with_suffix("").as_posix().partition("/")
+        composed = compose("config", [f"{group}={choice}"], return_hydra_config=True)
         params = composed.hydra.sweeper.params or {}
         largest = [f"{key}={str(choices).split(',')[-1]}" for key, choices in params.items()]
-        config = OmegaConf.to_object(compose("config", [f"{file.parent.name}={file.stem}", *largest]))
-    sys.modules[find_entry(config.entry).__module__].check(config)
+        config = OmegaConf.to_object(compose("config", [f"{group}={choice}", *largest]))
+    sys.modules[find_entry(config).__module__].check(config)
 
 
 def test_a_complete_run_of_a_larger_machine_is_skipped(make_config, monkeypatch):

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.evidence import collect
 from experiments.evidence.rows import as_rows, read_rows, read_settings, select
 from experiments.evidence.verdicts import Evidence
 from experiments.runner.errors import BadInput
@@ -20,6 +19,7 @@ from experiments.runner.run import execute
 from experiments.theory import claims
 from experiments.theory import figures as theory_figures
 from experiments.theory import train as theory
+from scripts import collect
 from scripts import figures as draw_figures
 from sobolev.seeding import generator
 from tests.conftest import composed

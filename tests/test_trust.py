@@ -304,11 +304,17 @@ def test_git_is_called_without_what_the_environment_says_of_it(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "entry", ["os.system", "experiments.runner.run.execute", "experiments.runner.run.main", "experiments.nothing.main"]
+    "entry",
+    [
+        *("os.system", "experiments.runner.run.execute", "experiments.runner.run.main", "experiments.nothing.main"),
+        "experiments.theory.train.points",  # of another domain
+    ],
 )
-def test_an_entry_is_an_experiment(entry):
+def test_an_entry_is_an_experiment(make_config, entry):
+    config = make_config()
+    config.entry = entry
     with pytest.raises(BadInput, match="expected experiments"):
-        find_entry(entry)
+        find_entry(config)
 
 
 class Payload:

@@ -34,6 +34,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,6 @@ from experiments.runner.scale import scale_of
 from experiments.runner.settings import Precision, RunConfig
 from experiments.runner.wandb_mirror import WandbMirror
 from sobolev.files import naming, replacing, sha256
-
-NO_DOMAINS = ("runner", "evidence")
 
 
 class Run:
@@ -327,7 +326,7 @@ def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
 
 def execute(config: RunConfig) -> float:
     """Do what a config asks, unless it is done already, and return the number a sweep compares."""
-    entry = find_entry(config.entry)
+    entry = find_entry(config)
     check = getattr(sys.modules[entry.__module__], "check", None)
     if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
         check(config)
@@ -347,21 +346,17 @@ def execute(config: RunConfig) -> float:
     return float(run.summary["objective"])
 
 
-def find_entry(name: str) -> Callable[[RunConfig, Run], dict[str, Any]]:
-    """Import an experiment: a function of (config, run) of a domain's module.
+def find_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:
+    """Import the experiment that a config names: a function of (config, run) of the domain that its settings are of.
 
     Nothing else may be named, because configs are untrusted.
     """
-    module, _, function = name.rpartition(".")
-    folder, beside = Path(__file__).parents[1], {"runner", "evidence"}
-    ours = {
-        f"experiments.{path.parent.name}.{path.stem}"
-        for path in folder.glob("*/*.py")
-        if path.parent.name not in beside
-    }
-    entry = getattr(importlib.import_module(module), function, None) if module in ours else None
+    module, _, function = config.entry.rpartition(".")
+    domain = type(config).__module__.rpartition(".")[0]
+    ours = module.rpartition(".")[0] == domain and find_spec(module) is not None
+    entry = getattr(importlib.import_module(module), function, None) if ours else None
     if getattr(entry, "__module__", None) != module or [*inspect.signature(entry).parameters] != ["config", "run"]:
-        raise BadInput(f"entry={name}: expected experiments.<domain>.<module>.<function>, a function of (config, run)")
+        raise BadInput(f"entry={config.entry}: expected {domain}.<module>.<function>, a function of (config, run)")
     return entry
 
 
