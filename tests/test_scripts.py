@@ -22,7 +22,6 @@ from experiments.evidence import report
 from experiments.evidence.markdown import format_interval
 from experiments.evidence.reading import EvidenceError
 from experiments.evidence.rows import (
-    TASKS,
     Interval,
     Surface,
     as_rows,
@@ -51,6 +50,8 @@ from experiments.regression.claims import (
     longer_training,
     outcome,
 )
+from experiments.regression.names import TASKS
+from experiments.regression.surfaces import figure_3, surface_view
 from experiments.regression.tables import convergence
 from scripts import figures as draw_figures
 from scripts import report as report_program
@@ -672,7 +673,7 @@ def test_surface_view_places_models_in_their_columns() -> None:
         ("regression", "styblinski_tang", method, n_train): make_surface(n_train=n_train, slope=slope)
         for method, n_train, slope in (("value", 20, 0.5), ("sobolev", 20, 0.9), ("sobolev", 100, 1.0))
     }
-    figure = figures.figure_3(surfaces)
+    figure = figure_3(surfaces)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["target, 20 points", "value only", "Sobolev", "target, 100 points", "Sobolev"]
     columns = [axes.get_subplotspec().colspan.start for axes in figure.axes]
@@ -680,7 +681,7 @@ def test_surface_view_places_models_in_their_columns() -> None:
 
 
 def test_a_flat_model_has_arrows_of_length_zero() -> None:
-    figure = figures.surface_view({("regression", "booth", "value", 20): make_surface(slope=0)}, "regression", "booth")
+    figure = surface_view({("regression", "booth", "value", 20): make_surface(slope=0)}, "regression", "booth")
     for axes in figure.axes:
         (arrows,) = (c for c in axes.collections if isinstance(c, Poly3DCollection) and len(c._faces[0]) == 3)
         lengths = np.ptp(arrows._faces, axis=1).max(axis=1)
@@ -702,7 +703,7 @@ def test_one_reduced_surface_makes_the_view_reduced() -> None:
         ("regression", "booth", "value", 20): make_surface("paper"),
         ("regression", "booth", "sobolev", 20): replace(make_surface(), scale="reduced"),
     }
-    assert "REDUCED" in texts(figures.surface_view(surfaces, "regression", "booth"))
+    assert "REDUCED" in texts(surface_view(surfaces, "regression", "booth"))
 
 
 def test_missing_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

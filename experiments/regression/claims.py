@@ -15,9 +15,7 @@ import pandas as pd
 
 from experiments.evidence.markdown import format_factor, format_interval, markdown
 from experiments.evidence.rows import (
-    METHODS,
     MIN_SEEDS,
-    TASKS,
     Interval,
     final,
     finals,
@@ -41,6 +39,7 @@ from experiments.evidence.verdicts import (
     find,
     negation,
 )
+from experiments.regression.names import METHODS, METRICS, TASKS
 from experiments.regression.tables import Convergence, convergence, errors_table, final_errors
 
 SIZES = (20, 100, 10_000)
@@ -363,8 +362,7 @@ def gradient_terms(rows: pd.DataFrame) -> str:
     if not len(rows):
         return ""
     test, lines = select(rows, split="test"), []
-    names = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
-    metrics = [metric for metric in names if metric in levels(test, "metric")]
+    metrics = [metric for metric in METRICS if metric in levels(test, "metric")]
     for (task, n_train), cell in groups(test, "task", "n_train"):
         errors = finals(cell, "method", "metric")
         for method in levels(cell, "method"):
@@ -374,7 +372,7 @@ def gradient_terms(rows: pd.DataFrame) -> str:
                 entries = [entry for ratio in ratios for entry in _ratio_entries(ratio if ratio.n else None)]
                 label = TASKS.get(task, task), f"{n_train:,}", METHODS.get(method, method)
                 lines.append([*label, *entries, scale_of(cell[cell["method"].isin(["value", method])])])
-    heads = [entry for metric in metrics for entry in (names[metric], "")]
+    heads = [entry for metric in metrics for entry in (METRICS[metric], "")]
     return "#### Ratios by loss (value only / this one, paired by seed)\n\n" + markdown(
         ["function", "points", "trained with", *heads, "scale"], lines
     )
