@@ -126,7 +126,7 @@ def test_a_formula_alone_has_the_same_derivatives(function: BenchmarkFunction) -
 
 
 def test_a_linear_formula_has_a_hessian_of_zeros() -> None:
-    plane = BenchmarkFunction("plane", "Plane", ((0.0, 1.0), (0.0, 1.0)), lambda x, y: x + 2 * y)
+    plane = BenchmarkFunction("plane", ((0.0, 1.0), (0.0, 1.0)), lambda x, y: x + 2 * y)
     x = sample(plane, 5)
     torch.testing.assert_close(plane.gradient(x), torch.tensor([1.0, 2.0], dtype=torch.float64).expand(5, 2))
     assert (plane.hessian(x) == torch.zeros(5, 2, 2)).all()

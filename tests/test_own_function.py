@@ -23,7 +23,6 @@ from tests.conftest import ROOT
 
 HIMMELBLAU = BenchmarkFunction(
     name="himmelblau",
-    title="Himmelblau",
     domain=((-5.0, 5.0), (-5.0, 5.0)),
     formula=lambda x, y: (x**2 + y - 11) ** 2 + (x + y**2 - 7) ** 2,
 )

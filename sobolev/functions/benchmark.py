@@ -29,14 +29,13 @@ class BenchmarkFunction:
     A function of one's own needs its formula alone. Once it is in ``BENCHMARKS``, experiments know it by its name:
 
     >>> from sobolev.functions import BenchmarkFunction
-    >>> bowl = BenchmarkFunction("bowl", "Bowl", ((-1.0, 1.0), (-1.0, 1.0)), lambda x, y: x**2 + 3 * y**2)
+    >>> bowl = BenchmarkFunction("bowl", ((-1.0, 1.0), (-1.0, 1.0)), lambda x, y: x**2 + 3 * y**2)
     >>> bowl.gradient(x)
     tensor([[ 2., 18.],
             [ 0.,  0.]])
 
     Attributes:
-        name: The key in ``BENCHMARKS``.
-        title: The name as it is written in figures and tables.
+        name: The key in ``BENCHMARKS``, and the name in rows.
         domain: (low, high) of each coordinate. Points are drawn uniformly from this rectangle.
         formula: (x, y) -> f.
         partials: (x, y) -> (df/dx, df/dy). None differentiates the formula, which takes each point on its own.
@@ -44,7 +43,6 @@ class BenchmarkFunction:
     """
 
     name: str
-    title: str
     domain: tuple[tuple[float, float], tuple[float, float]]
     formula: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
