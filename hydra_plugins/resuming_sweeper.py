@@ -51,11 +51,17 @@ class ResumingSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if not jobs:
             raise BadInput("a grid of no runs: one of its ranges is empty")
-        asked = []
+        asked, refused = [], []
         for job in jobs:
             composed = self._compose(job)
-            asked.append((settings(composed), job))
+            try:
+                asked.append((settings(composed), job))
+            except BadInput as error:  # the other runs of the grid go on
+                refused.append(error)
+                continue
             job += settled(composed, asked[-1][0])
+        if not asked:
+            raise refused[0]
 
         # These bring torch, for which nothing that is refused has to wait.
         from experiments.runner.code_identity import other_code
@@ -84,18 +90,19 @@ class ResumingSweeper(BasicSweeper):
             said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
             print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
         waiting = [job for folder, job in folders.items() if folder not in complete]
-        if not waiting:
+        if not waiting and not refused:
             return
         with Watch(grid):
             try:
                 failures = list(self._failures(waiting))
             except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are failures
                 raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
-        errors = [explain(error) for error in failures if not isinstance(error, RunBusy)]
-        if busy := len(failures) - len(errors):
+        busy = sum(isinstance(error, RunBusy) for error in failures)
+        if busy:
             print(f"{name}: {busy} of {len(waiting)} runs are other processes' and were passed over", file=sys.stderr)
+        errors = [explain(error) for error in (*refused, *failures) if not isinstance(error, RunBusy)]
         if errors:
-            raise BadInput(f"{len(errors)} of {len(waiting)} runs failed; the first: {errors[0]}")
+            raise BadInput(f"{len(errors)} of {len(waiting) + len(refused)} runs failed; the first: {errors[0]}")
 
     def _failures(self, jobs: list[list[str]]) -> Iterator[Exception]:
         """Launch jobs, and yield what those that failed ended with.

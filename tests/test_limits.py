@@ -1,7 +1,6 @@
 """What no patience and no memory would do is refused in one line, before a run's folder or W&B is opened."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -54,13 +53,12 @@ TOO_MUCH = [
 
 
 @pytest.mark.parametrize(("experiment", "override", "said"), TOO_MUCH)
-def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch, experiment, override, said):
+def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch, tmp_path, experiment, override, said):
     part = ["part=proposition_1"] if experiment == "theory_exact" else []
-    config = make_config(f"experiment={experiment}", *part, override)
     monkeypatch.setattr(Run, "__init__", lambda *_: pytest.fail("a run was opened"))
     with pytest.raises(BadInput, match=said):
-        execute(config)
-    assert not Path(config.runs_dir).exists()
+        execute(make_config(f"experiment={experiment}", *part, override))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*/*.yaml")))

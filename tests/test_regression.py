@@ -1,5 +1,8 @@
 """The regression experiment: its loss against one written out by hand, what it measures, and what it calls whole."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from experiments.regression.train import gradient_computer, scale
 from experiments.runner.run import execute, folder_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
-from tests.conftest import composed
+from tests.conftest import CONFIGS, composed
 
 BY_HAND = {
     "squared_l2": lambda error: error.square().sum(-1),
@@ -50,6 +53,26 @@ def test_another_protocol_than_an_experiments_own_is_not_called_paper(experiment
         *(f"normalise={other}", "optimizer.learning_rate=0.01", "model.activation=tanh"),
     ):
         assert scale(shipped(experiment, override)) == "reduced", override
+
+
+def test_ranges_are_refused_where_settings_are_built_and_before_torch_is_loaded():
+    program = f"""
+import sys
+from hydra import compose, initialize_config_dir
+from experiments.registry import register_settings
+from experiments.runner.errors import BadInput
+from omegaconf import OmegaConf
+
+register_settings()
+with initialize_config_dir({str(CONFIGS)!r}, version_base="1.3"):
+    config = compose("config", ["n_train=0"])
+try:
+    OmegaConf.to_object(config)
+except BadInput as error:
+    print(error, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "n_train must be positive, not 0 False"
 
 
 def test_hessians_are_measured_where_they_do_not_vanish(make_config):

@@ -19,9 +19,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from experiments.distillation.claims import EXPERIMENT, GAMES
 from experiments.evidence import drawing
+from experiments.evidence.names import METHODS
 from experiments.evidence.reading import expected, read_arrays, read_csv, read_json, rows_path
 from experiments.evidence.rows import (
-    METHODS,
     MIN_SEEDS,
     as_rows,
     curve,
