@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,8 @@ import pytest
 import yaml
 from scipy import stats
 
-import sobolev.synthetic_gradients
-from experiments.evidence import report
-from experiments.evidence.rows import Estimate, as_rows, mean_estimate, select
+from experiments.evidence import collect, report
+from experiments.evidence.rows import Estimate, as_rows, mean_estimate, read_rows, select
 from experiments.evidence.verdicts import Evidence
 from experiments.synthetic_gradients.claims import SYNTHETIC_GRADIENTS, exceeds
 from experiments.synthetic_gradients.figures import FIGURES, draw
@@ -38,6 +39,10 @@ from experiments.synthetic_gradients.tasks import (
 from scripts import figures as draw_figures
 from scripts import report as report_program
 from scripts import tables as tables_program
+from sobolev.synthetic_gradients import TECHNIQUES as OF_THE_LIBRARY
+from sobolev.synthetic_gradients import Technique
+from tests import front_door
+from tests.conftest import TINY
 from tests.test_scripts import joined, texts, write_rows
 
 STEPS = (0, 100, 300, 1000)
@@ -286,7 +291,7 @@ def test_each_command_makes_what_its_rules_need() -> None:
         params |= dict(override.split("=") for override in overrides)
         assert set(setting.ranking) <= set(params["technique"].split(","))
         assert len(str(params["seed"]).split(",")) >= 3
-    assert set(TECHNIQUES) == set(sobolev.synthetic_gradients.TECHNIQUES)
+    assert set(TECHNIQUES) == set(OF_THE_LIBRARY)
 
 
 def test_the_report_shows_numbers_scale_and_commands() -> None:
@@ -350,6 +355,52 @@ def test_scales_of_one_task_are_lines_of_their_own() -> None:
     assert [(e.scale, round(e.mean), e.seeds) for e in entries] == [("paper", 93, 1), ("reduced", 86, 1)]
     lines = table_1(entries).splitlines()
     assert [line.split(" | ")[-1] for line in lines[2:]] == ["paper |", "paper |", "reduced |", "paper |"]
+
+
+# From a config to a figure
+
+
+MINE = """
+name: mine
+crosses: derivative
+value: 0.5
+gradient: 2
+label: 0.25
+"""
+
+
+def test_a_technique_of_ones_own_needs_no_shipped_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs" / "technique").mkdir(parents=True)
+    (tmp_path / "configs" / "technique" / "mine.yaml").write_text(MINE)
+    base = ["experiment=synthetic_gradients", *TINY["synthetic_gradients"], f"runs_dir={tmp_path / 'runs'}"]
+    base += ["recorder=disabled", "compute.device=cpu", "compute.threads=1"]
+    for technique in ("sobolev", "critic", "mine"):
+        done = front_door.run("--config-dir", str(tmp_path / "configs"), *base, f"technique={technique}")
+        assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("*/*-mine-*")
+    asked = yaml.safe_load((run / "config.yaml").read_text())["technique"]
+    assert asked == {"name": "mine", **asdict(Technique("derivative", value=0.5, gradient=2, label=0.25))}
+
+    shown = {}
+    for results, left_out in ((tmp_path / "with", ""), (tmp_path / "without", "mine")):
+        if left_out:
+            shutil.rmtree(run)
+        monkeypatch.setattr("sys.argv", ["collect", "--runs", str(tmp_path / "runs"), "--results", str(results)])
+        collect.main()
+        assert tables_program.main(["--results", str(results)]) == 0
+        assert draw_figures.main([*FIGURES, "--results", str(results)]) == 0
+        assert report_program.main(["--results", str(results)]) == 0
+        with (results / "tables" / "table_1.csv").open() as file:
+            shown[left_out] = {entry["technique"]: entry for entry in csv.DictReader(file)}
+    rows = [read_rows(tmp_path / name / "synthetic_gradients" / "rows.csv.gz") for name in ("with", "without")]
+    assert "mine" in [text.get_text() for text in draw("accuracy", rows[0]).legends[0].get_texts()]
+    assert " | mine | " in (tmp_path / "with" / "tables" / "table_1.md").read_text()
+    assert "| digits | mine | " in (tmp_path / "with" / "REPORT.md").read_text()
+    assert shown[""].keys() == {"sobolev", "critic", "mine"}
+    assert {name: entry for name, entry in shown[""].items() if name != "mine"} == shown["mine"]
+    assert verdicts(rows[0]) == verdicts(rows[1])
 
 
 # Figures

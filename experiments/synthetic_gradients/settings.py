@@ -6,8 +6,9 @@ PyTorch is loaded.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, get_type_hints
 
@@ -76,11 +77,18 @@ class DecoupledModelConfig:
     direct_channels: list[int] = MISSING  # of direct SG, but for the last, which are the hidden layer's
 
 
-# The fields of the library's `Technique`, and a name. `Technique` cannot serve as the type itself: it is frozen, and
-# OmegaConf lets nothing be merged into a frozen dataclass.
+def _fields_of_a_technique() -> Iterator[tuple[str, type, Any]]:
+    """A name, and the fields of the library's `Technique` with their defaults."""
+    yield "name", str, MISSING
+    kinds = get_type_hints(Technique)
+    for entry in fields(Technique):
+        yield entry.name, kinds[entry.name], MISSING if entry.default is dataclasses.MISSING else entry.default
+
+
+# `Technique` itself cannot be the type: it is frozen, and OmegaConf lets nothing be merged into a frozen dataclass.
 TechniqueConfig = make_dataclass(
     "TechniqueConfig",
-    [("name", str, MISSING), *((key, kind, MISSING) for key, kind in get_type_hints(Technique).items())],
+    _fields_of_a_technique(),
     namespace={"__module__": __name__},  # pickle, which carries configs to the workers of a sweep, finds it there
 )
 
