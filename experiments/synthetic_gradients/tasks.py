@@ -47,36 +47,36 @@ class Setting:
 
 OPEN = "where the splits lie, the number of updates, the augmentation and the initialisation are ours"
 OF_IMAGENETTE = (
-    "table_1_imagenette_reduced technique=backprop,noprop,vfbn,critic,sobolev seed=0,1,2",
+    "synthetic_gradients/imagenette_reduced technique=backprop,noprop,vfbn,critic,sobolev seed=0,1,2",
     "10 of ImageNet's classes at 64 pixels, crops of a quarter of an image or more, 500 updates of 32 images at rate "
     "0.02, residual branches that begin at zero; alone, the sweep makes one seed of "
     "backpropagation, Critic and Sobolev",
 )
 DIGITS = Setting(
     Line("synthetic_gradients", "digits", "reduced"),
-    "synthetic_gradients",
+    "synthetic_gradients/digits",
     "8 x 8 digits, a network of 4 convolutions with 3 modules, predictors' rates chosen by technique: not in the paper",
 )
 MNIST = Setting(
     Line("synthetic_gradients", "mnist", "reduced"),
-    "sg_mnist",
+    "synthetic_gradients/mnist",
     "a network of 4 convolutions with 3 modules, predictors at 1e-3: the paper mentions toy runs on MNIST, no more",
 )
-CIFAR = Setting(Line("synthetic_gradients", "cifar10", "paper"), "table_1_cifar10", OPEN)
+CIFAR = Setting(Line("synthetic_gradients", "cifar10", "paper"), "synthetic_gradients/cifar10", OPEN)
 CIFAR_REDUCED = Setting(
     Line("synthetic_gradients", "cifar10", "reduced"),
-    "table_1_cifar10_reduced",
+    "synthetic_gradients/cifar10_reduced",
     "the paper's 11 layers and predictors at a quarter of the channels, fewer and smaller batches; bfloat16",
 )
 CIFAR_60 = Setting(
     Line("synthetic_gradients", "cifar10_60_epochs", "reduced"),
-    "table_1_cifar10_60_epochs",
+    "synthetic_gradients/cifar10_60_epochs",
     "9,375 updates for the 100,000 of ours at paper scale; the network, batches and rates are the paper's; bfloat16",
 )
 IMAGENET_1, IMAGENET_3 = (
     Setting(
         Line("synthetic_gradients_imagenet", f"imagenet_resnet50_{modules}", "paper"),
-        f"table_1_imagenet_{modules}",
+        "synthetic_gradients/imagenet",
         f"{OPEN}; bfloat16",
     )
     for modules in (1, 3)
