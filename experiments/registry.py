@@ -51,10 +51,17 @@ def modules(name: str) -> dict[str, ModuleType]:
 
 
 def register_settings() -> None:
-    """Make the types of every domain known to Hydra; an experiment names its own in its defaults list."""
+    """Make the types of every domain known to Hydra, and the choices that domains take from the library.
+
+    An experiment names its type in its defaults list.
+    """
     register_resolvers()
     for name, node in settings_types().items():
         ConfigStore.instance().store(name=name, node=node, package="_global_")
+    for settings in modules("settings").values():
+        for group, choices in getattr(settings, "CHOICES", {}).items():
+            for name, node in choices.items():
+                ConfigStore.instance().store(group=group, name=name, node=node)
 
 
 def settings_types() -> dict[str, type[RunConfig]]:

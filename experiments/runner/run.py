@@ -128,8 +128,8 @@ class Run:
         state = None
         if not self.ranks.rank:
             state = self._resume()
-            self.ranks.agree(int(state is not None))
-        elif self.ranks.agree(0):
+            self.ranks.all_reduce_max(int(state is not None))
+        elif self.ranks.all_reduce_max(0):
             state = Checkpoint.read(self.directory / "checkpoint.pt").state
         if state is not None:
             self._trial = Trial(self.directory / "checkpoint.pt")
@@ -164,7 +164,7 @@ class Run:
         Call it once a step: where the run was asked to stop, it saves and stops here.
         """
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
-        stop = self.ranks.agree(self._stop)
+        stop = self.ranks.all_reduce_max(self._stop)
         if self._trial:
             self._trial.advance()
         if (old or stop) and not self.ranks.rank and not (self._trial and self._trial.going):  # it is what was saved
