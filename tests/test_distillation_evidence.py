@@ -10,17 +10,10 @@ import pandas as pd
 import pytest
 
 from experiments.distillation import figures as distillation_figures
-from experiments.distillation.claims import (
-    DISTILLATION,
-    GAMES,
-    SIZES,
-    log_ratios,
-    longer,
-    overfitting,
-    shortcut,
-    uniform_share,
-)
+from experiments.distillation.appendix import longer, shortcut
+from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
 from experiments.distillation.figures import cosine, read_saliencies
+from experiments.distillation.names import GAMES
 from experiments.evidence.collect import as_csv
 from experiments.evidence.reading import EvidenceError, read_csv
 from experiments.evidence.report import report
@@ -41,7 +34,7 @@ def as_in_the_paper(game: str, n_train: int) -> float:
 def make_rows(
     log10_ratio: Callable[[str, int], float] = as_in_the_paper,
     seeds: int = 8,
-    games=tuple(GAMES),
+    games=PAPER_GAMES,
     sizes=SIZES,
     overfitted: Callable[[str, str], float] = lambda method, game: 1.5 if method == "value" else 1.0,
     uniform: float = 0.8,
@@ -121,7 +114,7 @@ def test_overfitting_is_the_end_over_the_minimum():
     rows = make_rows(seeds=2)
     ratios = overfitting(rows, task="breakout", n_train=1_000, method="value")
     assert ratios == pytest.approx({0: 1.5, 1: 1.5})
-    assert uniform_share(rows) == {game: 0.8 for game in GAMES}
+    assert uniform_share(rows) == dict.fromkeys(PAPER_GAMES, 0.8)
 
 
 def test_a_student_that_learned_nothing_is_no_evidence_against_overfitting():
@@ -220,7 +213,7 @@ def test_longer_training_stands_beneath_the_same_cell():
     assert longer(Evidence(rows, {})) == ""
 
 
-DIFFERENCES = {"distill_float32": ["products"], "distill_longer": ["optimizer.steps"]}
+DIFFERENCES = {"distill_float32": ["compute_dtype"], "distill_longer": ["optimizer.steps"]}
 
 
 def test_shipped_runs_of_a_comparison_differ_by_nothing_else():

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from experiments.regression.train import gradient_computer, scale
+from experiments.regression.train import gradient_computer
 from experiments.runner.run import execute, folder_of
+from experiments.runner.scale import scale_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 from tests.conftest import CONFIGS, composed
@@ -46,13 +47,13 @@ def shipped(experiment: str, *overrides: str):
 
 @pytest.mark.parametrize("experiment", SHIPPED)
 def test_another_protocol_than_an_experiments_own_is_not_called_paper(experiment):
-    assert scale(shipped(experiment)) == "paper"
+    assert scale_of(shipped(experiment)) == "paper"
     other = "false" if shipped(experiment).normalise else "true"
     for override in (
         *("networks=9", "n_test=9999", "optimizer.steps=4999", "model.hidden=[256,255]", "name=mine"),
         *(f"normalise={other}", "optimizer.learning_rate=0.01", "model.activation=tanh"),
     ):
-        assert scale(shipped(experiment, override)) == "reduced", override
+        assert scale_of(shipped(experiment, override)) == "reduced", override
 
 
 def test_ranges_are_refused_where_settings_are_built_and_before_torch_is_loaded():

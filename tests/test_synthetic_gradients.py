@@ -17,6 +17,7 @@ import yaml
 from experiments.runner.errors import BadInput
 from experiments.runner.identity import run_id
 from experiments.runner.run import execute
+from experiments.runner.scale import scale_of
 from experiments.synthetic_gradients import train as experiment
 from experiments.synthetic_gradients.metrics import averages, comparison_sums, sums_of
 from experiments.synthetic_gradients.settings import technique_of
@@ -119,23 +120,23 @@ def test_the_papers_imagenet_networks(model, splits):
 
 @pytest.mark.parametrize("names", [CIFAR, IMAGENET, (*IMAGENET, "model=resnet50_3")])
 def test_what_is_not_the_papers_is_not_called_so(names):
-    assert experiment.scale(shipped(*names)) == "paper"
+    assert scale_of(shipped(*names)) == "paper"
     for override in (
         *("dataset.hold_out=25000", "model.splits=[8,9]", "model.label_predictor.channels=[1]"),
         *("technique.targets=bootstrapped", "technique.reduction=mean"),
         *("optimizer.steps=99999", "optimizer.batch_size=319", "optimizer.milestones=[]", "optimizer.momentum=0.8"),
         *("optimizer.learning_rate=0.2", "optimizer.predictor_learning_rate=1e-3", "optimizer.weight_decay=0"),
     ):
-        assert experiment.scale(shipped(*names, override)) == "reduced", override
+        assert scale_of(shipped(*names, override)) == "reduced", override
 
 
 def test_less_than_the_papers_network_or_images_is_reduced():
-    assert experiment.scale(shipped(*CIFAR, "model=convnet_cifar10_quarter")) == "reduced"
-    assert experiment.scale(shipped(*CIFAR, "optimizer=sgd_cifar10_60_epochs")) == "reduced"
-    assert experiment.scale(shipped(*CIFAR, "model.network=resnet50")) == "reduced"
-    assert experiment.scale(shipped(*IMAGENET, "technique=direct")) == "reduced"
+    assert scale_of(shipped(*CIFAR, "model=convnet_cifar10_quarter")) == "reduced"
+    assert scale_of(shipped(*CIFAR, "optimizer=sgd_cifar10_60_epochs")) == "reduced"
+    assert scale_of(shipped(*CIFAR, "model.network=resnet50")) == "reduced"
+    assert scale_of(shipped(*IMAGENET, "technique=direct")) == "reduced"
     for override in ("n_train=1000", "size=128", "min_area=0.5", "colour=0", "flip=false"):
-        assert experiment.scale(shipped(*IMAGENET, f"dataset.{override}")) == "reduced", override
+        assert scale_of(shipped(*IMAGENET, f"dataset.{override}")) == "reduced", override
 
 
 def test_weight_decay_is_for_kernels(make_config):

@@ -24,7 +24,7 @@ Schedule = enum.Enum("Schedule", ["constant", "cosine"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
 # bfloat16: products only; auto: see experiments/runner/precision.py
 Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
-Products = enum.Enum("Products", ["float32", "bfloat16", "auto"])
+ComputeDtype = enum.Enum("ComputeDtype", ["float32", "bfloat16", "auto"])
 
 
 @dataclass

@@ -37,19 +37,11 @@ from experiments.synthetic_gradients.settings import (
     SGDConfig,
     technique_of,
 )
-from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
+from sobolev.networks.convnets import conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
 from sobolev.networks.resnet import resnet50_blocks
 from sobolev.seeding import generator
-from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork, ParallelStep
-
-# SM 4.1 and 4.2. Below any of these numbers, or with another network, other rates or crops, a run is `reduced`.
-PAPER_RATES = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "predictor_learning_rate": 1e-4}
-CIFAR_STEPS, CIFAR_BATCH, CIFAR_MILESTONES = 100_000, 320, [0.4, 0.6, 0.8]
-CIFAR_PREDICTOR = {"channels": [128], "strides": [1], "head": "flatten"}
-IMAGENET_STEPS, IMAGENET_BATCH, IMAGENET_MILESTONES = 200_000, 1088, [0.5, 0.75, 0.875]
-IMAGENET_TRAIN, IMAGENET_AREA = 1_281_167, 0.08
-IMAGENET_PREDICTOR = {"channels": [64, 64], "strides": [1, 2], "head": "average"}
+from sobolev.synthetic_gradients import DecoupledNetwork, ParallelStep
 
 
 def main(config: DecoupledConfig, run: Run) -> dict:
@@ -92,7 +84,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             tally = {name: tally[name] + value for name, value in sums.items()} if tally else sums
     return {
         "objective": 1 - measured["accuracy_top1"],
-        "scale": scale(config),
+        "scale": run.scale,
         "steps": steps,
         **{f"{config.evaluate_on}_{name}": value for name, value in measured.items()},
     }
@@ -122,31 +114,6 @@ def check(config: DecoupledConfig) -> None:
 def kernels(channels: list[int]) -> int:
     """Weights, at the least, of 3 x 3 convolutions one above the other."""
     return 9 * sum(below * above for below, above in pairwise([1, *channels]))
-
-
-def scale(config: DecoupledConfig) -> str:
-    """`paper` where nothing is smaller than in the paper's rows of Table 1 and techniques and rates are the paper's,
-    else `reduced`: digits and MNIST always."""
-    model, optimizer, dataset = config.model, config.optimizer, config.dataset
-    modules, predictor = len(model.splits), asdict(model.label_predictor)
-    whole = dataset.hold_out == 0 and technique_of(config) == TECHNIQUES.get(config.technique.name)
-    whole &= all(getattr(optimizer, key) == value for key, value in PAPER_RATES.items())
-    if dataset.name == "cifar10":
-        whole &= optimizer.steps >= CIFAR_STEPS and optimizer.batch_size >= CIFAR_BATCH
-        whole &= optimizer.milestones == CIFAR_MILESTONES
-        whole &= model.network == "convnet"
-        whole &= (model.channels, model.strides) == (list(CIFAR_CHANNELS), list(CIFAR_STRIDES))
-        whole &= modules == 3 and predictor == CIFAR_PREDICTOR and model.direct_channels == [128, 128]
-    elif dataset.name == "imagenet":
-        whole &= optimizer.steps >= IMAGENET_STEPS and optimizer.batch_size >= IMAGENET_BATCH
-        whole &= optimizer.milestones == IMAGENET_MILESTONES
-        whole &= dataset.n_train >= IMAGENET_TRAIN and dataset.size >= 224
-        whole &= dataset.min_area == IMAGENET_AREA and dataset.flip and dataset.colour > 0
-        whole &= model.network == "resnet50" and modules in (1, 3) and predictor == IMAGENET_PREDICTOR
-        whole &= config.technique.name != "direct"  # Table 1 has none there
-    else:
-        whole = False
-    return "paper" if whole else "reduced"
 
 
 def build(config: DecoupledConfig, n_classes: int, shape: tuple[int, int, int]) -> DecoupledNetwork:
