@@ -48,7 +48,7 @@ def main(config: DictConfig) -> float:
         settings = trust.settings(config)
         if not settings.recorder.group:
             settings.recorder.group = asked.runtime.choices.get("sweep") or settings.name
-        from experiments.runner.run import execute  # with it comes torch, which takes seconds to load
+        from experiments.runner.execute import execute  # with it comes torch, which takes seconds to load
 
         return execute(settings)
 

@@ -7,7 +7,8 @@ import pytest
 
 import experiments.runner.run
 from experiments.runner.code_identity import code_identity
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from tests.conftest import ROOT
 from tests.test_run import interrupted
 

@@ -8,7 +8,8 @@ import torch
 import experiments.regression.descent
 from experiments.regression.train import shuffled_batches
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from experiments.runner.scale import scale_of
 from sobolev.functions import BENCHMARKS
 from sobolev.networks import MLPEnsemble

@@ -17,8 +17,8 @@ from experiments.distillation.evaluate import Measured, evenly, play_beside, pro
 from experiments.distillation.settings import AtariDatasetConfig, DistillConfig, TeacherConfig
 from experiments.distillation.states import split_by_episodes
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
 from experiments.runner.scale import scale_of
 from experiments.runner.schedules import evaluation_steps
 from experiments.runner.settings import file_sha256

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from experiments.registry import register_settings
 from experiments.runner import limits
 from experiments.runner.errors import BadInput
-from experiments.runner.run import Run, execute, find_entry
+from experiments.runner.execute import execute, find_entry
+from experiments.runner.run import Run
 from tests.conftest import CONFIGS
 
 MEMORY = r"^this run would take [\d,]+ GiB of memory or more, and the machine has \d+; most is for .*{}.*: lower them$"

@@ -17,7 +17,8 @@ from experiments.regression.claims import PARTS
 from experiments.regression.names import TASKS
 from experiments.regression.surfaces import surface_view
 from experiments.regression.tables import tables
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from sobolev.functions import BENCHMARKS, BenchmarkFunction
 from tests.conftest import ROOT
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from experiments.regression.train import gradient_computer
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from experiments.runner.scale import scale_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator

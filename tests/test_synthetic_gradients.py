@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
 from experiments.runner.scale import scale_of
 from experiments.synthetic_gradients import train as experiment
 from experiments.synthetic_gradients.metrics import averages, comparison_sums, sums_of

@@ -14,8 +14,8 @@ import torch
 from experiments.evidence.rows import as_rows, read_rows, read_settings, select
 from experiments.evidence.verdicts import Evidence
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
 from experiments.theory import claims
 from experiments.theory import figures as theory_figures
 from experiments.theory import train as theory
