@@ -171,7 +171,7 @@ def test_a2c_is_the_same_code(make_config):
 REFUSALS = {
     "dataset.game=brekout": "'brekout' is not an ALE game; the nearest: breakout",
     "dataset.actions=[jump]": "'jump' is not an action of breakout",
-    "dataset.stack=3": "reads 4 frames",
+    "dataset.stack=3": "read 4 frames",
     "teacher.algorithm=a2c": "use teacher=a2c",
     "teacher.algorithm=pp0": "did you mean ppo",
     "teacher.clip=0": "use teacher=a2c",
