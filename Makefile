@@ -28,43 +28,43 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: setup ## a first look at every domain, at a small budget (3 to 6 minutes with setup)
-	$(RUN) -m sweep=quickstart runs_dir=quickstart/runs $(LOCAL) $(ARGS)
-	$(RUN) -m sweep=theory_exact runs_dir=quickstart/runs $(ARGS)
-	$(RUN) -m sweep=synthetic_gradients seed=0 technique=backprop,noprop,critic,sobolev optimizer.steps=300 \
+	$(RUN) -m sweep=regression/quickstart runs_dir=quickstart/runs $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=theory/exact runs_dir=quickstart/runs $(ARGS)
+	$(RUN) -m sweep=synthetic_gradients/digits seed=0 technique=backprop,noprop,critic,sobolev optimizer.steps=300 \
 	  runs_dir=quickstart/runs $(LOCAL) $(ARGS)
-	$(RUN) -m sweep=quickstart_distillation dataset.folder=quickstart/data runs_dir=quickstart/runs $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=distillation/quickstart dataset.folder=quickstart/data runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
 	$(BIN)/python -m scripts.figures figure_2 figure_3 surfaces learning_curves ratios figure_2_left gaussian_pair accuracy \
 	  gradient_cosine figure_4 saliency --results quickstart
 
 regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 hours on 2 cores)
-	$(RUN) -m sweep=figure_2 $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=regression/figure_2 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 regression-longer: setup ## three times the updates for the cells that still improve (4 hours on 2 cores)
-	$(RUN) -m sweep=figure_2_longer $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=regression/figure_2_longer $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --replace regression
 	$(MAKE) figures report
 
 regression-normalised: setup ## the same grid in the normalised protocol (15 to 20 minutes on 2 cores)
-	$(RUN) -m sweep=figure_2_normalised $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=regression/figure_2_normalised $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 second-order: setup ## what Hessians add, with a smooth activation (40 minutes on 2 cores)
-	$(RUN) -m sweep=second_order $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=regression/second_order $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 descent: setup ## whether descent on the Sobolev loss makes it smaller (15 minutes on 2 cores)
-	$(RUN) -m sweep=descent $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=regression/descent $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 minutes on 2 cores)
 	for part in exact construction mismatch approximation points; do \
-	  $(RUN) -m sweep=theory_$$part $(LOCAL) $(ARGS) || exit 1; done
+	  $(RUN) -m sweep=theory/$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
 synthetic-gradients: setup ## Table 1's techniques on the digits, 10 seeds (10 minutes on 2 cores)
-	$(RUN) -m sweep=synthetic_gradients $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=synthetic_gradients/digits $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 teachers: setup ## train the Atari teachers: Pong, Breakout, Space Invaders (9 core-hours, less on a GPU)
@@ -72,12 +72,12 @@ teachers: setup ## train the Atari teachers: Pong, Breakout, Space Invaders (9 c
 	$(BIN)/python -m scripts.export_teachers --runs runs
 
 distillation: setup ## Figure 4: 180 students of the teachers (60 core-hours: narrow it with ARGS, or use a GPU)
-	$(RUN) -m sweep=figure_4 $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=distillation/figure_4 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 distillation-search: setup ## learning rates and alphas of Figure 4, on validation episodes (4 core-hours)
-	$(RUN) -m sweep=figure_4_search $(LOCAL) $(ARGS)
-	$(RUN) -m sweep=figure_4_search_value $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=distillation/search $(LOCAL) $(ARGS)
+	$(RUN) -m sweep=distillation/search_value $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.tune
 
 collect: setup ## complete runs in runs/ into results/ (seconds)

@@ -1,7 +1,7 @@
 """One run, or a sweep of them.
 
 python run.py experiment=regression dataset=rosenbrock seed=3
-python run.py -m sweep=figure_2
+python run.py -m sweep=regression/figure_2
 """
 
 import os
@@ -47,6 +47,8 @@ def main(config: DictConfig) -> float:
         if not of_a_sweep and (launcher := asked.runtime.choices["hydra/launcher"]) != "basic":
             raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
         settings = trust.settings(config)
+        if not settings.recorder.group:
+            settings.recorder.group = asked.runtime.choices.get("sweep") or settings.name
         from experiments.runner.run import execute  # with it comes torch, which takes seconds to load
 
         return execute(settings)

@@ -1,4 +1,6 @@
-"""Figures from recorded rows:  python -m scripts.figures [--results results] [--out results/figures] [names ...]
+"""Figures from recorded rows.
+
+python -m scripts.figures [--results results] [--out results/figures] [--pdf] [names ...]
 
 A figure is a function of recorded rows and arrays. Drawing trains nothing and needs no display or network. A figure
 with any reduced row says so on its face. What there are no rows for is said and left out; damage in the evidence of one
@@ -22,6 +24,7 @@ def parse(names: list[str], arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
     parser.add_argument("--out", type=Path, help="folder for the figures (default: figures in --results)")
+    parser.add_argument("--pdf", action="store_true", help="write each figure as a PDF as well")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in names:
@@ -39,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         names = [name for name in module.NAMES if name in (options.names or module.NAMES)]
         try:
             for name, file_name, figure in module.drawn(names, options.results):
-                drawing.save(figure, options.out / file_name)
+                drawing.save(figure, options.out / file_name, options.pdf)
                 drawn.add(name)
         except EvidenceError as error:
             print(f"error: {error}", file=sys.stderr)

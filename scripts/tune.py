@@ -41,7 +41,7 @@ class Search(NamedTuple):
 
 SEARCHES = {
     "distill_atari_search": Search(
-        sweeps="figure_4_search and figure_4_search_value, or the same with _reduced",
+        sweeps="distillation/search and distillation/search_value, or the same with _reduced",
         task="dataset.game",
         approach=("objective.name", "objective.kl_weight"),
         chosen={"learning_rate": "optimizer.learning_rate", "gradient_weight": "objective.gradient_weight"},

@@ -22,7 +22,9 @@ from tests.conftest import CONFIGS, ROOT, composed
 
 register_settings()
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
+SWEEPS = sorted(
+    path.relative_to(CONFIGS / "sweep").with_suffix("").as_posix() for path in (CONFIGS / "sweep").rglob("*.yaml")
+)
 
 
 @pytest.mark.curves
@@ -58,7 +60,6 @@ def test_what_an_experiment_says_holds(experiment):
 def test_every_choice_of_a_sweep_composes(sweep):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
-        assert sweep.startswith(config.recorder.group), "W&B groups runs by sweep; a search has two sweeps"
     params = {key: str(choices).split(",") for key, choices in config.hydra.sweeper.params.items()}
     for at in range(max(map(len, params.values()))):  # all keys at once, so that no choice is left out
         composed(f"sweep={sweep}", *(f"{key}={choices[at % len(choices)]}" for key, choices in params.items()))
@@ -68,7 +69,12 @@ def test_every_choice_of_a_sweep_composes(sweep):
     "overrides",
     [
         ["experiment=distill_atari", "dataset=atari/breakout", "optimizer.steps=7", "objective=value", "seed=3"],
-        ["sweep=table_1_imagenette_reduced", "model=resnet50_3_short", "technique=critic", "compute.threads=2"],
+        [
+            "sweep=synthetic_gradients/imagenette_reduced",
+            "model=resnet50_3_short",
+            "technique=critic",
+            "compute.threads=2",
+        ],
         ["loss=sobolev_norm", "loss.weights=[1,2]", "labels.task=mine", "optimizer=fast", "recorder=disabled"],
     ],
 )

@@ -89,7 +89,9 @@ def test_auto_is_float32_where_an_experiment_does_not_compute_in_bfloat16(make_c
 def test_runs_of_a_sweep_are_told_what_auto_is(native):
     """They may be launched where it would be something else."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        auto, named = (compose("config", [f"sweep={name}"]) for name in ("quickstart_distillation", "figure_4"))
+        auto, named = (
+            compose("config", [f"sweep={name}"]) for name in ("distillation/quickstart", "distillation/figure_4")
+        )
     told = precision.settled(auto, OmegaConf.to_object(auto))
     assert told == [f"compute_dtype={'bfloat16' if native else 'float32'}"]
     assert precision.settled(named, OmegaConf.to_object(named)) == []

@@ -102,7 +102,7 @@ def test_where_data_lies_and_who_reads_it_is_not_asked(make_config):
         ("regression", ["n_train=20"], "styblinski_tang,sobolev,20"),
         ("regression", ["optimizer=paper_long"], "styblinski_tang,sobolev,100"),
         ("regression", ["experiment=regression_normalised", "loss=value"], "styblinski_tang,value,100"),
-        ("distillation", ["sweep=figure_4_reduced", "dataset=atari/breakout"], "breakout,sobolev,1000"),
+        ("distillation", ["sweep=distillation/figure_4_reduced", "dataset=atari/breakout"], "breakout,sobolev,1000"),
         ("theory", ["experiment=theory_points", "n_inputs=3", "seed=100"], "d3,sobolev_relu,64"),
         ("theory", ["experiment=theory_mismatch", "delta=0.5", "seed=100"], "interval_delta0.5,sobolev,256"),
     ],

@@ -295,7 +295,7 @@ def test_the_report_shows_numbers_scale_and_commands() -> None:
     assert "### S1, digits, reduced: not run" in text
     assert "- Ours (reduced): percentage points: Sobolev - Critic +1.00 [+0.89, +1.11]" in text
     assert "Missing: Noprop on digits, reduced" in text
-    assert "- Remake: `python run.py -m sweep=sg_mnist; make report`" in text
+    assert "- Remake: `python run.py -m sweep=synthetic_gradients/mnist; make report`" in text
     assert "| digits | reduced | 100 | 1,000 | 8 x 8 digits" in text
     assert "| Imagenette, 1 module | Sobolev | 0.297 | - | - |" in text  # 0.89 / 3
     assert "93.5 ± 0.01, 93.2 ± 0.02" in text  # the paper's

@@ -87,7 +87,13 @@ def test_a_launcher_takes_numbers_and_words(loader, overrides):
 
 def test_what_anyone_may_set_composes(loader):
     for overrides in (
-        ["sweep=figure_2", SLURM, "hydra.launcher.partition=gpu", "hydra.launcher.mem_gb=null", "dataset=booth,beale"],
+        [
+            "sweep=regression/figure_2",
+            SLURM,
+            "hydra.launcher.partition=gpu",
+            "hydra.launcher.mem_gb=null",
+            "dataset=booth,beale",
+        ],
         [SLURM, "hydra.launcher.gres=gpu:a100:2", "hydra.launcher.constraint=a100|h100", "hydra.launcher.name=mine"],
         ["hydra/launcher=local", "hydra.launcher.n_jobs=-1", "hydra.sweeper.params={}", "hydra.mode=MULTIRUN"],
         ["+hydra.sweeper.params.loss='value,sobolev'"],

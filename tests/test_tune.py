@@ -25,7 +25,7 @@ def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, gam
         "objective": {"name": approach, "kl_weight": float(approach != "derivative"), "gradient_weight": alpha},
         "optimizer": {"learning_rate": rate, "steps": 5000},
         "labels": {"method": f"{approach}_lr{rate}_alpha{alpha}"},
-        **{"recorder": {"group": "figure_4_search"}, "compute": {"threads": 1, "precision": "float32"}},
+        **{"recorder": {"group": "distillation/search"}, "compute": {"threads": 1, "precision": "float32"}},
     }
     for key, value in other.items():
         section, _, name = key.rpartition("__")
@@ -140,25 +140,25 @@ def jobs(sweep: str) -> list[dict]:
 @pytest.mark.parametrize("suffix", ["", "_reduced"])
 def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path, suffix):
     """As many choices for either approach, no seed of Figure 4, rates in the paper's range, and runs that compare."""
-    value, sobolev = jobs(f"figure_4_search{suffix}_value"), jobs(f"figure_4_search{suffix}")
+    value, sobolev = jobs(f"distillation/search{suffix}_value"), jobs(f"distillation/search{suffix}")
     rates = [{job["optimizer"]["learning_rate"] for job in approach} for approach in (value, sobolev)]
     assert len(value) == len(sobolev)
     assert rates[1] < rates[0]
     assert 1e-5 <= min(rates[0]) < max(rates[0]) <= 1e-3
-    published = {job["seed"] for job in jobs(f"figure_4{suffix}")}
+    published = {job["seed"] for job in jobs(f"distillation/figure_4{suffix}")}
     assert not {job["seed"] for job in value + sobolev} & published
     both = value + sobolev
     assert tune.main(write_runs(tmp_path, both, [0.1] * len(both))) == 0
 
 
 def test_every_technique_has_the_same_choices_apart_from_what_is_published(tmp_path):
-    searched = jobs("synthetic_gradients_search")
+    searched = jobs("synthetic_gradients/search")
     choices = {}
     for job in searched:
         chosen = (job["seed"], job["optimizer"]["predictor_learning_rate"])
         choices.setdefault(job["technique"]["name"], []).append(chosen)
     assert len({frozenset(of_technique) for of_technique in choices.values()}) == 1
-    assert not {job["seed"] for job in searched} & {job["seed"] for job in jobs("synthetic_gradients")}
+    assert not {job["seed"] for job in searched} & {job["seed"] for job in jobs("synthetic_gradients/digits")}
     assert tune.main(write_runs(tmp_path, searched, [0.1] * len(searched), searched[0]["name"])) == 0
     (dataset,) = {job["dataset"]["name"] for job in searched}
     assert {path.stem for path in (tmp_path / "tuned").iterdir()} == {f"{dataset}_{name}" for name in choices}

@@ -77,7 +77,7 @@ def shortcut(evidence: Evidence) -> str:
         "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative sweeps were computed in "
         "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
         "projections. The spread is the greatest less the least of these seeds in bfloat16. "
-        "`python run.py -m sweep=float32` runs it.\n\n" + markdown(head, lines)
+        "`python run.py -m sweep=distillation/float32` runs it.\n\n" + markdown(head, lines)
     )
 
 
@@ -105,8 +105,8 @@ def longer(evidence: Evidence) -> str:
     head = ["game", "states", "updates", *(f"{name}, {method}" for name in names for method in ("value", "Sobolev"))]
     return (
         "#### More updates\n\nCells as above, and trained for longer with the same rates and alpha: medians of seeds, "
-        "and value-only / Sobolev of the test KL, paired by seed. `python run.py -m sweep=longer` runs it.\n\n"
-        + markdown([*head, "ratio of KL", "seeds"], lines)
+        "and value-only / Sobolev of the test KL, paired by seed. "
+        "`python run.py -m sweep=distillation/longer` runs it.\n\n" + markdown([*head, "ratio of KL", "seeds"], lines)
     )
 
 

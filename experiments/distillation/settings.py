@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -92,6 +93,15 @@ class TeacherConfig:
 class TrainTeacherConfig(RunConfig):
     """Section 4.2: a policy that plays one game."""
 
+    choices: ClassVar[dict[str, str]] = {"dataset": "atari/{dataset.game}", "teacher": "{teacher.algorithm}"}
+    axes: ClassVar[tuple[str, ...]] = (
+        "start",
+        "start_sha256",
+        "value_steps",
+        "teacher.learning_rate",
+        "teacher.compute_dtype",
+    )
+    budget: ClassVar[tuple[str, ...]] = ("teacher.steps", "evaluation_episodes")
     dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     start: str = MISSING  # the file of a teacher to go on from; empty: new weights
@@ -172,6 +182,12 @@ class ObjectiveConfig:
 class DistillConfig(RunConfig):
     """Section 4.2: a student learns a teacher's policy from states that the teacher visited."""
 
+    choices: ClassVar[dict[str, str]] = {"dataset": "atari/{dataset.game}", "objective": "{objective.name}"}
+    axes: ClassVar[tuple[str, ...]] = (  # the paper searches for a learning rate in a range, and for alpha
+        *("n_train", "optimizer.learning_rate", "objective.gradient_weight"),
+        *("compute_dtype", "recorded_gib", "dataset.teacher_sha256"),
+    )
+    budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "n_evaluate", "evaluations", "play_episodes")
     dataset: RecordedDatasetConfig = field(default_factory=RecordedDatasetConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -184,6 +200,12 @@ class DistillConfig(RunConfig):
     n_gradients: int = MISSING  # of these, where gradients are compared
     evaluations: int = MISSING  # how often over training, evenly in log(step)
     play_episodes: int = MISSING  # whole games that the student plays in the end; 0 for none
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the learning rate is in the paper's range, and gradients count where the objective's name says it."""
+        in_range = 1e-5 <= self.optimizer.learning_rate <= 1e-3
+        return in_range and (self.objective.gradient_weight > 0) == (self.objective.name != "value")
 
     def __post_init__(self) -> None:
         super().__post_init__()

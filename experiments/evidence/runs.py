@@ -92,30 +92,27 @@ def check_labels(config: dict[str, Any]) -> None:
 @cache
 def _templates_of_labels() -> dict[str | None, list[dict[str, str]]]:
     """By the name of an experiment: its labels with `${...}` for its settings, and those that sweeps of it give."""
-    experiments, sweeps = (
-        {path.stem: Composed(**read_yaml(path, Composed)) for path in sorted((CONFIGS / group).glob("*.yaml"))}
-        for group in ("experiment", "sweep")
-    )
-
-    def composed(name: str) -> Composed:
-        """An experiment with the names and labels of those that it is made of."""
-        whole = Composed()
-        for entry in experiments[name].defaults:
-            if isinstance(entry, str) and entry in experiments:
-                whole = overlaid(whole, composed(entry))
-        return overlaid(whole, experiments[name])
-
-    def overlaid(below: Composed, above: Composed) -> Composed:
-        return Composed(name=above.name or below.name, labels=below.labels | above.labels)
-
-    whole = [composed(name) for name in experiments]
-    for sweep in sweeps.values():
-        entries = {key: choice for entry in sweep.defaults if isinstance(entry, dict) for key, choice in entry.items()}
-        if (chosen := entries.get("override /experiment", "regression")) in experiments:
-            whole.append(overlaid(composed(chosen), sweep))
     templates: dict[str | None, list[dict[str, str]]] = {}
-    for each in whole:
-        of_name = templates.setdefault(each.name, [])
-        if each.labels not in of_name:
-            of_name.append(each.labels)
+    for group in ("experiment", "sweep"):
+        for path in sorted((CONFIGS / group).rglob("*.yaml")):
+            each = _composed(path)
+            of_name = templates.setdefault(each.name, [])
+            if each.labels not in of_name:
+                of_name.append(each.labels)
     return templates
+
+
+def _composed(path: Path) -> Composed:
+    """A config with the names and labels of those that it is made of: others of its group, or a sweep's experiment."""
+    own = Composed(**read_yaml(path, Composed))
+    entries = [entry for entry in own.defaults if isinstance(entry, str)]
+    below = [
+        (CONFIGS / f"{entry[1:]}.yaml" if entry[0] == "/" else path.with_name(f"{entry}.yaml")) for entry in entries
+    ]
+    chosen = {key: choice for entry in own.defaults if isinstance(entry, dict) for key, choice in entry.items()}
+    if experiment := chosen.get("override /experiment"):
+        below.append(CONFIGS / "experiment" / f"{experiment}.yaml")
+    whole = Composed()
+    for each in (*(_composed(file) for file in below if file.is_file()), own):
+        whole = Composed(name=each.name or whole.name, labels=whole.labels | each.labels)
+    return whole

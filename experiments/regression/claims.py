@@ -458,7 +458,7 @@ STEEP = Part(
     "diverges: the function is in no S_1 with squared norms, Theorem 1 does not speak of it, and a few points next to "
     "the ridge rule the squared term. Its norm has a finite mean. Ackley's gradient is bounded, but turns over within "
     "a length of 1, where 100 points lie 1 apart. The paper has no such experiment, so there is no claim to judge. "
-    "`python run.py -m sweep=steep` runs it.",
+    "`python run.py -m sweep=regression/steep` runs it.",
     claims=(),
     appendix=lambda evidence: gradient_terms(evidence.of("regression_steep").rows),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -25,6 +26,9 @@ class BenchmarkDatasetConfig:
 class RegressionConfig(RunConfig):
     """Section 4.1: an ensemble of networks, one a seed, on one function and one training size."""
 
+    choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
+    budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_test", "evaluations")
     dataset: BenchmarkDatasetConfig = field(default_factory=BenchmarkDatasetConfig)
     model: MLPConfig = field(default_factory=MLPConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -64,6 +68,9 @@ class RegressionConfig(RunConfig):
 class DescentConfig(RegressionConfig):
     """Networks trained on values alone, and from there on values and gradients."""
 
+    choices: ClassVar[dict[str, str]] = {}
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "activation", "model.activation")
+    budget: ClassVar[tuple[str, ...]] = (*RegressionConfig.budget, "start.steps")
     activation: str = MISSING  # the model's; a label shows it
     start: OptimizerConfig = field(default_factory=OptimizerConfig)  # of the first training
 

@@ -57,7 +57,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         # Of a group within a group Hydra lists the outer one's choices.
-        options = [path.stem for path in (CONFIGS / group).glob("*.yaml")] or error.options
+        folder = CONFIGS / group
+        files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+        options = [file.as_posix() for file in files] or error.options
         implied = "" if any(choice in argument for argument in sys.argv) else ", which another choice implies,"
         return f"{group}={choice}{implied} is not a choice{nearest(choice, options)}"
     if isinstance(error, OSError):

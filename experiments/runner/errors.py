@@ -52,5 +52,6 @@ def check_precision(config: RunConfig, *computed_in: Precision) -> None:
 
 def nearest(name: str, choices: list[str]) -> str:
     """The end of a refusal: the closest choice where there is one, and all of them."""
-    close = difflib.get_close_matches(name, choices, n=1)
+    in_a_group = [choice for choice in choices if choice.endswith(f"/{name}")]
+    close = in_a_group or difflib.get_close_matches(name, choices, n=1)
     return f"{f' (did you mean {close[0]}?)' if close else ''}; choose from {', '.join(sorted(choices))}"

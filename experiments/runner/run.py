@@ -33,7 +33,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ from experiments.runner.identity import (
 )
 from experiments.runner.process import describe_process, end_by, handling_signals, prepare_process, refusing_memory
 from experiments.runner.ranks import Ranks, joined, torchrun_ranks
+from experiments.runner.scale import scale_of
 from experiments.runner.settings import Precision, RunConfig
 from experiments.runner.wandb_mirror import WandbMirror
 from sobolev.files import naming, replacing, sha256
@@ -92,6 +93,11 @@ class Run:
     @property
     def complete(self) -> bool:
         return bool(self.summary)
+
+    @cached_property
+    def scale(self) -> str:
+        """`paper`, or `reduced` where this is not what the shipped experiment asks; a run's summary says it."""
+        return scale_of(self.config)
 
     @property
     def _metrics(self) -> Path:

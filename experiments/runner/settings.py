@@ -61,6 +61,10 @@ class RunConfig:
 
     several_processes: ClassVar[bool] = False  # whether torchrun may start it
     autocasts: ClassVar[bool] = False  # whether it may compute in bfloat16
+    # What the scale of a run follows from, see experiments/runner/scale.py. Settings are given by dotted keys.
+    choices: ClassVar[dict[str, str]] = {}  # {config group: the choice that the settings name, "{loss.name}"}
+    axes: ClassVar[tuple[str, ...]] = ()  # settings, or groups of them, that span the experiment's grid
+    budget: ClassVar[tuple[str, ...]] = ()  # numbers that may grow and not shrink
     name: str = MISSING  # the experiment's name: folder of its runs, column of its rows
     entry: str = MISSING  # the function that runs it, experiments.<domain>.<module>.<function>
     seed: int = MISSING
@@ -68,6 +72,11 @@ class RunConfig:
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the paper, or an experiment that ships in its place, has anything at these axes."""
+        return True
 
     def __post_init__(self) -> None:
         if self.compute.precision is Precision.auto:

@@ -67,7 +67,7 @@ class Setting(NamedTuple):
 
 OPEN = "where the splits lie, the number of updates, the augmentation and the initialisation are ours"
 OF_IMAGENETTE = (
-    *("reduced", "table_1_imagenette_reduced technique=backprop,noprop,vfbn,critic,sobolev seed=0,1,2"),
+    *("reduced", "synthetic_gradients/imagenette_reduced technique=backprop,noprop,vfbn,critic,sobolev seed=0,1,2"),
     "10 of ImageNet's classes at 64 pixels, crops of a quarter of an image or more, 500 updates of 32 images at rate "
     "0.02, residual branches that begin at zero; alone, the sweep makes one seed of "
     "backpropagation, Critic and Sobolev",
@@ -77,20 +77,20 @@ DIGITS = Setting(
     "8 x 8 digits, a network of 4 convolutions with 3 modules, predictors' rates chosen by technique: not in the paper",
 )
 MNIST = Setting(
-    *("mnist", "reduced", "sg_mnist"),
+    *("mnist", "reduced", "synthetic_gradients/mnist"),
     "a network of 4 convolutions with 3 modules, predictors at 1e-3: the paper mentions toy runs on MNIST, no more",
 )
-CIFAR = Setting("cifar10", "paper", "table_1_cifar10", OPEN)
+CIFAR = Setting("cifar10", "paper", "synthetic_gradients/cifar10", OPEN)
 CIFAR_REDUCED = Setting(
-    *("cifar10", "reduced", "table_1_cifar10_reduced"),
+    *("cifar10", "reduced", "synthetic_gradients/cifar10_reduced"),
     "the paper's 11 layers and predictors at a quarter of the channels, fewer and smaller batches; bfloat16",
 )
 CIFAR_60 = Setting(
-    *("cifar10_60_epochs", "reduced", "table_1_cifar10_60_epochs"),
+    *("cifar10_60_epochs", "reduced", "synthetic_gradients/cifar10_60_epochs"),
     "9,375 updates for the 100,000 of ours at paper scale; the network, batches and rates are the paper's; bfloat16",
 )
-IMAGENET_1 = Setting("imagenet_resnet50_1", "paper", "table_1_imagenet_1", f"{OPEN}; bfloat16")
-IMAGENET_3 = Setting("imagenet_resnet50_3", "paper", "table_1_imagenet_3", f"{OPEN}; bfloat16")
+IMAGENET_1 = Setting("imagenet_resnet50_1", "paper", "synthetic_gradients/imagenet", f"{OPEN}; bfloat16")
+IMAGENET_3 = Setting("imagenet_resnet50_3", "paper", "synthetic_gradients/imagenet", f"{OPEN}; bfloat16")
 IMAGENETTE_1 = Setting("imagenette_resnet50_1", *OF_IMAGENETTE)
 IMAGENETTE_3 = Setting("imagenette_resnet50_3", *OF_IMAGENETTE)
 SETTINGS = (DIGITS, MNIST, CIFAR_REDUCED, CIFAR_60, CIFAR, IMAGENETTE_1, IMAGENETTE_3, IMAGENET_1, IMAGENET_3)

@@ -95,6 +95,10 @@ class SGDConfig:
 class DecoupledConfig(RunConfig):
     """Section 4.3: one network, trained by one technique."""
 
+    choices: ClassVar[dict[str, str]] = {"dataset": "{dataset.name}", "technique": "{technique.name}"}
+    budget: ClassVar[tuple[str, ...]] = (
+        *("optimizer.steps", "optimizer.batch_size", "dataset.size", "evaluations", "gradient_samples"),
+    )
     several_processes: ClassVar[bool] = True
     autocasts: ClassVar[bool] = True
     model: DecoupledModelConfig = field(default_factory=DecoupledModelConfig)
@@ -103,6 +107,11 @@ class DecoupledConfig(RunConfig):
     evaluate_on: str = MISSING  # test, or validation with dataset.hold_out images: tuning
     evaluations: int = MISSING  # how often over training, evenly
     gradient_samples: int = MISSING  # images, about, on which synthetic and true gradients are compared
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether Table 1 has it: CIFAR-10, and ImageNet with all techniques but one."""
+        return self.dataset.name == "cifar10" or (self.dataset.name == "imagenet" and self.technique.name != "direct")
 
 
 @dataclass
@@ -116,6 +125,7 @@ class SyntheticGradientsConfig(DecoupledConfig):
 class SyntheticGradientsFolderConfig(DecoupledConfig):
     """On images that are read as they are needed."""
 
+    choices: ClassVar[dict[str, str]] = DecoupledConfig.choices | {"model": "{model.name}"}
     dataset: ImageFolderConfig = field(default_factory=ImageFolderConfig)
 
 

@@ -34,9 +34,9 @@ from experiments.evidence.verdicts import Claim, Evidence, Finding, Part, above,
 LEARNED = 0.1  # share of the teacher's variance left unexplained at which it counts as learned; ours
 COMMAND = "make theory report"
 ACTIVATIONS = ("relu", "leaky_relu", "tanh")
-INPUTS = (1, 2, 3, 5, 8, 12, 20)  # numbers of inputs of the sweep theory_points
-WIDTHS = (8, 16, 32, 64, 128, 256)  # of the sweep theory_approximation
-MISMATCHES = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the sweep theory_mismatch, without none
+INPUTS = (1, 2, 3, 5, 8, 12, 20)  # numbers of inputs of sweep=theory/points
+WIDTHS = (8, 16, 32, 64, 128, 256)  # of sweep=theory/approximation
+MISMATCHES = (0.125, 0.25, 0.5, 1.0, 2.0)  # of sweep=theory/mismatch, without none
 # What rows are compared by, as columns that hold settings of their cells: {experiment: {column: (setting, type)}}.
 # `matched` is what a network was trained to match: `value`, `sobolev` (values and derivatives) or `differences`.
 SETTINGS: dict[str, dict[str, tuple[str, type]]] = {

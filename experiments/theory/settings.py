@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -13,6 +14,8 @@ from experiments.runner.settings import LossConfig, MLPConfig, OptimizerConfig, 
 class ExactConfig(RunConfig):
     """What needs no training: one part of the theory, in exact or float64 arithmetic."""
 
+    axes: ClassVar[tuple[str, ...]] = ("part",)
+    budget: ClassVar[tuple[str, ...]] = ("instances",)
     part: str = MISSING  # a function of experiments/theory.py
     instances: int = MISSING  # random instances, counted in the column `seed`
 
@@ -21,6 +24,8 @@ class ExactConfig(RunConfig):
 class ConstructionConfig(RunConfig):
     """Theorem 1: the network that is written down, of one width."""
 
+    axes: ClassVar[tuple[str, ...]] = ("n_inputs", "width")
+    budget: ClassVar[tuple[str, ...]] = ("degree", "n_train", "n_test")
     n_inputs: int = MISSING
     width: int = MISSING
     degree: int = MISSING  # of the trigonometric sum, for two inputs or more
@@ -32,6 +37,7 @@ class ConstructionConfig(RunConfig):
 class TrainingConfig(RunConfig):
     """What the trained parts share: an ensemble of networks, one a seed."""
 
+    budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_train", "n_test")
     model: MLPConfig = field(default_factory=MLPConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     n_train: int = MISSING
@@ -43,6 +49,9 @@ class TrainingConfig(RunConfig):
 class ApproximationConfig(TrainingConfig):
     """RQ2: the same target as the construction's, by training one hidden layer of one width."""
 
+    axes: ClassVar[tuple[str, ...]] = (
+        *("n_inputs", "width", "model.hidden", "activation", "model.activation", "method"),
+    )
     n_inputs: int = MISSING
     width: int = MISSING
     activation: str = MISSING  # the model's; a label shows it
@@ -54,6 +63,7 @@ class ApproximationConfig(TrainingConfig):
 class MismatchConfig(TrainingConfig):
     """Theorem 2: gradients that are wrong by a known amount."""
 
+    axes: ClassVar[tuple[str, ...]] = ("domain", "delta")
     domain: str = MISSING  # interval or disc
     delta: float = MISSING
 
@@ -62,6 +72,9 @@ class MismatchConfig(TrainingConfig):
 class PointsConfig(TrainingConfig):
     """RQ1 in practice: how well a teacher network is learned from so many points in so many dimensions."""
 
+    choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
+    axes: ClassVar[tuple[str, ...]] = ("n_inputs", "n_train", "activation", "model.activation")
+    budget: ClassVar[tuple[str, ...]] = (*TrainingConfig.budget, "teacher_units")
     n_inputs: int = MISSING
     teacher_units: int = MISSING
     activation: str = MISSING  # the model's; a label shows it
