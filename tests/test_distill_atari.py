@@ -19,6 +19,7 @@ from experiments.distillation.states import split_by_episodes
 from experiments.runner.errors import BadInput
 from experiments.runner.identity import run_id
 from experiments.runner.run import execute
+from experiments.runner.scale import scale_of
 from experiments.runner.schedules import evaluation_steps
 from experiments.runner.settings import file_sha256
 from sobolev.atari import AtariOptions, Objective, RecordedStates, Recording, load_teacher, record, teacher_bytes
@@ -81,12 +82,12 @@ def test_what_ships_is_of_the_papers_scale(game, objective):
     tuned = ["optimizer.learning_rate=1e-4", "n_train=50000", "seed=5"]
     if objective != "value":
         tuned.append("objective.gradient_weight=0.03")
-    assert distill.scale(shipped(f"dataset=atari/{game}", f"objective={objective}", *tuned)) == "paper"
+    assert scale_of(shipped(f"dataset=atari/{game}", f"objective={objective}", *tuned)) == "paper"
 
 
 @pytest.mark.parametrize("rate", ["1e-5", "1e-3"])
 def test_the_ends_of_the_papers_learning_rates_are_of_its_scale(rate):
-    assert distill.scale(shipped(f"optimizer.learning_rate={rate}")) == "paper"
+    assert scale_of(shipped(f"optimizer.learning_rate={rate}")) == "paper"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_the_ends_of_the_papers_learning_rates_are_of_its_scale(rate):
     ],
 )
 def test_an_objective_of_other_weights_than_its_name_says_is_not_of_the_papers_scale(overrides):
-    assert distill.scale(shipped(*overrides)) == "reduced"
+    assert scale_of(shipped(*overrides)) == "reduced"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_an_objective_of_other_weights_than_its_name_says_is_not_of_the_papers_s
     ],
 )
 def test_another_loss_or_other_states_are_not_of_the_papers_scale(override):
-    assert distill.scale(shipped(override)) == "reduced"
+    assert scale_of(shipped(override)) == "reduced"
 
 
 def test_methods_begin_with_the_same_student_and_learn_different_ones(make_config):

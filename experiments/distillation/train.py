@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -20,24 +19,16 @@ from tqdm import tqdm
 
 from experiments.distillation.evaluate import Measured, play_beside, save_saliency
 from experiments.distillation.settings import SPLITS, DistillConfig
-from experiments.distillation.states import SHIPPED_TEACHER, States, open_states, open_teacher, split_by_episodes
+from experiments.distillation.states import States, open_states, open_teacher, split_by_episodes
 from experiments.runner.divergence import check_convergence
 from experiments.runner.errors import BadInput
 from experiments.runner.limits import A_MEASUREMENT, check_memory, number_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from experiments.runner.settings import Schedule
 from sobolev import projections
 from sobolev.atari import Teacher
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
-from sobolev.networks.atari_policies import (
-    ARCHITECTURES,
-    FRAME,
-    INITIALISATIONS,
-    Architecture,
-    AtariPolicy,
-    Convolution,
-)
+from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
@@ -48,27 +39,6 @@ PROJECTIONS = {
     "coordinate": projections.Coordinate,
 }
 LEARNED = 0.9  # share of its first KL that a student must reach to have learned the policy; ours
-# Smaller than any of these is `reduced`. The updates are ours: the paper gives none.
-FULL_STEPS, FULL_EVALUATED, FULL_EVALUATIONS = 20_000, 5_000, 20
-# Neither smaller nor larger, but something else: with another value a run has another loss, learns from and is measured
-# on other states, or compares gradients at others. Such rows do not belong beside those of Figure 4.
-SHIPPED = {
-    "student.initialisation": "orthogonal",
-    "objective.divergence": "student_teacher",
-    "objective.norm": "l2",
-    "objective.projection": "sphere",
-    "objective.samples": 1,
-    "optimizer.batch_size": 200,
-    "optimizer.schedule": Schedule.constant,
-    "n_gradients": 500,
-    "dataset.n_states": 100_000,
-    "dataset.recording_environments": 16,
-    "dataset.recording_seed": 0,
-    "dataset.split": [0.6, 0.15, 0.25],
-}
-LEARNING_RATES = (1e-5, 1e-3)  # the paper's range, ends included
-# By objective: the weight of the KL, and whether gradients count. A name with other weights misleads.
-SHIPPED_WEIGHTS = {"value": (1, False), "sobolev": (1, True), "derivative": (0, True)}
 
 
 def main(config: DistillConfig, run: Run) -> dict:
@@ -120,10 +90,10 @@ def main(config: DistillConfig, run: Run) -> dict:
     played = play_beside(policy, teacher, config, run) if config.play_episodes else {}
     run.record(steps, rows({"play": played}, config.seed))
     passes = ReLUPasses(policy), ReLUPasses(teacher.policy)
-    save_saliency(run, measured[config.evaluate_on], *passes, config.seed, scale(config))
+    save_saliency(run, measured[config.evaluate_on], *passes, config.seed, run.scale)
     return {
         "objective": final["kl"],
-        "scale": scale(config),
+        "scale": run.scale,
         "steps": steps,
         "learned": has_learned(final["kl"], kl_at_start, run),
         "teacher_sha256": teacher.sha256,
@@ -189,22 +159,6 @@ def check_convolutions(layers: list[list[int]]) -> int:
             raise BadInput(f"{key}: the kernel of layer {number} is larger than its input of {side} x {side}")
         side = (side - kernel) // stride + 1
     return layers[-1][0] * side**2
-
-
-def scale(config: DistillConfig) -> str:
-    """`paper` where loss and states are those of the shipped experiment and nothing is smaller, else `reduced`."""
-    objective = config.objective
-    whole = (
-        config.optimizer.steps >= FULL_STEPS
-        and config.n_evaluate >= FULL_EVALUATED
-        and config.evaluations >= FULL_EVALUATIONS
-        and LEARNING_RATES[0] <= config.optimizer.learning_rate <= LEARNING_RATES[1]
-        and SHIPPED_WEIGHTS.get(objective.name) == (objective.kl_weight, objective.gradient_weight > 0)
-        and architecture(config) == ARCHITECTURES["student"]
-        and all(attrgetter(key)(config) == value for key, value in SHIPPED.items())
-        and config.dataset.teacher == SHIPPED_TEACHER.format(game=config.dataset.game)
-    )
-    return "paper" if whole else "reduced"
 
 
 def architecture(config: DistillConfig) -> Architecture:

@@ -42,9 +42,6 @@ from sobolev.files import replacing
 from sobolev.networks.atari_policies import FRAME, AtariPolicy, teacher
 from sobolev.seeding import generator
 
-FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
-SHIPPED_ACTIONS = {"pong": ("noop", "right", "left")}  # those of configs/dataset/atari; of other games all
-
 
 def main(config: TrainTeacherConfig, run: Run) -> dict:
     """Train one teacher and leave it as teacher.safetensors; the objective is its score, negated."""
@@ -99,7 +96,7 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
     run.record(updates * per_update, [(seed, "test", name, value) for name, value in statistics.items()])
     return {
         "objective": -statistics["score"],
-        "scale": "paper" if is_full(config) else "reduced",
+        "scale": run.scale,
         "steps": updates * per_update,
         "episodes": config.evaluation_episodes,
         "options": asdict(options),
@@ -121,17 +118,6 @@ def check(config: TrainTeacherConfig) -> None:
             "teacher.environments and teacher.horizon": state * settings.environments * (settings.horizon + 1),
             "evaluation_episodes": state * config.evaluation_episodes,  # side by side
         }
-    )
-
-
-def is_full(config: TrainTeacherConfig) -> bool:
-    """Whether nothing is smaller than what ships and the game is played as it is there, its rewards clipped."""
-    game = config.dataset.game
-    return (
-        config.teacher.steps >= FULL_STEPS
-        and config.evaluation_episodes >= FULL_EPISODES
-        and config.teacher.clip_rewards
-        and atari_options(config.dataset) == AtariOptions(game, SHIPPED_ACTIONS.get(game, ()))
     )
 
 
