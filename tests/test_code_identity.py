@@ -40,7 +40,7 @@ def edited(tmp_path):
         ("experiments/regression/train.py", "    # Data\n", "    # Points\n\n", True),
         ("experiments/regression/train.py", '    """Refuse what no type can."""\n', "", True),
         ("experiments/theory/train.py", "2 * x", "3 * x", True),  # of another experiment
-        ("experiments/runner/run.py", "is complete", "is done", True),  # of no row
+        ("experiments/runner/execute.py", "is complete", "is done", True),  # of no row
     ],
 )
 def test_what_decides_rows_and_nothing_else(edited, file, old, new, same):

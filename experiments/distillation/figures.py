@@ -177,7 +177,9 @@ def _games(rows: pd.DataFrame) -> list[str]:
 
 
 def _log_axis(axes: Axes) -> None:
-    drawing.numbers_axis(axes, evenly_below=4, between_below=200, labels=4)
+    """A logarithmic axis, unless all that is shown is 0, as the errors of a student that is right everywhere are."""
+    if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
+        drawing.numbers_axis(axes, evenly_below=4, between_below=200, labels=4)
 
 
 def _handle(method: str, look: Look) -> Line2D:

@@ -95,8 +95,11 @@ class TrainTeacherConfig(RunConfig):
 
     choices: ClassVar[dict[str, str]] = {"dataset": "atari/{dataset.game}", "teacher": "{teacher.algorithm}"}
     axes: ClassVar[tuple[str, ...]] = (
-        *("start", "start_sha256", "value_steps"),
-        *("teacher.learning_rate", "teacher.compute_dtype"),
+        "start",
+        "start_sha256",
+        "value_steps",
+        "teacher.learning_rate",
+        "teacher.compute_dtype",
     )
     budget: ClassVar[tuple[str, ...]] = ("teacher.steps", "evaluation_episodes")
     dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)

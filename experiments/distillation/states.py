@@ -19,7 +19,7 @@ from experiments.runner.settings import located
 from sobolev.atari import RecordedStates, Recording, Teacher, load_teacher, record
 from sobolev.networks.relu_passes import ReLUPasses
 
-SHIPPED_TEACHER = "results/teachers/{game}.safetensors"  # another visits other states
+SHIPPED_TEACHER = "results/teachers/{game}.safetensors"
 
 
 def open_teacher(config: DistillConfig) -> Teacher:

@@ -28,13 +28,7 @@ from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev import projections
 from sobolev.atari import Teacher
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
-from sobolev.networks.atari_policies import (
-    FRAME,
-    INITIALISATIONS,
-    Architecture,
-    AtariPolicy,
-    Convolution,
-)
+from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
