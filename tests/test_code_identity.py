@@ -39,7 +39,7 @@ def edited(tmp_path):
         ("experiments/runner/schedules.py", "/ 2", "/ 3", False),
         ("experiments/regression/train.py", "    # Data\n", "    # Points\n\n", True),
         ("experiments/regression/train.py", '    """Refuse what no type can."""\n', "", True),
-        ("experiments/theory/train.py", "2 * x", "3 * x", True),  # of another experiment
+        ("experiments/theory/target.py", "2 * x", "3 * x", True),  # of another experiment
         ("experiments/runner/execute.py", "is complete", "is done", True),  # of no row
     ],
 )

@@ -308,7 +308,7 @@ def test_git_is_called_without_what_the_environment_says_of_it(tmp_path, monkeyp
     "entry",
     [
         *("os.system", "experiments.runner.execute.execute", "experiments.runner.run.main", "experiments.nothing.main"),
-        "experiments.theory.train.points",  # of another domain
+        "experiments.theory.points.main",  # of another domain
     ],
 )
 def test_an_entry_is_an_experiment(make_config, entry):
