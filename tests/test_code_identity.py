@@ -38,7 +38,12 @@ def edited(tmp_path):
         ("sobolev/networks/ensemble.py", "xavier_uniform_", "xavier_normal_", False),
         ("experiments/runner/schedules.py", "/ 2", "/ 3", False),
         ("experiments/regression/train.py", "    # Data\n", "    # Points\n\n", True),
-        ("experiments/regression/train.py", '    """Refuse what no type can."""\n', "", True),
+        (
+            "experiments/regression/train.py",
+            '    """Train and evaluate one ensemble; the objective is the median test error of the values."""\n',
+            "",
+            True,
+        ),
         ("experiments/theory/target.py", "2 * x", "3 * x", True),  # of another experiment
         ("experiments/runner/execute.py", "is complete", "is done", True),  # of no row
     ],
