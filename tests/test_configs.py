@@ -15,7 +15,8 @@ from experiments.distillation.train_teacher import atari_options, initial_policy
 from experiments.registry import register_settings
 from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from scripts.fuzz_configs import front_door as asked
 from tests import front_door
 from tests.conftest import CONFIGS, ROOT, composed

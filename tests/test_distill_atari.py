@@ -15,8 +15,8 @@ from experiments.distillation.evaluate import Measured, evenly, play_beside, pro
 from experiments.distillation.settings import DistillConfig
 from experiments.distillation.states import split_by_episodes
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
 from experiments.runner.schedules import evaluation_steps
 from sobolev.atari import RecordedStates, Recording, load_teacher, record, teacher_bytes
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, kl_student_teacher

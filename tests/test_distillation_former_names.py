@@ -7,9 +7,9 @@ import yaml
 
 from experiments.evidence.collect import differences
 from experiments.evidence.runs import CompleteRun
+from experiments.runner.execute import execute
 from experiments.runner.former_names import KEYS, as_first_called
-from experiments.runner.identity import run_id
-from experiments.runner.run import execute, folder_of
+from experiments.runner.identity import folder_of, run_id
 from tests import front_door
 from tests.conftest import ROOT, composed
 

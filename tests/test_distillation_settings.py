@@ -7,7 +7,7 @@ import pytest
 
 from experiments.distillation.settings import AtariDatasetConfig, DistillConfig, TeacherConfig
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute
+from experiments.runner.execute import execute
 from experiments.runner.scale import scale_of
 from experiments.runner.settings import file_sha256
 from sobolev.atari import AtariOptions, Objective

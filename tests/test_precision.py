@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from experiments.registry import settings_types
 from experiments.runner import precision
 from experiments.runner import settings as types
+from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, run_id
-from experiments.runner.run import execute
 from tests.conftest import CONFIGS
 
 ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")

@@ -39,18 +39,11 @@ from experiments.evidence.rows import (
     with_settings,
 )
 from experiments.evidence.verdicts import Evidence, above, at_least, every, negation
-from experiments.regression import claims as regression
 from experiments.regression import figures
-from experiments.regression.claims import (
-    claims,
-    descent,
-    dominated,
-    gradient_terms,
-    log_ratios,
-    longer_training,
-    outcome,
-)
+from experiments.regression.appendix import descent, dominated, gradient_terms, longer_training, tables
+from experiments.regression.claims import claims
 from experiments.regression.names import TASKS
+from experiments.regression.rules import log_ratios, outcome
 from experiments.regression.surfaces import figure_3, surface_view
 from experiments.regression.tables import convergence
 from scripts import figures as draw_figures
@@ -576,11 +569,11 @@ def test_cells_that_were_trained_longer_are_said_to_be() -> None:
     first, last = f"{STEPS[-1]:,}", f"{10 * STEPS[-1]:,}"
     assert f"{first} to {last} updates" in texts(figures.figure_2(rows))
     assert f"8 seeds, {last} updates" in texts(figures.learning_curves(rows, 100))
-    table = regression.tables(rows)
+    table = tables(rows)
     assert f"| Booth | 20 | {first} |" in table
     assert f"| Booth | 100 | {last} |" in table
     rows.loc[(rows["n_train"] == 20) & (rows["method"] == "sobolev"), "step"] *= 10
-    assert f"| Booth | 20 | {first} / {last} |" in regression.tables(rows)
+    assert f"| Booth | 20 | {first} / {last} |" in tables(rows)
 
 
 def test_cells_that_were_trained_longer_are_shown_on_the_way() -> None:

@@ -20,8 +20,6 @@ from torch import Tensor
 from experiments.regression import train
 from experiments.regression.settings import DescentConfig
 from experiments.regression.train import (
-    FULL_HIDDEN,
-    FULL_NETWORKS,
     TRAIN_POINTS_EVALUATED,
     Normalizer,
     by_seed,
@@ -34,14 +32,10 @@ from experiments.regression.train import (
 from experiments.runner.divergence import check_convergence
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from experiments.runner.settings import Schedule
 from sobolev.functions import BENCHMARKS
 from sobolev.networks import MLPEnsemble
 
 TERMS = ("value_loss", "gradient_loss")  # of the loss, by order, with their weights
-# Below any of these, or in another protocol (rate and schedule of either training), a run is `reduced`.
-FULL_STEPS, FULL_TEST_POINTS = 5_000, 2_000
-PROTOCOL = (True, 1e-3, Schedule.cosine, 1e-4, Schedule.cosine)
 
 
 def main(config: DescentConfig, run: Run) -> dict:
@@ -100,7 +94,7 @@ def main(config: DescentConfig, run: Run) -> dict:
 
     # Evaluate
     ratio = losses[config.optimizer.steps] / losses[0]
-    return {"objective": ratio.quantile(0.5).item(), "scale": scale(config), "steps": config.optimizer.steps}
+    return {"objective": ratio.quantile(0.5).item(), "scale": run.scale, "steps": config.optimizer.steps}
 
 
 def check(config: DescentConfig) -> None:
@@ -127,19 +121,3 @@ def loss_of_zeros(data: Sequence[Tensor], weights: list[float]) -> Tensor:
     """The loss (E,) of networks that are zero everywhere, by which divergence is measured."""
     targets = zip(weights, data[1:], strict=True)
     return sum(weight * target.double().square().sum(-1).mean(1).cpu() for weight, target in targets)
-
-
-def scale(config: DescentConfig) -> str:
-    """`paper` where nothing is smaller than in the shipped experiment and the protocol is its own, else `reduced`."""
-    start, optimizer = config.start, config.optimizer
-    rates = (start.learning_rate, start.schedule, optimizer.learning_rate, optimizer.schedule)
-    whole = (
-        config.name == "regression_descent"
-        and min(start.steps, optimizer.steps) >= FULL_STEPS
-        and config.networks >= FULL_NETWORKS
-        and config.n_test >= FULL_TEST_POINTS
-        and len(config.model.hidden) >= len(FULL_HIDDEN)
-        and min(config.model.hidden) >= min(FULL_HIDDEN)
-        and (config.normalise, *rates) == PROTOCOL
-    )
-    return "paper" if whole else "reduced"

@@ -8,7 +8,6 @@ Shape suffixes: E networks, N samples of each, I inputs (2).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ from experiments.runner.errors import BadInput, nearest
 from experiments.runner.limits import A_MEASUREMENT, check_memory, mlp_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from experiments.runner.settings import Activation, Schedule
 from sobolev.derivatives import derivatives
 from sobolev.functions import BENCHMARKS, BenchmarkFunction
 from sobolev.losses import DISTANCES, SobolevLoss
@@ -30,19 +28,7 @@ from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
 METRICS = ("value_mse", "gradient_mse", "hessian_mse")  # by order
-# Below any of these, or in another protocol than its experiment's, a run is `reduced`. The updates are ours (the paper
-# gives none): see docs/regression.md.
-FULL_STEPS = {
-    "regression": 100_000,
-    "regression_normalised": 5_000,
-    "regression_steep": 5_000,
-    "regression_second_order": 5_000,
-}
-PROTOCOLS = dict.fromkeys(FULL_STEPS, (True, 1e-3, Schedule.cosine, Activation.relu))
-PROTOCOLS["regression"] = (False, 3e-5, Schedule.constant, Activation.relu)  # the paper's
-PROTOCOLS["regression_second_order"] = (True, 1e-3, Schedule.cosine, Activation.softplus)
 TRAIN_POINTS_EVALUATED = 2_000  # at most: train errors cost as much as test errors
-FULL_NETWORKS, FULL_TEST_POINTS, FULL_HIDDEN = 10, 10_000, [256, 256]
 
 
 def main(config: RegressionConfig, run: Run) -> dict:
@@ -94,10 +80,10 @@ def main(config: RegressionConfig, run: Run) -> dict:
     # Evaluate
     final = errors["test"][0]  # value MSE of each network
     shown = int(final.argsort()[(len(final) - 1) // 2])
-    save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], scale(config))
+    save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], run.scale)
     return {
         "objective": final.quantile(0.5).item(),
-        "scale": scale(config),
+        "scale": run.scale,
         "steps": steps,
         **{f"test_{name}": error.quantile(0.5).item() for name, error in zip(METRICS, errors["test"], strict=False)},
     }
@@ -121,21 +107,6 @@ def check(config: RegressionConfig) -> None:
             "evaluations": A_MEASUREMENT * config.evaluations,
         }
     )
-
-
-def scale(config: RegressionConfig) -> str:
-    """`paper` where nothing is smaller than in the shipped experiment and the protocol is its own, else `reduced`."""
-    optimizer = config.optimizer
-    protocol = (config.normalise, optimizer.learning_rate, optimizer.schedule, config.model.activation)
-    whole = (
-        config.optimizer.steps >= FULL_STEPS.get(config.name, math.inf)
-        and config.networks >= FULL_NETWORKS
-        and config.n_test >= FULL_TEST_POINTS
-        and len(config.model.hidden) >= len(FULL_HIDDEN)
-        and min(config.model.hidden) >= min(FULL_HIDDEN)
-        and protocol == PROTOCOLS[config.name]
-    )
-    return "paper" if whole else "reduced"
 
 
 def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: int, run: Run) -> tuple[Tensor, ...]:

@@ -14,11 +14,11 @@ ENTRIES = {  # today's name: the first one
     "experiments.distillation.train.main": "experiments.distill_atari.main",
     "experiments.distillation.train_teacher.main": "experiments.train_teacher.main",
     "experiments.synthetic_gradients.train.main": "experiments.synthetic_gradients.main",
-    "experiments.theory.train.exact": "experiments.theory.exact",
-    "experiments.theory.train.construction": "experiments.theory.construction",
-    "experiments.theory.train.approximation": "experiments.theory.approximation",
-    "experiments.theory.train.mismatch": "experiments.theory.mismatch",
-    "experiments.theory.train.points": "experiments.theory.points",
+    "experiments.theory.exact.main": "experiments.theory.exact",
+    "experiments.theory.construction.main": "experiments.theory.construction",
+    "experiments.theory.approximation.main": "experiments.theory.approximation",
+    "experiments.theory.mismatch.main": "experiments.theory.mismatch",
+    "experiments.theory.points.main": "experiments.theory.points",
 }
 KEYS = {  # today's dotted key: the first one
     "compute_dtype": "products",

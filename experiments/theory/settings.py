@@ -16,7 +16,7 @@ class ExactConfig(RunConfig):
 
     axes: ClassVar[tuple[str, ...]] = ("part",)
     budget: ClassVar[tuple[str, ...]] = ("instances",)
-    part: str = MISSING  # a function of experiments/theory.py
+    part: str = MISSING  # one of PARTS in experiments/theory/exact.py
     instances: int = MISSING  # random instances, counted in the column `seed`
 
 

@@ -1,0 +1,84 @@
+"""RQ2: the target of the construction, learned by one hidden layer, with and without derivatives.
+
+Shape suffixes: E networks, N samples of each, I inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from experiments.runner.errors import BadInput, check_positive, nearest
+from experiments.runner.run import Run
+from experiments.theory.settings import ApproximationConfig
+from experiments.theory.target import Data, ripple, uniform
+from experiments.theory.training import (
+    Step,
+    by_derivatives,
+    check_training,
+    errors_in_the_end,
+    finish,
+    in_precision,
+    seeds_of,
+    train,
+)
+from sobolev.networks import MLPEnsemble
+from sobolev.seeding import generator
+
+METHODS = ("value", "sobolev", "differences")
+
+
+def main(config: ApproximationConfig, run: Run) -> dict:
+    """Train one hidden layer on the same target; the objective is the median sup error of the gradient.
+
+    The method `differences` matches central difference quotients of values in place of derivatives. For ReLU that is
+    another thing: the gradient of a ReLU network jumps at its kinks, so autograd gives the kinks' places no part in the
+    error of the gradients, which difference quotients do.
+    """
+    seeds = seeds_of(config)
+
+    def draw(n: int, stream: str) -> Data:
+        x = torch.stack([uniform(n, config.n_inputs, generator(seed, stream)) for seed in seeds])
+        return in_precision(run, x, *ripple(x))
+
+    x, y, dy = draw(config.n_train, "train")
+    if config.method == "differences":
+        h = config.difference_step
+        dy = difference_quotients(lambda x: ripple(x)[0], x, h)
+        ensemble = train(config, run, (x, y, dy), lambda ensemble, _: by_differences(ensemble, h))
+    else:
+        ensemble = train(config, run, (x, y, dy), by_derivatives(1.0, float(config.method == "sobolev")))
+    errors = errors_in_the_end(config, ensemble, draw(config.n_test, "test"))
+    return finish(config, run, errors, "gradient_sup")
+
+
+def by_differences(ensemble: MLPEnsemble, step: float) -> Step:
+    """The objective of Eq. 1 at order 1 with difference quotients in place of derivatives."""
+
+    def compute_gradients(x_ENI: Tensor, f_EN1: Tensor, quotients_ENI: Tensor) -> None:
+        ensemble.zero_grad()
+        error_EN = (ensemble(x_ENI) - f_EN1).square().sum(-1)
+        error_EN = error_EN + (difference_quotients(ensemble, x_ENI, step) - quotients_ENI).square().sum(-1)
+        error_EN.mean(1).sum().backward()
+
+    return compute_gradients
+
+
+def difference_quotients(f: Callable[[Tensor], Tensor], x_ENI: Tensor, step: float) -> Tensor:
+    """Central differences (E, N, I) of f, whose values are (E, N, 1), over 2 step along each input."""
+    shifts_II = step * torch.eye(x_ENI.shape[-1], dtype=x_ENI.dtype, device=x_ENI.device)
+    return torch.cat([f(x_ENI + shift_I) - f(x_ENI - shift_I) for shift_I in shifts_II], -1) / (2 * step)
+
+
+def check(config: ApproximationConfig) -> None:
+    """Refuse an unknown method, and a training that cannot be done.
+
+    Raises:
+        BadInput: what is wrong, in one line.
+    """
+    check_positive(n_inputs=config.n_inputs, width=config.width, difference_step=config.difference_step)
+    check_training(config)
+    if config.method not in METHODS:
+        raise BadInput(f"method={config.method} is unknown{nearest(config.method, [*METHODS])}")

@@ -1,0 +1,77 @@
+"""Theorem 2: the joint error that a wrong derivative leaves, against the least that any function can have."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from experiments.runner.errors import BadInput, nearest
+from experiments.runner.run import Run
+from experiments.theory.settings import MismatchConfig
+from experiments.theory.target import Data, ripple
+from experiments.theory.training import (
+    by_derivatives,
+    check_training,
+    errors_in_the_end,
+    finish,
+    in_precision,
+    seeds_of,
+    train,
+)
+from sobolev.theory.mismatch import constant_mismatch, rotation_mismatch
+
+DOMAINS = ("interval", "disc")
+
+
+def main(config: MismatchConfig, run: Run) -> dict:
+    """Train on gradients that are wrong by u; the objective is the median joint error, mean(r^2 + |grad r - u|^2).
+
+    On the interval [-1, 1] u is the constant delta, on the unit disc the rotation delta (-x_2, x_1). Points lie
+    evenly, so that the mean over them is the integral.
+    """
+    seeds = seeds_of(config)
+    if config.domain == "interval":
+        points, wrong = even_interval, lambda x: torch.full_like(x, config.delta)
+        eta, floor = constant_mismatch(config.delta, length=2)
+    else:
+        points, wrong = even_disc, lambda x: config.delta * torch.stack([-x[..., 1], x[..., 0]], -1)
+        eta, floor = rotation_mismatch(config.delta, radius=1)
+
+    def data(n: int) -> Data:
+        x = points(n).expand(len(seeds), -1, -1)
+        y, dy = ripple(x)
+        return in_precision(run, x, y, dy + wrong(x))
+
+    ensemble = train(config, run, data(config.n_train), by_derivatives(1.0, 1.0))
+    errors = errors_in_the_end(config, ensemble, data(config.n_test))
+    errors["joint_mse"] = errors["value_l2"].square() + errors["gradient_l2"].square()
+    errors["joint_sup"] = torch.maximum(errors["value_sup"], errors["gradient_sup"])
+    run.record(0, [(config.seed, "exact", "joint_mse", floor), (config.seed, "exact", "joint_sup", eta)])
+    return finish(config, run, errors, "joint_mse")
+
+
+def even_interval(n: int) -> Tensor:
+    """The middles (n, 1) of n equal pieces of [-1, 1]."""
+    return ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1)[:, None]
+
+
+def even_disc(n: int) -> Tensor:
+    """A sunflower of n points (n, 2), each at the middle of an equal area of the unit disc."""
+    k = torch.arange(n, dtype=torch.float64)
+    radius, angle = ((k + 0.5) / n).sqrt(), k * math.pi * (3 - math.sqrt(5))
+    return radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def check(config: MismatchConfig) -> None:
+    """Refuse an unknown domain, a negative mismatch, and a training that cannot be done.
+
+    Raises:
+        BadInput: what is wrong, in one line.
+    """
+    check_training(config)
+    if config.domain not in DOMAINS:
+        raise BadInput(f"domain={config.domain} is unknown{nearest(config.domain, [*DOMAINS])}")
+    if not 0 <= config.delta < math.inf:
+        raise BadInput(f"delta must be 0 or more, not {config.delta}")

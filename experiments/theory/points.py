@@ -1,0 +1,84 @@
+"""RQ1 in practice: how well a teacher is learned from so many points, with and without derivatives.
+
+Shape suffixes: N samples, I inputs, U units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from experiments.runner.errors import BadInput, check_positive
+from experiments.runner.run import Run
+from experiments.theory.settings import PointsConfig
+from experiments.theory.target import Data
+from experiments.theory.training import (
+    by_derivatives,
+    check_training,
+    errors_in_the_end,
+    finish,
+    in_precision,
+    seeds_of,
+    train,
+)
+from sobolev.seeding import generator
+
+
+def main(config: PointsConfig, run: Run) -> dict:
+    """Learn a teacher from `n_train` points; the objective is the median share of its variance left unexplained."""
+    value_weight, gradient_weight = (*config.loss.weights, 0.0)[:2]
+    seeds = seeds_of(config)
+    teachers = [random_teacher(config.n_inputs, config.teacher_units, generator(seed, "teacher")) for seed in seeds]
+
+    def draw(n: int, stream: str) -> Data:
+        x = [torch.randn(n, config.n_inputs, generator=generator(seed, stream), dtype=torch.float64) for seed in seeds]
+        values, gradients = zip(*(teacher(x_NI) for teacher, x_NI in zip(teachers, x, strict=True)), strict=True)
+        return in_precision(run, torch.stack(x), torch.stack(values), torch.stack(gradients))
+
+    ensemble = train(config, run, draw(config.n_train, "train"), by_derivatives(value_weight, gradient_weight))
+    test = draw(config.n_test, "test")
+    errors = errors_in_the_end(config, ensemble, test)
+    variance = test[1].var(1, correction=0).squeeze(-1)
+    return finish(config, run, {"value_nmse": errors["value_l2"].square() / variance}, "value_nmse")
+
+
+def random_teacher(n_inputs: int, units: int, rng: torch.Generator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Values (N, 1) and gradients (N, I) of a random network of tanh units, scaled to unit variance.
+
+    Inputs are standard normal; weights of variance 4 / I make every unit see a variance of 4 in any dimension.
+    """
+    weight_IU = 2 * torch.randn(n_inputs, units, generator=rng, dtype=torch.float64) / math.sqrt(n_inputs)
+    bias_U, output_U = torch.randn(2, units, generator=rng, dtype=torch.float64)
+
+    def raw(x_NI: Tensor) -> tuple[Tensor, Tensor]:
+        hidden_NU = (x_NI @ weight_IU + bias_U).tanh()
+        return (hidden_NU @ output_U)[:, None], ((1 - hidden_NU.square()) * output_U) @ weight_IU.mT
+
+    sample = raw(torch.randn(20_000, n_inputs, generator=rng, dtype=torch.float64))[0]
+    mean, std = sample.mean(), sample.std()
+    return lambda x_NI: ((raw(x_NI)[0] - mean) / std, raw(x_NI)[1] / std)
+
+
+def check(config: PointsConfig) -> None:
+    """Refuse another loss than of values and gradients, and a training that cannot be done.
+
+    Raises:
+        BadInput: what is wrong, in one line.
+    """
+    check_positive(n_inputs=config.n_inputs, teacher_units=config.teacher_units)
+    check_training(config)
+    check_loss(config)
+
+
+def check_loss(config: PointsConfig) -> None:
+    value_weight, gradient_weight, *higher = (*config.loss.weights, 0.0, 0.0)
+    possible = all(0 <= weight < math.inf for weight in config.loss.weights)
+    if not possible or not value_weight + gradient_weight or any(higher):
+        raise BadInput(
+            f"loss.weights={config.loss.weights}: expected weights of value and gradient, none negative, not both 0"
+        )
+    if set(config.loss.distances) != {"squared_l2"}:
+        raise BadInput(f"loss.distances={config.loss.distances}: here all errors are squared (squared_l2)")
