@@ -26,7 +26,7 @@ try:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from experiments.registry import register_settings
+    from experiments.registry import packages, register_settings
     from experiments.runner import trust
     from experiments.runner.command_line import one_line_errors
     from experiments.runner.errors import BadInput
@@ -36,8 +36,6 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {sys.executable} has no {missing.name}: type `make setup`, then `source .venv/bin/activate`")
 
-register_settings()
-
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent / "configs"), config_name="config")
 def main(config: DictConfig) -> float:
@@ -46,15 +44,17 @@ def main(config: DictConfig) -> float:
     with nullcontext() if of_a_sweep else one_line_errors():
         if not of_a_sweep and (launcher := asked.runtime.choices["hydra/launcher"]) != "basic":
             raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
+        packages()  # extensions, which a worker process of a sweep has not imported yet
         settings = trust.settings(config)
         if not settings.recorder.group:
             settings.recorder.group = asked.runtime.choices.get("sweep") or settings.name
-        from experiments.runner.run import execute  # with it comes torch, which takes seconds to load
+        from experiments.runner.execute import execute  # with it comes torch, which takes seconds to load
 
         return execute(settings)
 
 
 if __name__ == "__main__":
     with one_line_errors():
+        register_settings()
         trust.install()
         main()

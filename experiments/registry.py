@@ -1,33 +1,67 @@
-"""The one list of domains.
+"""The one list of domains, and those that users add.
 
 A domain is a folder beside this file with four modules: `settings` (the types of its configs), `train` (its loops),
-`figures` and `claims`. Adding one is a line here, its folder and its configs.
+`figures` and `claims`. Adding one here is a line in DOMAINS, its folder and its configs.
+
+Without touching this project, a domain of one's own is a package of the same shape, and the environment variable
+SOBOLEV_EXTENSIONS names it: modules to import before anything is composed, with commas between. A module that is no
+domain is imported as well, so that it can add a function to `sobolev.functions.BENCHMARKS`. No config can name an
+extension, because configs are untrusted and importing runs code.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
 
+from experiments.runner.errors import BadInput
 from experiments.runner.settings import RunConfig, register_resolvers
 
 DOMAINS = ("regression", "theory", "distillation", "synthetic_gradients")  # in the order of the report
+EXTENSIONS = "SOBOLEV_EXTENSIONS"
+# The folder in the results of experiments whose name begins with a word; others have that of their domain.
+RESULTS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
+
+
+def packages() -> dict[str, str]:
+    """The package of each domain, users' own last. Imports what SOBOLEV_EXTENSIONS names.
+
+    Raises:
+        BadInput: a module that it names cannot be imported.
+    """
+    found = {domain: f"experiments.{domain}" for domain in DOMAINS}
+    for name in filter(None, map(str.strip, os.environ.get(EXTENSIONS, "").split(","))):
+        try:
+            extension = import_module(name)
+        except ImportError as error:
+            raise BadInput(f"{EXTENSIONS}={name}: {error}") from None
+        if hasattr(extension, "__path__") and find_spec(f"{name}.settings"):
+            found[name.rpartition(".")[2]] = name
+    return found
 
 
 def modules(name: str) -> dict[str, ModuleType]:
     """The module of this name of each domain that has one, by domain."""
-    names = {domain: f"experiments.{domain}.{name}" for domain in DOMAINS}
-    return {domain: import_module(module) for domain, module in names.items() if find_spec(module)}
+    named = {domain: f"{package}.{name}" for domain, package in packages().items()}
+    return {domain: import_module(module) for domain, module in named.items() if find_spec(module)}
 
 
 def register_settings() -> None:
-    """Make the types of every domain known to Hydra; an experiment names its own in its defaults list."""
+    """Make the types of every domain known to Hydra, and the choices that domains take from the library.
+
+    An experiment names its type in its defaults list.
+    """
     register_resolvers()
     for name, node in settings_types().items():
         ConfigStore.instance().store(name=name, node=node, package="_global_")
+    for settings in modules("settings").values():
+        for group, choices in getattr(settings, "CHOICES", {}).items():
+            for name, node in choices.items():
+                ConfigStore.instance().store(group=group, name=name, node=node)
 
 
 def settings_types() -> dict[str, type[RunConfig]]:
@@ -36,3 +70,10 @@ def settings_types() -> dict[str, type[RunConfig]]:
     for settings in modules("settings").values():
         types |= settings.TYPES
     return types
+
+
+def results_folder(experiment: str) -> str:
+    """The folder in the results where an experiment's rows go."""
+    domains = [domain for domain in packages() if experiment == domain or experiment.startswith(f"{domain}_")]
+    word = experiment.partition("_")[0]
+    return max(domains, key=len) if domains else RESULTS.get(word, word)

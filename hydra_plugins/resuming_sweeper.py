@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,6 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, flag_override
+
+if TYPE_CHECKING:
+    from experiments.runner.errors import BadInput
+    from experiments.runner.settings import RunConfig
 
 QUOTED = "\"runs_dir='a,b'\""
 
@@ -37,8 +41,6 @@ class ResumingSweeper(BasicSweeper):
         # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.runner.command_line import explain
         from experiments.runner.errors import BadInput, RunBusy
-        from experiments.runner.precision import settled
-        from experiments.runner.trust import settings
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -51,11 +53,9 @@ class ResumingSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if not jobs:
             raise BadInput("a grid of no runs: one of its ranges is empty")
-        asked = []
-        for job in jobs:
-            composed = self._compose(job)
-            asked.append((settings(composed), job))
-            job += settled(composed, asked[-1][0])
+        asked, refused = self._asked(jobs)
+        if not asked:
+            raise refused[0]
 
         # These bring torch, for which nothing that is refused has to wait.
         from experiments.runner.code_identity import other_code
@@ -84,18 +84,40 @@ class ResumingSweeper(BasicSweeper):
             said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
             print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
         waiting = [job for folder, job in folders.items() if folder not in complete]
-        if not waiting:
+        if not waiting and not refused:
             return
         with Watch(grid):
             try:
                 failures = list(self._failures(waiting))
             except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are failures
                 raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
-        errors = [explain(error) for error in failures if not isinstance(error, RunBusy)]
-        if busy := len(failures) - len(errors):
+        busy = sum(isinstance(error, RunBusy) for error in failures)
+        if busy:
             print(f"{name}: {busy} of {len(waiting)} runs are other processes' and were passed over", file=sys.stderr)
+        errors = [explain(error) for error in (*refused, *failures) if not isinstance(error, RunBusy)]
         if errors:
-            raise BadInput(f"{len(errors)} of {len(waiting)} runs failed; the first: {errors[0]}")
+            raise BadInput(f"{len(errors)} of {len(waiting) + len(refused)} runs failed; the first: {errors[0]}")
+
+    def _asked(self, jobs: list[list[str]]) -> tuple[list[tuple[RunConfig, list[str]]], list[BadInput]]:
+        """What each job asks, with the job, which names its precision from then on; and why others are refused.
+
+        The other runs of the grid go on.
+        """
+        from experiments.runner.errors import BadInput
+        from experiments.runner.precision import settled
+        from experiments.runner.trust import settings
+
+        asked, refused = [], []
+        for job in jobs:
+            composed = self._compose(job)
+            try:
+                config = settings(composed)
+            except BadInput as error:
+                refused.append(error)
+                continue
+            job += settled(composed, config)
+            asked.append((config, job))
+        return asked, refused
 
     def _failures(self, jobs: list[list[str]]) -> Iterator[Exception]:
         """Launch jobs, and yield what those that failed ended with.

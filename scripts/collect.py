@@ -1,8 +1,55 @@
-"""From runs to the evidence that ships: python -m scripts.collect"""
+"""From run folders to the evidence that ships: tidy rows, surfaces, and what each run was run with.
 
+python -m scripts.collect                              every complete run under runs/
+python -m scripts.collect --runs a/runs b/runs         from several machines' folders
+python -m scripts.collect --results my_results regression
+
+Rows that are there stay unless a collected run answers the same question. A run whose settings differ from its cell's
+is skipped unless --replace is given. A run whose files are damaged, whose rows are not what it wrote or whose labels
+are not what its settings give is named and left out, and the exit status is 1. The files of a domain change together,
+under a lock, with their checksums.
+"""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from pathlib import Path
 
-from experiments.evidence.collect import main
+from experiments.evidence.collect import collect
+from experiments.evidence.results import DECIDED, alone
+from experiments.registry import results_folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of runs (default: runs)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where the evidence goes")
+    parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
+    parser.add_argument("experiments", nargs="*", help="only these experiments")
+    arguments = parser.parse_args()
+    for decided in arguments.results.glob(f"*/{DECIDED}"):
+        with alone(decided.parent):  # finishes what another was interrupted in
+            pass
+    folders = arguments.runs or [Path("runs")]
+    runs = [path for root in folders for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
+    if arguments.experiments:
+        runs = [path for path in runs if path.parent.name in arguments.experiments]
+    complete = [path for path in runs if (path / "summary.json").exists()]
+    for path in sorted(set(runs) - set(complete)):
+        print(f"not complete, left out: {path}", file=sys.stderr)
+    if not complete:
+        message = f"no complete run under {', '.join(map(str, folders))}: python run.py makes one"
+        if arguments.runs:
+            sys.exit(f"error: {message}")
+        print(message, file=sys.stderr)  # `make figures` goes on, from what is in the results
+    of_folder: dict[str, list[Path]] = {}
+    for path in complete:
+        of_folder.setdefault(results_folder(path.parent.name), []).append(path)
+    whole = [collect(members, arguments.results / name, arguments.replace) for name, members in of_folder.items()]
+    if not all(whole):
+        sys.exit("error: not everything could be collected, see above")
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -138,7 +138,7 @@ def run(overrides: list[str], runs: Path, trial: Trial = UNDISTURBED) -> Ended:
 def call(overrides: list[str], runs: Path) -> int:
     """What `python run.py` does once it has composed a config; returns its exit status, as the interpreter would."""
     from experiments.runner.command_line import one_line_errors
-    from experiments.runner.run import execute
+    from experiments.runner.execute import execute
 
     try:
         with one_line_errors():

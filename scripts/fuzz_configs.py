@@ -28,7 +28,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf.basecontainer import BaseContainer
 
-import experiments.runner.run
+import experiments.runner.execute
 import run
 from experiments.runner import process, trust
 from experiments.runner.command_line import OURS, one_line_errors
@@ -51,7 +51,7 @@ def front_door(*arguments: str, judged: bool = True) -> tuple[str, list[Any]]:
         return 0.0
 
     with ExitStack() as stack, _restoring():
-        stack.enter_context(mock.patch.object(experiments.runner.run, "execute", execute))
+        stack.enter_context(mock.patch.object(experiments.runner.execute, "execute", execute))
         stack.enter_context(mock.patch.object(sys, "argv", ["run.py", *arguments]))
         loader = trust.Loader if judged else ConfigLoaderImpl
         stack.enter_context(mock.patch.object(hydra._internal.hydra, "ConfigLoaderImpl", loader))

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import FiniteFloat
 
-from experiments.evidence.collect import as_csv, domain
+from experiments.evidence.collect import as_csv
 from experiments.evidence.reading import EvidenceError, check, read_csv
 from experiments.evidence.results import alone
 from experiments.evidence.runs import CompleteRun, flat, left_out
 from experiments.evidence.schemas import Name, SearchConfig
+from experiments.registry import results_folder
 from sobolev.files import replacing
 
 
@@ -90,8 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = {name: compare(SEARCHES[name], runs) for name, (runs, _) in read.items()}
         for name, (runs, _) in read.items():
             if runs:
-                with alone(options.results / domain(name)):
-                    note(SEARCHES[name], runs, options.results / domain(name) / "tuning.csv")
+                with alone(options.results / results_folder(name)):
+                    note(SEARCHES[name], runs, options.results / results_folder(name) / "tuning.csv")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,8 @@ import pytest
 
 import experiments.runner.run
 from experiments.runner.code_identity import code_identity
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from tests.conftest import ROOT
 from tests.test_run import interrupted
 
@@ -37,9 +38,14 @@ def edited(tmp_path):
         ("sobolev/networks/ensemble.py", "xavier_uniform_", "xavier_normal_", False),
         ("experiments/runner/schedules.py", "/ 2", "/ 3", False),
         ("experiments/regression/train.py", "    # Data\n", "    # Points\n\n", True),
-        ("experiments/regression/train.py", '    """Refuse what no type can."""\n', "", True),
+        (
+            "experiments/regression/train.py",
+            '    """Train and evaluate one ensemble; the objective is the median test error of the values."""\n',
+            "",
+            True,
+        ),
         ("experiments/theory/target.py", "2 * x", "3 * x", True),  # of another experiment
-        ("experiments/runner/run.py", "is complete", "is done", True),  # of no row
+        ("experiments/runner/execute.py", "is complete", "is done", True),  # of no row
     ],
 )
 def test_what_decides_rows_and_nothing_else(edited, file, old, new, same):

@@ -9,8 +9,10 @@ import sys
 import pytest
 import yaml
 
-from experiments.evidence.collect import collect, domain, gaps, main
+from experiments.evidence.collect import collect, gaps
 from experiments.evidence.reading import read_csv
+from experiments.registry import results_folder
+from scripts.collect import main
 from tests.conftest import CONFIGS, composed
 from tests.test_scripts import make_surface, write_surface
 
@@ -254,12 +256,12 @@ def test_data_sets_of_their_own_sizes_span_no_sizes():
     ],
 )
 def test_an_experiment_has_one_folder(experiment, folder):
-    assert domain(experiment) == folder
+    assert results_folder(experiment) == folder
 
 
 def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
     names = [path.stem for path in (CONFIGS / "experiment").glob("*.yaml")]
-    shipped = {domain(composed(f"experiment={name}").name) for name in names}
+    shipped = {results_folder(composed(f"experiment={name}").name) for name in names}
     assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients"}
 
 

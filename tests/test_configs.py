@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,7 +15,8 @@ from experiments.distillation.train_teacher import atari_options, initial_policy
 from experiments.registry import register_settings
 from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
 from scripts.fuzz_configs import front_door as asked
 from tests import front_door
 from tests.conftest import CONFIGS, ROOT, composed
@@ -213,11 +213,10 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("override", REFUSALS)
-def test_what_types_cannot_refuse_is_refused_before_training(make_config, override):
-    config = make_config(*override.split(" and "))
+def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_path, override):
     with pytest.raises(BadInput, match=REFUSALS[override]):
-        execute(config)
-    assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
+        execute(make_config(*override.split(" and ")))
+    assert not any((tmp_path / "runs").glob("*/*")), "a refused run leaves no folder"
 
 
 @pytest.mark.parametrize(

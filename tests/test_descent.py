@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import experiments.regression.descent
-from experiments.regression.descent import scale
 from experiments.regression.train import shuffled_batches
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
+from experiments.runner.scale import scale_of
 from sobolev.functions import BENCHMARKS
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
@@ -112,10 +113,10 @@ def test_what_it_cannot_answer_is_refused(make_config, override, message):
 
 
 def test_less_than_the_shipped_experiment_is_reduced():
-    assert scale(shipped("regression_descent")) == "paper"
-    assert scale(shipped("regression_descent", "activation=softplus", "n_train=10000", "dataset=ackley")) == "paper"
+    assert scale_of(shipped("regression_descent")) == "paper"
+    assert scale_of(shipped("regression_descent", "activation=softplus", "n_train=10000", "dataset=ackley")) == "paper"
     for override in (
         *("networks=9", "n_test=1999", "optimizer.steps=4999", "start.steps=4999", "model.hidden=[256,255]"),
         *("normalise=false", "optimizer.learning_rate=0.01", "start.schedule=constant", "name=mine"),
     ):
-        assert scale(shipped("regression_descent", override)) == "reduced", override
+        assert scale_of(shipped("regression_descent", override)) == "reduced", override

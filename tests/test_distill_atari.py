@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 import experiments.distillation.train as distill
-from experiments.distillation.settings import DistillConfig
+from experiments.distillation.evaluate import Measured, evenly, play_beside, projected_gradients, save_saliency
+from experiments.distillation.settings import AtariDatasetConfig, DistillConfig, TeacherConfig
+from experiments.distillation.states import split_by_episodes
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
+from experiments.runner.scale import scale_of
 from experiments.runner.schedules import evaluation_steps
 from experiments.runner.settings import file_sha256
-from sobolev.atari import RecordedStates, Recording, load_teacher, record, teacher_bytes
+from sobolev.atari import AtariOptions, Objective, RecordedStates, Recording, load_teacher, record, teacher_bytes
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, kl_student_teacher
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
@@ -78,12 +82,12 @@ def test_what_ships_is_of_the_papers_scale(game, objective):
     tuned = ["optimizer.learning_rate=1e-4", "n_train=50000", "seed=5"]
     if objective != "value":
         tuned.append("objective.gradient_weight=0.03")
-    assert distill.scale(shipped(f"dataset=atari/{game}", f"objective={objective}", *tuned)) == "paper"
+    assert scale_of(shipped(f"dataset=atari/{game}", f"objective={objective}", *tuned)) == "paper"
 
 
 @pytest.mark.parametrize("rate", ["1e-5", "1e-3"])
 def test_the_ends_of_the_papers_learning_rates_are_of_its_scale(rate):
-    assert distill.scale(shipped(f"optimizer.learning_rate={rate}")) == "paper"
+    assert scale_of(shipped(f"optimizer.learning_rate={rate}")) == "paper"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_the_ends_of_the_papers_learning_rates_are_of_its_scale(rate):
     ],
 )
 def test_an_objective_of_other_weights_than_its_name_says_is_not_of_the_papers_scale(overrides):
-    assert distill.scale(shipped(*overrides)) == "reduced"
+    assert scale_of(shipped(*overrides)) == "reduced"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +118,7 @@ def test_an_objective_of_other_weights_than_its_name_says_is_not_of_the_papers_s
     ],
 )
 def test_another_loss_or_other_states_are_not_of_the_papers_scale(override):
-    assert distill.scale(shipped(override)) == "reduced"
+    assert scale_of(shipped(override)) == "reduced"
 
 
 def test_methods_begin_with_the_same_student_and_learn_different_ones(make_config):
@@ -213,7 +217,7 @@ def test_a_digest_follows_the_file(tmp_path):
 def test_training_states_are_of_other_episodes_than_those_measured(make_config):
     config = make(make_config)
     recorded = states_of(config)
-    parts = distill.split_by_episodes(config, recorded)
+    parts = split_by_episodes(config, recorded)
     assert len(parts["train"]) == config.n_train
     held = {split: set(recorded.first_S[list(part)].tolist()) for split, part in parts.items()}
     assert all(held.values())
@@ -236,13 +240,13 @@ def test_metrics_are_those_of_a_loop_over_states(make_config):
     teacher = load_teacher(config.dataset.teacher)
     run = FakeRun()
     recorded = states_of(config)
-    test = np.asarray(distill.split_by_episodes(config, recorded)["test"])
+    test = split_by_episodes(config, recorded)["test"]
     passes = ReLUPasses(teacher.policy.double())
-    measured = distill.Measured.of(recorded, test, passes, config, run)
+    measured = Measured.of(recorded, test, passes, config, run)
     pupil = distill.AtariPolicy(4, distill.architecture(config), generator=generator(1, "init")).double()
     found = measured.errors(ReLUPasses(pupil))
 
-    shown = test[distill.evenly(len(test), config.n_evaluate)]
+    shown = test[evenly(len(test), config.n_evaluate)]
     x = recorded.stack(torch.from_numpy(shown)).double() / 255
     assert len(x) == 40
     kl, differs, gaps = [], [], []
@@ -272,14 +276,14 @@ def test_the_states_shown_are_those_of_the_teachers_greatest_gradients(make_conf
     config = make(make_config)
     teacher = load_teacher(config.dataset.teacher)
     passes, recorded, saved = ReLUPasses(teacher.policy.double()), states_of(config), {}
-    measured = distill.Measured.of(recorded, np.arange(100, 180), passes, config, FakeRun)
+    measured = Measured.of(recorded, np.arange(100, 180), passes, config, FakeRun)
 
     class Saving(FakeRun):
         @staticmethod
         def save_arrays(name, **arrays):
             saved.update(arrays)
 
-    distill.save_saliency(Saving, measured, passes, passes, config, "reduced")
+    save_saliency(Saving, measured, passes, passes, config.seed, "reduced")
     x = passes.from_flat_patches(measured.states.raw_NI[measured.gradient_at]).double() / 255
     leaf = x.requires_grad_()
     gradients = torch.autograd.grad(teacher.policy(leaf).max(1).values.sum(), leaf)[0].flatten(1).norm(dim=1)
@@ -297,7 +301,7 @@ def test_gradients_equal_finite_differences_on_real_frames(make_config, atari_fo
     passes = ReLUPasses(policy)
     raw = recorded.stack(torch.arange(20, 380, 120))
     v = torch.randn(len(raw), policy.n_actions, generator=generator(0, "v"), dtype=torch.float64)
-    gradient = passes.from_flat_patches(distill.projected_gradients(passes, passes.flat_patches(raw), v))
+    gradient = passes.from_flat_patches(projected_gradients(passes, passes.flat_patches(raw), v))
     x, h = raw.double() / 255, 1e-7
     largest = gradient.flatten(1).abs().topk(6, dim=1).indices
     for b, pixels in enumerate(largest.tolist()):
@@ -357,24 +361,26 @@ def scale_teacher_gradients(patch: pytest.MonkeyPatch, factor: float) -> None:
 ROUNDED = {"float32": 3 * 2**-11, "bfloat16": (3 + 5) * 2**-9}
 
 
-@pytest.mark.parametrize("products", ROUNDED)
-def test_recorded_and_computed_gradients_train_alike(make_config, monkeypatch, products):
+@pytest.mark.parametrize("compute_dtype", ROUNDED)
+def test_recorded_and_computed_gradients_train_alike(make_config, monkeypatch, compute_dtype):
     def gradient(*overrides, runs):
-        return first_gradient(make_config, monkeypatch, f"products={products}", *overrides, runs=runs)
+        return first_gradient(make_config, monkeypatch, f"compute_dtype={compute_dtype}", *overrides, runs=runs)
 
     computed = gradient("recorded_gib=0.0", runs="computed")
-    assert 0 < apart(gradient(runs="recorded"), computed) < ROUNDED[products]
+    assert 0 < apart(gradient(runs="recorded"), computed) < ROUNDED[compute_dtype]
     for factor in (0, -1):  # wrong gradients would be noticed
         with monkeypatch.context() as patch:
             scale_teacher_gradients(patch, factor)
-            assert apart(gradient(runs=f"times {factor}"), computed) > 10 * ROUNDED[products]
+            assert apart(gradient(runs=f"times {factor}"), computed) > 10 * ROUNDED[compute_dtype]
 
 
 def test_bfloat16_changes_an_update_by_less_than_the_seed_does(make_config, monkeypatch):
-    def gradient(products, seed, runs):
-        return first_gradient(make_config, monkeypatch, f"products={products}", f"seed={seed}", runs=f"{runs} {seed}")
+    def gradient(compute_dtype, seed, runs):
+        return first_gradient(
+            make_config, monkeypatch, f"compute_dtype={compute_dtype}", f"seed={seed}", runs=f"{runs} {seed}"
+        )
 
-    exact, rounded = ([gradient(products, seed, products) for seed in range(2)] for products in ("float32", "bfloat16"))
+    exact, rounded = ([gradient(dtype, seed, dtype) for seed in range(2)] for dtype in ("float32", "bfloat16"))
     for one, other in zip(rounded, exact, strict=True):
         assert 0 < apart(one, other) < BFLOAT16_TOLERANCE
     assert apart(*exact) > 10 * BFLOAT16_TOLERANCE
@@ -397,29 +403,23 @@ def test_the_student_is_compared_on_the_states_it_visits(make_config):
     config = make(make_config)
     teacher = load_teacher(config.dataset.teacher)
     run = FakeRun()
-    same = distill.play_beside(teacher.policy, teacher, config, run)
+    same = play_beside(teacher.policy, teacher, config, run)
     assert same["kl"] == 0
     assert same["action_error"] == 0
     other = distill.AtariPolicy(4, distill.architecture(config), generator=generator(1, "init"))
-    assert distill.play_beside(other, teacher, config, run)["kl"] > 0.01
+    assert play_beside(other, teacher, config, run)["kl"] > 0.01
     uniform = torch.full((1, 4), 0.25).log()
     assert kl_student_teacher(uniform, uniform) == 0
 
 
 REFUSALS = {
-    "n_train=0": "n_train must be positive",
     "n_train=600": "the train part of the recording has",
-    "objective.samples=0": "objective.samples must be positive",
-    "objective.gradient_weight=-1": "objective.gradient_weight must be 0 or more",
-    "objective.gradient_weight=nan": "must be 0 or more",
-    "compute.precision=bfloat16": "distill_atari computes in float32 or float64",
     "student.initialisation=ones": "student.initialisation=ones is not one of uniform_fan_in, orthogonal",
     "objective.divergence=js": "objective.divergence=js is not one of student_teacher, teacher_student",
     "objective.norm=l1": "objective.norm=l1 is not one of l2, squared_l2",
     "objective.projection=ball": "sphere, gaussian, rademacher, coordinate",
     "evaluate_on=train": "validation, test",
     "dataset.split=[0.5,0.5,0.5]": "that sum to 1",
-    "dataset.stack=3": "read 4 frames",
     "dataset.teacher=nowhere.safetensors": "there is no teacher at nowhere.safetensors.*experiment=train_teacher",
     "dataset=atari/pong": r"dataset.game=pong, but the teacher at .* was trained with breakout",
     "dataset.actions=[noop,right,left]": r"was trained with .*: dataset.actions=\[\] takes the teacher's",
@@ -434,12 +434,41 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("override", REFUSALS)
-def test_refusals_are_one_line_and_leave_no_run(make_config, override):
-    config = make(make_config, override)
+def test_refusals_are_one_line_and_leave_no_run(make_config, tmp_path, override):
     with pytest.raises(BadInput, match=REFUSALS[override]) as caught:
-        execute(config)
+        execute(make(make_config, override))
     assert "\n" not in str(caught.value)
-    assert not any(Path(config.runs_dir).glob("*/*"))
+    assert not any((tmp_path / "runs").glob("*/*"))
+
+
+OUT_OF_RANGE = {
+    **dict.fromkeys(("n_train=0", "n_evaluate=0", "n_gradients=0", "evaluations=0"), "must be positive"),
+    **dict.fromkeys(("dataset.n_states=0", "dataset.recording_environments=0"), "must be positive"),
+    **dict.fromkeys(("optimizer.steps=0", "optimizer.batch_size=0", "optimizer.learning_rate=0"), "must be positive"),
+    **dict.fromkeys(("objective.samples=0", "student.hidden=0"), "must be positive"),
+    **dict.fromkeys(("play_episodes=-1", "recorded_gib=inf", "dataset.recording_seed=-1"), "must be 0 or more"),
+    **dict.fromkeys(("objective.kl_weight=-1", "objective.gradient_weight=nan"), "must be 0 or more"),
+    "dataset.split=[0.5,0.5]": "that sum to 1",
+    "dataset.split=[1.5,-0.75,0.25]": "that sum to 1",
+    "dataset.stack=3": "read 4 frames",
+    "seed=-1": "seed must be",
+    "compute.precision=bfloat16": "computes in float32 or float64",
+    "evaluations=1001": "more than there are updates",
+}
+
+
+@pytest.mark.parametrize("override", OUT_OF_RANGE)
+def test_numbers_out_of_range_are_refused_as_settings_are_built(make_config, override):
+    with pytest.raises(BadInput, match=OUT_OF_RANGE[override]) as caught:
+        make(make_config, override)
+    assert override.partition("=")[0] in str(caught.value)
+
+
+def test_fields_are_those_of_the_librarys_options():
+    """The types repeat them, for they could not be the library's own (`settings` says why)."""
+    options = {field.name for field in fields(AtariOptions)}
+    assert options == {field.name for field in fields(AtariDatasetConfig)}
+    assert {field.name for field in fields(Objective)} < {field.name for field in fields(TeacherConfig)}
 
 
 def test_both_weights_0_are_refused(make_config):

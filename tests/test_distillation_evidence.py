@@ -10,23 +10,16 @@ import pandas as pd
 import pytest
 
 from experiments.distillation import figures as distillation_figures
-from experiments.distillation.claims import (
-    DISTILLATION,
-    GAMES,
-    SIZES,
-    log_ratios,
-    longer,
-    overfitting,
-    shortcut,
-    uniform_share,
-)
+from experiments.distillation.appendix import longer, shortcut
+from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
 from experiments.distillation.figures import cosine, read_saliencies
+from experiments.distillation.names import GAMES
 from experiments.evidence.collect import as_csv
 from experiments.evidence.reading import EvidenceError, read_csv
 from experiments.evidence.report import report
 from experiments.evidence.rows import as_rows, final, read_rows, select
 from experiments.evidence.schemas import RUNS
-from experiments.evidence.verdicts import Evidence
+from experiments.evidence.verdicts import Evidence, Finding
 from scripts import figures as draw_figures
 from tests.conftest import CONFIGS
 from tests.test_scripts import joined, write_rows
@@ -41,7 +34,7 @@ def as_in_the_paper(game: str, n_train: int) -> float:
 def make_rows(
     log10_ratio: Callable[[str, int], float] = as_in_the_paper,
     seeds: int = 8,
-    games=tuple(GAMES),
+    games=PAPER_GAMES,
     sizes=SIZES,
     overfitted: Callable[[str, str], float] = lambda method, game: 1.5 if method == "value" else 1.0,
     uniform: float = 0.8,
@@ -68,22 +61,29 @@ def make_rows(
     return as_rows(rows)
 
 
+def findings(rows: pd.DataFrame) -> dict[str, Finding]:
+    return {claim.key: claim.judge(Evidence(rows, {})) for claim in DISTILLATION.claims}
+
+
 def verdicts(rows: pd.DataFrame) -> dict[str, str]:
-    return {claim.key: claim.judge(Evidence(rows, {})).verdict for claim in DISTILLATION.claims}
+    return {key: finding.verdict for key, finding in findings(rows).items()}
 
 
 def test_verdicts_where_all_is_as_in_the_paper():
     assert set(verdicts(make_rows()).values()) == {"reproduced"}
 
 
-def test_a_game_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch):
+def test_a_game_or_size_of_ones_own_leaves_every_finding_as_it_was(monkeypatch):
     rows = make_rows()
-    mine = rows[rows["task"] == "pong"].copy()
-    mine["task"], mine["value"] = "mine", 1 / (1 + mine["value"])
-    before = verdicts(rows)
-    monkeypatch.setitem(GAMES, "mine", "Mine")
-    assert verdicts(rows) == before  # named, and not run
-    assert verdicts(joined(rows, mine)) == before
+    game, size = (rows[rows["task"] == "pong"].copy() for _ in range(2))
+    game["task"], size["n_train"] = "mine", size["n_train"] + 7
+    for mine in (game, size):
+        mine["value"], mine["scale"] = 1 / (1 + mine["value"]), "reduced"
+    before = findings(rows)
+    assert {finding.scale for finding in before.values()} == {"paper"}
+    assert findings(joined(rows, size)) == findings(joined(rows, game)) == before
+    monkeypatch.setitem(GAMES, "mine", "Mine")  # with a title
+    assert findings(rows) == findings(joined(rows, game)) == before
 
 
 def test_log_ratios_are_paired_and_leave_zeros_out():
@@ -121,7 +121,7 @@ def test_overfitting_is_the_end_over_the_minimum():
     rows = make_rows(seeds=2)
     ratios = overfitting(rows, task="breakout", n_train=1_000, method="value")
     assert ratios == pytest.approx({0: 1.5, 1: 1.5})
-    assert uniform_share(rows) == {game: 0.8 for game in GAMES}
+    assert uniform_share(rows) == dict.fromkeys(PAPER_GAMES, 0.8)
 
 
 def test_a_student_that_learned_nothing_is_no_evidence_against_overfitting():
@@ -220,7 +220,7 @@ def test_longer_training_stands_beneath_the_same_cell():
     assert longer(Evidence(rows, {})) == ""
 
 
-DIFFERENCES = {"distill_float32": ["products"], "distill_longer": ["optimizer.steps"]}
+DIFFERENCES = {"distill_float32": ["compute_dtype"], "distill_longer": ["optimizer.steps"]}
 
 
 def test_shipped_runs_of_a_comparison_differ_by_nothing_else():
@@ -330,7 +330,7 @@ def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
 def test_every_figure_renders(results, tmp_path, capsys):
     assert draw_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out.split()
-    assert len(printed) == 6
+    assert len(printed) == 3
     drawn = tmp_path / "figures" / "distillation_final_values.png"
     content = drawn.read_bytes()
     assert draw_figures.main(["final_values", "--results", str(results), "--out", str(drawn.parent)]) == 0
@@ -369,3 +369,10 @@ def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
     broken.write_bytes(broken.read_bytes()[:100])
     assert draw_figures.main(["--results", str(results)]) == 1
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_errors_that_are_all_0_are_drawn_too():
+    rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
+    rows.loc[rows["metric"] == "action_error", "value"] = 0
+    of_errors, of_kl = distillation_figures.figure_4(rows).axes
+    assert (of_errors.get_yscale(), of_kl.get_yscale()) == ("linear", "log")

@@ -10,7 +10,8 @@ import torch
 
 from experiments.runner.divergence import IN_THE_END, ON_THE_WAY, check_convergence
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, folder_of, is_complete
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of, is_complete
 from sobolev.functions import BENCHMARKS
 from sobolev.seeding import generator
 from tests.conftest import ROOT

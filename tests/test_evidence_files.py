@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from experiments.evidence import results
-from experiments.evidence.collect import Results, as_csv, collect, compressed, main
+from experiments.evidence.collect import Results, as_csv, collect, compressed
 from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_csv, read_json, read_sums, rows_path
 from experiments.evidence.rows import read_rows, read_surfaces
 from experiments.evidence.schemas import ROWS, Settings
 from scripts import report as report_program
+from scripts.collect import main
 from tests.conftest import CONFIGS
 from tests.test_collect import HEADER, MANIFEST, make_run, values
 from tests.test_scripts import make_surface, write_surface

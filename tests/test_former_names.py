@@ -77,7 +77,7 @@ RUNS = [
 def test_the_runs_of_a_grid_are_named_as_before(sweep, at, name):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
-    precision = ["products=bfloat16"] if sweep == "distillation/quickstart" else []  # elsewhere the machine's
+    precision = ["compute_dtype=bfloat16"] if sweep == "distillation/quickstart" else []  # elsewhere the machine's
     chosen = (f"{key}={str(choices).split(',')[at]}" for key, choices in params.items())
     assert run_id(composed(f"sweep={sweep}", *chosen, *precision)) == name
 

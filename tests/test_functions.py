@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,6 +110,26 @@ def test_derivatives_equal_central_differences(function: BenchmarkFunction, u: t
     hessian = (function.gradient(x + steps) - function.gradient(x - steps)) / (2 * h)
     torch.testing.assert_close(function.gradient(x), gradient, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(function.hessian(x), hessian, rtol=1e-4, atol=1e-4)
+
+
+@each_function
+def test_a_formula_alone_has_the_same_derivatives(function: BenchmarkFunction) -> None:
+    """Of any leading shape; and those of its gradient where that is given."""
+    alone = replace(function, partials=None, second_partials=None)
+    x = sample(function, 12).reshape(3, 4, 2)
+    for other in (alone, replace(function, second_partials=None)):
+        torch.testing.assert_close(other.gradient(x), function.gradient(x))
+        torch.testing.assert_close(other.hessian(x), function.hessian(x))
+    assert not alone.hessian(x).requires_grad
+    with pytest.raises(ValueError, match="points of shape"):
+        alone.hessian(torch.zeros(4, 3))
+
+
+def test_a_linear_formula_has_a_hessian_of_zeros() -> None:
+    plane = BenchmarkFunction("plane", ((0.0, 1.0), (0.0, 1.0)), lambda x, y: x + 2 * y)
+    x = sample(plane, 5)
+    torch.testing.assert_close(plane.gradient(x), torch.tensor([1.0, 2.0], dtype=torch.float64).expand(5, 2))
+    assert (plane.hessian(x) == torch.zeros(5, 2, 2)).all()
 
 
 @each_function

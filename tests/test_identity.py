@@ -13,8 +13,8 @@ import torch
 
 from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput, RunBusy
+from experiments.runner.execute import execute, open_run
 from experiments.runner.identity import folder_of, is_complete, read_summary
-from experiments.runner.run import execute, open_run
 from sobolev.files import locked
 from tests.test_run import interrupted, metrics
 

@@ -21,7 +21,8 @@ from PIL import ExifTags, Image, ImageEnhance
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from experiments.synthetic_gradients.downloads import SIDES, fetch
+from experiments.synthetic_gradients.downloads import fetch
+from experiments.synthetic_gradients.settings import SIDES
 from scripts import download as download_script
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, download, photometric, shift_and_flip
 from sobolev.images.download import Source

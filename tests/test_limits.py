@@ -1,7 +1,6 @@
 """What no patience and no memory would do is refused in one line, before a run's folder or W&B is opened."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,7 +9,8 @@ from omegaconf import OmegaConf
 from experiments.registry import register_settings
 from experiments.runner import limits
 from experiments.runner.errors import BadInput
-from experiments.runner.run import Run, execute, find_entry
+from experiments.runner.execute import execute, find_entry
+from experiments.runner.run import Run
 from tests.conftest import CONFIGS
 
 MEMORY = r"^this run would take [\d,]+ GiB of memory or more, and the machine has \d+; most is for .*{}.*: lower them$"
@@ -54,25 +54,25 @@ TOO_MUCH = [
 
 
 @pytest.mark.parametrize(("experiment", "override", "said"), TOO_MUCH)
-def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch, experiment, override, said):
+def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch, tmp_path, experiment, override, said):
     part = ["part=proposition_1"] if experiment == "theory_exact" else []
-    config = make_config(f"experiment={experiment}", *part, override)
     monkeypatch.setattr(Run, "__init__", lambda *_: pytest.fail("a run was opened"))
     with pytest.raises(BadInput, match=said):
-        execute(config)
-    assert not Path(config.runs_dir).exists()
+        execute(make_config(f"experiment={experiment}", *part, override))
+    assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*.yaml")))
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*/*.yaml")))
 def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, file):
     monkeypatch.setattr(limits, "memory", lambda: 8 * 2**30)
     register_settings()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("config", [f"{file.parent.name}={file.stem}"], return_hydra_config=True)
+        group, _, choice = file.relative_to(CONFIGS).with_suffix("").as_posix().partition("/")
+        composed = compose("config", [f"{group}={choice}"], return_hydra_config=True)
         params = composed.hydra.sweeper.params or {}
         largest = [f"{key}={str(choices).split(',')[-1]}" for key, choices in params.items()]
-        config = OmegaConf.to_object(compose("config", [f"{file.parent.name}={file.stem}", *largest]))
-    sys.modules[find_entry(config.entry).__module__].check(config)
+        config = OmegaConf.to_object(compose("config", [f"{group}={choice}", *largest]))
+    sys.modules[find_entry(config).__module__].check(config)
 
 
 def test_a_complete_run_of_a_larger_machine_is_skipped(make_config, monkeypatch):

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from experiments.registry import settings_types
 from experiments.runner import precision
 from experiments.runner import settings as types
+from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, run_id
-from experiments.runner.run import execute
 from tests.conftest import CONFIGS
 
 ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -65,7 +65,7 @@ def native(request, monkeypatch):
 @pytest.mark.parametrize(
     ("experiment", "key"),
     [
-        *(("distill_atari", "products"), ("train_teacher", "teacher.products")),
+        *(("distill_atari", "compute_dtype"), ("train_teacher", "teacher.compute_dtype")),
         ("synthetic_gradients_imagenet", "compute.precision"),
     ],
 )
@@ -93,13 +93,13 @@ def test_runs_of_a_sweep_are_told_what_auto_is(native):
             compose("config", [f"sweep={name}"]) for name in ("distillation/quickstart", "distillation/figure_4")
         )
     told = precision.settled(auto, OmegaConf.to_object(auto))
-    assert told == [f"products={'bfloat16' if native else 'float32'}"]
+    assert told == [f"compute_dtype={'bfloat16' if native else 'float32'}"]
     assert precision.settled(named, OmegaConf.to_object(named)) == []
 
 
 def settings_of_precision(config: type, prefix: str = "") -> Iterator[str]:
     for name, kind in get_type_hints(config).items():
-        if kind in (types.Precision, types.Products):
+        if kind in (types.Precision, types.ComputeDtype):
             yield prefix + name
         elif is_dataclass(kind):
             yield from settings_of_precision(kind, f"{name}.")

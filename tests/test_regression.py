@@ -1,13 +1,18 @@
 """The regression experiment: its loss against one written out by hand, what it measures, and what it calls whole."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from experiments.regression.train import gradient_computer, scale
-from experiments.runner.run import execute, folder_of
+from experiments.regression.train import gradient_computer
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
+from experiments.runner.scale import scale_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
-from tests.conftest import composed
+from tests.conftest import CONFIGS, composed
 
 BY_HAND = {
     "squared_l2": lambda error: error.square().sum(-1),
@@ -43,13 +48,33 @@ def shipped(experiment: str, *overrides: str):
 
 @pytest.mark.parametrize("experiment", SHIPPED)
 def test_another_protocol_than_an_experiments_own_is_not_called_paper(experiment):
-    assert scale(shipped(experiment)) == "paper"
+    assert scale_of(shipped(experiment)) == "paper"
     other = "false" if shipped(experiment).normalise else "true"
     for override in (
         *("networks=9", "n_test=9999", "optimizer.steps=4999", "model.hidden=[256,255]", "name=mine"),
         *(f"normalise={other}", "optimizer.learning_rate=0.01", "model.activation=tanh"),
     ):
-        assert scale(shipped(experiment, override)) == "reduced", override
+        assert scale_of(shipped(experiment, override)) == "reduced", override
+
+
+def test_ranges_are_refused_where_settings_are_built_and_before_torch_is_loaded():
+    program = f"""
+import sys
+from hydra import compose, initialize_config_dir
+from experiments.registry import register_settings
+from experiments.runner.errors import BadInput
+from omegaconf import OmegaConf
+
+register_settings()
+with initialize_config_dir({str(CONFIGS)!r}, version_base="1.3"):
+    config = compose("config", ["n_train=0"])
+try:
+    OmegaConf.to_object(config)
+except BadInput as error:
+    print(error, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "n_train must be positive, not 0 False"
 
 
 def test_hessians_are_measured_where_they_do_not_vanish(make_config):

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 import experiments.regression.train
 from experiments.runner.curves import read_panels
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute, open_run
 from experiments.runner.identity import COLUMNS, is_complete, run_id
-from experiments.runner.run import Run, execute, open_run
+from experiments.runner.run import Run
 from tests import front_door
 from tests.conftest import CONFIGS, ROOT, TINY
 from tests.front_door import FrontDoor

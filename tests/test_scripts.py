@@ -22,7 +22,6 @@ from experiments.evidence import report
 from experiments.evidence.markdown import format_interval
 from experiments.evidence.reading import EvidenceError
 from experiments.evidence.rows import (
-    TASKS,
     Interval,
     Surface,
     as_rows,
@@ -40,17 +39,12 @@ from experiments.evidence.rows import (
     with_settings,
 )
 from experiments.evidence.verdicts import Evidence, above, at_least, every, negation
-from experiments.regression import claims as regression
 from experiments.regression import figures
-from experiments.regression.claims import (
-    claims,
-    descent,
-    dominated,
-    gradient_terms,
-    log_ratios,
-    longer_training,
-    outcome,
-)
+from experiments.regression.appendix import descent, dominated, gradient_terms, longer_training, tables
+from experiments.regression.claims import claims
+from experiments.regression.names import TASKS
+from experiments.regression.rules import log_ratios, outcome
+from experiments.regression.surfaces import figure_3, surface_view
 from experiments.regression.tables import convergence
 from scripts import figures as draw_figures
 from scripts import report as report_program
@@ -575,11 +569,11 @@ def test_cells_that_were_trained_longer_are_said_to_be() -> None:
     first, last = f"{STEPS[-1]:,}", f"{10 * STEPS[-1]:,}"
     assert f"{first} to {last} updates" in texts(figures.figure_2(rows))
     assert f"8 seeds, {last} updates" in texts(figures.learning_curves(rows, 100))
-    table = regression.tables(rows)
+    table = tables(rows)
     assert f"| Booth | 20 | {first} |" in table
     assert f"| Booth | 100 | {last} |" in table
     rows.loc[(rows["n_train"] == 20) & (rows["method"] == "sobolev"), "step"] *= 10
-    assert f"| Booth | 20 | {first} / {last} |" in regression.tables(rows)
+    assert f"| Booth | 20 | {first} / {last} |" in tables(rows)
 
 
 def test_cells_that_were_trained_longer_are_shown_on_the_way() -> None:
@@ -672,7 +666,7 @@ def test_surface_view_places_models_in_their_columns() -> None:
         ("regression", "styblinski_tang", method, n_train): make_surface(n_train=n_train, slope=slope)
         for method, n_train, slope in (("value", 20, 0.5), ("sobolev", 20, 0.9), ("sobolev", 100, 1.0))
     }
-    figure = figures.figure_3(surfaces)
+    figure = figure_3(surfaces)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["target, 20 points", "value only", "Sobolev", "target, 100 points", "Sobolev"]
     columns = [axes.get_subplotspec().colspan.start for axes in figure.axes]
@@ -680,7 +674,7 @@ def test_surface_view_places_models_in_their_columns() -> None:
 
 
 def test_a_flat_model_has_arrows_of_length_zero() -> None:
-    figure = figures.surface_view({("regression", "booth", "value", 20): make_surface(slope=0)}, "regression", "booth")
+    figure = surface_view({("regression", "booth", "value", 20): make_surface(slope=0)}, "regression", "booth")
     for axes in figure.axes:
         (arrows,) = (c for c in axes.collections if isinstance(c, Poly3DCollection) and len(c._faces[0]) == 3)
         lengths = np.ptp(arrows._faces, axis=1).max(axis=1)
@@ -702,7 +696,7 @@ def test_one_reduced_surface_makes_the_view_reduced() -> None:
         ("regression", "booth", "value", 20): make_surface("paper"),
         ("regression", "booth", "sobolev", 20): replace(make_surface(), scale="reduced"),
     }
-    assert "REDUCED" in texts(figures.surface_view(surfaces, "regression", "booth"))
+    assert "REDUCED" in texts(surface_view(surfaces, "regression", "booth"))
 
 
 def test_missing_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

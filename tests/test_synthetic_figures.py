@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,16 @@ import pytest
 import yaml
 from scipy import stats
 
-from experiments.evidence import report
-from experiments.evidence.rows import Estimate, as_rows, mean_estimate, select
+from experiments.evidence import collect, report
+from experiments.evidence.rows import Estimate, as_rows, mean_estimate, read_rows, select
 from experiments.evidence.verdicts import Evidence
-from experiments.synthetic_gradients.claims import (
+from experiments.synthetic_gradients.claims import SYNTHETIC_GRADIENTS, exceeds
+from experiments.synthetic_gradients.figures import FIGURES, draw
+from experiments.synthetic_gradients.measures import mean_error, ratio_of_deviations, unpaired_difference
+from experiments.synthetic_gradients.names import TECHNIQUES, Look, looks_of
+from experiments.synthetic_gradients.paper import TABLE_1, row_of_table_1
+from experiments.synthetic_gradients.tables import accuracies, table_1
+from experiments.synthetic_gradients.tasks import (
     CIFAR,
     CIFAR_60,
     CIFAR_REDUCED,
@@ -26,18 +34,15 @@ from experiments.synthetic_gradients.claims import (
     IMAGENETTE_3,
     MNIST,
     SETTINGS,
-    SYNTHETIC_GRADIENTS,
     Setting,
-    exceeds,
-    mean_error,
-    ratio_of_deviations,
-    unpaired_difference,
 )
-from experiments.synthetic_gradients.figures import FIGURES, LOOKS, draw
-from experiments.synthetic_gradients.tables import TABLE_1, TECHNIQUES, accuracies, row_of_table_1, table_1, where
 from scripts import figures as draw_figures
 from scripts import report as report_program
 from scripts import tables as tables_program
+from sobolev.synthetic_gradients import TECHNIQUES as OF_THE_LIBRARY
+from sobolev.synthetic_gradients import Technique
+from tests import front_door
+from tests.conftest import TINY
 from tests.test_scripts import joined, texts, write_rows
 
 STEPS = (0, 100, 300, 1000)
@@ -49,11 +54,11 @@ DEPTH = {"digits": 1, "mnist": 1, "cifar10": 2}  # how far techniques lie apart
 
 def as_in_the_paper(setting: Setting, technique: str) -> float:
     """Final accuracy, per cent."""
-    paper = TABLE_1.get((row_of_table_1(setting.task), "accuracy_top1"), {})
-    if technique in paper and (setting.scale == "paper" or setting is CIFAR_60):
+    paper = TABLE_1.get((row_of_table_1(setting.line.task), "accuracy_top1"), {})
+    if technique in paper and (setting.line.scale == "paper" or setting is CIFAR_60):
         return paper[technique][0]
     apart = {"noprop": 9, "direct": 5, "vfbn": 4, "critic": 2, "sobolev": 1}.get(technique, 0)
-    return 90 - apart * (5 if setting is IMAGENETTE_3 else DEPTH.get(setting.task, 1))
+    return 90 - apart * (5 if setting is IMAGENETTE_3 else DEPTH.get(setting.line.task, 1))
 
 
 def reliable(technique: str) -> float:
@@ -77,8 +82,7 @@ def make_rows(
     """Rows of runs whose final accuracies and their scatter over seeds are as asked for."""
     rows = []
     for setting in settings:
-        labels = where(setting.task, setting.scale)
-        splits = (1,) if setting.task.endswith("_1") else (1, 2, 3)
+        splits = (1,) if setting.line.task.endswith("_1") else (1, 2, 3)
         for technique in techniques:
             for seed, scatter in enumerate(np.roll(SCATTER[:seeds], ALL.index(technique))):
                 end = (final(setting, technique) + spread(technique) * scatter) / 100
@@ -91,10 +95,10 @@ def make_rows(
                         if technique not in ("backprop", "noprop", "direct"):
                             measured[f"predicted_loss/{k}"] = 1.2 - top1
                     for metric, value in measured.items():
-                        cell = (labels["experiment"], setting.task, technique, 100, seed, step)
-                        rows.append((*cell, "test", metric, value, setting.scale))
+                        cell = (setting.line.experiment, setting.line.task, technique, 100, seed, step)
+                        rows.append((*cell, "test", metric, value, setting.line.scale))
                         if metric in ("loss", "accuracy_top1"):
-                            rows.append((*cell, "train", metric, 0.5, setting.scale))
+                            rows.append((*cell, "train", metric, 0.5, setting.line.scale))
     return as_rows(rows)
 
 
@@ -144,7 +148,7 @@ def test_comparisons_are_open_without_an_interval() -> None:
 
 def test_mean_error_is_the_area_under_the_curve() -> None:
     rows = make_rows(settings=[MNIST], techniques=["sobolev"], seeds=2)
-    for seed, error in mean_error(rows, MNIST, "sobolev").items():
+    for seed, error in mean_error(rows, MNIST.line, "sobolev").items():
         curve = select(rows, seed=seed, split="test", metric="accuracy_top1")
         area = 0.0
         for k in range(len(STEPS) - 1):
@@ -170,9 +174,10 @@ def test_a_technique_of_ones_own_leaves_every_verdict_as_it_was(monkeypatch: pyt
     mine = rows[rows["method"] == "sobolev"].copy()
     mine["method"], mine["value"] = "mine", 0.99
     before = verdicts(rows)
-    monkeypatch.setitem(TECHNIQUES, "mine", "Mine")
-    assert verdicts(rows) == before  # named, and not run
+    assert verdicts(joined(rows, mine)) == before  # shown under its own name
+    monkeypatch.setitem(TECHNIQUES, "mine", Look("Mine", "#111111", "1"))
     assert verdicts(joined(rows, mine)) == before
+    assert verdicts(rows) == before  # named, and not run
 
 
 def test_verdicts_without_rows() -> None:
@@ -286,7 +291,7 @@ def test_each_command_makes_what_its_rules_need() -> None:
         params |= dict(override.split("=") for override in overrides)
         assert set(setting.ranking) <= set(params["technique"].split(","))
         assert len(str(params["seed"]).split(",")) >= 3
-    assert set(TECHNIQUES) == {path.stem for path in Path("configs/technique").glob("*.yaml")}
+    assert set(TECHNIQUES) == set(OF_THE_LIBRARY)
 
 
 def test_the_report_shows_numbers_scale_and_commands() -> None:
@@ -352,6 +357,52 @@ def test_scales_of_one_task_are_lines_of_their_own() -> None:
     assert [line.split(" | ")[-1] for line in lines[2:]] == ["paper |", "paper |", "reduced |", "paper |"]
 
 
+# From a config to a figure
+
+
+MINE = """
+name: mine
+crosses: derivative
+value: 0.5
+gradient: 2
+label: 0.25
+"""
+
+
+def test_a_technique_of_ones_own_needs_no_shipped_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs" / "technique").mkdir(parents=True)
+    (tmp_path / "configs" / "technique" / "mine.yaml").write_text(MINE)
+    base = ["experiment=synthetic_gradients", *TINY["synthetic_gradients"], f"runs_dir={tmp_path / 'runs'}"]
+    base += ["recorder=disabled", "compute.device=cpu", "compute.threads=1"]
+    for technique in ("sobolev", "critic", "mine"):
+        done = front_door.run("--config-dir", str(tmp_path / "configs"), *base, f"technique={technique}")
+        assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("*/*-mine-*")
+    asked = yaml.safe_load((run / "config.yaml").read_text())["technique"]
+    assert asked == {"name": "mine", **asdict(Technique("derivative", value=0.5, gradient=2, label=0.25))}
+
+    shown = {}
+    for results, left_out in ((tmp_path / "with", ""), (tmp_path / "without", "mine")):
+        if left_out:
+            shutil.rmtree(run)
+        monkeypatch.setattr("sys.argv", ["collect", "--runs", str(tmp_path / "runs"), "--results", str(results)])
+        collect.main()
+        assert tables_program.main(["--results", str(results)]) == 0
+        assert draw_figures.main([*FIGURES, "--results", str(results)]) == 0
+        assert report_program.main(["--results", str(results)]) == 0
+        with (results / "tables" / "table_1.csv").open() as file:
+            shown[left_out] = {entry["technique"]: entry for entry in csv.DictReader(file)}
+    rows = [read_rows(tmp_path / name / "synthetic_gradients" / "rows.csv.gz") for name in ("with", "without")]
+    assert "mine" in [text.get_text() for text in draw("accuracy", rows[0]).legends[0].get_texts()]
+    assert " | mine | " in (tmp_path / "with" / "tables" / "table_1.md").read_text()
+    assert "| digits | mine | " in (tmp_path / "with" / "REPORT.md").read_text()
+    assert shown[""].keys() == {"sobolev", "critic", "mine"}
+    assert {name: entry for name, entry in shown[""].items() if name != "mine"} == shown["mine"]
+    assert verdicts(rows[0]) == verdicts(rows[1])
+
+
 # Figures
 
 
@@ -370,9 +421,57 @@ def test_every_figure_renders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_techniques_differ_in_colour_and_in_marker() -> None:
-    assert set(LOOKS) == set(TECHNIQUES)
+    looks = looks_of([*TECHNIQUES, "mine", "another", "third"])
+    assert [*looks] == [*TECHNIQUES, "another", "mine", "third"]
+    assert [look.title for look in looks.values()][-3:] == ["another", "mine", "third"]
     for part in ("color", "marker"):
-        assert len({look[part] for look in LOOKS.values()}) == len(LOOKS)
+        assert len({getattr(look, part) for look in looks.values()}) == len(looks)
+    many = looks_of([*TECHNIQUES, *map(str, range(30))])
+    assert len({(look.color, look.marker) for look in many.values()}) == len(many)
+
+
+def of_ones_own(rows: pd.DataFrame, technique: str, **labels: str) -> pd.DataFrame:
+    """The same rows under the name of another technique, and of another task or experiment."""
+    return rows.astype({"method": object, **dict.fromkeys(labels, object)}).assign(method=technique, **labels)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_technique_that_is_not_listed_is_drawn_under_its_own_name(name: str) -> None:
+    rows = make_rows(settings=[DIGITS])
+    mine = of_ones_own(select(rows, method="sobolev"), "mine$x$")
+    figure = draw(name, joined(rows, mine))
+    shown = [text.get_text() for axes in figure.axes for text in [axes.title]]
+    shown += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert r"mine\$x\$" in shown
+    figure.canvas.draw()
+    if name != "predicted_loss":
+        (look,) = looks_of(["mine$x$"]).values()
+        assert any(line.get_color() == look.color for axes in figure.axes for line in axes.lines)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_task_that_is_not_listed_has_a_panel(name: str) -> None:
+    rows = make_rows(settings=[DIGITS], techniques=["sobolev"])
+    flowers = of_ones_own(rows, "sobolev", task="flowers")
+    mine = of_ones_own(rows, "sobolev", experiment="synthetic_mine")
+    figure = draw(name, joined(rows, flowers, mine))
+    named = {axes.get_title() for axes in figure.axes} | {axes.get_ylabel() for axes in figure.axes}
+    for title in ("digits{}(reduced)", "digits, synthetic_mine{}(reduced)", "flowers{}(reduced)"):
+        assert named & {title.format(" "), title.replace(", ", "\n").format("\n")}
+
+
+def test_tables_show_what_is_not_listed_and_leave_other_domains_alone() -> None:
+    rows = make_rows(settings=[DIGITS], techniques=["sobolev"])
+    flowers = of_ones_own(rows, "mine", task="flowers")
+    other = of_ones_own(rows, "sobolev", experiment="regression")
+    mine = of_ones_own(rows, "sobolev", experiment="synthetic_mine")
+    text = SYNTHETIC_GRADIENTS.appendix(Evidence(joined(rows, flowers, other, mine), {}))
+    first, runs, gradients = text.split("\n#### ")
+    heads = [[line.split(" | ")[0] for line in part.splitlines() if "|" in line][2:] for part in (first, runs)]
+    assert heads == [["| digits", "| digits, synthetic_mine", "| flowers"]] * 2
+    assert "| Sobolev | mine |" in first.splitlines()[4]
+    assert "| flowers | mine | 0.297 |" in gradients
+    assert "| flowers | reduced | 100 | 1,000 | not a task that ships: its settings are in settings.json | - |" in runs
 
 
 def test_the_table_figure_shows_seeds_means_and_the_paper() -> None:

@@ -15,13 +15,18 @@ import torch
 import yaml
 
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
+from experiments.runner.scale import scale_of
 from experiments.synthetic_gradients import train as experiment
+from experiments.synthetic_gradients.metrics import averages, comparison_sums, sums_of
+from experiments.synthetic_gradients.settings import technique_of
 from scripts.bench.synthetic_gradients import count
+from sobolev.images import IN_MEMORY
+from sobolev.losses import DISTANCES
 from sobolev.networks.gradient_predictors import LabelPredictor
-from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork
-from tests.conftest import CONFIGS, ROOT, TINY, composed
+from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork, Technique
+from tests.conftest import ROOT, TINY, composed
 from tests.front_door import FrontDoor
 
 SGD = "experiment=synthetic_gradients"
@@ -36,7 +41,7 @@ def read(config) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_every_technique_runs_and_its_config_is_the_librarys(make_config, name):
     config = make_config(SGD, f"technique={name}")
-    assert experiment.technique_of(config) == TECHNIQUES[name]
+    assert technique_of(config) == TECHNIQUES[name]
     assert 0 <= execute(config) <= 1
     rows = read(config)
     metrics = {row["metric"] for row in rows if row["split"] == "test"}
@@ -47,8 +52,18 @@ def test_every_technique_runs_and_its_config_is_the_librarys(make_config, name):
     assert {row["n_train"] for row in rows} == {"1437"}
 
 
-def test_every_technique_has_a_config():
-    assert {path.stem for path in (CONFIGS / "technique").glob("*.yaml")} == set(TECHNIQUES)
+def test_a_technique_knows_every_distance_of_the_library():
+    """It cannot ask `sobolev.losses`, because that imports PyTorch."""
+    for name in DISTANCES:
+        Technique("derivative", value=1, distance=name)
+    with pytest.raises(ValueError, match=f"distance must be one of {', '.join(DISTANCES)}, not 'l3'"):
+        Technique("derivative", value=1, distance="l3")
+
+
+def test_settings_and_techniques_do_not_wait_for_pytorch():
+    code = "import sys, experiments.registry as r; r.settings_types(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def shipped(*overrides: str):
@@ -105,23 +120,23 @@ def test_the_papers_imagenet_networks(model, splits):
 
 @pytest.mark.parametrize("names", [CIFAR, IMAGENET, (*IMAGENET, "model=resnet50_3")])
 def test_what_is_not_the_papers_is_not_called_so(names):
-    assert experiment.scale(shipped(*names)) == "paper"
+    assert scale_of(shipped(*names)) == "paper"
     for override in (
         *("dataset.hold_out=25000", "model.splits=[8,9]", "model.label_predictor.channels=[1]"),
         *("technique.targets=bootstrapped", "technique.reduction=mean"),
         *("optimizer.steps=99999", "optimizer.batch_size=319", "optimizer.milestones=[]", "optimizer.momentum=0.8"),
         *("optimizer.learning_rate=0.2", "optimizer.predictor_learning_rate=1e-3", "optimizer.weight_decay=0"),
     ):
-        assert experiment.scale(shipped(*names, override)) == "reduced", override
+        assert scale_of(shipped(*names, override)) == "reduced", override
 
 
 def test_less_than_the_papers_network_or_images_is_reduced():
-    assert experiment.scale(shipped(*CIFAR, "model=convnet_cifar10_quarter")) == "reduced"
-    assert experiment.scale(shipped(*CIFAR, "optimizer=sgd_cifar10_60_epochs")) == "reduced"
-    assert experiment.scale(shipped(*CIFAR, "model.network=resnet50")) == "reduced"
-    assert experiment.scale(shipped(*IMAGENET, "technique=direct")) == "reduced"
+    assert scale_of(shipped(*CIFAR, "model=convnet_cifar10_quarter")) == "reduced"
+    assert scale_of(shipped(*CIFAR, "optimizer=sgd_cifar10_60_epochs")) == "reduced"
+    assert scale_of(shipped(*CIFAR, "model.network=resnet50")) == "reduced"
+    assert scale_of(shipped(*IMAGENET, "technique=direct")) == "reduced"
     for override in ("n_train=1000", "size=128", "min_area=0.5", "colour=0", "flip=false"):
-        assert experiment.scale(shipped(*IMAGENET, f"dataset.{override}")) == "reduced", override
+        assert scale_of(shipped(*IMAGENET, f"dataset.{override}")) == "reduced", override
 
 
 def test_weight_decay_is_for_kernels(make_config):
@@ -141,9 +156,9 @@ def test_metrics_of_gradients_are_those_of_one_long_vector():
         for _ in range(2)
     ]
     labels = torch.arange(4)
-    sums = [experiment.sums_of(part, labels) | experiment.comparison_sums(part) for part in parts]
+    sums = [sums_of(part, labels) | comparison_sums(part) for part in parts]
     total = {name: sums[0][name] + sums[1][name] for name in sums[0]}
-    metrics = experiment.averages(total)
+    metrics = averages(total)
     synthetic, true = (
         torch.cat([getattr(part, name)[0].flatten() for part in parts]) for name in ("synthetic_B", "true_B")
     )
@@ -230,16 +245,13 @@ def test_bfloat16_means_autocast_and_float32_weights(make_config, monkeypatch):
     assert losses[0] != losses[1]
 
 
-REFUSALS = {
-    "technique.crosses=everything": "crosses must be one of gradient, nothing, output, derivative",
-    "model.splits=[9]": "cannot split 5 blocks",
+REFUSALS = {  # of settings that are wrong in themselves
+    "technique.crosses=everything": "technique=sobolev: crosses must be one of gradient, nothing, output, derivative",
+    "technique.value=-1": "technique=sobolev: weights must be 0 or more, not value=-1",
     "model.network=vgg": "model.network=vgg is unknown",
-    "model.label_predictor.head=maximum": "head=maximum is unknown|'maximum' is unknown",
-    "dataset.n_train=100": "there are 1437: set dataset.n_train=1437",
-    "dataset=cifar10": "cifar-10-batches-bin.* is missing",
+    "dataset.name=minst": "dataset.name=minst is unknown .did you mean mnist",
     "evaluate_on=validation": "set dataset.hold_out",
     "evaluate_on=train": "evaluate_on=train is unknown",
-    "optimizer.batch_size=2000": "expected 1 to 1437",
     "optimizer.milestones=[40000]": "between 0 and 1",
     "optimizer.steps=0": "optimizer.steps must be positive",
     "seed=-1": "seed must be 0 or more",
@@ -261,6 +273,13 @@ REFUSALS_OF_FOLDERS = {
     "dataset.colour=2": "dataset.colour must be from 0 to 1, not 2",
     "dataset.workers=-1": "dataset.workers must be 0 or more, not -1",
 }
+REFUSALS_OF_DATA = {  # of settings that do not fit the images that are there, or the network that is built
+    "model.splits=[9]": "cannot split 5 blocks",
+    "model.label_predictor.head=maximum": "head=maximum is unknown|'maximum' is unknown",
+    "dataset.n_train=100": "there are 1437: set dataset.n_train=1437",
+    "dataset=cifar10": "cifar-10-batches-bin.* is missing",
+    "optimizer.batch_size=2000": "expected 1 to 1437",
+}
 
 
 @pytest.mark.parametrize(
@@ -270,11 +289,27 @@ REFUSALS_OF_FOLDERS = {
         *((f"{SGD}_imagenet", *refusal) for refusal in REFUSALS_OF_FOLDERS.items()),
     ],
 )
-def test_what_types_cannot_refuse_is_refused_before_training(make_config, tmp_path, experiment, override, message):
-    config = make_config(experiment, override)
-    if experiment == SGD:
-        config.dataset.folder, config.dataset.download = str(tmp_path), False
+def test_what_is_wrong_in_itself_is_refused_where_settings_are_built(make_config, experiment, override, message):
     with pytest.raises(BadInput, match=message) as caught:
+        make_config(experiment, override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refusal_does_not_wait_for_pytorch(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('PyTorch was imported')")
+    command = [sys.executable, "run.py", SGD, "optimizer.momentum=2", f"runs_dir={tmp_path}"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.stderr == "error: optimizer.momentum must be 0 or more and below 1, not 2.0\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("override", REFUSALS_OF_DATA)
+def test_what_does_not_fit_the_images_is_refused_before_training(make_config, tmp_path, override):
+    config = make_config(SGD, override)
+    config.dataset.folder, config.dataset.download = str(tmp_path), False
+    with pytest.raises(BadInput, match=REFUSALS_OF_DATA[override]) as caught:
         execute(config)
     assert "\n" not in str(caught.value)
     assert not any(Path(config.runs_dir).glob("*/*")), "a refused run leaves no folder"
@@ -284,7 +319,7 @@ def test_images_that_may_not_be_read_are_refused(make_config, monkeypatch):
     def forbidden(*arguments):
         raise PermissionError(errno.EACCES, "Permission denied", "data/digits")
 
-    monkeypatch.setitem(experiment.IN_MEMORY, "digits", forbidden)
+    monkeypatch.setitem(IN_MEMORY, "digits", forbidden)
     with pytest.raises(BadInput, match=r"dataset=digits: .*Permission denied: 'data/digits'"):
         execute(make_config(SGD))
 

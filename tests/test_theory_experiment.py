@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.evidence import collect
 from experiments.evidence.rows import as_rows, read_rows, read_settings, select
 from experiments.evidence.verdicts import Evidence
 from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
-from experiments.runner.run import execute
 from experiments.runner.scale import scale_of
 from experiments.theory import claims, training
 from experiments.theory import figures as theory_figures
@@ -28,6 +27,7 @@ from experiments.theory.claims_theorems import MISMATCHES, theorem_1, theorem_2
 from experiments.theory.mismatch import even_disc
 from experiments.theory.points import random_teacher
 from experiments.theory.target import ripple
+from scripts import collect
 from scripts import figures as draw_figures
 from sobolev.seeding import generator
 from tests.conftest import ROOT, composed

@@ -14,12 +14,15 @@ import torch
 
 import experiments.distillation.train_teacher
 from experiments.distillation import export_teachers
-from experiments.distillation.train_teacher import Players, is_full, learn
+from experiments.distillation.train_teacher import Players, learn
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, folder_of
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
+from experiments.runner.scale import scale_of
 from sobolev.atari import ActorCritic, AtariOptions, Objective, Rollout, Step, load_teacher
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
+from tests.conftest import composed
 
 TEACHER = "experiment=train_teacher"
 
@@ -85,10 +88,10 @@ class Scripted:
 
 
 @pytest.mark.parametrize("clip_rewards", [True, False])
-@pytest.mark.parametrize("life_is_episode", [True, False])
-def test_two_rollouts_hold_what_the_environments_did(life_is_episode, clip_rewards):
+@pytest.mark.parametrize("episodic_life", [True, False])
+def test_two_rollouts_hold_what_the_environments_did(episodic_life, clip_rewards):
     """An end at the last step of the first rollout makes the first step of the second dead."""
-    settings = SimpleNamespace(horizon=3, life_is_episode=life_is_episode, clip_rewards=clip_rewards)
+    settings = SimpleNamespace(horizon=3, episodic_life=episodic_life, clip_rewards=clip_rewards)
     actor = ActorCritic(teacher(4, generator(0, "policy")), generator=generator(0, "value"))
     players = Players(Scripted(), settings)
     rollout = players.rollout(torch.device("cpu"))
@@ -105,7 +108,7 @@ def test_two_rollouts_hold_what_the_environments_did(life_is_episode, clip_rewar
         def at(*places: tuple[int, int]) -> list[list[bool]]:
             return [[(t, i) in places for i in range(3)] for t in range(6)]
 
-        lost = {(1, 0), (4, 0), (1, 2), (4, 2)} if life_is_episode else set()
+        lost = {(1, 0), (4, 0), (1, 2), (4, 2)} if episodic_life else set()
         assert found["ended_TN"].tolist() == at((2, 0), (1, 1), (5, 1))
         assert (~found["alive_TN"]).tolist() == at((3, 0), (2, 1))
         assert found["terminal_TN"].tolist() == at((2, 0), (5, 1), *lost)
@@ -116,7 +119,7 @@ def test_two_rollouts_hold_what_the_environments_did(life_is_episode, clip_rewar
 
 
 def test_dead_transitions_are_not_learned_from():
-    settings = SimpleNamespace(discount=0.99, trace=0.95, minibatches=2, max_gradient_norm=0.5)
+    settings = SimpleNamespace(gamma=0.99, gae_lambda=0.95, minibatches=2, max_grad_norm=0.5)
     learned = []
     for action in (0, 3):
         actor = ActorCritic(teacher(4, generator(0, "policy")), generator=generator(0, "value"))
@@ -140,7 +143,7 @@ def test_dead_transitions_are_not_learned_from():
 
 def test_learns_which_action_pays():
     """States of one brightness pay for one action, those of another for another."""
-    settings = SimpleNamespace(discount=0.0, trace=0.0, minibatches=2, max_gradient_norm=0.5)
+    settings = SimpleNamespace(gamma=0.0, gae_lambda=0.0, minibatches=2, max_grad_norm=0.5)
     actor = ActorCritic(teacher(3, generator(0, "policy")), generator=generator(0, "value"))
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
     rollout = Rollout.empty(8, 8, 4, torch.device("cpu"))
@@ -171,29 +174,32 @@ def test_a2c_is_the_same_code(make_config):
 REFUSALS = {
     "dataset.game=brekout": "'brekout' is not an ALE game; the nearest: breakout",
     "dataset.actions=[jump]": "'jump' is not an action of breakout",
-    "dataset.stack=3": "reads 4 frames",
+    "dataset.stack=3": "read 4 frames",
     "teacher.algorithm=a2c": "use teacher=a2c",
     "teacher.algorithm=pp0": "did you mean ppo",
     "teacher.clip=0": "use teacher=a2c",
     "teacher.steps=3": "less than one update's 16 steps",
     "teacher.segment=3": "less than one update's 16 steps",
     "teacher.minibatches=9": "too many for an update of 16 steps",
-    "teacher.discount=2": "between 0 and 1",
-    "teacher.entropy_weight=-1": "0 or more",
+    "teacher.gamma=2": "between 0 and 1",
+    "teacher.entropy_coef=-1": "0 or more",
     "evaluation_episodes=0": "must be positive",
     "teacher.learning_rate=nan": "must be positive and finite",
-    "teacher.value_weight=inf": "0 or more",
+    "teacher.gae_lambda=-0.1": "between 0 and 1",
+    "teacher.max_grad_norm=0": "must be positive",
+    "value_steps=-1": "0 or more and less than teacher.steps",
+    "teacher.value_coef=inf": "0 or more",
     "compute.precision=bfloat16": "train_teacher computes in float32 or float64",
     "seed=-1": "seed must be 0 or more",
 }
 
 
 @pytest.mark.parametrize("override", REFUSALS)
-def test_refusals_are_one_line_and_leave_no_folder(make_config, override):
-    config = make_config(TEACHER, override)
-    with pytest.raises(BadInput, match=REFUSALS[override]):
-        execute(config)
-    assert not folder_of(config).exists()
+def test_refusals_are_one_line_and_leave_no_folder(make_config, tmp_path, override):
+    with pytest.raises(BadInput, match=REFUSALS[override]) as caught:
+        execute(make_config(TEACHER, override))
+    assert "\n" not in str(caught.value)
+    assert not any((tmp_path / "runs").glob("*/*"))
 
 
 def test_games_ship_with_their_actions(make_config):
@@ -203,20 +209,19 @@ def test_games_ship_with_their_actions(make_config):
         assert (dataset.game, len(dataset.actions)) == (game, number)
 
 
-def test_a_game_played_otherwise_is_reduced(make_config):
-    whole = ["teacher.steps=10000000", "evaluation_episodes=32", "dataset.max_episode_frames=108000"]
+def test_a_game_played_otherwise_is_reduced():
     for game in ("pong", "breakout", "space_invaders"):
-        config = make_config(TEACHER, f"dataset=atari/{game}", *whole)
-        assert is_full(config)
+        for override in ("seed=3", "teacher.steps=20000000", "evaluation_episodes=64", "teacher.learning_rate=1e-4"):
+            assert scale_of(composed(TEACHER, f"dataset=atari/{game}", override)) == "paper", override
         for override in (
-            *("teacher.steps=9999999", "evaluation_episodes=29", "teacher.clip_rewards=false"),
+            *("teacher.steps=9999999", "evaluation_episodes=31", "teacher.clip_rewards=false", "teacher.gamma=0.9"),
             *("dataset.actions=[noop,fire]", "dataset.action_repeat=1", "dataset.sticky_actions=0.25"),
             *("dataset.max_pool=false", "dataset.noop_max=0", "dataset.fire_reset=false"),
             "dataset.max_episode_frames=100",
         ):
-            assert not is_full(make_config(TEACHER, f"dataset=atari/{game}", *whole, override)), override
-    assert not is_full(make_config(TEACHER, "dataset=atari/pong", *whole, "dataset.actions=[]"))
-    assert is_full(make_config(TEACHER, "dataset.game=seaquest", *whole))
+            assert scale_of(composed(TEACHER, f"dataset=atari/{game}", override)) == "reduced", override
+    assert scale_of(composed(TEACHER, "dataset=atari/pong", "dataset.actions=[]")) == "reduced"
+    assert scale_of(composed(TEACHER, "dataset.game=seaquest")) == "paper"  # one of one's own is one more
 
 
 def export(monkeypatch, *arguments) -> None:
@@ -356,6 +361,5 @@ def test_what_a_training_may_not_go_on_from(make_config, atari_folder, tmp_path)
         (f"start={of_breakout}", "start_sha256=0"): "is not the teacher that start_sha256=0 asks for",
         ("value_steps=96",): "less than teacher.steps",
     }.items():
-        config = make_config(TEACHER, *overrides)
         with pytest.raises(BadInput, match=said):
-            execute(config)
+            execute(make_config(TEACHER, *overrides))

@@ -18,7 +18,8 @@ from experiments.registry import register_settings
 from experiments.runner import process
 from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput
-from experiments.runner.run import execute, find_entry, folder_of
+from experiments.runner.execute import execute, find_entry
+from experiments.runner.identity import folder_of
 from experiments.runner.trust import Loader, settings
 from scripts.fuzz_configs import SECRET, front_door, survived
 from tests.conftest import CONFIGS, ROOT
@@ -304,11 +305,17 @@ def test_git_is_called_without_what_the_environment_says_of_it(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "entry", ["os.system", "experiments.runner.run.execute", "experiments.runner.run.main", "experiments.nothing.main"]
+    "entry",
+    [
+        *("os.system", "experiments.runner.execute.execute", "experiments.runner.run.main", "experiments.nothing.main"),
+        "experiments.theory.points.main",  # of another domain
+    ],
 )
-def test_an_entry_is_an_experiment(entry):
+def test_an_entry_is_an_experiment(make_config, entry):
+    config = make_config()
+    config.entry = entry
     with pytest.raises(BadInput, match="expected experiments"):
-        find_entry(entry)
+        find_entry(config)
 
 
 class Payload:

@@ -113,7 +113,7 @@ def test_approaches_games_and_machines_may_differ(tmp_path):
         (asked(rate=1e-3, n_train=10), r"differ in n_train \(10 and 5000\)"),
         (asked(rate=1e-3, student__hidden=64), r"differ in student.hidden \(64 and 256\)"),
         (asked(rate=1e-3, compute__precision="float64"), r"differ in precision \(float64 and float32\)"),
-        (asked(rate=1e-3, products="float32"), r"differ in products \(float32 and None\)"),
+        (asked(rate=1e-3, compute_dtype="float32"), r"differ in compute_dtype \(float32 and None\)"),
         (asked(rate=1e-3, objective__kl_weight=2.0), r"differ in objective.kl_weight \(2.0 and 1.0\)"),
         (asked("value", 0.0, optimizer__steps=50), r"differ in optimizer.steps \(50 and 5000\)"),
     ],

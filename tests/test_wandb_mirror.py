@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from experiments.runner import wandb_mirror
+from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, run_id
-from experiments.runner.run import execute
 from experiments.runner.wandb_mirror import WandbMirror, is_sent, mirror, read_groups
 from scripts import wandb_sync
 from tests.test_run import interrupted, metrics

@@ -10,41 +10,37 @@ The paper gives neither training sizes nor numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from experiments.evidence.markdown import format_factor, format_interval, format_number, markdown
-from experiments.evidence.rows import (
-    BySeed,
-    Interval,
-    final,
-    finals,
-    groups,
-    levels,
-    log_ratio,
-    median_interval,
-    select,
-)
+from experiments.distillation.appendix import appendix
+from experiments.distillation.names import EXPERIMENT, GAMES, METRICS_IN_FULL
+from experiments.evidence.markdown import format_factor, format_interval
+from experiments.evidence.rows import BySeed, Interval, final, finals, groups, log_ratio, median_interval, select
 from experiments.evidence.verdicts import Claim, Evidence, Finding, Part, above, at_least, every, find, negation
 
-EXPERIMENT = "distill_atari"
-IN_FLOAT32 = "distill_float32"
-LONGER = "distill_longer"
 COMMAND = "make distillation report"
-GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
-# What the claims are about. GAMES may name a reader's own games, too; they leave every verdict as it was.
+# What the claims are about. Rows of other games or sizes are shown in figures and tables, and change no verdict.
 PAPER_GAMES = ("breakout", "space_invaders", "pong")
 CLEAR_GAMES = ("breakout", "space_invaders")  # the paper expects no gap in Pong (D3)
 SIZES = (1_000, 5_000, 10_000, 25_000, 50_000)  # 1, 5, 10, 25 and 50 per cent of 100,000 states
 FEWEST = 3  # sizes
-METRICS = {"kl": "KL", "action_error": "action-prediction error"}
+JUDGED = ("kl", "action_error")  # metrics
 FAILED = 0.9  # of the KL of an untrained student: above it, one has learned nothing and cannot overfit; ours
 OVERFITTED = 1.1  # final test KL over the least of the run from which on a student counts as overfitted; ours
 
 NO_RATIO = "no ratio (in every seed a method's error is 0)"
 
 Cell = tuple[str, int]
+
+
+def of_the_paper(evidence: Evidence) -> Evidence:
+    """The part that the claims are about."""
+    evidence = evidence.of(EXPERIMENT)
+    rows = evidence.rows
+    return replace(evidence, rows=rows[rows["task"].isin(PAPER_GAMES) & rows["n_train"].isin(SIZES)])
 
 
 def log_ratios(rows: pd.DataFrame, metric: str) -> dict[Cell, Interval]:
@@ -113,13 +109,13 @@ def missing_cells(rows: pd.DataFrame, games: Iterable[str]) -> str:
 
 def closer_to_the_teacher(evidence: Evidence) -> Finding:
     """D1."""
-    evidence = evidence.of(EXPERIMENT)
-    ratios = {metric: log_ratios(evidence.rows, metric) for metric in METRICS}
+    evidence = of_the_paper(evidence)
+    ratios = {metric: log_ratios(evidence.rows, metric) for metric in JUDGED}
     sizes = sizes_run(evidence.rows, CLEAR_GAMES)
     words = [
-        f"{METRICS[metric]}: "
+        f"{METRICS_IN_FULL[metric]}: "
         + ", ".join(
-            f"{GAMES.get(game, game)} at {n_train:,} {format_factor(ratio) if ratio.n else NO_RATIO}"
+            f"{GAMES[game]} at {n_train:,} {format_factor(ratio) if ratio.n else NO_RATIO}"
             for (game, n_train), ratio in of_metric.items()
         )
         for metric, of_metric in ratios.items()
@@ -129,7 +125,7 @@ def closer_to_the_teacher(evidence: Evidence) -> Finding:
         evidence,
         lambda: every(
             at_least(len(sizes) - 1, (above(ratios[metric][game, n_train], 0) for n_train in sizes))
-            for metric in METRICS
+            for metric in JUDGED
             for game in CLEAR_GAMES
         ),
         missing_cells(evidence.rows, CLEAR_GAMES),
@@ -139,7 +135,7 @@ def closer_to_the_teacher(evidence: Evidence) -> Finding:
 
 def most_with_little_data(evidence: Evidence) -> Finding:
     """D1's second half."""
-    evidence = evidence.of(EXPERIMENT)
+    evidence = of_the_paper(evidence)
     if missing := missing_cells(evidence.rows, CLEAR_GAMES):
         return find(evidence, lambda: None, missing, "")
     few, *_, many = sizes_run(evidence.rows, CLEAR_GAMES)
@@ -162,7 +158,7 @@ def most_with_little_data(evidence: Evidence) -> Finding:
 
 def overfits_little(evidence: Evidence) -> Finding:
     """D2."""
-    evidence = evidence.of(EXPERIMENT)
+    evidence = of_the_paper(evidence)
     found: dict[Cell, dict[str, BySeed]] = {}
     for game in PAPER_GAMES:
         for n_train in SIZES:
@@ -191,7 +187,7 @@ def overfits_little(evidence: Evidence) -> Finding:
 
 def small_gap_in_pong(evidence: Evidence) -> Finding:
     """D3."""
-    evidence = evidence.of(EXPERIMENT)
+    evidence = of_the_paper(evidence)
     sizes = sizes_run(evidence.rows, PAPER_GAMES) or SIZES
     gaps = {game: by_seed(evidence.rows, game, sizes) for game in PAPER_GAMES}
     pong = gaps["pong"]
@@ -219,109 +215,6 @@ def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
     rows = select(rows, split="teacher", metric="nearly_uniform")
     medians = {game: float(np.median(of_game["value"])) for (game,), of_game in groups(rows, "task")}
     return {game: medians[game] for game in PAPER_GAMES if game in medians}
-
-
-def tables(evidence: Evidence) -> str:
-    """The end of training in every cell: test errors, gradients, overfitting, and how the student plays."""
-    rows = evidence.of(EXPERIMENT).rows
-    if not len(rows):
-        return ""
-    lines = []
-    for (game, n_train, method), cell in groups(rows, "task", "n_train", "method"):
-        ends = finals(cell, "split", "metric")
-        entries = [
-            format_interval(median_interval(ends[measured].values())) if measured in ends else "-"
-            for measured in (
-                ("test", "kl"),
-                ("train", "kl"),
-                ("test", "action_error"),
-                ("test", "gradient_error"),
-                ("play", "score"),
-                ("play", "kl"),
-            )
-        ]
-        seeds, scale = cell["seed"].nunique(), cell["scale"].iloc[0]
-        lines.append([GAMES.get(game, game), f"{n_train:,}", method, *entries, str(seeds), scale])
-    facts = [
-        f"{GAMES.get(game, game)}: entropy {format_number(fact['entropy'])}, nearly uniform on "
-        f"{fact['nearly_uniform']:.0%} of the states, mean gradient norm {format_number(fact['gradient_norm'])}"
-        for game, fact in teacher_facts(rows).items()
-    ]
-    head = ["game", "states", "method", "test KL", "train KL", "action error", "gradient error", "score", "KL in play"]
-    return (
-        "#### The end of training\n\nMedians over seeds. 'Score' and 'KL in play': the student plays, and is compared "
-        "with the teacher on the states that it visits itself.\n\n"
-        + markdown([*head, "seeds", "scale"], lines)
-        + "\n\nThe teachers on the test states. "
-        + "; ".join(facts)
-        + "."
-    )
-
-
-def shortcut(evidence: Evidence) -> str:
-    """Sobolev students trained in bfloat16 beside the same in float32: where each seed ends."""
-    rows = select(evidence.rows, split="test", metric="kl", method="sobolev")
-    kl = finals(rows, "experiment", "task", "n_train")
-    lines = []
-    for game, n_train in sorted(key[1:] for key in kl if key[0] == IN_FLOAT32):
-        bfloat16, float32 = (kl.get((name, game, n_train), {}) for name in (EXPERIMENT, IN_FLOAT32))
-        if not (seeds := sorted(bfloat16.keys() & float32.keys())):
-            continue
-        apart = max(abs(float32[seed] - bfloat16[seed]) for seed in seeds)
-        spread = max(bfloat16[seed] for seed in seeds) - min(bfloat16[seed] for seed in seeds)
-        ends = (", ".join(format_number(of_seed[seed]) for seed in seeds) for of_seed in (bfloat16, float32))
-        entries = (*ends, format_number(apart), format_number(spread), "yes" if apart < spread else "no")
-        lines.append([GAMES.get(game, game), f"{n_train:,}", *entries])
-    if not lines:
-        return ""
-    head = ["game", "states", "KL, bfloat16", "KL, float32", "furthest apart", "spread over seeds", "within the spread"]
-    return (
-        "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative sweeps were computed in "
-        "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
-        "projections. The spread is the greatest less the least of these seeds in bfloat16. "
-        "`python run.py -m sweep=distillation/float32` runs it.\n\n" + markdown(head, lines)
-    )
-
-
-def longer(evidence: Evidence) -> str:
-    """Cells that were trained for more updates too: both lengths, one beneath the other."""
-    measured = (("test", "kl"), ("train", "kl"), ("test", "action_error"), ("play", "score"))
-    lines = []
-    for game, n_train in sorted(key for key, _ in groups(evidence.of(LONGER).rows, "task", "n_train")):
-        for experiment in (EXPERIMENT, LONGER):
-            cell = select(evidence.rows, experiment=experiment, task=game, n_train=n_train)
-            kl = select(cell, split="test", metric="kl")
-            value, sobolev = (final(kl, method=method) for method in ("value", "sobolev"))
-            if not (seeds := len(value.keys() & sobolev.keys())):
-                continue
-            ends = [
-                format_number(float(np.median(list(final(cell, method=method, split=split, metric=metric).values()))))
-                for split, metric in measured
-                for method in ("value", "sobolev")
-            ]
-            names = (GAMES.get(game, game), f"{n_train:,}", f"{kl['step'].max():,}")
-            lines.append([*names, *ends, format_factor(log_ratio(value, sobolev)), str(seeds)])
-    if not lines:
-        return ""
-    names = ("test KL", "train KL", "action error", "score")
-    head = ["game", "states", "updates", *(f"{name}, {method}" for name in names for method in ("value", "Sobolev"))]
-    return (
-        "#### More updates\n\nCells as above, and trained for longer with the same rates and alpha: medians of seeds, "
-        "and value-only / Sobolev of the test KL, paired by seed. "
-        "`python run.py -m sweep=distillation/longer` runs it.\n\n" + markdown([*head, "ratio of KL", "seeds"], lines)
-    )
-
-
-def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """{game: {fact: median over runs}} of what runs note of their teachers."""
-    rows = select(rows, split="teacher")
-    return {
-        game: {
-            metric: float(np.median(select(rows, task=game, metric=metric)["value"]))
-            for metric in ("entropy", "nearly_uniform", "gradient_norm")
-        }
-        for game in levels(rows, "task")
-    }
 
 
 DISTILLATION = Part(
@@ -370,7 +263,7 @@ DISTILLATION = Part(
             judge=small_gap_in_pong,
         ),
     ),
-    appendix=lambda evidence: "\n\n".join(filter(None, (tables(evidence), longer(evidence), shortcut(evidence)))),
+    appendix=appendix,
 )
 
 PARTS = (DISTILLATION,)  # of the report

@@ -1,4 +1,4 @@
-"""Figures of distillation:
+"""Figures of distillation: Figure 4, the end of training, gradients beside frames, and how the teachers learned.
 
 Each is a function of the rows in results/distillation or results/teachers, or of the gradients in
 results/distillation/saliency.
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from experiments.distillation.claims import EXPERIMENT, GAMES
+from experiments.distillation.names import ENDS, EXPERIMENT, GAMES, LOOKS, METHODS, METRICS, title
 from experiments.evidence import drawing
+from experiments.evidence.names import Look, looks_of
 from experiments.evidence.reading import expected, read_arrays, read_csv, read_json, rows_path
 from experiments.evidence.rows import (
-    METHODS,
     MIN_SEEDS,
     as_rows,
     curve,
@@ -34,21 +34,6 @@ from experiments.evidence.rows import (
     select,
 )
 from experiments.evidence.schemas import RUNS, SALIENCY, Card
-
-LOOKS = {
-    "value": {"color": "#0072B2", "marker": "o"},
-    "sobolev": {"color": "#D55E00", "marker": "s"},
-    "derivative": {"color": "#CC79A7", "marker": "D"},
-}
-METRICS = {
-    "action_error": "action error",
-    "kl": "KL",
-    "gradient_error": "gradient error",
-}
-ACROSS = {("test", metric): title for metric, title in METRICS.items()} | {
-    ("play", "kl"): "KL in play",
-    ("play", "score"): "score",
-}
 
 
 @dataclass(frozen=True)
@@ -76,27 +61,26 @@ def figure_4(rows: pd.DataFrame) -> Figure:
 
     Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states.
     """
-    games, sizes, methods = _games(rows), levels(rows, "n_train"), _methods(rows)
+    games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     panels = [(game, metric) for metric in ("action_error", "kl") for game in games]
     figure = Figure(figsize=(7, 0.9 + 1.25 * len(panels)))
     grid = figure.subplots(len(panels), len(sizes), sharex=True, sharey="row", squeeze=False)
     for (game, metric), line in zip(panels, grid, strict=True):
         for n_train, axes in zip(sizes, line, strict=True):
             of_panel = select(rows, task=game, n_train=n_train, metric=metric)
-            for method in methods:
+            for method, look in looks.items():
                 for split, dashes, alpha in (("test", "-", 0.18), ("train", (0, (3, 1.5)), 0.0)):
                     cell = select(of_panel, method=method, split=split)
                     steps, values_TS = curve(cell[cell["step"] > 0])
                     if not values_TS.size:
                         continue
                     low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
-                    color = LOOKS[method]["color"]
                     if alpha:
-                        axes.fill_between(steps, low, high, color=color, alpha=alpha)
-                    axes.plot(steps, median, color=color, linestyle=dashes, linewidth=1.2 if alpha else 0.7)
+                        axes.fill_between(steps, low, high, color=look["color"], alpha=alpha)
+                    axes.plot(steps, median, color=look["color"], linestyle=dashes, linewidth=1.2 if alpha else 0.7)
             axes.set_xscale("log")
             _log_axis(axes)
-        line[0].set_ylabel(f"{GAMES.get(game, game)}\n{METRICS[metric]}")
+        line[0].set_ylabel(f"{title(game)}\n{METRICS[metric]}")
     for n_train, axes in zip(sizes, grid[0], strict=True):
         axes.set_title(f"{n_train:,} states")
     for axes in grid[-1]:
@@ -104,36 +88,38 @@ def figure_4(rows: pd.DataFrame) -> Figure:
     figure.align_ylabels()
     dashes = [Line2D([], [], color="#555555", label="test states")]
     dashes.append(Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), linewidth=0.7, label="training states"))
-    figure.legend(handles=[_handle(m, marker=False) for m in methods] + dashes, loc="outside lower center", ncols=5)
+    methods = [_handle(method, {"color": look["color"]}) for method, look in looks.items()]
+    figure.legend(handles=methods + dashes, loc="outside lower center", ncols=5)
     _title(figure, "Figure 4: distance to the teacher over training", rows, "median and quartiles")
     return figure
 
 
 def final_values(rows: pd.DataFrame) -> Figure:
     """The end of training against the training size, a row a game: on test episodes, and where the student plays."""
-    games, sizes, methods = _games(rows), levels(rows, "n_train"), _methods(rows)
+    games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(rows, "task", "method", "n_train", "split", "metric")
-    columns = {key: title for key, title in ACROSS.items() if any(cell[3:] == key for cell in ends)}
+    columns = {key: name for key, name in ENDS.items() if any(cell[3:] == key for cell in ends)}
     figure = Figure(figsize=(7, 0.9 + 1.45 * len(games)))
     grid = figure.subplots(len(games), len(columns), sharex=True, squeeze=False)
     for game, line in zip(games, grid, strict=True):
         for (split, metric), axes in zip(columns, line, strict=True):
-            for k, method in enumerate(methods):
+            for k, (method, look) in enumerate(looks.items()):
                 by_size = {n: ends.get((game, method, n, split, metric), {}) for n in sizes}
                 intervals = {n: median_interval(cell.values()) for n, cell in by_size.items() if cell}
-                x = np.array(list(intervals)) * 1.06 ** (k - (len(methods) - 1) / 2)
-                axes.plot(x, [i.median for i in intervals.values()], linewidth=0.8, **LOOKS[method])
+                x = np.array(list(intervals)) * 1.06 ** (k - (len(looks) - 1) / 2)
+                axes.plot(x, [i.median for i in intervals.values()], linewidth=0.8, **look)
                 for at, interval in zip(x, intervals.values(), strict=True):
-                    axes.plot([at] * 2, [interval.low, interval.high], color=LOOKS[method]["color"])
+                    axes.plot([at] * 2, [interval.low, interval.high], color=look["color"])
             axes.set_xscale("log")
             if metric != "score":
                 _log_axis(axes)
-        line[0].set_ylabel(GAMES.get(game, game))
-    for title, axes in zip(columns.values(), grid[0], strict=True):
-        axes.set_title(title, fontsize=7)
+        line[0].set_ylabel(title(game))
+    for name, axes in zip(columns.values(), grid[0], strict=True):
+        axes.set_title(name, fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("training states")
-    figure.legend(handles=[_handle(m) for m in methods], loc="outside lower center", ncols=len(methods))
+    methods = [_handle(method, look) for method, look in looks.items()]
+    figure.legend(handles=methods, loc="outside lower center", ncols=len(methods))
     enough = rows["seed"].nunique() >= MIN_SEEDS
     _title(figure, "The end of training", rows, "median, 95% interval" if enough else "median and range: few seeds")
     return figure
@@ -157,15 +143,15 @@ def saliency(saliencies: Saliencies, game: str, n_train: int) -> Figure:
             _heat(axes, student.student_SCHW[s, -1])
             alike = cosine(student.student_SCHW[s], student.teacher_SCHW[s])
             axes.text(0.03, 0.03, f"{alike:.2f}", transform=axes.transAxes, color=LOOKS[method]["color"], weight="bold")
-    for axes, title in zip(grid[0], ("newest frame", "teacher", *(METHODS[m] for m in students)), strict=True):
-        axes.set_title(title)
+    for axes, name in zip(grid[0], ("newest frame", "teacher", *(METHODS[m] for m in students)), strict=True):
+        axes.set_title(name)
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(False)
     drawing.title(
         figure,
-        f"{GAMES.get(game, game)}, {n_train:,} training states",
+        f"{title(game)}, {n_train:,} training states",
         "gradient of log pi (chosen action)\nnumber: cosine with the teacher's",
         "paper" if all(student.scale == "paper" for student in students.values()) else "reduced",
     )
@@ -178,7 +164,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norms) if norms else 0.0
 
 
-def _heat(axes, gradient_HW: np.ndarray) -> None:
+def _heat(axes: Axes, gradient_HW: np.ndarray) -> None:
     gradient_HW = gradient_HW.astype(float)
     reach = np.quantile(np.abs(gradient_HW), 0.995) or 1.0
     axes.imshow(gradient_HW, cmap="RdBu_r", vmin=-reach, vmax=reach)
@@ -190,27 +176,19 @@ def _games(rows: pd.DataFrame) -> list[str]:
     return [game for game in GAMES if game in found] + [game for game in found if game not in GAMES]
 
 
-def _methods(rows: pd.DataFrame) -> list[str]:
-    return [method for method in levels(rows, "method") if method in LOOKS]
+def _log_axis(axes: Axes) -> None:
+    """A logarithmic axis, unless all that is shown is 0, as the errors of a student that is right everywhere are."""
+    if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
+        drawing.numbers_axis(axes, evenly_below=4, between_below=200, labels=4)
 
 
-def _log_axis(axes) -> None:
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    labelled = (1, 2, 5) if high / low < 200 else (1,)  # more would crowd
-    axes.yaxis.set_major_locator(LogLocator(subs=labelled, numticks=4) if high / low > 4 else MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def _handle(method: str, look: Look) -> Line2D:
+    return Line2D([], [], label=METHODS.get(method, method), **look)
 
 
-def _handle(method: str, marker: bool = True) -> Line2D:
-    look = LOOKS[method] if marker else {"color": LOOKS[method]["color"]}
-    return Line2D([], [], label=METHODS[method], **look)
-
-
-def _title(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
+def _title(figure: Figure, text: str, rows: pd.DataFrame, spread: str) -> None:
     seeds = rows["seed"].nunique()
-    drawing.title(figure, title, f"{seeds} seed{'s' * (seeds > 1)}: {spread}", scale_of(rows))
+    drawing.title(figure, text, f"{seeds} seed{'s' * (seeds > 1)}: {spread}", scale_of(rows))
 
 
 def read_saliencies(folder: Path) -> Saliencies:
@@ -256,7 +234,7 @@ def teachers(rows: pd.DataFrame, steps_before: dict[str, int]) -> Figure:
             axes.errorbar((steps + before) / 1e6, mean, std, marker="x", linestyle="", **look)
         if len(runs) > 1:
             axes.legend(loc="lower right", fontsize=6, handlelength=1)
-        axes.set_title(GAMES.get(game, game))
+        axes.set_title(title(game))
         axes.set_xlabel("million agent steps")
     figure.axes[0].set_ylabel("score of a game")
     _title(figure, "Teachers", rows, "mean and standard deviation over games")

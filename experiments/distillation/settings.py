@@ -1,14 +1,26 @@
-"""The settings of policy distillation (Section 4.2): which types Hydra holds `configs/` against."""
+"""The settings of policy distillation (Section 4.2): the types that Hydra holds `configs/` against.
+
+A number that is out of range is refused when the settings are built, before anything is loaded. What depends on files,
+on the machine or on what the library offers is refused by `check` in `train.py` and `train_teacher.py`.
+
+Some fields repeat those of the library's `AtariOptions` and `Objective` (a test holds them together). These classes
+cannot serve as types here: they are frozen, which OmegaConf takes for read-only, and their modules import PyTorch.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from omegaconf import MISSING
 
+from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed
+from experiments.runner.limits import check_evaluations, check_updates
 from experiments.runner.precision import chosen
-from experiments.runner.settings import OptimizerConfig, Products, RunConfig
+from experiments.runner.settings import ComputeDtype, OptimizerConfig, RunConfig
+
+SPLITS = ("train", "validation", "test")  # parts of the recorded states
 
 
 @dataclass
@@ -25,6 +37,10 @@ class AtariDatasetConfig:
     sticky_actions: float = MISSING
     max_episode_frames: int = MISSING
 
+    def check(self) -> None:
+        if self.stack != 4:
+            raise BadInput(f"dataset.stack={self.stack}: the paper's networks read 4 frames")
+
 
 @dataclass
 class TeacherConfig:
@@ -37,17 +53,40 @@ class TeacherConfig:
     epochs: int = MISSING
     minibatches: int = MISSING
     learning_rate: float = MISSING
-    discount: float = MISSING
-    trace: float = MISSING  # lambda of the generalised advantages
-    clip: float = MISSING  # 0: off
-    value_weight: float = MISSING
-    entropy_weight: float = MISSING
+    gamma: float = MISSING  # the discount
+    gae_lambda: float = MISSING  # of the generalised advantage estimates
+    clip: float = MISSING  # the clip range of the ratio; 0: off
+    value_coef: float = MISSING
+    entropy_coef: float = MISSING
     normalise_advantages: bool = MISSING
-    max_gradient_norm: float = MISSING
+    max_grad_norm: float = MISSING
     clip_rewards: bool = MISSING
-    life_is_episode: bool = MISSING
-    products: Products = MISSING
+    episodic_life: bool = MISSING  # whether a lost life ends the return
+    compute_dtype: ComputeDtype = MISSING
     segment: int = MISSING  # steps between resets of all environments
+
+    @property
+    def steps_per_update(self) -> int:
+        return self.environments * self.horizon
+
+    def check(self) -> None:
+        positive = ("environments", "horizon", "epochs", "minibatches", "learning_rate", "max_grad_norm")
+        check_positive(**{f"teacher.{key}": getattr(self, key) for key in positive})
+        not_negative = ("clip", "value_coef", "entropy_coef")
+        check_not_negative(**{f"teacher.{key}": getattr(self, key) for key in not_negative})
+        for key in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise BadInput(f"teacher.{key} must be between 0 and 1, not {getattr(self, key)}")
+        of_an_update = self.steps_per_update
+        for key in ("steps", "segment"):
+            if getattr(self, key) < of_an_update:
+                raise BadInput(f"teacher.{key}={getattr(self, key)} is less than one update's {of_an_update} steps")
+        if self.minibatches * 2 > of_an_update:
+            raise BadInput(f"teacher.minibatches={self.minibatches} is too many for an update of {of_an_update} steps")
+        if self.algorithm == "a2c" and (self.clip or self.epochs > 1):
+            raise BadInput("teacher.algorithm=a2c has teacher.clip=0 and teacher.epochs=1: use teacher=a2c")
+        if self.algorithm == "ppo" and not self.clip:
+            raise BadInput("teacher.algorithm=ppo has teacher.clip above 0: use teacher=a2c to train without")
 
 
 @dataclass
@@ -60,7 +99,7 @@ class TrainTeacherConfig(RunConfig):
         "start_sha256",
         "value_steps",
         "teacher.learning_rate",
-        "teacher.products",
+        "teacher.compute_dtype",
     )
     budget: ClassVar[tuple[str, ...]] = ("teacher.steps", "evaluation_episodes")
     dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)
@@ -72,8 +111,20 @@ class TrainTeacherConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher.products is Products.auto:
-            self.teacher.products = Products[chosen("teacher.products", self.compute.device)]
+        if self.teacher.compute_dtype is ComputeDtype.auto:
+            self.teacher.compute_dtype = ComputeDtype[chosen("teacher.compute_dtype", self.compute.device)]
+
+    def check_values(self) -> None:
+        check_seed(self)
+        check_precision(self)
+        self.dataset.check()
+        self.teacher.check()
+        check_positive(evaluation_episodes=self.evaluation_episodes)
+        if not 0 <= self.value_steps < self.teacher.steps:
+            raise BadInput(f"value_steps={self.value_steps} must be 0 or more and less than teacher.steps")
+        teacher = self.teacher
+        minibatches = teacher.steps // teacher.steps_per_update * teacher.epochs * teacher.minibatches
+        check_updates(**{"teacher.steps": teacher.steps, "teacher.epochs x minibatches": minibatches})
 
 
 @dataclass
@@ -87,6 +138,14 @@ class RecordedDatasetConfig(AtariDatasetConfig):
     recording_seed: int = MISSING
     folder: str = MISSING  # where recordings are kept
     split: list[float] = MISSING  # parts: [train, validation, test]
+
+    def check(self) -> None:
+        super().check()
+        positive = ("n_states", "recording_environments")
+        check_positive(**{f"dataset.{key}": getattr(self, key) for key in positive})
+        check_not_negative(**{"dataset.recording_seed": self.recording_seed})
+        if len(self.split) != 3 or min(self.split) <= 0 or not math.isclose(sum(self.split), 1):
+            raise BadInput(f"dataset.split={self.split}: expected parts for train, validation and test that sum to 1")
 
 
 @dataclass
@@ -110,6 +169,14 @@ class ObjectiveConfig:
     projection: str = MISSING  # sphere, gaussian, rademacher or coordinate
     samples: int = MISSING  # projections a state and update
 
+    def check(self) -> None:
+        check_positive(**{"objective.samples": self.samples})
+        check_not_negative(**{"objective.kl_weight": self.kl_weight, "objective.gradient_weight": self.gradient_weight})
+        if self.kl_weight == self.gradient_weight == 0:
+            raise BadInput(
+                "objective.kl_weight and objective.gradient_weight are both 0: there is nothing to learn from"
+            )
+
 
 @dataclass
 class DistillConfig(RunConfig):
@@ -118,7 +185,7 @@ class DistillConfig(RunConfig):
     choices: ClassVar[dict[str, str]] = {"dataset": "atari/{dataset.game}", "objective": "{objective.name}"}
     axes: ClassVar[tuple[str, ...]] = (  # the paper searches for a learning rate in a range, and for alpha
         *("n_train", "optimizer.learning_rate", "objective.gradient_weight"),
-        *("products", "recorded_gib", "dataset.teacher_sha256"),
+        *("compute_dtype", "recorded_gib", "dataset.teacher_sha256"),
     )
     budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "n_evaluate", "evaluations", "play_episodes")
     dataset: RecordedDatasetConfig = field(default_factory=RecordedDatasetConfig)
@@ -126,7 +193,7 @@ class DistillConfig(RunConfig):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     n_train: int = MISSING  # the first so many states of the train part
-    products: Products = MISSING  # of the derivative passes
+    compute_dtype: ComputeDtype = MISSING  # of the derivative passes
     recorded_gib: float = MISSING  # the teacher's gradients are kept if they take no more; else computed at each step
     evaluate_on: str = MISSING  # test, or validation: tuning
     n_evaluate: int = MISSING  # states, evenly spaced
@@ -142,8 +209,29 @@ class DistillConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.products is Products.auto:
-            self.products = Products[chosen("products", self.compute.device)]
+        if self.compute_dtype is ComputeDtype.auto:
+            self.compute_dtype = ComputeDtype[chosen("compute_dtype", self.compute.device)]
+
+    def check_values(self) -> None:
+        check_seed(self)
+        check_precision(self)
+        self.dataset.check()
+        self.objective.check()
+        own = {key: getattr(self, key) for key in ("n_train", "n_evaluate", "n_gradients", "evaluations")}
+        of_optimizer = {
+            f"optimizer.{key}": getattr(self.optimizer, key) for key in ("steps", "batch_size", "learning_rate")
+        }
+        check_positive(**own, **of_optimizer, **{"student.hidden": self.student.hidden})
+        check_not_negative(play_episodes=self.play_episodes, recorded_gib=self.recorded_gib)
+        check_updates(**{"optimizer.steps": self.optimizer.steps})
+        check_evaluations(self.evaluations, self.optimizer.steps)
+
+
+def check_not_negative(**settings: float) -> None:
+    """Refuse settings that are negative or not finite."""
+    for key, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise BadInput(f"{key} must be 0 or more, not {value}")
 
 
 TYPES = {

@@ -13,7 +13,6 @@ Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -23,8 +22,8 @@ from torch import Tensor
 
 from experiments.distillation.settings import AtariDatasetConfig, TeacherConfig, TrainTeacherConfig
 from experiments.runner.divergence import check_convergence
-from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed, nearest
-from experiments.runner.limits import check_memory, check_updates
+from experiments.runner.errors import BadInput, nearest
+from experiments.runner.limits import check_memory
 from experiments.runner.run import Run
 from experiments.runner.settings import located
 from sobolev.atari import (
@@ -43,38 +42,31 @@ from sobolev.files import replacing
 from sobolev.networks.atari_policies import FRAME, AtariPolicy, teacher
 from sobolev.seeding import generator
 
-FULL_STEPS, FULL_EPISODES = 10_000_000, 30  # fewer are `reduced`; the paper's 80e6 steps are not ours either
-SHIPPED_ACTIONS = {"pong": ("noop", "right", "left")}  # those of configs/dataset/atari; of other games all
-
 
 def main(config: TrainTeacherConfig, run: Run) -> dict:
     """Train one teacher and leave it as teacher.safetensors; the objective is its score, negated."""
     settings, seed = config.teacher, config.seed
 
     # Environments
-    options = atari_options(config.dataset)
-    players = Players(open_environments(options, settings.environments, torch.get_num_threads()), settings)
+    players = open_players(config)
     options = players.options
-    per_update = settings.environments * settings.horizon
+    per_update = settings.steps_per_update
     updates, per_segment = settings.steps // per_update, settings.segment // per_update
 
     # Model
-    actor = ActorCritic(
-        initial_policy(config, options),
-        getattr(torch, settings.products.name),
-        generator(seed, "value init"),
-    ).to(run.device, run.dtype)
-    objective = Objective(settings.clip, settings.value_weight, settings.entropy_weight, settings.normalise_advantages)
+    compute_dtype = getattr(torch, settings.compute_dtype.name)
+    actor = ActorCritic(initial_policy(config, options), compute_dtype, generator(seed, "value init"))
+    actor.to(run.device, run.dtype)
+    objective = Objective(settings.clip, settings.value_coef, settings.entropy_coef, settings.normalise_advantages)
     optimizer = torch.optim.Adam(actor.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
     rollout = players.rollout(run.device)
 
     # Loop
-    first = 0
+    first, segment = 0, Segment()
     if state := run.resume():
         first = state["update"]
         actor.load_state_dict(state["actor"])
         optimizer.load_state_dict(state["optimizer"])
-    segment = Segment()
     progress = run.progress(first, updates + 1)
     for update in progress:
         if update == updates or update % per_segment == 0:
@@ -84,8 +76,7 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
             if segment.scores:
                 progress.set_postfix(score=f"{np.mean(segment.scores):.1f}")
             segment = Segment()
-            state = {"update": update, "actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
-            state = copy.deepcopy(state)  # a checkpoint saves the segment's beginning, however far the segment is
+            state = checkpoint(update, actor, optimizer)
             if update < updates:
                 players.begin(environment_seeds(seed, "environments", settings.environments, update))
         run.checkpoint(lambda state=state: state)
@@ -99,90 +90,34 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
     # Evaluate
     with replacing(run.directory / "teacher.safetensors") as path:
         path.write_bytes(teacher_bytes(actor.policy, options))
-    weights = actor.cast()
-    scores = {
-        name: play(
-            lambda states: actor(states, weights)[0],
-            options,
-            config.evaluation_episodes,
-            seed,
-            greedy=name == "score_greedy",
-            threads=torch.get_num_threads(),
-            device=run.device,
-        )
-        for name in ("score", "score_greedy")
-    }
-    summary = {
-        key: float(value)
-        for name, values in scores.items()
-        for key, value in ((name, values.mean()), (f"{name}_std", values.std()))
-    }
-    run.record(updates * per_update, [(seed, "test", name, value) for name, value in summary.items()])
+    scores = whole_games(config, actor, options, run.device)
     run.save_arrays("scores", **scores)
+    statistics = means_and_deviations(scores)
+    run.record(updates * per_update, [(seed, "test", name, value) for name, value in statistics.items()])
     return {
-        "objective": -summary["score"],
-        "scale": "paper" if is_full(config) else "reduced",
+        "objective": -statistics["score"],
+        "scale": run.scale,
         "steps": updates * per_update,
         "episodes": config.evaluation_episodes,
         "options": asdict(options),
         "start_sha256": config.start_sha256,
-        **summary,
+        **statistics,
     }
 
 
 def check(config: TrainTeacherConfig) -> None:
-    """Refuse what no type can."""
+    """Refuse an unknown algorithm, and what no memory here allows; settings refuse the rest themselves."""
     settings = config.teacher
-    positive = {"evaluation_episodes": config.evaluation_episodes} | {
-        f"teacher.{key}": getattr(settings, key)
-        for key in ("environments", "horizon", "epochs", "minibatches", "learning_rate", "max_gradient_norm")
-    }
-    check_positive(**positive)
-    for key in ("clip", "value_weight", "entropy_weight"):
-        if not 0 <= getattr(settings, key) < math.inf:
-            raise BadInput(f"teacher.{key} must be 0 or more, not {getattr(settings, key)}")
-    for key in ("discount", "trace"):
-        if not 0 <= getattr(settings, key) <= 1:
-            raise BadInput(f"teacher.{key} must be between 0 and 1, not {getattr(settings, key)}")
-    per_update = settings.environments * settings.horizon
-    for key in ("steps", "segment"):
-        if getattr(settings, key) < per_update:
-            raise BadInput(f"teacher.{key}={getattr(settings, key)} is less than one update's {per_update} steps")
-    if settings.minibatches * 2 > per_update:
-        raise BadInput(f"teacher.minibatches={settings.minibatches} is too many for an update of {per_update} steps")
     if settings.algorithm not in ("ppo", "a2c"):
         raise BadInput(
             f"teacher.algorithm={settings.algorithm} is unknown{nearest(settings.algorithm, ['ppo', 'a2c'])}"
         )
-    if settings.algorithm == "a2c" and (settings.clip or settings.epochs > 1):
-        raise BadInput("teacher.algorithm=a2c has teacher.clip=0 and teacher.epochs=1: use teacher=a2c")
-    if settings.algorithm == "ppo" and not settings.clip:
-        raise BadInput("teacher.algorithm=ppo has teacher.clip above 0: use teacher=a2c to train without")
-    if not 0 <= config.value_steps < settings.steps:
-        raise BadInput(f"value_steps={config.value_steps} must be 0 or more and less than teacher.steps")
-    check_seed(config)
-    check_precision(config)
-    if config.dataset.stack != 4:
-        raise BadInput(f"dataset.stack={config.dataset.stack}: the paper's network reads 4 frames")
-    minibatches = settings.steps // per_update * settings.epochs * settings.minibatches
-    check_updates(**{"teacher.steps": settings.steps, "teacher.epochs x minibatches": minibatches})
     state = 4 * FRAME**2  # in bytes
     check_memory(
         {
             "teacher.environments and teacher.horizon": state * settings.environments * (settings.horizon + 1),
             "evaluation_episodes": state * config.evaluation_episodes,  # side by side
         }
-    )
-
-
-def is_full(config: TrainTeacherConfig) -> bool:
-    """Whether nothing is smaller than what ships and the game is played as it is there, its rewards clipped."""
-    game = config.dataset.game
-    return (
-        config.teacher.steps >= FULL_STEPS
-        and config.evaluation_episodes >= FULL_EPISODES
-        and config.teacher.clip_rewards
-        and atari_options(config.dataset) == AtariOptions(game, SHIPPED_ACTIONS.get(game, ()))
     )
 
 
@@ -202,13 +137,46 @@ def initial_policy(config: TrainTeacherConfig, options: AtariOptions) -> AtariPo
     return started.policy.requires_grad_(True)
 
 
+def whole_games(
+    config: TrainTeacherConfig, actor: ActorCritic, options: AtariOptions, device: torch.device
+) -> dict[str, np.ndarray]:
+    """The scores of whole games, with actions drawn from the policy (`score`) and its most probable ones."""
+    weights = actor.cast()
+    return {
+        name: play(
+            lambda states: actor(states, weights)[0],
+            options,
+            config.evaluation_episodes,
+            config.seed,
+            greedy=name == "score_greedy",
+            threads=torch.get_num_threads(),
+            device=device,
+        )
+        for name in ("score", "score_greedy")
+    }
+
+
+def means_and_deviations(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    statistics = {}
+    for name, values in scores.items():
+        statistics |= {name: float(values.mean()), f"{name}_std": float(values.std())}
+    return statistics
+
+
+def checkpoint(update: int, actor: ActorCritic, optimizer: torch.optim.Optimizer) -> dict:
+    """A copy of the state at a segment's beginning: it is what is saved, however far the segment is by then."""
+    state = {"update": update, "actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
+    return copy.deepcopy(state)
+
+
 def atari_options(dataset: AtariDatasetConfig) -> AtariOptions:
     return AtariOptions(**{**asdict(dataset), "actions": tuple(dataset.actions)})
 
 
-def open_environments(options: AtariOptions, n: int, threads: int) -> Environments:
+def open_players(config: TrainTeacherConfig) -> Players:
     try:
-        return Environments(options, n, threads)
+        options, n = atari_options(config.dataset), config.teacher.environments
+        return Players(Environments(options, n, torch.get_num_threads()), config.teacher)
     except ValueError as error:
         raise BadInput(f"dataset: {error}") from None
 
@@ -263,7 +231,7 @@ class Players:
             step = self.environments.step(actions_N.cpu().numpy())
             alive_N, ended_N = ~self.ended_N, step.terminated_N | step.truncated_N
             terminal_N = step.terminated_N
-            if settings.life_is_episode:
+            if settings.episodic_life:
                 terminal_N = terminal_N | (step.lives_N < self.lives_N)
             rewards_N = np.clip(step.rewards_N, -1, 1) if settings.clip_rewards else step.rewards_N
             for name, array in (
@@ -289,7 +257,7 @@ def learn(
     settings: TeacherConfig,
 ) -> list[dict[str, Tensor]]:
     """One epoch a generator over what the environments lived through; what each minibatch says of itself."""
-    advantages_TN = rollout.advantages(settings.discount, settings.trace)
+    advantages_TN = rollout.advantages(settings.gamma, settings.gae_lambda)
     returns_TN = advantages_TN + rollout.values_TN[:-1]
     states = rollout.states_TNHWC[:-1].flatten(0, 1)
     data = (rollout.actions_TN, rollout.log_probs_TN, advantages_TN, returns_TN)
@@ -303,7 +271,7 @@ def learn(
             loss, losses = objective(log_probs_BA, values_B, *(tensor[batch] for tensor in flat))
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(actor.parameters(), settings.max_gradient_norm)
+            torch.nn.utils.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
             optimizer.step()
             said.append(losses)
     return said

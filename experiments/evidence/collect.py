@@ -1,24 +1,15 @@
-"""From run folders to the evidence that ships: tidy rows, surfaces, and what each run was run with.
-
-python -m scripts.collect                              every complete run under runs/
-python -m scripts.collect --runs a/runs b/runs         from several machines' folders
-python -m scripts.collect --results my_results regression
+"""From complete runs to rows that ship: which runs take which cells, and one domain's files from then on.
 
 A cell is one experiment, task, method and training size, and all its seeds have the same settings: `settings.json`
-has them. Rows already in the results stay unless a collected run answers the same question, cell and seed. A cell at
-paper scale takes no reduced rows, and a run at paper scale replaces the reduced rows of its cell. Where rows of a run's
-scale are there, one with other settings (another learning rate, say) is an experiment of yours and no evidence: it is
-left out, unless --replace says that such runs take the whole cell. Of two collected runs that answer one question at
-one scale the later is taken, and it says the settings of its cell. Whatever is left out is said, and so are cells that
-a grid lacks, and results of several revisions.
-
-A run whose files are damaged, whose rows are not what it wrote or whose labels are not what its settings give is named
-and left out, and the exit status is 1. The files of a domain change together, under a lock, with their checksums.
+has them. Rows that are there stay unless a collected run answers the same question: the same cell and seed. A cell at
+paper scale takes no reduced rows, and a run at paper scale replaces the reduced rows of its cell. A run whose settings
+differ from its cell's is skipped unless --replace is given; then such runs take the whole cell. Of two collected runs
+that answer one question at one scale the later is taken, with its settings. Whatever is left out is said, and so are
+cells that a grid lacks, and rows of several revisions.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import io
@@ -32,49 +23,11 @@ from typing import Any
 
 from experiments.evidence.candidates import Candidate, by_question, candidates_of, cell
 from experiments.evidence.reading import ROWS_FILE, EvidenceError, Rows, expected, read_csv, read_json, rows_path
-from experiments.evidence.results import DECIDED, alone, replace_together
+from experiments.evidence.results import alone, replace_together
 from experiments.evidence.runs import left_out
 from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
 
 NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
-# The folder in the results of experiments whose name begins with a word; others have that of their first word.
-DOMAINS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, nargs="+", help="folders of runs (default: runs)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the evidence goes")
-    parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
-    parser.add_argument("experiments", nargs="*", help="only these experiments")
-    arguments = parser.parse_args()
-    for decided in arguments.results.glob(f"*/{DECIDED}"):
-        with alone(decided.parent):  # finishes what another was interrupted in
-            pass
-    folders = arguments.runs or [Path("runs")]
-    runs = [path for root in folders for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
-    if arguments.experiments:
-        runs = [path for path in runs if path.parent.name in arguments.experiments]
-    complete = [path for path in runs if (path / "summary.json").exists()]
-    for path in sorted(set(runs) - set(complete)):
-        print(f"not complete, left out: {path}", file=sys.stderr)
-    if not complete:
-        message = f"no complete run under {', '.join(map(str, folders))}: python run.py makes one"
-        if arguments.runs:
-            sys.exit(f"error: {message}")
-        print(message, file=sys.stderr)  # `make figures` goes on, from what is in the results
-    domains: dict[str, list[Path]] = {}
-    for path in complete:
-        domains.setdefault(domain(path.parent.name), []).append(path)
-    whole = [collect(members, arguments.results / name, arguments.replace) for name, members in domains.items()]
-    if not all(whole):
-        sys.exit("error: not everything could be collected, see above")
-
-
-def domain(experiment: str) -> str:
-    """The folder in the results where an experiment's rows go."""
-    word = experiment.partition("_")[0]
-    return DOMAINS.get(word, word)
 
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:

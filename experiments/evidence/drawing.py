@@ -1,4 +1,4 @@
-"""What the programs that draw share: the style, the mark of reduced rows, files without dates."""
+"""What the programs that draw share: the style, the mark of reduced rows, logarithmic axes, files without dates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from experiments.runner.curves import STYLE
@@ -19,6 +21,38 @@ def title(figure: Figure, title: str, detail: str, scale: str, mark: str = "REDU
     figure.suptitle(f"{title}\n{detail}", x=0.01, ha="left")
     if scale == "reduced":
         figure.text(0.99, 0.985, mark, color="#D55E00", ha="right", va="top", weight="bold")
+
+
+def decades_axis(axes: Axes) -> None:
+    """A logarithmic y axis with few labels, powers of ten. It shows one decade at least."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 10 * low:
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
+    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def numbers_axis(axes: Axes, evenly_below: float, between_below: float, labels: int) -> None:
+    """A logarithmic y axis that is labelled with plain numbers.
+
+    Args:
+        axes: The axes, which hold their curves already.
+        evenly_below: Labels lie evenly spaced where the axis's ends have a ratio below this one.
+        between_below: Labels are 1, 2 and 5 times powers of ten below this ratio, and powers of ten alone above.
+        labels: How many there are, at most or about.
+    """
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < evenly_below * low:  # 1, 2 and 5 would leave one label or none
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high < between_below * low else (1,), numticks=labels)
+        )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, stem: Path, pdf: bool = False) -> None:

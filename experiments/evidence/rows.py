@@ -22,6 +22,7 @@ import pandas as pd
 from pydantic import JsonValue
 from scipy import stats
 
+from experiments.evidence.names import in_order, place
 from experiments.evidence.reading import EvidenceError, read_arrays, read_columns, read_json
 from experiments.evidence.schemas import CELL, ROWS, SURFACE, Settings
 
@@ -29,28 +30,6 @@ TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "ste
 
 # Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
 MIN_SEEDS = 6
-
-# The benchmarks as figures and tables call them, in the order of the paper's table.
-TASKS = {
-    "ackley": "Ackley",
-    "beale": "Beale",
-    "booth": "Booth",
-    "bukin": "Bukin N. 6",
-    "mccormick": "McCormick",
-    "rosenbrock": "Rosenbrock",
-    "styblinski_tang": "Styblinski-Tang",
-}
-METHODS = {
-    "value": "value only",
-    "sobolev": "Sobolev",
-    "sobolev_2": "Sobolev, 2nd order",
-    "derivative": "derivatives only",
-    "sobolev_light": "Sobolev, a tenth of the weight",
-    "sobolev_norm": "Sobolev, norm not squared",
-    "sobolev_norm_light": "Sobolev, norm not squared, a tenth of the weight",
-    "relu": "ReLU",
-    "softplus": "softplus",
-}
 
 
 def as_rows(entries: Iterable[tuple] | Mapping[str, Iterable] | pd.DataFrame) -> pd.DataFrame:
@@ -138,22 +117,12 @@ def groups(rows: pd.DataFrame, *columns: str) -> list[tuple[tuple, pd.DataFrame]
     ``for (task, n_train), cell in groups(rows, "task", "n_train")``
     """
     grouped = rows.groupby(list(columns), observed=True, sort=False)
-    return sorted(grouped, key=lambda group: tuple(map(_place, columns, group[0])))
+    return sorted(grouped, key=lambda group: tuple(map(place, columns, group[0])))
 
 
 def levels(rows: pd.DataFrame, column: str) -> list:
-    """The distinct entries of a column: tasks and methods in their printed order, all else sorted."""
+    """The distinct entries of a column in the order of `experiments.evidence.names`."""
     return in_order(column, rows[column].unique().tolist())
-
-
-def in_order(column: str, entries: Iterable) -> list:
-    """Distinct entries of a column, sorted as `levels` does."""
-    return sorted(set(entries), key=lambda level: _place(column, level))
-
-
-def _place(column: str, level: Any) -> tuple:
-    order = {"task": list(TASKS), "method": list(METHODS)}.get(column, [])
-    return order.index(level) if level in order else 99, level
 
 
 def scale_of(rows: pd.DataFrame) -> str:

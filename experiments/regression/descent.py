@@ -12,16 +12,16 @@ normalised protocol. With a smooth activation nothing is missing, and all else i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from experiments.regression import train
 from experiments.regression.settings import DescentConfig
 from experiments.regression.train import (
-    FULL_HIDDEN,
-    FULL_NETWORKS,
     TRAIN_POINTS_EVALUATED,
-    Units,
+    Normalizer,
     by_seed,
     draw,
     gradient_computer,
@@ -30,17 +30,12 @@ from experiments.regression.train import (
     shuffled_batches,
 )
 from experiments.runner.divergence import check_convergence
-from experiments.runner.errors import BadInput, check_positive
-from experiments.runner.limits import check_updates
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from experiments.runner.settings import Schedule
 from sobolev.functions import BENCHMARKS
+from sobolev.networks import MLPEnsemble
 
 TERMS = ("value_loss", "gradient_loss")  # of the loss, by order, with their weights
-# Below any of these, or in another protocol (rate and schedule of either training), a run is `reduced`.
-FULL_STEPS, FULL_TEST_POINTS = 5_000, 2_000
-PROTOCOL = (True, 1e-3, Schedule.cosine, 1e-4, Schedule.cosine)
 
 
 def main(config: DescentConfig, run: Run) -> dict:
@@ -53,13 +48,8 @@ def main(config: DescentConfig, run: Run) -> dict:
     seeds = range(config.seed, config.seed + config.networks)
 
     # Data
-    function = BENCHMARKS[config.dataset.name]
-    train = draw(function, config.n_train, seeds, "train", 1, run)
-    units = Units.of(function, train) if config.normalise else Units.raw(train)
-    data = units.normalise(train)
-    seen = tuple(tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in data)
-    test = tuple(units.normalise(draw(function, config.n_test, seeds, "test", 1, run)))
-    as_they_are = Units.raw(test)
+    data, test = draw_normalised(config, seeds, run)
+    seen = [tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in data]
 
     # Model and losses
     ensemble = new_ensemble(config, seeds, run)
@@ -67,12 +57,7 @@ def main(config: DescentConfig, run: Run) -> dict:
     on_values = gradient_computer(ensemble, batch_size, [1.0], ["squared_l2"])
     on_both = gradient_computer(ensemble, batch_size, weights, ["squared_l2"] * 2)
     optimizer = torch.optim.Adam(ensemble.parameters(), fused=True)
-
-    def terms_of(points: tuple[Tensor, ...]) -> list[Tensor]:
-        return [weight * error for weight, error in zip(weights, as_they_are.errors(ensemble, points), strict=True)]
-
-    zeros = zip(weights, test[1:], strict=True)
-    of_zeros_E = sum(weight * target.double().square().sum(-1).mean(1).cpu() for weight, target in zeros)
+    of_zeros_E = loss_of_zeros(test, weights)
 
     # Loop: `step` counts the updates of both trainings.
     first, before, losses = 0, config.start.steps, {}
@@ -95,7 +80,7 @@ def main(config: DescentConfig, run: Run) -> dict:
         if step == before:
             optimizer.state.clear()  # the second training is Adam's anew
         if step - before in evaluate_at:
-            terms = {"train": terms_of(seen), "test": terms_of(test)}
+            terms = {"train": loss_terms(ensemble, seen, weights), "test": loss_terms(ensemble, test, weights)}
             run.record(step - before, rows(terms, seeds, TERMS))
             errors, rates = (sum(terms["test"]) / of_zeros_E).sqrt(), "start.learning_rate or optimizer.learning_rate"
             check_convergence(step - before, step == last, by_seed(errors, seeds), lower=rates)
@@ -103,44 +88,36 @@ def main(config: DescentConfig, run: Run) -> dict:
         if step < last:
             compute_gradients = on_values if step < before else on_both
             compute_gradients(*next(batches))
-            optimizer.param_groups[0]["lr"] = (
-                learning_rate(config.start, step) if step < before else learning_rate(config.optimizer, step - before)
-            )
+            training, since = (config.start, 0) if step < before else (config.optimizer, before)
+            optimizer.param_groups[0]["lr"] = learning_rate(training, step - since)
             optimizer.step()
 
     # Evaluate
     ratio = losses[config.optimizer.steps] / losses[0]
-    return {"objective": ratio.quantile(0.5).item(), "scale": scale(config), "steps": config.optimizer.steps}
+    return {"objective": ratio.quantile(0.5).item(), "scale": run.scale, "steps": config.optimizer.steps}
 
 
 def check(config: DescentConfig) -> None:
-    """Refuse what no type can."""
+    """Refuse what the regression refuses."""
     train.check(config)
-    check_positive(**{f"start.{key}": getattr(config.start, key) for key in ("steps", "batch_size", "learning_rate")})
-    check_updates(**{"start.steps": config.start.steps})
-    weights, distances = config.loss.weights, config.loss.distances
-    if sum(weights[2:]) or not sum(weights[1:2]) or set(distances[:2]) != {"squared_l2"}:
-        raise BadInput(
-            f"loss={config.loss.name}: expected squared norms, of values and gradients, such as loss=sobolev"
-        )
-    if config.start.batch_size != config.optimizer.batch_size:
-        raise BadInput(
-            f"start.batch_size={config.start.batch_size} is not optimizer.batch_size={config.optimizer.batch_size}: "
-            "both trainings go through the same batches"
-        )
 
 
-def scale(config: DescentConfig) -> str:
-    """`paper` where nothing is smaller than in the shipped experiment and the protocol is its own, else `reduced`."""
-    start, optimizer = config.start, config.optimizer
-    rates = (start.learning_rate, start.schedule, optimizer.learning_rate, optimizer.schedule)
-    whole = (
-        config.name == "regression_descent"
-        and min(start.steps, optimizer.steps) >= FULL_STEPS
-        and config.networks >= FULL_NETWORKS
-        and config.n_test >= FULL_TEST_POINTS
-        and len(config.model.hidden) >= len(FULL_HIDDEN)
-        and min(config.model.hidden) >= min(FULL_HIDDEN)
-        and (config.normalise, *rates) == PROTOCOL
-    )
-    return "paper" if whole else "reduced"
+def draw_normalised(config: DescentConfig, seeds: range, run: Run) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs, values and gradients in the network's units, of the training and of the test points."""
+    function = BENCHMARKS[config.dataset.name]
+    train_data = draw(function, config.n_train, seeds, "train", 1, run)
+    test_data = draw(function, config.n_test, seeds, "test", 1, run)
+    normalizer = Normalizer.fit(function, train_data) if config.normalise else Normalizer.identity(train_data)
+    return normalizer.normalise(train_data), normalizer.normalise(test_data)
+
+
+def loss_terms(ensemble: MLPEnsemble, data: Sequence[Tensor], weights: list[float]) -> list[Tensor]:
+    """The weighted terms of the loss by order, each a number a network (E,), on data in the network's units."""
+    errors = Normalizer.identity(data).errors(ensemble, data)
+    return [weight * error_E for weight, error_E in zip(weights, errors, strict=True)]
+
+
+def loss_of_zeros(data: Sequence[Tensor], weights: list[float]) -> Tensor:
+    """The loss (E,) of networks that are zero everywhere, by which divergence is measured."""
+    targets = zip(weights, data[1:], strict=True)
+    return sum(weight * target.double().square().sum(-1).mean(1).cpu() for weight, target in targets)

@@ -1,4 +1,4 @@
-"""Figures from recorded rows:
+"""Figures of test errors, learning curves and descent, from recorded rows; `draw` adds those of surfaces.
 
 Every figure is a function of rows or of recorded surfaces. Drawing trains nothing and needs no display or network.
 A figure with any reduced row says so on its face.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
-from mpl_toolkits.mplot3d import Axes3D
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from experiments.evidence import drawing
+from experiments.evidence.names import Look, looks_of
 from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import (
-    METHODS,
     MIN_SEEDS,
-    TASKS,
-    Surface,
     Surfaces,
     curve,
     finals,
     groups,
-    in_order,
     levels,
     log_ratio,
     loss_curve,
@@ -41,34 +35,13 @@ from experiments.evidence.rows import (
     scale_of,
     select,
 )
+from experiments.regression.names import LOOKS, METHODS, METRICS, PROTOCOLS, REDUCED, SIZE_LOOKS, TASKS
+from experiments.regression.surfaces import figure_3, surface_view
 
-# Colour and marker each tell the methods apart on their own.
-LOOKS = {
-    "value": {"color": "#0072B2", "marker": "o"},
-    "sobolev": {"color": "#D55E00", "marker": "s"},
-    "sobolev_2": {"color": "#009E73", "marker": "^"},
-    "derivative": {"color": "#CC79A7", "marker": "D"},
-    "relu": {"color": "#E69F00", "marker": "P"},
-    "softplus": {"color": "#56B4E9", "marker": "v"},
-}
-OTHER_LOOKS = [  # of methods that are not ours
-    {"color": "#56B4E9", "marker": "v"},
-    {"color": "#E69F00", "marker": "P"},
-    {"color": "#000000", "marker": "X"},
-]
-SIZE_LOOKS = [
-    {"color": "#009E73", "marker": "o"},
-    {"color": "#E69F00", "marker": "s"},
-    {"color": "#56B4E9", "marker": "^"},
-]
-PROTOCOLS = {
-    "regression": "paper's protocol",
-    "regression_normalised": "normalised protocol",
-    "regression_second_order": "normalised protocol, smooth activation",
-    "regression_descent": "normalised protocol",
-}
+NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent")
+REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
+DESCENT = "regression_descent"
 NOT_DRAWN = ("regression_steep",)  # the report has it as a table
-METRICS = {"value_mse": "MSE of values", "gradient_mse": "MSE of gradients", "hessian_mse": "MSE of Hessians"}
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
@@ -79,7 +52,7 @@ def figure_2(rows: pd.DataFrame) -> Figure:
     rows = select(rows, split="test", metric="value_mse")
     errors = finals(rows, "task", "method", "n_train")
     # Derivatives alone fix the values only up to a constant.
-    looks = _looks(method for method in levels(rows, "method") if method != "derivative")
+    looks = looks_of((method for method in levels(rows, "method") if method != "derivative"), LOOKS)
     tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
     columns = min(4, len(tasks) + 1)  # the last panel holds the legend
     lines = math.ceil((len(tasks) + 1) / columns)
@@ -108,7 +81,7 @@ def figure_2(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
         axes.set_xlim(-0.5, len(sizes) - 0.5)
         axes.grid(axis="x", visible=False)
-        _log_axis(axes)
+        drawing.decades_axis(axes)
     for axes in panels:
         axes.set_axis_off()
     figure.axes[-1].legend(
@@ -142,7 +115,7 @@ def ratios(rows: pd.DataFrame) -> Figure:
                     axes.plot(10**ratio.median, height, **look)
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
-        axes.set_title(METRICS[metric])
+        axes.set_title(f"MSE of {METRICS[metric]}")
         axes.set_xlabel("value only / Sobolev\n$\\leftarrow$ value only better      Sobolev better $\\rightarrow$")
         axes.set_yticks(range(len(tasks)), [TASKS.get(task, task) for task in tasks])
         axes.set_ylim(len(tasks) - 0.5, -0.5)
@@ -163,7 +136,7 @@ def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
     curves and a decade below: few points are fitted to many more decades, beside which test curves would be flat.
     """
     rows = select(rows, n_train=n_train)
-    tasks, looks = levels(rows, "task"), _looks(levels(rows, "method"))
+    tasks, looks = levels(rows, "task"), looks_of(levels(rows, "method"), LOOKS)
     metrics = [metric for metric in METRICS if metric in levels(rows, "metric")]
     figure = Figure(figsize=(7, 0.6 + 1.2 * len(tasks)))
     grid = figure.subplots(len(tasks), len(metrics), sharex=True, squeeze=False)
@@ -172,7 +145,7 @@ def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
             _draw_curves(axes, select(rows, task=task, metric=metric), looks)
         row[0].set_ylabel(TASKS.get(task, task))
     for metric, axes in zip(metrics, grid[0], strict=True):
-        axes.set_title(METRICS[metric])
+        axes.set_title(f"MSE of {METRICS[metric]}")
     for axes in grid[-1]:
         axes.set_xlabel("optimiser updates")
     figure.align_ylabels()
@@ -189,7 +162,7 @@ def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
     return figure
 
 
-def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, str]]) -> None:
+def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None:
     """One panel of `learning_curves`, of one task and metric."""
     tested = []
     for method, look in looks.items():
@@ -215,7 +188,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, str]
     axes.set_xscale("log")
     if tested:
         axes.set_ylim(min(tested) / 10, max(tested) * 2)
-    _log_axis(axes)
+    drawing.decades_axis(axes)
 
 
 def descent(rows: pd.DataFrame) -> Figure:
@@ -223,7 +196,7 @@ def descent(rows: pd.DataFrame) -> Figure:
 
     A panel a function, a row of panels a training size. Lines are medians over seeds, bands quartiles.
     """
-    tasks, sizes, looks = levels(rows, "task"), levels(rows, "n_train"), _looks(levels(rows, "method"))
+    tasks, sizes, looks = levels(rows, "task"), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     figure = Figure(figsize=(7, 0.9 + 1.2 * len(sizes)))
     grid = figure.subplots(len(sizes), len(tasks), sharex=True, sharey=True, squeeze=False)
     for n_train, line in zip(sizes, grid, strict=True):
@@ -240,7 +213,7 @@ def descent(rows: pd.DataFrame) -> Figure:
     for task, axes in zip(tasks, grid[0], strict=True):
         axes.set_title(TASKS.get(task, task), fontsize=6.5)
     grid[0, 0].set_xscale("log")
-    _log_axis(grid[0, 0])
+    drawing.decades_axis(grid[0, 0])
     grid[-1, len(tasks) // 2].set_xlabel("updates on values and gradients")
     figure.supylabel("Sobolev loss / where it began", fontsize=8)
     figure.legend(handles=_handles(looks), loc="outside lower center", ncols=len(looks))
@@ -248,138 +221,7 @@ def descent(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
-    """Figure 3 and SM 5-11: target and models as surfaces, each above its gradient field; a row a training size.
-
-    Dots beneath the target are training points, 100 at most. An arrow's length is the cube root of the gradient's norm,
-    on one scale for the whole figure, so that flat regions can be seen beside steep ones.
-    """
-    sizes = sorted({n for e, t, _, n in surfaces if (e, t) == (experiment, task)})
-    methods = in_order("method", (m for e, t, m, _ in surfaces if (e, t) == (experiment, task)))
-    shown = {(m, n): surfaces.get((experiment, task, m, n)) for n in sizes for m in methods}
-    recorded = [surface for surface in shown.values() if surface is not None]
-    every_value = [a for surface in recorded for a in (surface.value_GG, surface.target_value_GG)]
-    z_range = min(a.min() for a in every_value), max(a.max() for a in every_value)
-    norms = [np.linalg.norm(surface.target_gradient_GG2, axis=-1).max() for surface in recorded]
-
-    # In inches: square panels, a gap for the labels between rows, and room for the title and the last labels.
-    columns = 1 + len(methods)
-    side, gap, head, foot = 6.8 / columns, 0.2, 0.65, 0.2
-    height = head + len(sizes) * side + (len(sizes) - 1) * gap + foot
-    figure = Figure(figsize=(7, height), layout="none")
-    figure.subplots_adjust(
-        left=0, right=6.8 / 7, bottom=foot / height, top=1 - head / height, wspace=0, hspace=gap / side
-    )
-    for row, n_train in enumerate(sizes):
-        models = {m: shown[m, n_train] for m in methods if shown[m, n_train] is not None}
-        target = next(iter(models.values()))
-        panels = {0: (f"target, {n_train:,} points", target, target.target_value_GG, target.target_gradient_GG2)}
-        for m, model in models.items():
-            panels[1 + methods.index(m)] = (METHODS.get(m, m), model, model.value_GG, model.gradient_GG2)
-        for column, (title, surface, value_GG, gradient_GG2) in panels.items():
-            axes = figure.add_subplot(len(sizes), columns, row * columns + column + 1, projection="3d")
-            _draw_surface(axes, surface, value_GG, gradient_GG2, z_range, max(norms), points=column == 0)
-            axes.set_title(title, y=1.02)
-    scale = "paper" if all(surface.scale == "paper" for surface in recorded) else "reduced"
-    _title(
-        figure,
-        f"{TASKS.get(task, task)}: values and gradient fields",
-        experiment,
-        scale,
-        "the seed of median test error",
-    )
-    return figure
-
-
-def figure_3(surfaces: Surfaces, experiment: str = "regression") -> Figure:
-    """Figure 3: the Styblinski-Tang function and its models from 20 and from 100 points."""
-    small = {key: surface for key, surface in surfaces.items() if key[3] in (20, 100)}
-    return surface_view(small, experiment, "styblinski_tang")
-
-
-def _draw_surface(
-    axes: Axes3D,
-    surface: Surface,
-    value_GG: np.ndarray,
-    gradient_GG2: np.ndarray,
-    z_range: tuple[float, float],
-    largest_norm: float,
-    points: bool,
-) -> None:
-    """One surface above its gradient field. Suffixes: A arrows, V corners of an arrow, X coordinates."""
-    x, y = surface.x_GG2[..., 0], surface.x_GG2[..., 1]
-    low, high = z_range
-    floor = low - 0.75 * (high - low)
-    axes.plot_surface(
-        x,
-        y,
-        value_GG,
-        cmap="viridis",
-        vmin=low,
-        vmax=high,
-        rcount=50,
-        ccount=50,
-        linewidth=0,
-        antialiased=False,
-        rasterized=True,
-    )
-
-    every = max(1, len(x) // 10)
-    here = np.s_[every // 2 :: every, every // 2 :: every]
-    u, v = gradient_GG2[here][..., 0], gradient_GG2[here][..., 1]
-    norm = np.hypot(u, v)
-    # Each arrow is a flat wedge from a broad tail to its tip, at most 2/15 of the domain long.
-    stretch = np.cbrt(np.minimum(norm / largest_norm, 1)) / np.maximum(norm, np.finfo(norm.dtype).tiny) * np.ptp(x) / 15
-    tip_AX = np.stack((u * stretch, v * stretch), axis=-1).reshape(-1, 2)
-    side_AX = 0.25 * tip_AX[:, ::-1] * (-1, 1)
-    corners_AVX = np.stack((tip_AX, side_AX - tip_AX, -side_AX - tip_AX), axis=1)
-    corners_AVX += surface.x_GG2[here].reshape(-1, 1, 2)
-    wedges_AVX = np.concatenate((corners_AVX, np.full((*corners_AVX.shape[:2], 1), floor)), axis=-1)
-    axes.add_collection3d(Poly3DCollection(wedges_AVX, facecolor="#333333", edgecolor="none"))
-    if points:
-        axes.scatter(
-            *surface.x_train_P2.T,
-            np.full(len(surface.x_train_P2), floor),
-            s=3,
-            color="#D55E00",
-            depthshade=False,
-            linewidth=0,
-        )
-
-    axes.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()), zlim=(floor, high))
-    axes.view_init(elev=24, azim=-60)
-    axes.set_box_aspect((1, 1, 0.95), zoom=1.02)
-    axes.patch.set_visible(False)  # it would hide the labels of the panel to the left
-    axes.tick_params(labelsize=6, pad=-3)
-    axes.set_zticks([tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high])
-    axes.zaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.set_xlabel("x", labelpad=-9)
-    axes.set_ylabel("y", labelpad=-9)
-    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
-        axis.set_pane_color((1, 1, 1, 0))
-        axis._axinfo["grid"].update(color="#E4E4E4", linewidth=0.4)
-
-
-def _log_axis(axes: Axes) -> None:
-    """A logarithmic y axis over one decade at least, with few labels."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high < 10 * low:
-        middle = np.sqrt(low * high)
-        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
-    axes.yaxis.set_major_locator(LogLocator(numticks=5))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _looks(methods: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Colour and marker of each method; those that are not ours take spare ones in turn."""
-    others = itertools.cycle(OTHER_LOOKS)
-    return {method: LOOKS.get(method) or next(others) for method in methods}
-
-
-def _handles(looks: dict[str, dict[str, str]]) -> list[Line2D]:
+def _handles(looks: dict[str, Look]) -> list[Line2D]:
     return [Line2D([], [], label=METHODS.get(method, method), **look) for method, look in looks.items()]
 
 
@@ -397,27 +239,19 @@ def _seeds_of_cells(rows: pd.DataFrame) -> list[int]:
 
 
 def _head(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
+    """Name the figure, its protocol, seeds and updates and, where rows are reduced, that they are."""
     counts = _seeds_of_cells(rows)
     seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
     updates = " to ".join(f"{steps:,}" for steps in _shortest_and_longest(rows))
-    _title(figure, title, rows["experiment"].iloc[0], scale_of(rows), f"{seeds} seeds, {updates} updates: {spread}")
+    experiment = rows["experiment"].iloc[0]
+    detail = f"{PROTOCOLS.get(experiment, experiment)}; {seeds} seeds, {updates} updates: {spread}"
+    drawing.title(figure, title, detail, scale_of(rows), mark=REDUCED)
 
 
 def _shortest_and_longest(rows: pd.DataFrame) -> list[int]:
     """After how many updates the training of cells ended, shortest and longest; one number if all agree."""
     ends = rows.groupby(["task", "method", "n_train"], observed=True)["step"].max()
     return sorted({ends.min(), ends.max()})
-
-
-def _title(figure: Figure, title: str, experiment: str, scale: str, detail: str) -> None:
-    """Name the figure, its protocol and, where it is not the paper's, its scale."""
-    protocol = PROTOCOLS.get(experiment, experiment)
-    drawing.title(figure, title, f"{protocol}; {detail}", scale, mark="REDUCED: not the paper's scale")
-
-
-REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
-NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent")
-DESCENT = "regression_descent"
 
 
 def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:

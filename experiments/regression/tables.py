@@ -10,21 +10,18 @@ import numpy as np
 import pandas as pd
 
 from experiments.evidence.markdown import format_interval, markdown
+from experiments.evidence.names import in_order
 from experiments.evidence.reading import rows_path
 from experiments.evidence.rows import (
-    METHODS,
-    TASKS,
     Interval,
     curve,
     final,
     groups,
-    in_order,
     median_interval,
     read_rows,
     select,
 )
-
-METRICS = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
+from experiments.regression.names import METHODS, METRICS, TASKS
 
 
 class Entry(NamedTuple):

@@ -8,21 +8,19 @@ Shape suffixes: E networks, N samples of each, I inputs (2).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.regression.settings import RegressionConfig
+from experiments.regression.settings import PIECEWISE_LINEAR, RegressionConfig
 from experiments.runner.divergence import check_convergence
-from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed, nearest
-from experiments.runner.limits import A_MEASUREMENT, check_evaluations, check_memory, check_updates, mlp_bytes
+from experiments.runner.errors import BadInput, nearest
+from experiments.runner.limits import A_MEASUREMENT, check_memory, mlp_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from experiments.runner.settings import Activation, LossConfig, Schedule
 from sobolev.derivatives import derivatives
 from sobolev.functions import BENCHMARKS, BenchmarkFunction
 from sobolev.losses import DISTANCES, SobolevLoss
@@ -30,20 +28,7 @@ from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
 METRICS = ("value_mse", "gradient_mse", "hessian_mse")  # by order
-PIECEWISE_LINEAR = (Activation.relu, Activation.leaky_relu)
-# Below any of these, or in another protocol than its experiment's, a run is `reduced`. The updates are ours (the paper
-# gives none): see docs/regression.md.
-FULL_STEPS = {
-    "regression": 100_000,
-    "regression_normalised": 5_000,
-    "regression_steep": 5_000,
-    "regression_second_order": 5_000,
-}
-PROTOCOLS = dict.fromkeys(FULL_STEPS, (True, 1e-3, Schedule.cosine, Activation.relu))
-PROTOCOLS["regression"] = (False, 3e-5, Schedule.constant, Activation.relu)  # the paper's
-PROTOCOLS["regression_second_order"] = (True, 1e-3, Schedule.cosine, Activation.softplus)
 TRAIN_POINTS_EVALUATED = 2_000  # at most: train errors cost as much as test errors
-FULL_NETWORKS, FULL_TEST_POINTS, FULL_HIDDEN = 10, 10_000, [256, 256]
 
 
 def main(config: RegressionConfig, run: Run) -> dict:
@@ -57,8 +42,8 @@ def main(config: RegressionConfig, run: Run) -> dict:
     # Data
     train = draw(function, config.n_train, seeds, "train", measured, run)
     test = draw(function, config.n_test, seeds, "test", measured, run)
-    units = Units.of(function, train) if config.normalise else Units.raw(train)
-    inputs, *targets = units.normalise(train)
+    normalizer = Normalizer.fit(function, train) if config.normalise else Normalizer.identity(train)
+    inputs, *targets = normalizer.normalise(train)
     seen = tuple(tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in train)
     of_zeros_E = test[1].double().square().mean((1, 2)).cpu()  # the error of a network of zeros
 
@@ -84,7 +69,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
             lambda step=step: {"step": step, "ensemble": ensemble.state_dict(), "optimizer": optimizer.state_dict()}
         )
         if step in evaluate_at:
-            errors = {"train": units.errors(ensemble, seen), "test": units.errors(ensemble, test)}
+            errors = {"train": normalizer.errors(ensemble, seen), "test": normalizer.errors(ensemble, test)}
             run.record(step, rows(errors, seeds))
             check_convergence(step, step == steps, by_seed((errors["test"][0] / of_zeros_E).sqrt(), seeds))
         if step < steps:
@@ -95,46 +80,23 @@ def main(config: RegressionConfig, run: Run) -> dict:
     # Evaluate
     final = errors["test"][0]  # value MSE of each network
     shown = int(final.argsort()[(len(final) - 1) // 2])
-    save_surface(run, function, units, ensemble, shown, train, seeds[shown], scale(config))
+    save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], run.scale)
     return {
         "objective": final.quantile(0.5).item(),
-        "scale": scale(config),
+        "scale": run.scale,
         "steps": steps,
         **{f"test_{name}": error.quantile(0.5).item() for name, error in zip(METRICS, errors["test"], strict=False)},
     }
 
 
 def check(config: RegressionConfig) -> None:
-    """Refuse what no type can."""
+    """Refuse a function or distance that the library does not have, and more than this machine's memory holds."""
     if config.dataset.name not in BENCHMARKS:
         raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*BENCHMARKS])}")
-    check_seed(config)
-    check_precision(config)
-    check_positive(
-        n_train=config.n_train,
-        n_test=config.n_test,
-        networks=config.networks,
-        evaluations=config.evaluations,
-        **{f"optimizer.{key}": getattr(config.optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
-        **{"model.hidden": min(config.model.hidden, default=0)},
-    )
-    weights = config.loss.weights
-    if not any(weights) or not all(0 <= weight < math.inf for weight in weights) or len(weights) > 3:
-        raise BadInput(f"loss.weights={weights}: expected up to 3 weights by order, none negative, not all 0")
-    check_distances(config.loss)
-    if sum(weights[2:]) and config.model.activation in PIECEWISE_LINEAR:
-        raise BadInput(
-            f"loss={config.loss.name} matches second derivatives, and those of {config.model.activation.name} vanish: "
-            "use a smooth activation (model=mlp_smooth)"
-        )
-    check_cost(config)
-
-
-def check_cost(config: RegressionConfig) -> None:
-    networks, steps = config.networks, config.optimizer.steps
-    check_updates(**{"optimizer.steps": steps})
-    check_evaluations(config.evaluations, steps)
-    batch_size = min(config.n_train, config.optimizer.batch_size)
+    for distance in config.loss.distances:
+        if distance not in DISTANCES:
+            raise BadInput(f"loss.distances: {distance} is not one of {', '.join(DISTANCES)}")
+    networks, batch_size = config.networks, min(config.n_train, config.optimizer.batch_size)
     check_memory(
         {
             "networks, model.hidden and optimizer.batch_size": mlp_bytes(
@@ -145,29 +107,6 @@ def check_cost(config: RegressionConfig) -> None:
             "evaluations": A_MEASUREMENT * config.evaluations,
         }
     )
-
-
-def check_distances(loss: LossConfig) -> None:
-    if len(loss.distances) < len(loss.weights):
-        raise BadInput(f"loss.distances={loss.distances}: expected one an order, {len(loss.weights)}")
-    for distance in loss.distances:
-        if distance not in DISTANCES:
-            raise BadInput(f"loss.distances: {distance} is not one of {', '.join(DISTANCES)}")
-
-
-def scale(config: RegressionConfig) -> str:
-    """`paper` where nothing is smaller than in the shipped experiment and the protocol is its own, else `reduced`."""
-    optimizer = config.optimizer
-    protocol = (config.normalise, optimizer.learning_rate, optimizer.schedule, config.model.activation)
-    whole = (
-        config.optimizer.steps >= FULL_STEPS.get(config.name, math.inf)
-        and config.networks >= FULL_NETWORKS
-        and config.n_test >= FULL_TEST_POINTS
-        and len(config.model.hidden) >= len(FULL_HIDDEN)
-        and min(config.model.hidden) >= min(FULL_HIDDEN)
-        and protocol == PROTOCOLS[config.name]
-    )
-    return "paper" if whole else "reduced"
 
 
 def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: int, run: Run) -> tuple[Tensor, ...]:
@@ -191,7 +130,7 @@ def new_ensemble(config: RegressionConfig, seeds: range, run: Run) -> MLPEnsembl
 
 
 @dataclass(frozen=True)
-class Units:
+class Normalizer:
     """The network's units: x' = (x - center) / half_width and f' = (f - mean) / deviation.
 
     Derivatives follow by the chain rule: df'/dx' = df/dx half_width / deviation.
@@ -203,14 +142,14 @@ class Units:
     deviation_E11: Tensor
 
     @classmethod
-    def raw(cls, data: tuple[Tensor, ...]) -> Units:
+    def identity(cls, data: Sequence[Tensor]) -> Normalizer:
         """The paper's protocol: nothing is scaled."""
         x, value = data[:2]
         zero, one = torch.zeros_like(value[:, :1]), torch.ones_like(value[:, :1])
         return cls(x.new_zeros(2), x.new_ones(2), zero, one)
 
     @classmethod
-    def of(cls, function: BenchmarkFunction, train: tuple[Tensor, ...]) -> Units:
+    def fit(cls, function: BenchmarkFunction, train: tuple[Tensor, ...]) -> Normalizer:
         """The domain becomes [-1, 1]^2; values are standardised by each network's own training points."""
         x, value = train[:2]
         low, high = torch.tensor(function.domain, dtype=x.dtype, device=x.device).unbind(-1)
@@ -219,20 +158,20 @@ class Units:
         deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
         return cls((low + high) / 2, (high - low) / 2, value.mean(1, keepdim=True), deviation)
 
-    def normalise(self, data: tuple[Tensor, ...]) -> list[Tensor]:
-        """(x, f, df, d2f) in the network's units."""
+    def normalise(self, data: Sequence[Tensor]) -> list[Tensor]:
+        """(x, f, df, d2f) in the network's normalizer."""
         x, value, *higher = data
         normalised = [(x - self.center_2) / self.half_width_2, (value - self.mean_E11) / self.deviation_E11]
         return normalised + [tensor * factor for tensor, factor in zip(higher, self._chain_rule(), strict=False)]
 
     def predict(self, ensemble: MLPEnsemble, x_ENI: Tensor, order: int) -> list[Tensor]:
-        """Values (E, N, 1), gradients (E, N, 2), ... of the networks in raw units."""
+        """Values (E, N, 1), gradients (E, N, 2), ... of the networks in raw normalizer."""
         ensemble_in = (x_ENI - self.center_2) / self.half_width_2
         value, *higher = derivatives(ensemble, ensemble_in, order, batch_dims=2)
         raw = [value * self.deviation_E11 + self.mean_E11]
         return raw + [tensor.squeeze(2) / factor for tensor, factor in zip(higher, self._chain_rule(), strict=False)]
 
-    def errors(self, ensemble: MLPEnsemble, data: tuple[Tensor, ...], chunk: int = 500) -> list[Tensor]:
+    def errors(self, ensemble: MLPEnsemble, data: Sequence[Tensor], chunk: int = 500) -> list[Tensor]:
         """By order: the mean over samples of the squared norm of the error, in raw units, a network (E,)."""
         order = len(data) - 2
         sums = [torch.zeros(len(ensemble), dtype=torch.float64) for _ in range(order + 1)]
@@ -302,7 +241,7 @@ def rows(
 def save_surface(
     run: Run,
     function: BenchmarkFunction,
-    units: Units,
+    normalizer: Normalizer,
     ensemble: MLPEnsemble,
     network: int,
     train: tuple[Tensor, ...],
@@ -314,7 +253,7 @@ def save_surface(
     axes = [torch.linspace(low, high, resolution, dtype=run.dtype, device=run.device) for low, high in function.domain]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     flat = x.reshape(1, -1, 2).expand(len(ensemble), -1, 2)
-    parts = [units.predict(ensemble, part, order=1) for part in flat.split(500, dim=1)]
+    parts = [normalizer.predict(ensemble, part, order=1) for part in flat.split(500, dim=1)]
     value, gradient = (torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True))
     arrays = {
         "x": x,

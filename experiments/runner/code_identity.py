@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("experiments", "sobolev")
 # What carries a run out and refuses it. The config that it reads is the run's identity.
 MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
-    f"experiments.runner.{name}" for name in ("run", "errors", "divergence", "limits", "settings", "scale")
+    f"experiments.runner.{name}" for name in ("run", "execute", "errors", "divergence", "limits", "settings", "scale")
 }
 
 

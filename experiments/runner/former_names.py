@@ -20,7 +20,16 @@ ENTRIES = {  # today's name: the first one
     "experiments.theory.mismatch.main": "experiments.theory.mismatch",
     "experiments.theory.points.main": "experiments.theory.points",
 }
-KEYS: dict[str, str] = {}  # by dotted key: "teacher.gamma": "teacher.discount"
+KEYS = {  # today's dotted key: the first one
+    "compute_dtype": "products",
+    "teacher.compute_dtype": "teacher.products",
+    "teacher.gamma": "teacher.discount",
+    "teacher.gae_lambda": "teacher.trace",
+    "teacher.value_coef": "teacher.value_weight",
+    "teacher.entropy_coef": "teacher.entropy_weight",
+    "teacher.max_grad_norm": "teacher.max_gradient_norm",
+    "teacher.episodic_life": "teacher.life_is_episode",
+}
 
 
 def as_first_called(asked: dict[str, Any]) -> dict[str, Any]:

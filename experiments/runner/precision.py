@@ -14,7 +14,7 @@ from operator import attrgetter
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-CHOICES = ("compute.precision", "products", "teacher.products")  # settings that may be `auto`
+CHOICES = ("compute.precision", "compute_dtype", "teacher.compute_dtype")  # settings that may be `auto`
 
 
 @cache  # said once

@@ -23,7 +23,7 @@ class Ranks:
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where messages between them lie
 
-    def agree(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of all processes' numbers. All must call it alike; it waits for the last."""
         if self.count == 1:
             return number
@@ -31,11 +31,11 @@ class Ranks:
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return int(largest)
 
-    def share(self, batch: Tensor) -> Tensor:
+    def shard(self, batch: Tensor) -> Tensor:
         """Every count-th sample from this process's on."""
         return batch[self.rank :: self.count]
 
-    def sum(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_sum(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all processes, by name."""
         if self.count == 1 or not sums:
             return sums
@@ -43,7 +43,7 @@ class Ranks:
         distributed.all_reduce(values)
         return dict(zip(sums, values, strict=True))
 
-    def level(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every process what process 0 has, in place."""
         if self.count > 1:
             for tensor in tensors:

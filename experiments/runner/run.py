@@ -1,4 +1,4 @@
-"""The run itself: what an experiment does with its folder, and opening and closing it.
+"""The run itself: what an experiment does with its folder.
 
 A run is the folder `runs/<experiment>/<run_id>/`:
 
@@ -21,18 +21,15 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
-import importlib
-import inspect
 import io
 import json
 import math
 import os
-import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -43,26 +40,21 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.runner.checkpoints import Checkpoint, Trial
-from experiments.runner.code_identity import code_identity, other_code
-from experiments.runner.errors import BadInput, check_names
+from experiments.runner.code_identity import code_identity
+from experiments.runner.errors import BadInput
 from experiments.runner.identity import (
     COLUMNS,
     Damaged,
-    alone,
-    folder_of,
-    is_complete,
     read_summary,
     remove_partial,
     tidy,
 )
-from experiments.runner.process import describe_process, end_by, handling_signals, prepare_process, refusing_memory
-from experiments.runner.ranks import Ranks, joined, torchrun_ranks
+from experiments.runner.process import describe_process, end_by
+from experiments.runner.ranks import Ranks
 from experiments.runner.scale import scale_of
 from experiments.runner.settings import Precision, RunConfig
 from experiments.runner.wandb_mirror import WandbMirror
 from sobolev.files import naming, replacing, sha256
-
-NO_DOMAINS = ("runner", "evidence")
 
 
 class Run:
@@ -129,8 +121,8 @@ class Run:
         state = None
         if not self.ranks.rank:
             state = self._resume()
-            self.ranks.agree(int(state is not None))
-        elif self.ranks.agree(0):
+            self.ranks.all_reduce_max(int(state is not None))
+        elif self.ranks.all_reduce_max(0):
             state = Checkpoint.read(self.directory / "checkpoint.pt").state
         if state is not None:
             self._trial = Trial(self.directory / "checkpoint.pt")
@@ -140,7 +132,7 @@ class Run:
         try:
             saved = Checkpoint.read(self.directory / "checkpoint.pt")
         except Damaged as error:
-            _say(f"{error}; the run begins again")
+            say(f"{error}; the run begins again")
             saved = None
         with naming(self._metrics):
             if self._metrics.is_fifo():  # to open it would wait for a reader
@@ -155,7 +147,7 @@ class Run:
             return None
         self._wall_before = saved.wall_seconds
         if saved.code != self.code:
-            _say(f"{self.directory} goes on with other code than it began with: remove the folder to begin again")
+            say(f"{self.directory} goes on with other code than it began with: remove the folder to begin again")
             self.code = list(dict.fromkeys(saved.code + self.code))
         return saved.state
 
@@ -165,7 +157,7 @@ class Run:
         Call it once a step: where the run was asked to stop, it saves and stops here.
         """
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
-        stop = self.ranks.agree(self._stop)
+        stop = self.ranks.all_reduce_max(self._stop)
         if self._trial:
             self._trial.advance()
         if (old or stop) and not self.ranks.rank and not (self._trial and self._trial.going):  # it is what was saved
@@ -272,106 +264,14 @@ class Run:
             path.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-@contextmanager
-def open_run(config: RunConfig) -> Iterator[Run]:
-    """Open the folder of a run, alone, and close it whatever happens.
-
-    Raises:
-        RunBusy: another process works on the same run.
-        BadInput: its folder cannot be made, the device does not exist, or a name or label is not one word.
-    """
-    if torchrun_ranks()[1] > 1 and not config.several_processes:
-        raise BadInput(f"{config.name} trains in one process: start it without torchrun")
-    check_names(config)
-    directory, device = folder_of(config), prepare_process(config.compute)
-    with joined(device) as ranks:
-        run = partial(Run, config, directory, device, ranks)
-        with _follow(run) if ranks.rank else _lead(run, directory) as opened:
-            yield opened
-
-
-@contextmanager
-def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
-    run, new = make_run(), False
-    with ExitStack() as stack:
-        if not run.complete:  # one that is may lie where nobody can write
-            new = not directory.exists()
-            stack.enter_context(alone(directory))
-            with suppress(Damaged):
-                run.summary = read_summary(directory)  # it may be complete since a moment ago
-        if run.complete:
-            tidy(directory)
-            _say(f"{directory} is complete: skipped{other_code(directory, run.config.entry)}")
-            yield run
-            return
-        error: BaseException | None = None
-        try:
-            with handling_signals(run._ask_to_stop):
-                run._open()
-                yield run
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            run._close(error)
-            if isinstance(error, BadInput) and new and not run._metrics.exists():
-                shutil.rmtree(directory, ignore_errors=True)  # refused before it began
-
-
-@contextmanager
-def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
-    run = make_run()
-    with handling_signals(run._ask_to_stop):
-        yield run
-
-
-def execute(config: RunConfig) -> float:
-    """Do what a config asks, unless it is done already, and return the number a sweep compares."""
-    entry = find_entry(config.entry)
-    check = getattr(sys.modules[entry.__module__], "check", None)
-    if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
-        check(config)
-    with open_run(config) as run:
-        if not run.complete:
-            try:
-                with refusing_memory():
-                    summary = entry(config, run)
-            except Exception as error:
-                if run._trial:
-                    run._trial.refuse(error)
-                raise
-            run.finish(summary)
-            if not run.ranks.rank:
-                _say(f"{run.directory} is complete")
-    end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
-    return float(run.summary["objective"])
-
-
-def find_entry(name: str) -> Callable[[RunConfig, Run], dict[str, Any]]:
-    """Import an experiment: a function of (config, run) of a domain's module.
-
-    Nothing else may be named, because configs are untrusted.
-    """
-    module, _, function = name.rpartition(".")
-    folder, beside = Path(__file__).parents[1], {"runner", "evidence"}
-    ours = {
-        f"experiments.{path.parent.name}.{path.stem}"
-        for path in folder.glob("*/*.py")
-        if path.parent.name not in beside
-    }
-    entry = getattr(importlib.import_module(module), function, None) if module in ours else None
-    if getattr(entry, "__module__", None) != module or [*inspect.signature(entry).parameters] != ["config", "run"]:
-        raise BadInput(f"entry={name}: expected experiments.<domain>.<module>.<function>, a function of (config, run)")
-    return entry
-
-
 def _summary_of(directory: Path) -> dict[str, Any]:
     try:
         return read_summary(directory)
     except Damaged as error:
-        _say(f"{error}; the run goes on without it")
+        say(f"{error}; the run goes on without it")
         return {}
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """A line beside the progress bar."""
     tqdm.write(message, file=sys.stderr)

@@ -23,19 +23,31 @@ from experiments.runner.errors import CONFIGS
 from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
 from experiments.runner.settings import RunConfig
 
+OWN_DATA = ("dataset.name", "dataset.game", "dataset.actions")  # what a data set that does not ship has of its own
 FREE = (*OUTSIDE_IDENTITY, "labels", "seed", *(f"dataset.{key}" for key in OUTSIDE_IDENTITY_OF_DATASETS))
 
 
 def scale_of(config: RunConfig) -> str:
-    """`paper` where the settings are those of the shipped experiment, or more of its budget; else `reduced`."""
-    shipped = shipped_settings(config)
-    same = shipped is not None and not any(differences(config, shipped))
-    return "paper" if same and config.in_paper else "reduced"
+    """`paper` where the settings are those of the shipped experiment, or more of its budget; else `reduced`.
 
-
-def differences(config: RunConfig, shipped: dict[str, Any]) -> Iterator[str]:
-    """The settings, by dotted key, in which a run is another one than ships, or a smaller one."""
+    A data set that does not ship, such as a game of one's own, is an axis like those that do. A loss or a technique
+    that does not ship is another question.
+    """
+    choices = {group: template.format(**vars(config)) for group, template in config.choices.items()}
     free = (*FREE, *config.axes)
+    if not all(re.fullmatch(r"\w[\w/]*", choice) for choice in choices.values()):  # the names that ship are words
+        return "reduced"
+    if "dataset" in choices and not (CONFIGS / "dataset" / f"{choices['dataset']}.yaml").is_file():
+        del choices["dataset"]
+        free = (*free, *OWN_DATA)
+    shipped = composed(config.name, *(f"{group}={choice}" for group, choice in choices.items()))
+    if shipped is None or not config.in_paper or any(differences(config, shipped, free)):
+        return "reduced"
+    return "paper"
+
+
+def differences(config: RunConfig, shipped: dict[str, Any], free: tuple[str, ...]) -> Iterator[str]:
+    """The settings, by dotted key, in which a run is another one than ships, or a smaller one."""
     for key, value in flat(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)):
         if any(key == each or key.startswith(f"{each}.") for each in free) or shipped.get(key) == value:
             continue
@@ -50,19 +62,11 @@ def at_least(value: Any, shipped: Any) -> bool:
     return value >= shipped
 
 
-def shipped_settings(config: RunConfig) -> dict[str, Any] | None:
-    """What `configs/` composes for the experiment of this name with these groups; None where it has none of them."""
-    if not (CONFIGS / "experiment" / f"{config.name}.yaml").is_file():
-        return None
-    chosen = {group: template.format(**vars(config)) for group, template in config.choices.items()}
-    if not all(re.fullmatch(r"[\w/]+", choice) for choice in chosen.values()):  # names that ship are words
-        return None
-    return composed(config.name, *(f"{group}={choice}" for group, choice in chosen.items()))
-
-
 @lru_cache
 def composed(experiment: str, *groups: str) -> dict[str, Any] | None:
-    """The settings of a shipped experiment by dotted keys; None where a data set, loss or technique does not ship."""
+    """The settings of a shipped experiment by dotted keys; None where it, its loss or its technique does not ship."""
+    if not (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
+        return None
     loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
     try:
         config = loader.load_configuration("config", [f"experiment={experiment}", *groups], RunMode.RUN)

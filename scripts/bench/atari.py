@@ -94,9 +94,9 @@ def ours(game: str, threads: int) -> dict[str, Callable[[], int]]:
     players = Players(environments, settings)
     players.begin(environment_seeds(0, "bench", settings.environments))
     rollout = players.rollout(torch.device("cpu"))
-    actor = ActorCritic(teacher(environments.n_actions), getattr(torch, settings.products.name))
+    actor = ActorCritic(teacher(environments.n_actions), getattr(torch, settings.compute_dtype.name))
     optimizer = torch.optim.Adam(actor.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
-    objective = Objective(settings.clip, settings.value_weight, settings.entropy_weight, settings.normalise_advantages)
+    objective = Objective(settings.clip, settings.value_coef, settings.entropy_coef, settings.normalise_advantages)
     steps = settings.environments * settings.horizon
     count = itertools.count()
 

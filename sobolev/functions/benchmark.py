@@ -1,4 +1,4 @@
-"""The type of a benchmark function: a formula of two variables with its derivatives, over a rectangle."""
+"""The type of a benchmark function: a formula of two variables over a rectangle, with its derivatives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BenchmarkFunction:
-    """A function f: R^2 -> R with its gradient and Hessian in closed form.
+    """A function f: R^2 -> R with its gradient and Hessian, in closed form or else by automatic differentiation.
 
     Every method takes a floating-point tensor of points of shape (..., 2), keeps its dtype and device, and can
     be differentiated by autograd and by ``torch.func``.
@@ -26,21 +26,27 @@ class BenchmarkFunction:
     tensor([[  0.,   0.],
             [-34., -38.]])
 
+    A function of one's own needs its formula alone. Once it is in ``BENCHMARKS``, experiments know it by its name:
+
+    >>> from sobolev.functions import BenchmarkFunction
+    >>> bowl = BenchmarkFunction("bowl", ((-1.0, 1.0), (-1.0, 1.0)), lambda x, y: x**2 + 3 * y**2)
+    >>> bowl.gradient(x)
+    tensor([[ 2., 18.],
+            [ 0.,  0.]])
+
     Attributes:
-        name: The key in ``BENCHMARKS``.
-        title: The name as it is written in figures and tables.
+        name: The key in ``BENCHMARKS``, and the name in rows.
         domain: (low, high) of each coordinate. Points are drawn uniformly from this rectangle.
         formula: (x, y) -> f.
-        partials: (x, y) -> (df/dx, df/dy).
-        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2).
+        partials: (x, y) -> (df/dx, df/dy). None differentiates the formula, which takes each point on its own.
+        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2). None differentiates the gradient.
     """
 
     name: str
-    title: str
     domain: tuple[tuple[float, float], tuple[float, float]]
     formula: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
-    partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
-    second_partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = field(repr=False)
+    partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
+    second_partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = field(default=None, repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The value, as ``value`` gives it."""
@@ -57,11 +63,18 @@ class BenchmarkFunction:
 
     def gradient(self, x: Tensor) -> Tensor:
         """The gradient of f: points (..., 2) to (..., 2). Raises what ``value`` raises."""
-        return torch.stack(self.partials(*self._coordinates(x)), dim=-1)
+        coordinates = self._coordinates(x)
+        if self.partials is None:
+            return torch.func.grad(lambda points: self.value(points).sum())(x)
+        return torch.stack(self.partials(*coordinates), dim=-1)
 
     def hessian(self, x: Tensor) -> Tensor:
         """The Hessian of f: points (..., 2) to symmetric matrices (..., 2, 2). Raises what ``value`` raises."""
-        f_xx, f_xy, f_yy = self.second_partials(*self._coordinates(x))
+        coordinates = self._coordinates(x)
+        if self.second_partials is None:
+            rows = [torch.func.grad(lambda points, k=k: self.gradient(points)[..., k].sum())(x) for k in range(2)]
+            return torch.stack(rows, dim=-2)
+        f_xx, f_xy, f_yy = self.second_partials(*coordinates)
         return torch.stack((torch.stack((f_xx, f_xy), dim=-1), torch.stack((f_xy, f_yy), dim=-1)), dim=-2)
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -161,7 +161,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
     for function in (
         BenchmarkFunction(
             name="ackley",
-            title="Ackley",
             domain=((-5.0, 5.0), (-5.0, 5.0)),
             formula=ackley,
             partials=ackley_gradient,
@@ -169,7 +168,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
         BenchmarkFunction(
             name="beale",
-            title="Beale",
             domain=((-4.5, 4.5), (-4.5, 4.5)),
             formula=beale,
             partials=beale_gradient,
@@ -177,7 +175,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
         BenchmarkFunction(
             name="booth",
-            title="Booth",
             domain=((-10.0, 10.0), (-10.0, 10.0)),
             formula=booth,
             partials=booth_gradient,
@@ -185,7 +182,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
         BenchmarkFunction(
             name="bukin",
-            title="Bukin N. 6",
             domain=((-15.0, -5.0), (-3.0, 3.0)),
             formula=bukin,
             partials=bukin_gradient,
@@ -193,7 +189,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
         BenchmarkFunction(
             name="mccormick",
-            title="McCormick",
             domain=((-1.5, 4.0), (-3.0, 4.0)),
             formula=mccormick,
             partials=mccormick_gradient,
@@ -201,7 +196,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
         BenchmarkFunction(
             name="rosenbrock",
-            title="Rosenbrock",
             domain=((-2.0, 2.0), (-2.0, 2.0)),
             formula=rosenbrock,
             partials=rosenbrock_gradient,
@@ -209,7 +203,6 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
         BenchmarkFunction(
             name="styblinski_tang",
-            title="Styblinski-Tang",
             domain=((-5.0, 5.0), (-5.0, 5.0)),
             formula=styblinski_tang,
             partials=styblinski_tang_gradient,

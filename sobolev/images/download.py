@@ -3,8 +3,8 @@
 A set is fetched and unpacked in a folder with a temporary name, which takes the set's name by one rename once all of it
 is there. Processes that want the same set wait for the one that fetches it.
 
-The usual library for this, pooch, is not used: it accepts a file of any size, and unpacks without a filter on Python
-3.11.
+The usual library for this, pooch, is not used. Of a file that is longer than it should be, pooch 1.9 takes every byte
+before it compares checksums, and on Python 3.11 it lets an archive write outside of its folder.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sobolev.networks.gradient_predictors import at_least_float32
-from sobolev.synthetic_gradients.technique import Prediction, Technique, gradients_of, trainable
+from sobolev.synthetic_gradients.prediction import Prediction, gradients_of, predict, trainable
+from sobolev.synthetic_gradients.technique import Technique
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class DecoupledNetwork(nn.Module):
     def _predict(self, outputs: list[Tensor], labels_B: Tensor) -> list[Prediction]:
         """Each predictor's prediction from the hidden layer at its split."""
         return [
-            self.technique.predict(predictor, h_B, labels_B)
+            predict(self.technique, predictor, h_B, labels_B)
             for predictor, h_B in zip(self.predictors, outputs, strict=False)
         ]
 

@@ -1,0 +1,27 @@
+"""What games, methods and metrics are called in figures and tables, how methods look there, and whose rows they show.
+
+A game of one's own is shown under the name that it has in the rows, unless its title is added to `GAMES`. It leaves
+every verdict as it was: `claims.py` names the games that it judges.
+"""
+
+from __future__ import annotations
+
+from experiments.evidence import names
+
+# The experiments whose rows figures and tables show.
+EXPERIMENT = "distill_atari"
+IN_FLOAT32 = "distill_float32"
+LONGER = "distill_longer"
+
+GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
+METHODS, LOOKS = names.METHODS, names.LOOKS
+METRICS = {"action_error": "action error", "kl": "KL", "gradient_error": "gradient error"}
+METRICS_IN_FULL = {"kl": "KL", "action_error": "action-prediction error"}  # in sentences
+ENDS = {("test", metric): title for metric, title in METRICS.items()} | {  # split and metric at the end of training
+    ("play", "kl"): "KL in play",
+    ("play", "score"): "score",
+}
+
+
+def title(game: str) -> str:
+    return GAMES.get(game, game)

@@ -1,0 +1,47 @@
+"""What the functions, methods and protocols of regression are called in figures and tables, and how they look there.
+
+A function of one's own is shown under the name that it has in the rows, unless its title is added to `TASKS`.
+"""
+
+from __future__ import annotations
+
+from experiments.evidence import names
+
+TASKS = {  # in the order of the paper's table
+    "ackley": "Ackley",
+    "beale": "Beale",
+    "booth": "Booth",
+    "bukin": "Bukin N. 6",
+    "mccormick": "McCormick",
+    "rosenbrock": "Rosenbrock",
+    "styblinski_tang": "Styblinski-Tang",
+}
+METHODS = names.METHODS | {
+    "sobolev_2": "Sobolev, 2nd order",
+    "sobolev_light": "Sobolev, a tenth of the weight",
+    "sobolev_norm": "Sobolev, norm not squared",
+    "sobolev_norm_light": "Sobolev, norm not squared, a tenth of the weight",
+    "relu": "ReLU",
+    "softplus": "softplus",
+}
+LOOKS = names.LOOKS | {
+    "sobolev_2": {"color": "#009E73", "marker": "^"},
+    "relu": {"color": "#E69F00", "marker": "P"},
+    "softplus": {"color": "#56B4E9", "marker": "v"},
+}
+SIZE_LOOKS = [
+    {"color": "#009E73", "marker": "o"},
+    {"color": "#E69F00", "marker": "s"},
+    {"color": "#56B4E9", "marker": "^"},
+]
+METRICS = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
+PROTOCOLS = {
+    "regression": "paper's protocol",
+    "regression_normalised": "normalised protocol",
+    "regression_second_order": "normalised protocol, smooth activation",
+    "regression_descent": "normalised protocol",
+}
+REDUCED = "REDUCED: not the paper's scale"  # the mark of a figure
+
+names.register("task", TASKS)
+names.register("method", METHODS)

@@ -1,0 +1,185 @@
+"""Our rules for the claims of Section 4.1: how a verdict follows from the test errors of both methods.
+
+L is log10(value-only / Sobolev) of the test errors at the end of training, paired by seed: above 0 Sobolev Training is
+better. A function is won where the 95% interval of the median of L lies above 0, lost where it lies below, and tied
+otherwise; with too few seeds it is undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from experiments.evidence.markdown import format_factor, format_interval
+from experiments.evidence.rows import MIN_SEEDS, Interval, final, finals, log_ratio, median_interval, select
+from experiments.evidence.verdicts import Evidence, Finding, Statement, above, at_least, every, find, negation
+from experiments.regression.names import METHODS, TASKS
+
+SIZES = (20, 100, 10_000)
+# The functions of the claims. A reader's own ones, which stand in figures and tables, leave every verdict as it was.
+PAPER_TASKS = ("ackley", "beale", "booth", "bukin", "mccormick", "rosenbrock", "styblinski_tang")
+CELLS = [(task, n_train) for n_train in SIZES for task in PAPER_TASKS]
+CAPTURED = 0.9  # share of the target's variance explained from which on a model has captured its shape
+
+Ratios = dict[tuple[str, int], Interval]  # {(task, n_train): L}
+
+
+def of_the_rules(evidence: Evidence) -> Evidence:
+    """The cells that the rules name; a reader's own functions, methods and sizes are no part of a verdict."""
+    return replace(evidence, rows=named_by_the_rules(evidence.rows))
+
+
+def named_by_the_rules(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the paper's functions, both methods and the three sizes."""
+    return rows[
+        rows["task"].isin(PAPER_TASKS) & rows["method"].isin(["value", "sobolev"]) & rows["n_train"].isin(SIZES)
+    ]
+
+
+def log_ratios(rows: pd.DataFrame, metric: str = "value_mse") -> Ratios:
+    """L of every function and size for which both methods were run, from the rows of one experiment."""
+    errors = finals(select(rows, split="test", metric=metric), "n_train", "task", "method")
+    ratios = {}
+    for n_train, task in dict.fromkeys(key[:2] for key in errors):
+        ratio = log_ratio(*(errors.get((n_train, task, method), {}) for method in ("value", "sobolev")))
+        if ratio.n:
+            ratios[task, n_train] = ratio
+    return ratios
+
+
+def mean_log_ratio(rows: pd.DataFrame, n_train: int, metric: str = "value_mse") -> dict[int, float]:
+    """For each seed, L averaged over the functions at one size; for seeds with both methods on every function."""
+    errors = finals(select(rows, split="test", metric=metric, n_train=n_train), "task", "method")
+    tasks = dict.fromkeys(task for task, _ in errors)
+    value, sobolev = ([errors.get((task, method), {}) for task in tasks] for method in ("value", "sobolev"))
+    seeds = set.intersection(*(set(errors) for errors in value + sobolev)) if tasks else set()
+    return {
+        seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
+        for seed in sorted(seeds)
+    }
+
+
+def outcome(ratio: Interval) -> str:
+    """Whether Sobolev Training won, lost or tied a cell, or too few seeds leave it undecided."""
+    if ratio.n < MIN_SEEDS:
+        return "undecided"
+    return {True: "won", False: "lost", None: "tied"}[above(ratio, 0)]
+
+
+def missing_cells(ratios: Ratios, needed: Iterable[tuple[str, int]]) -> str:
+    """Which of the cells were not run, in words; empty if all were."""
+    by_size: dict[int, list[str]] = {}
+    for task, n_train in needed:
+        if (task, n_train) not in ratios:
+            by_size.setdefault(n_train, []).append(TASKS[task])
+    return "; ".join(
+        f"{'all functions' if len(titles) == len(PAPER_TASKS) else ', '.join(titles)} at {n_train:,} points"
+        for n_train, titles in by_size.items()
+    )
+
+
+def by_size(ratios: Ratios, describe: Callable[[int, dict[str, Interval]], str]) -> str:
+    """One description for each size there is, from L of its functions."""
+    sizes = sorted({n_train for _, n_train in ratios})
+    return ". ".join(
+        f"{n_train:,} points: "
+        + describe(n_train, {task: ratio for (task, n), ratio in ratios.items() if n == n_train})
+        for n_train in sizes
+    )
+
+
+def won_six_of_seven(evidence: Evidence, metric: str = "value_mse") -> Finding:
+    """R1, and for gradients RQ2."""
+    ratios = log_ratios(evidence.rows, metric)
+
+    def describe(n_train: int, of_size: dict[str, Interval]) -> str:
+        outcomes = [outcome(ratio) for ratio in of_size.values()]
+        mean = median_interval(mean_log_ratio(evidence.rows, n_train, metric).values())
+        return (
+            ", ".join(
+                f"{outcomes.count(word)} {word}" for word in ("won", "tied", "lost", "undecided") if word in outcomes
+            )
+            + "".join(
+                f"; {TASKS[task]} {format_factor(ratio)}" for task, ratio in of_size.items() if outcome(ratio) != "won"
+            )
+            + f"; geometric mean of all ratios {format_factor(mean)}"
+        )
+
+    return find(
+        evidence,
+        lambda: every(at_least(6, (above(ratios[task, n_train], 0) for task in PAPER_TASKS)) for n_train in SIZES),
+        missing_cells(ratios, CELLS),
+        by_size(ratios, describe),
+    )
+
+
+def orders_of_magnitude(evidence: Evidence) -> Finding:
+    """R1's second half."""
+    ratios = log_ratios(evidence.rows)
+
+    def describe(n_train: int, of_size: dict[str, Interval]) -> str:
+        more = [f"{TASKS[task]} {format_factor(ratio)}" for task, ratio in of_size.items() if above(ratio, 1)]
+        return f"more than 10 times smaller on {len(more)} of {len(of_size)}" + (
+            f" ({', '.join(more)})" if more else ""
+        )
+
+    return find(
+        evidence,
+        lambda: every(at_least(4, (above(ratios[task, n_train], 1) for task in PAPER_TASKS)) for n_train in SIZES),
+        missing_cells(ratios, CELLS),
+        by_size(ratios, describe),
+    )
+
+
+def ackley_crosses_over(evidence: Evidence) -> Finding:
+    """R2."""
+    ratios = {cell: ratio for cell, ratio in log_ratios(evidence.rows).items() if cell[0] == "ackley"}
+    return find(
+        evidence,
+        lambda: every((negation(above(ratios["ackley", 20], 0)), above(ratios["ackley", 10_000], 0))),
+        missing_cells(ratios, [("ackley", 20), ("ackley", 10_000)]),
+        by_size(ratios, lambda _, of_size: f"value-only / Sobolev {format_factor(of_size['ackley'])}"),
+    )
+
+
+def stronger_with_little_data(evidence: Evidence) -> Finding:
+    """R3."""
+    ratios = log_ratios(evidence.rows)
+    few, many = (mean_log_ratio(evidence.rows, n_train) for n_train in (20, 10_000))
+    difference = median_interval(few[seed] - many[seed] for seed in sorted(few.keys() & many.keys()))
+    persists = at_least(4, (above(ratio, 0) for (_, n_train), ratio in ratios.items() if n_train == 10_000))
+    missing = missing_cells(ratios, [(task, n_train) for n_train in (20, 10_000) for task in PAPER_TASKS])
+    at_20, at_10_000 = (format_factor(median_interval(means.values())) for means in (few, many))
+    ours = (
+        f"geometric mean over functions of value-only / Sobolev: {at_20} at 20 points, {at_10_000} at 10,000; "
+        f"the first over the second {format_factor(difference)}"
+    )
+    return find(evidence, lambda: every((above(difference, 0), persists)), missing, "" if missing else ours)
+
+
+def captures_the_shape(evidence: Evidence) -> Finding:
+    """R4."""
+    variances = {s.target_variance for key, s in evidence.surfaces.items() if key[1] == "styblinski_tang"}
+    rows = select(evidence.rows, split="test", metric="value_mse", task="styblinski_tang")
+    explained: dict[tuple[str, int], Interval] = {}
+    missing = []
+    for n_train in (20, 100):
+        for method in ("sobolev", "value"):
+            errors = final(rows, method=method, n_train=n_train)
+            if errors and variances:
+                explained[method, n_train] = median_interval(1 - e / max(variances) for e in errors.values())
+            else:
+                missing.append(f"{METHODS[method]} at {n_train} points")
+
+    def statement() -> Statement:
+        captured = {cell: above(share, CAPTURED) for cell, share in explained.items()}
+        return every(negation(is_so) if method == "value" else is_so for (method, _), is_so in captured.items())
+
+    ours = "share of variance explained: " + "; ".join(
+        f"{METHODS[method]} at {n_train} points {format_interval(share)}"
+        for (method, n_train), share in explained.items()
+    )
+    return find(evidence, statement, ", ".join(missing), ours if explained else "")

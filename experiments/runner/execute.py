@@ -1,0 +1,111 @@
+"""Doing what a config asks: find its experiment, open its folder, alone, and close it whatever happens."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from experiments.runner.code_identity import other_code
+from experiments.runner.errors import BadInput, check_names
+from experiments.runner.identity import Damaged, alone, folder_of, is_complete, read_summary, tidy
+from experiments.runner.process import end_by, handling_signals, prepare_process, refusing_memory
+from experiments.runner.ranks import joined, torchrun_ranks
+from experiments.runner.run import Run, say
+from experiments.runner.settings import RunConfig
+
+
+@contextmanager
+def open_run(config: RunConfig) -> Iterator[Run]:
+    """Open the folder of a run, alone, and close it whatever happens.
+
+    Raises:
+        RunBusy: another process works on the same run.
+        BadInput: its folder cannot be made, the device does not exist, or a name or label is not one word.
+    """
+    if torchrun_ranks()[1] > 1 and not config.several_processes:
+        raise BadInput(f"{config.name} trains in one process: start it without torchrun")
+    check_names(config)
+    directory, device = folder_of(config), prepare_process(config.compute)
+    with joined(device) as ranks:
+        run = partial(Run, config, directory, device, ranks)
+        with _follow(run) if ranks.rank else _lead(run, directory) as opened:
+            yield opened
+
+
+@contextmanager
+def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
+    run, new = make_run(), False
+    with ExitStack() as stack:
+        if not run.complete:  # one that is may lie where nobody can write
+            new = not directory.exists()
+            stack.enter_context(alone(directory))
+            with suppress(Damaged):
+                run.summary = read_summary(directory)  # it may be complete since a moment ago
+        if run.complete:
+            tidy(directory)
+            say(f"{directory} is complete: skipped{other_code(directory, run.config.entry)}")
+            yield run
+            return
+        error: BaseException | None = None
+        try:
+            with handling_signals(run._ask_to_stop):
+                run._open()
+                yield run
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            run._close(error)
+            if isinstance(error, BadInput) and new and not run._metrics.exists():
+                shutil.rmtree(directory, ignore_errors=True)  # refused before it began
+
+
+@contextmanager
+def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
+    run = make_run()
+    with handling_signals(run._ask_to_stop):
+        yield run
+
+
+def execute(config: RunConfig) -> float:
+    """Do what a config asks, unless it is done already, and return the number a sweep compares."""
+    entry = find_entry(config)
+    check = getattr(sys.modules[entry.__module__], "check", None)
+    if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
+        check(config)
+    with open_run(config) as run:
+        if not run.complete:
+            try:
+                with refusing_memory():
+                    summary = entry(config, run)
+            except Exception as error:
+                if run._trial:
+                    run._trial.refuse(error)
+                raise
+            run.finish(summary)
+            if not run.ranks.rank:
+                say(f"{run.directory} is complete")
+    end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
+    return float(run.summary["objective"])
+
+
+def find_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:
+    """Import the experiment that a config names: a function of (config, run) of the domain that its settings are of.
+
+    Nothing else may be named, because configs are untrusted.
+    """
+    module, _, function = config.entry.rpartition(".")
+    domain = type(config).__module__.rpartition(".")[0]
+    ours = module.rpartition(".")[0] == domain and find_spec(module) is not None
+    entry = getattr(importlib.import_module(module), function, None) if ours else None
+    if getattr(entry, "__module__", None) != module or [*inspect.signature(entry).parameters] != ["config", "run"]:
+        raise BadInput(f"entry={config.entry}: expected {domain}.<module>.<function>, a function of (config, run)")
+    return entry

@@ -1,0 +1,129 @@
+"""The images of a run: read from where they lie or downloaded, then batches to train on and to evaluate.
+
+Shape suffixes: N samples of a split, B samples of a batch, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.runner.errors import BadInput
+from experiments.runner.run import Run
+from experiments.synthetic_gradients.downloads import fetch
+from experiments.synthetic_gradients.settings import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig
+from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
+from sobolev.seeding import generator
+
+EVALUATED = 100  # images at a time
+
+Batch = tuple[Tensor, Tensor]  # x_BCHW, normalised; labels_B
+Images = ImageSet | ImageFolder
+
+
+def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]:
+    """The split that is trained on and the one that is evaluated. Sets in memory lie on the device.
+
+    Raises:
+        BadInput: the set is missing or damaged, or has another number of images than the config says.
+    """
+    dataset = config.dataset
+    try:
+        directory = Path(dataset.folder) / getattr(dataset, "directory", "")
+        there = isinstance(dataset, ImageFolderConfig) and directory.exists()  # perhaps one of your own
+        if dataset.download and dataset.name in SOURCES and not there:
+            fetch(dataset.name, dataset.folder)
+        if isinstance(dataset, ImageDatasetConfig):
+            read = IN_MEMORY[dataset.name]
+            sets = [read(dataset.folder, s, dataset.hold_out).to(device) for s in ("train", config.evaluate_on)]
+        else:
+            sets = [ImageFolder(directory, s, dataset.hold_out) for s in ("train", config.evaluate_on)]
+    except (ValueError, PermissionError) as error:
+        raise BadInput(f"dataset={dataset.name}: {error}") from None
+    found = len(sets[0]) + dataset.hold_out
+    if found != dataset.n_train:
+        raise BadInput(f"dataset.n_train={dataset.n_train}, but there are {found}: set dataset.n_train={found}")
+    if not config.optimizer.batch_size <= len(sets[0]):
+        raise BadInput(f"optimizer.batch_size={config.optimizer.batch_size}: expected 1 to {len(sets[0])}")
+    return tuple(sets)
+
+
+def shape_of(images: Images, config: DecoupledConfig) -> tuple[int, int, int]:
+    """(C, H, W) of a sample."""
+    if isinstance(images, ImageSet):
+        return tuple(images.pixels_NCHW.shape[1:])
+    return (3, config.dataset.size, config.dataset.size)
+
+
+def train_batches(images: Images, config: DecoupledConfig, first: int, run: Run) -> Iterator[Batch]:
+    """Endless augmented batches from update `first` on, of which each process gets its share.
+
+    Order and augmentation of batch k of epoch e are drawn from (seed, e, k), so it does not matter where one begins.
+    """
+    per_epoch = len(images) // config.optimizer.batch_size
+    epoch_of = from_folder if isinstance(images, ImageFolder) else from_memory
+    for epoch in range(first // per_epoch, 2**62):
+        start = first % per_epoch if epoch == first // per_epoch else 0
+        for pixels_BCHW, labels_B in epoch_of(images, config, epoch, start, run):
+            yield images.normalise(pixels_BCHW, run.dtype), labels_B
+
+
+def from_memory(images: ImageSet, config: DecoupledConfig, epoch: int, start: int, run: Run) -> Iterator[Batch]:
+    """The batches of an epoch from number `start` on: shuffled, moved, mirrored and shared out, as bytes."""
+    dataset, batch_size = config.dataset, config.optimizer.batch_size
+    order_N = torch.randperm(len(images), generator=generator(config.seed, "shuffle", epoch)).to(run.device)
+    batches = islice(order_N.split(batch_size), start, len(images) // batch_size)
+    for k, chosen_B in enumerate(batches, start):
+        draw = generator(config.seed, "augment", epoch, k)
+        pixels_BCHW = shift_and_flip(images.pixels_NCHW[chosen_B], draw, dataset.padding, dataset.flip)
+        yield run.ranks.shard(pixels_BCHW), run.ranks.shard(images.labels_N[chosen_B])
+
+
+def from_folder(images: ImageFolder, config: DecoupledConfig, epoch: int, start: int, run: Run) -> Iterator[Batch]:
+    """The batches of an epoch from number `start` on: this process's share, cropped, mirrored, coloured, as bytes."""
+    dataset, ranks = config.dataset, run.ranks
+    batches = images.train(
+        config.seed,
+        epoch,
+        config.optimizer.batch_size,
+        dataset.size,
+        dataset.workers,
+        first=start,
+        rank=ranks.rank,
+        ranks=ranks.count,
+        min_area=dataset.min_area,
+        flip=dataset.flip,
+        pin_memory=run.device.type == "cuda",
+    )
+    for k, (pixels_BCHW, labels_B) in enumerate(readable(batches), start):
+        pixels_BCHW, labels_B = (t.to(run.device, non_blocking=True) for t in (pixels_BCHW, labels_B))
+        if dataset.colour:
+            draw = generator(config.seed, "colour", epoch, k)
+            pixels_BCHW = photometric(pixels_BCHW, draw, dataset.colour, ranks.rank, ranks.count)
+        yield pixels_BCHW, labels_B
+
+
+def evaluation_batches(images: Images, config: DecoupledConfig, run: Run) -> Iterator[Batch]:
+    """All of a split once, of which each process gets its share."""
+    dataset, ranks = config.dataset, run.ranks
+    if isinstance(images, ImageFolder):
+        batches = images.evaluate(
+            EVALUATED, dataset.size, dataset.resize, dataset.workers, rank=ranks.rank, ranks=ranks.count
+        )
+    else:
+        batches = zip(images.pixels_NCHW.split(EVALUATED), images.labels_N.split(EVALUATED), strict=True)
+        batches = ((ranks.shard(pixels_BCHW), ranks.shard(labels_B)) for pixels_BCHW, labels_B in batches)
+    for pixels_BCHW, labels_B in readable(batches):
+        yield images.normalise(pixels_BCHW.to(run.device), run.dtype), labels_B.to(run.device)
+
+
+def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; an image that cannot be read ends the run in one line."""
+    try:
+        yield from batches
+    except ImageError as error:
+        raise BadInput(str(error)) from None

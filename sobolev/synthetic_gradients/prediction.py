@@ -1,0 +1,132 @@
+"""What a predictor says of a hidden layer, and how it learns from what was true: the equations of `Technique`.
+
+Shape suffixes: B samples, C components, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sobolev.losses import DISTANCES
+from sobolev.synthetic_gradients.technique import Technique
+
+
+@dataclass
+class Prediction:
+    """A predictor's output for one batch. Its graph ends at the hidden layer.
+
+    Attributes:
+        technique: what the predictor learns from.
+        predictor: the predictor itself.
+        labels_B: the labels that it was given.
+        gradient_B: the synthetic gradient of each sample's loss, of h's shape, without a graph.
+        output_B: the same gradient with its graph, of a gradient predictor or where double backward is needed.
+        loss_B: the predicted loss m (B,) of a label predictor.
+        log_p_BK: the log-probabilities of a label predictor.
+        tangent: the function v -> D_h log p v of a label predictor with `linearise`.
+    """
+
+    technique: Technique
+    predictor: nn.Module
+    labels_B: Tensor
+    gradient_B: Tensor
+    output_B: Tensor | None = None
+    loss_B: Tensor | None = None
+    log_p_BK: Tensor | None = None
+    tangent: Callable[[Tensor], Tensor] | None = None
+
+    def gradients(
+        self, target_loss_B: Tensor, target_gradient_B: Tensor | None, target_log_p_BK: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The predictor loss, and its gradients by the predictor's trainable parameters. The targets are constants.
+
+        The gradient of b l(dm/dh, t) needs no double backward if the predictor is piecewise linear up to its softmax:
+        with the cotangent c = b dl/d(dm/dh), it is that of the directional derivative D_h m c at constant c.
+        """
+        technique = self.technique
+        with torch.enable_grad():
+            terms = []
+            if technique.value:
+                terms.append(technique.value * _distances(technique, self.loss_B, target_loss_B.detach()).mean())
+            if technique.label:
+                terms.append(technique.label * _distances(technique, self.log_p_BK, target_log_p_BK.detach()).mean())
+            reported = [*terms]
+            if technique.gradient:
+                synthetic_B = self.gradient_B.clone().requires_grad_() if self.tangent else self.output_B
+                distance_B = _distances(technique, synthetic_B, target_gradient_B.detach())
+                terms.append(technique.gradient * distance_B.mean())
+                reported.append(terms[-1])
+                if self.tangent:
+                    (cotangent_B,) = torch.autograd.grad(terms.pop(), synthetic_B)
+                    slope_BK = self.tangent(cotangent_B)
+                    terms.append(-slope_BK.gather(1, self.labels_B[:, None]).sum())
+            parameters = trainable(self.predictor)
+            # If only gradients are matched, some parameters (the last bias, say) have no gradient.
+            gradients = gradients_of(sum(terms), parameters, allow_unused=True, materialize_grads=True)
+        return sum(term.detach() for term in reported), gradients
+
+
+def predict(technique: Technique, predictor: nn.Module, h_B: Tensor, labels_B: Tensor) -> Prediction:
+    """A predictor's synthetic gradient for a hidden layer, and what it needs to learn from a target afterwards.
+
+    Args:
+        technique: what crosses the split, and what the predictor learns from.
+        predictor: a label predictor, h -> log p (B, K), or a gradient predictor, (h, y) -> g. A label predictor
+            with a method `linearise` (see `LabelPredictor`) learns from gradients without double backward.
+        h_B: the hidden layer (B, ...).
+        labels_B: (B,) class numbers.
+    """
+    with torch.enable_grad():
+        h_B = h_B.detach()
+        if technique.crosses == "output":
+            output_B = predictor(h_B, labels_B)
+            return Prediction(technique, predictor, labels_B, output_B.detach(), output_B=output_B)
+        h_B.requires_grad_()
+        tangent = None
+        if technique.gradient and hasattr(predictor, "linearise"):
+            log_p_BK, tangent = predictor.linearise(h_B)
+        else:
+            log_p_BK = predictor(h_B)
+        loss_B = -log_p_BK.gather(1, labels_B[:, None]).squeeze(1)
+        double = bool(technique.gradient) and tangent is None
+        (derivative_B,) = torch.autograd.grad(loss_B.sum(), h_B, retain_graph=True, create_graph=double)
+    return Prediction(
+        technique,
+        predictor,
+        labels_B,
+        derivative_B.detach(),
+        derivative_B if double else None,
+        loss_B,
+        log_p_BK,
+        tangent,
+    )
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def gradients_of(
+    output: Tensor, wanted: Sequence[Tensor], cotangent: Tensor | None = None, **settings: bool
+) -> list[Tensor]:
+    """`torch.autograd.grad` as a list, empty where nothing is wanted, which PyTorch refuses."""
+    return list(torch.autograd.grad(output, wanted, cotangent, **settings)) if wanted else []
+
+
+def _distances(technique: Technique, prediction_B: Tensor, target_B: Tensor) -> Tensor:
+    """The distance l of each sample, (B,), its components summed or averaged as `reduction` says."""
+    prediction_BC, target_BC = _components(prediction_B), _components(target_B)
+    distance_B = DISTANCES[technique.distance](prediction_BC, target_BC)
+    return distance_B / prediction_BC.shape[1] if technique.reduction == "mean" else distance_B
+
+
+def _components(tensor_B: Tensor) -> Tensor:
+    """(B, ...) to (B, components), in float32 or better. Channels come last, as they lie in memory."""
+    if tensor_B.dtype in (torch.bfloat16, torch.float16):
+        tensor_B = tensor_B.float()
+    return tensor_B.movedim(1, -1).flatten(1) if tensor_B.dim() > 1 else tensor_B[:, None]
