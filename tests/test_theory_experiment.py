@@ -17,7 +17,7 @@ from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
 from experiments.runner.scale import scale_of
-from experiments.theory import claims, training
+from experiments.theory import claims, exact, training
 from experiments.theory import figures as theory_figures
 from experiments.theory.analysis import by_width, of_experiment, points_needed, rates
 from experiments.theory.approximation import difference_quotients
@@ -26,6 +26,7 @@ from experiments.theory.claims_questions import INPUTS, fewer_points
 from experiments.theory.claims_theorems import MISMATCHES, theorem_1, theorem_2
 from experiments.theory.mismatch import even_disc
 from experiments.theory.points import random_teacher
+from experiments.theory.settings import PARTS
 from experiments.theory.target import ripple
 from scripts import collect
 from scripts import figures as draw_figures
@@ -89,6 +90,7 @@ def test_resumed_equals_uninterrupted(experiment, tmp_path, monkeypatch):
 
 
 def test_every_part_that_needs_no_training(tmp_path):
+    assert tuple(exact.PARTS) == PARTS
     rows = {part: run("theory_exact", tmp_path, f"part={part}") for part in ("proposition_1", "gaussian", "hypotheses")}
     assert max(rows["proposition_1"].values()) < 1e-9
     assert len(rows["proposition_1"]) == 2 * 10 * 2
