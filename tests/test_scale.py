@@ -53,6 +53,7 @@ def config_of(settings: dict[str, Any], kind: type[RunConfig]) -> RunConfig:
     for key, value in OF_A_MACHINE.items():
         if key in ("labels", "recorder", "compute") or key in OmegaConf.missing_keys(config):
             OmegaConf.update(config, key, value)
+    OmegaConf.update(config, "compute.precision", settings.get("precision", "float32"))
     return OmegaConf.to_object(config)
 
 

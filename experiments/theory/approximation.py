@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experiments.runner.errors import BadInput, check_positive, nearest
 from experiments.runner.run import Run
 from experiments.theory.settings import ApproximationConfig
 from experiments.theory.target import Data, ripple, uniform
@@ -26,8 +25,6 @@ from experiments.theory.training import (
 )
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
-
-METHODS = ("value", "sobolev", "differences")
 
 
 def main(config: ApproximationConfig, run: Run) -> dict:
@@ -72,13 +69,4 @@ def difference_quotients(f: Callable[[Tensor], Tensor], x_ENI: Tensor, step: flo
     return torch.cat([f(x_ENI + shift_I) - f(x_ENI - shift_I) for shift_I in shifts_II], -1) / (2 * step)
 
 
-def check(config: ApproximationConfig) -> None:
-    """Refuse an unknown method, and a training that cannot be done.
-
-    Raises:
-        BadInput: what is wrong, in one line.
-    """
-    check_positive(n_inputs=config.n_inputs, width=config.width, difference_step=config.difference_step)
-    check_training(config)
-    if config.method not in METHODS:
-        raise BadInput(f"method={config.method} is unknown{nearest(config.method, [*METHODS])}")
+check = check_training  # before a run's folder is opened

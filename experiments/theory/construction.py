@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
-from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed
+from experiments.runner.errors import BadInput
 from experiments.runner.limits import check_memory
 from experiments.runner.run import Run
-from experiments.runner.settings import Precision
 from experiments.theory.settings import ConstructionConfig
 from experiments.theory.target import ripple, sobolev_errors, uniform
 from sobolev.seeding import generator
 from sobolev.theory import cosine_network, fit_cosines, piecewise_linear_network
-
-LATTICE = 10**6  # frequencies that a construction may list
 
 
 def main(config: ConstructionConfig, run: Run) -> dict:
@@ -46,19 +41,10 @@ def constructed(config: ConstructionConfig) -> nn.Sequential:
 
 
 def check(config: ConstructionConfig) -> None:
-    """Refuse another precision than float64, and more frequencies or points than there is memory for.
+    """Refuse more points or units than there is memory for.
 
     Raises:
         BadInput: what is wrong, in one line.
     """
-    check_seed(config)
-    check_precision(config, Precision.float64)
-    sizes = ("n_inputs", "width", "degree", "n_train", "n_test")
-    check_positive(**{key: getattr(config, key) for key in sizes})
-    if config.n_inputs * math.log(2 * config.degree + 1) > math.log(LATTICE):
-        raise BadInput(
-            f"n_inputs={config.n_inputs} with degree={config.degree} lists (2 degree + 1)^n_inputs frequencies, "
-            f"more than {LATTICE:,}: take fewer inputs or a lower degree"
-        )
     numbers, points = 8 * (config.n_inputs + 1), max(config.n_train, config.n_test)
     check_memory({"n_train, n_test and n_inputs": numbers * points, "width and n_inputs": numbers * config.width})

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from experiments.runner.errors import BadInput, nearest
 from experiments.runner.run import Run
 from experiments.theory.settings import MismatchConfig
 from experiments.theory.target import Data, ripple
@@ -21,8 +20,6 @@ from experiments.theory.training import (
     train,
 )
 from sobolev.theory.mismatch import constant_mismatch, rotation_mismatch
-
-DOMAINS = ("interval", "disc")
 
 
 def main(config: MismatchConfig, run: Run) -> dict:
@@ -64,14 +61,4 @@ def even_disc(n: int) -> Tensor:
     return radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
 
 
-def check(config: MismatchConfig) -> None:
-    """Refuse an unknown domain, a negative mismatch, and a training that cannot be done.
-
-    Raises:
-        BadInput: what is wrong, in one line.
-    """
-    check_training(config)
-    if config.domain not in DOMAINS:
-        raise BadInput(f"domain={config.domain} is unknown{nearest(config.domain, [*DOMAINS])}")
-    if not 0 <= config.delta < math.inf:
-        raise BadInput(f"delta must be 0 or more, not {config.delta}")
+check = check_training  # before a run's folder is opened

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experiments.runner.errors import BadInput, check_positive
 from experiments.runner.run import Run
 from experiments.theory.settings import PointsConfig
 from experiments.theory.target import Data
@@ -62,23 +61,4 @@ def random_teacher(n_inputs: int, units: int, rng: torch.Generator) -> Callable[
     return lambda x_NI: ((raw(x_NI)[0] - mean) / std, raw(x_NI)[1] / std)
 
 
-def check(config: PointsConfig) -> None:
-    """Refuse another loss than of values and gradients, and a training that cannot be done.
-
-    Raises:
-        BadInput: what is wrong, in one line.
-    """
-    check_positive(n_inputs=config.n_inputs, teacher_units=config.teacher_units)
-    check_training(config)
-    check_loss(config)
-
-
-def check_loss(config: PointsConfig) -> None:
-    value_weight, gradient_weight, *higher = (*config.loss.weights, 0.0, 0.0)
-    possible = all(0 <= weight < math.inf for weight in config.loss.weights)
-    if not possible or not value_weight + gradient_weight or any(higher):
-        raise BadInput(
-            f"loss.weights={config.loss.weights}: expected weights of value and gradient, none negative, not both 0"
-        )
-    if set(config.loss.distances) != {"squared_l2"}:
-        raise BadInput(f"loss.distances={config.loss.distances}: here all errors are squared (squared_l2)")
+check = check_training  # before a run's folder is opened

@@ -1,13 +1,25 @@
-"""The settings of the theory's experiments (Sections 2 and 3): which types Hydra holds `configs/` against."""
+"""The settings of the theory's experiments (Sections 2 and 3): which types Hydra holds `configs/` against.
+
+A type refuses, with a `BadInput` of one line, values that no run of its experiment could have. What depends on the
+machine, as memory does, is left to the experiment's `check`.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from omegaconf import MISSING
 
-from experiments.runner.settings import LossConfig, MLPConfig, OptimizerConfig, RunConfig
+from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.runner.limits import check_updates
+from experiments.runner.settings import LossConfig, MLPConfig, OptimizerConfig, Precision, RunConfig
+
+PARTS = ("proposition_1", "polynomials", "gaussian", "piecewise_linear", "hypotheses")
+METHODS = ("value", "sobolev", "differences")
+DOMAINS = ("interval", "disc")
+LATTICE = 10**6  # frequencies that a construction may list
 
 
 @dataclass
@@ -16,8 +28,14 @@ class ExactConfig(RunConfig):
 
     axes: ClassVar[tuple[str, ...]] = ("part",)
     budget: ClassVar[tuple[str, ...]] = ("instances",)
-    part: str = MISSING  # one of PARTS in experiments/theory/exact.py
+    part: str = MISSING  # one of PARTS
     instances: int = MISSING  # random instances, counted in the column `seed`
+
+    def check_values(self) -> None:
+        check_seed(self)
+        check_precision(self, Precision.float64)
+        check_positive(instances=self.instances)
+        check_choice(PARTS, part=self.part)
 
 
 @dataclass
@@ -32,6 +50,16 @@ class ConstructionConfig(RunConfig):
     n_train: int = MISSING  # points that the sum is fitted to
     n_test: int = MISSING
 
+    def check_values(self) -> None:
+        check_seed(self)
+        check_precision(self, Precision.float64)
+        check_positive(**{key: getattr(self, key) for key in ("n_inputs", "width", "degree", "n_train", "n_test")})
+        if self.n_inputs * math.log(2 * self.degree + 1) > math.log(LATTICE):
+            raise BadInput(
+                f"n_inputs={self.n_inputs} with degree={self.degree} lists (2 degree + 1)^n_inputs frequencies, "
+                f"more than {LATTICE:,}: take fewer inputs or a lower degree"
+            )
+
 
 @dataclass
 class TrainingConfig(RunConfig):
@@ -44,6 +72,16 @@ class TrainingConfig(RunConfig):
     n_test: int = MISSING
     networks: int = MISSING  # seeds seed, seed + 1, ...
 
+    def check_values(self) -> None:
+        check_seed(self)
+        check_precision(self)
+        check_positive(
+            **{key: getattr(self, key) for key in ("n_train", "n_test", "networks")},
+            **{f"optimizer.{key}": getattr(self.optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
+            **{"model.hidden": min(self.model.hidden, default=0)},
+        )
+        check_updates(**{"optimizer.steps": self.optimizer.steps})
+
 
 @dataclass
 class ApproximationConfig(TrainingConfig):
@@ -55,8 +93,13 @@ class ApproximationConfig(TrainingConfig):
     n_inputs: int = MISSING
     width: int = MISSING
     activation: str = MISSING  # the model's; a label shows it
-    method: str = MISSING  # value, sobolev or differences
+    method: str = MISSING  # one of METHODS
     difference_step: float = MISSING  # half the distance of difference quotients
+
+    def check_values(self) -> None:
+        super().check_values()
+        check_positive(n_inputs=self.n_inputs, width=self.width, difference_step=self.difference_step)
+        check_choice(METHODS, method=self.method)
 
 
 @dataclass
@@ -64,8 +107,14 @@ class MismatchConfig(TrainingConfig):
     """Theorem 2: gradients that are wrong by a known amount."""
 
     axes: ClassVar[tuple[str, ...]] = ("domain", "delta")
-    domain: str = MISSING  # interval or disc
+    domain: str = MISSING  # one of DOMAINS
     delta: float = MISSING
+
+    def check_values(self) -> None:
+        super().check_values()
+        check_choice(DOMAINS, domain=self.domain)
+        if not 0 <= self.delta < math.inf:
+            raise BadInput(f"delta must be 0 or more, not {self.delta}")
 
 
 @dataclass
@@ -79,6 +128,28 @@ class PointsConfig(TrainingConfig):
     teacher_units: int = MISSING
     activation: str = MISSING  # the model's; a label shows it
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def check_values(self) -> None:
+        super().check_values()
+        check_positive(n_inputs=self.n_inputs, teacher_units=self.teacher_units)
+        weights, distances = self.loss.weights, self.loss.distances
+        value_weight, gradient_weight, *higher = (*weights, 0.0, 0.0)
+        possible = all(0 <= weight < math.inf for weight in weights)
+        if not possible or not value_weight + gradient_weight or any(higher):
+            raise BadInput(f"loss.weights={weights}: expected weights of value and gradient, none negative, not both 0")
+        if set(distances) != {"squared_l2"}:
+            raise BadInput(f"loss.distances={distances}: here all errors are squared (squared_l2)")
+
+
+def check_choice(choices: tuple[str, ...], **setting: str) -> None:
+    """Refuse a word that is not one of the choices.
+
+    Raises:
+        BadInput: which choice was meant, and all of them.
+    """
+    ((key, word),) = setting.items()
+    if word not in choices:
+        raise BadInput(f"{key}={word} is unknown{nearest(word, [*choices])}")
 
 
 TYPES = {

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.runner.divergence import check_convergence
-from experiments.runner.errors import check_positive, check_precision, check_seed
-from experiments.runner.limits import check_memory, check_updates, mlp_bytes
+from experiments.runner.limits import check_memory, mlp_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import learning_rate
 from experiments.theory.settings import TrainingConfig
@@ -114,20 +113,12 @@ def in_precision(run: Run, *tensors: Tensor) -> Data:
 
 
 def check_training(config: TrainingConfig) -> None:
-    """Refuse sizes and rates that are not positive, and more updates or memory than there can be.
+    """Refuse networks, data and batches that there is not memory for.
 
     Raises:
         BadInput: what is wrong, in one line.
     """
     optimizer, hidden, networks = config.optimizer, config.model.hidden, config.networks
-    check_seed(config)
-    check_precision(config)
-    check_positive(n_train=config.n_train, n_test=config.n_test, networks=networks)
-    check_positive(
-        **{f"optimizer.{key}": getattr(optimizer, key) for key in ("steps", "batch_size", "learning_rate")},
-        **{"model.hidden": min(hidden, default=0)},
-    )
-    check_updates(**{"optimizer.steps": optimizer.steps})
     inputs = getattr(config, "n_inputs", 1)
     batch_size = min(config.n_train, optimizer.batch_size)
     check_memory(

@@ -1,0 +1,135 @@
+"""RQ1 and RQ2, by training: the rules of their claims."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.evidence.markdown import format_factor, format_interval
+from experiments.evidence.rows import groups, levels, log_ratio, select
+from experiments.evidence.verdicts import Claim, Evidence, Finding, above, every, find
+from experiments.theory.analysis import COMMAND, LEARNED, among, by_width, of_experiment, points_needed, rates
+
+# The cells that are judged: those of sweep=theory/points with ReLU networks, and of sweep=theory/approximation.
+INPUTS = (1, 2, 3, 5, 8, 12, 20)
+SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+WIDTHS = (8, 16, 32, 64, 128, 256)
+TRAINED_INPUTS = (1, 2)
+ACTIVATIONS = ("relu", "leaky_relu", "tanh")
+METHODS = ("value", "sobolev")
+TRAINED = tuple(itertools.product(TRAINED_INPUTS, ACTIVATIONS))
+
+
+def fewer_points(evidence: Evidence) -> Finding:
+    evidence = of_experiment(evidence, "theory_points")
+    evidence = among(evidence, n_inputs=INPUTS, activation=("relu",), n_train=SIZES, matched=METHODS)
+    missing, statements, words = "" if len(evidence.rows) else "the trainings", [], []
+    for n_inputs in () if missing else INPUTS:
+        of_dimension = select(evidence.rows, n_inputs=n_inputs, metric="value_nmse")
+        value, sobolev = (levels(select(of_dimension, matched=matched), "n_train") for matched in METHODS)
+        # A method counts as needing the largest of its sizes at most: without the others' it would seem to need less.
+        if not value or value != sobolev:
+            missing = f"both methods at the same sizes in {n_inputs} dimensions"
+            break
+        needed = [points_needed(evidence.rows, n_inputs, matched) for matched in METHODS]
+        ratio = log_ratio(*needed)
+        statements.append(above(ratio, 0))
+        words.append(f"{n_inputs}: {format_factor(ratio)}")
+    ours = "points needed, value only / Sobolev, by number of inputs: " + "; ".join(words)
+    return find(evidence, lambda: every(statements), missing, ours)
+
+
+def of_trained(evidence: Evidence, methods: Sequence[str]) -> Evidence:
+    """The rows of sweep=theory/approximation with these methods."""
+    evidence = of_experiment(evidence, "theory_approximation")
+    return among(evidence, n_inputs=TRAINED_INPUTS, activation=ACTIVATIONS, width=WIDTHS, matched=methods)
+
+
+def missing_widths(rows: pd.DataFrame, methods: Sequence[str]) -> str:
+    """The first width that was not trained, in words; empty if none lacks."""
+    there = {key for key, _ in groups(rows, "n_inputs", "activation", "matched", "width")}
+    for trained, method, width in itertools.product(TRAINED, methods, WIDTHS):
+        if (*trained, method, width) not in there:
+            n_inputs, activation = trained
+            return f"{width} units of {activation} in {n_inputs} dimensions, method {method}"
+    return ""
+
+
+def approximated_together(evidence: Evidence) -> Finding:
+    evidence = of_trained(evidence, ("sobolev",))
+    fitted = {
+        (n_inputs, activation): [
+            rates(by_width(evidence.rows, metric, n_inputs=n_inputs, activation=activation, matched="sobolev"))
+            for metric in ("value_l2", "gradient_l2")
+        ]
+        for n_inputs, activation in TRAINED
+    }
+    missing = missing_widths(evidence.rows, ("sobolev",))
+    words = [
+        f"{activation}, {n_inputs}-dimensional: " + " and ".join(map(format_interval, both))
+        for (n_inputs, activation), both in fitted.items()
+    ]
+    return find(
+        evidence,
+        lambda: every(above(interval, 0) for both in fitted.values() for interval in both),
+        missing,
+        "" if missing else f"exponents r of width^-r, of values and of gradients: {'; '.join(words)}",
+    )
+
+
+def gradients_are_closer(evidence: Evidence) -> Finding:
+    evidence = of_trained(evidence, METHODS)
+    ratios = {}
+    for n_inputs, activation in TRAINED:
+        value, sobolev = (
+            by_width(evidence.rows, "gradient_l2", n_inputs=n_inputs, activation=activation, matched=matched)
+            for matched in METHODS
+        )
+        ratios[n_inputs, activation] = [log_ratio(value[width], sobolev[width]) for width in value if width in sobolev]
+    missing = missing_widths(evidence.rows, METHODS)
+    words = [
+        f"{activation}, {n_inputs}-dimensional: {10 ** min(ratio.median for ratio in of_widths):.2g} to "
+        f"{10 ** max(ratio.median for ratio in of_widths):.2g}"
+        for (n_inputs, activation), of_widths in ratios.items()
+        if of_widths
+    ]
+    return find(
+        evidence,
+        lambda: every(above(ratio, 0) for of_widths in ratios.values() for ratio in of_widths),
+        missing,
+        "" if missing else f"gradient error, value only / Sobolev, over widths: {'; '.join(words)}",
+    )
+
+
+CLAIMS: Sequence[Claim] = (
+    Claim(
+        "RQ1, in practice",
+        "With derivatives fewer points suffice.",
+        "no number",
+        f"A random teacher counts as learned when less than {LEARNED:.0%} of its variance is unexplained on test "
+        "points. For ReLU networks, in every dimension from 1 to 20, the interval of the median ratio (value only / "
+        "Sobolev, paired by seed) of the points needed lies above 1.",
+        COMMAND,
+        fewer_points,
+    ),
+    Claim(
+        "RQ2, both at once",
+        "Values and derivatives are approximated together.",
+        "Theorem 1; no number",
+        "For each activation, in 1 and 2 dimensions, the root mean square errors of both values and gradients of "
+        "Sobolev-trained networks fall with width: the interval of the fitted exponent lies above 0.",
+        COMMAND,
+        approximated_together,
+    ),
+    Claim(
+        "RQ2, gradients",
+        "Training on derivatives brings the derivatives closer than training on values alone.",
+        "no number",
+        "At every width, for each activation, in 1 and 2 dimensions, the interval of the ratio (value only / Sobolev, "
+        "paired by seed) of the gradients' root mean square errors lies above 1.",
+        COMMAND,
+        gradients_are_closer,
+    ),
+)
