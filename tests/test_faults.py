@@ -7,19 +7,20 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.evidence.reading import read_csv
-from scripts import faults, file_faults
+from scripts import disturbed_runs, faults, file_faults
 from tests.front_door import FrontDoor
 
 
 def start(overrides: list[str], runs: Path, **environment: str) -> FrontDoor:
-    """As `faults.start`, sooner."""
+    """As `disturbed_runs.start`, sooner."""
     return FrontDoor(
         *(override.replace("{runs}", str(runs)) for override in overrides), f"runs_dir={runs}", **environment
     )
 
 
 def test_a_broken_run_ends_in_the_same_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(faults, "start", start)
+    for module in (faults, disturbed_runs):
+        monkeypatch.setattr(module, "start", start, raising=False)
     fewer_steps = faults.EXPERIMENTS["regression"].replace("steps=8000", "steps=3000")
     monkeypatch.setitem(faults.EXPERIMENTS, "regression", fewer_steps)
     kinds = ["kill", "terminate", "flip", "together"]
