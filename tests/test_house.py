@@ -1,0 +1,70 @@
+"""The structure that docs/architecture.md draws: arrows run one way, files are short, figures and claims need no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.registry import DOMAINS
+from tests.conftest import ROOT
+
+# Floors from below: a module imports from its own floor or from those below it.
+FLOORS = (("sobolev",), ("experiments.runner",), ("experiments.evidence",), tuple(f"experiments.{d}" for d in DOMAINS))
+SOURCES = [
+    *(path for room in ("sobolev", "experiments", "scripts", "hydra_plugins") for path in (ROOT / room).rglob("*.py")),
+    ROOT / "run.py",
+]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of this project that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.partition(".")[0] in ("sobolev", "experiments", "scripts", "run")}
+
+
+def room_of(module: str) -> str:
+    """The room of a module: `experiments.runner`, `sobolev`, `scripts`."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "experiments" else parts[0]
+
+
+def floor_of(room: str) -> int:
+    return next((number for number, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_arrows_run_one_way(path):
+    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for imported in sorted(imports(path)):
+        other = room_of(imported)
+        if other == room or other == "experiments":
+            continue
+        assert floor_of(other) < floor_of(room) or floor_of(room) == len(FLOORS), f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_functions_are_read_in_one_sight(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_domain_has_four_modules_and_its_figures_and_claims_need_no_torch(domain):
+    for name in ("settings", "figures", "claims"):
+        program = f"import sys, experiments.{domain}.{name}; print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout == "False\n", name
+    folder = ROOT / "experiments" / domain
+    assert {f"{name}.py" for name in ("settings", "figures", "claims")} <= {path.name for path in folder.iterdir()}
