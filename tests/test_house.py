@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md draws: arrows run one way, files are short, figures and claims need no torch."""
+"""The structure that docs/architecture.md draws: arrows run one way, files are short, drawing needs no torch."""
 
 from __future__ import annotations
 
