@@ -1,4 +1,4 @@
-"""WHEN: one readable file a domain, and the run itself. Configs say what, `sobolev` says how."""
+"""WHEN: one folder per domain, above the evidence and the runner. Configs say what, `sobolev` says how."""
 
 import os
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from experiments.evidence.collect import collect
 from experiments.evidence.results import DECIDED, alone
 from experiments.registry import results_folder
+from experiments.runner.command_line import one_line_errors
 
 
 def main() -> None:
@@ -52,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

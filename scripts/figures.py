@@ -16,6 +16,7 @@ from pathlib import Path
 from experiments.evidence import drawing
 from experiments.evidence.reading import EvidenceError
 from experiments.registry import modules
+from experiments.runner.command_line import one_line_errors
 
 
 def parse(names: list[str], arguments: list[str] | None) -> argparse.Namespace:
@@ -58,4 +59,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

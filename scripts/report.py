@@ -10,6 +10,7 @@ from experiments.evidence.reading import EvidenceError
 from experiments.evidence.report import read_evidence, report
 from experiments.evidence.verdicts import Part
 from experiments.registry import modules
+from experiments.runner.command_line import one_line_errors
 
 
 def all_parts() -> list[Part]:
@@ -37,4 +38,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

@@ -14,6 +14,7 @@ from pathlib import Path
 from experiments.evidence.markdown import write
 from experiments.evidence.reading import EvidenceError, expected, rows_path
 from experiments.registry import modules
+from experiments.runner.command_line import one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,4 +38,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

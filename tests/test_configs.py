@@ -234,3 +234,10 @@ def test_the_command_line_says_one_line_and_fails(tmp_path, arguments):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_a_default_that_is_not_there_is_one_line(tmp_path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("defaults: [nowhere, _self_]\nname: mine\n")
+    said = front_door.run("--config-dir", str(tmp_path), "dataset=mine").stderr
+    assert said == "error: In 'dataset/mine': Could not load 'dataset/nowhere'.\n"

@@ -1,4 +1,4 @@
-"""From rows of distillation to claims and figures."""
+"""From rows of distillation to claims."""
 
 import itertools
 import json
@@ -9,20 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.distillation import figures as distillation_figures
 from experiments.distillation.appendix import longer, shortcut
 from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
-from experiments.distillation.figures import cosine, read_saliencies
 from experiments.distillation.names import GAMES
-from experiments.evidence.collect import as_csv
-from experiments.evidence.reading import EvidenceError, read_csv
 from experiments.evidence.report import report
-from experiments.evidence.rows import as_rows, final, read_rows, select
-from experiments.evidence.schemas import RUNS
+from experiments.evidence.rows import as_rows, final, select
 from experiments.evidence.verdicts import Evidence, Finding
-from scripts import figures as draw_figures
 from tests.conftest import CONFIGS
-from tests.test_scripts import joined, write_rows
+from tests.test_scripts import joined
 
 STEPS = (0, 10, 100)
 
@@ -73,17 +67,17 @@ def test_verdicts_where_all_is_as_in_the_paper():
     assert set(verdicts(make_rows()).values()) == {"reproduced"}
 
 
-def test_a_game_or_size_of_ones_own_leaves_every_finding_as_it_was(monkeypatch):
+@pytest.mark.parametrize(("column", "own"), [("task", "mine"), ("method", "mine"), ("n_train", 7)])
+def test_what_the_paper_does_not_have_leaves_every_finding_as_it_was(monkeypatch, column, own):
+    """A game, a method or a training size of one's own."""
     rows = make_rows()
-    game, size = (rows[rows["task"] == "pong"].copy() for _ in range(2))
-    game["task"], size["n_train"] = "mine", size["n_train"] + 7
-    for mine in (game, size):
-        mine["value"], mine["scale"] = 1 / (1 + mine["value"]), "reduced"
+    mine = rows[(rows["task"] == "pong") & (rows["method"] == "sobolev") & (rows["n_train"] == 1_000)].copy()
+    mine[column], mine["value"], mine["scale"] = own, 1 / (1 + mine["value"]), "reduced"
     before = findings(rows)
     assert {finding.scale for finding in before.values()} == {"paper"}
-    assert findings(joined(rows, size)) == findings(joined(rows, game)) == before
+    assert findings(joined(rows, mine)) == before
     monkeypatch.setitem(GAMES, "mine", "Mine")  # with a title
-    assert findings(rows) == findings(joined(rows, game)) == before
+    assert findings(joined(rows, mine)) == before
 
 
 def test_log_ratios_are_paired_and_leave_zeros_out():
@@ -238,141 +232,3 @@ def test_the_report_names_what_is_missing():
     assert re.search(r"Breakout at 1,000 3\.[12]", text)  # 10^0.5
     assert "| Breakout | 1,000 | value |" in text
     assert "nearly uniform on 80% of the states" in text
-
-
-# Figures
-
-
-@pytest.fixture
-def results(tmp_path):
-    """What collecting leaves: one game, two sizes, three seeds, and one state's gradients."""
-    rows = make_rows(games=("breakout",), sizes=(1_000, 5_000), seeds=3, scale="reduced")
-    write_rows(tmp_path / "distillation" / "rows.csv.gz", rows)
-    rng = np.random.default_rng(0)
-    state = rng.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
-    teacher = rng.normal(size=(2, 4, 84, 84)).astype(np.float16)
-    (tmp_path / "distillation" / "saliency").mkdir()
-    for method, share in (("value", 0.0), ("sobolev", 1.0)):
-        student = share * teacher + (1 - share) * rng.normal(size=teacher.shape)
-        np.savez(
-            tmp_path / "distillation" / "saliency" / f"distill_atari_breakout_{method}_1000.npz",
-            state=state,
-            teacher_gradient=teacher,
-            student_gradient=student.astype(np.float16),
-            scale="reduced",
-        )
-    return tmp_path
-
-
-def test_the_figure_of_teachers_shows_their_rows(tmp_path):
-    rows = [
-        ("train_teacher", "pong", "ppo", 9, 0, step, split, metric, value, "reduced")
-        for step, split, mean in ((4, "train", -20.0), (9, "train", 3.0), (9, "test", 15.0))
-        for metric, value in (("score", mean), ("score_std", 2.0))
-    ]
-    write_rows(tmp_path / "teachers" / "rows.csv.gz", as_rows(rows))
-    assert draw_figures.main(["teachers", "--results", str(tmp_path)]) == 0
-    (axes,) = distillation_figures.teachers(read_rows(tmp_path / "teachers" / "rows.csv.gz"), {}).axes
-    assert axes.lines[0].get_ydata().tolist() == [-20, 3]
-    assert axes.lines[1].get_ydata().tolist() == [15]
-
-
-def test_each_run_of_a_teacher_is_a_line_of_its_own():
-    """A longer run and another algorithm of the same game and seed are not joined into one."""
-    runs = {("a2c", 9): -7.0, ("ppo", 4): -20.0, ("ppo", 9): 3.0}
-    rows = [
-        ("train_teacher", "pong", method, n_train, 0, step, split, metric, value, "reduced")
-        for step in (2, 4)
-        for (method, n_train), mean in runs.items()
-        for split in ("train", "test")[: 1 + (step == 4)]
-        for metric, value in (("score", mean + step), ("score_std", 2.0))
-    ]
-    (axes,) = distillation_figures.teachers(as_rows(rows), {}).axes
-    curves = [line for line in axes.lines if line.get_linestyle() != "None"]
-    assert [line.get_ydata().tolist() for line in curves] == [[mean + 2, mean + 4] for mean in runs.values()]
-    assert [line.get_xdata().tolist() for line in curves] == [[2e-6, 4e-6]] * 3
-    assert len({line.get_color() for line in curves}) == len(axes.get_legend().get_texts()) == 3
-
-
-def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
-
-    def card(run_id: str, steps: int, before: dict | None = None) -> dict:
-        training = {"algorithm": "ppo", "steps": steps}
-        played = {"sha256": "0", "options": {}, "training": training, "score": {"mean": 0.0}}
-        return {"run_id": run_id, **played, "before": before}
-
-    first = card("pong-ppo-n4-seed0-0a", 4)
-    second = card("pong-ppo_continued-n2-seed0-0b", 6, first)
-    third = card("pong-ppo_continued-n9-seed0-0c", 15, second)
-    other = third | {"run_id": "pong-ppo_continued-n9-seed0-0d", "before": third}  # whose rows were not collected
-    (tmp_path / "pong.json").write_text(json.dumps(other))
-    foreign = card("breakout-ppo_continued-n9-seed0-0e", 9, {"sha256": "0f"})
-    (tmp_path / "breakout.json").write_text(json.dumps(foreign))
-    shipped = read_csv(CONFIGS.parent / "results" / "teachers" / "runs.csv", RUNS)[0]
-    collected = [shipped | {"run_id": run["run_id"]} for run in (first, second, third)]
-    (tmp_path / "runs.csv").write_bytes(as_csv(RUNS, collected))
-    steps_before = distillation_figures.read_steps_before(tmp_path)
-    assert steps_before == {third["run_id"]: 6, second["run_id"]: 4, first["run_id"]: 0}
-    rows = [
-        ("train_teacher", "pong", *run, 0, run[1], split, metric, 1.0, "reduced")
-        for run in (("ppo", 4), ("ppo_continued", 2), ("ppo_continued", 9))
-        for split in ("train", "test")
-        for metric in ("score", "score_std")
-    ]
-    (axes,) = distillation_figures.teachers(as_rows(rows), steps_before).axes
-    assert [line.get_xdata().tolist() for line in axes.lines[::2]] == [[4e-6], [6e-6], [15e-6]]
-    assert [line.get_xdata().tolist() for line in axes.lines[1::2]] == [[4e-6], [6e-6], [15e-6]]
-    (tmp_path / "pong.json").write_text("{}]")
-    with pytest.raises(EvidenceError, match=r"pong\.json: Invalid JSON"):
-        distillation_figures.read_steps_before(tmp_path)
-
-
-def test_every_figure_renders(results, tmp_path, capsys):
-    assert draw_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
-    printed = capsys.readouterr().out.split()
-    assert len(printed) == 3
-    drawn = tmp_path / "figures" / "distillation_final_values.png"
-    content = drawn.read_bytes()
-    assert draw_figures.main(["final_values", "--results", str(results), "--out", str(drawn.parent)]) == 0
-    assert drawn.read_bytes() == content  # the same rows give the same file
-
-
-def test_the_gradient_figure_shows_what_was_recorded(results):
-    saliencies = read_saliencies(results / "distillation" / "saliency")
-    figure = distillation_figures.saliency(saliencies, "breakout", 1_000)
-    assert [axes.get_title() for axes in figure.axes[:4]] == ["newest frame", "teacher", "value only", "Sobolev"]
-    numbers = [float(axes.texts[0].get_text()) for axes in figure.axes[2:4]]
-    assert abs(numbers[0]) < 0.05
-    assert numbers[1] == 1.0
-    shown = figure.axes[1].images[0].get_array()
-    np.testing.assert_allclose(shown, saliencies["breakout", "value", 1_000].teacher_SCHW[0, -1].astype(float))
-    assert cosine(np.zeros(3), np.ones(3)) == 0
-
-
-def test_figure_4_draws_the_medians(results):
-    rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
-    figure = distillation_figures.figure_4(rows)
-    assert len(figure.axes) == 2
-    cell = rows[(rows["method"] == "value") & (rows["metric"] == "action_error") & (rows["split"] == "test")]
-    expected = [np.median(cell[cell["step"] == step]["value"]) for step in STEPS[1:]]
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), expected)
-    assert not any("REDUCED" in text.get_text() for text in figure.texts)
-
-
-def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
-    assert draw_figures.main(["--results", str(tmp_path / "nothing")]) == 1
-    assert draw_figures.main(["figure_4", "--results", str(tmp_path / "nothing")]) == 1
-    assert "make teachers distillation" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        draw_figures.main(["figure_5"])
-    broken = results / "distillation" / "saliency" / "distill_atari_breakout_value_1000.npz"
-    broken.write_bytes(broken.read_bytes()[:100])
-    assert draw_figures.main(["--results", str(results)]) == 1
-    assert "cannot be read" in capsys.readouterr().err
-
-
-def test_errors_that_are_all_0_are_drawn_too():
-    rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
-    rows.loc[rows["metric"] == "action_error", "value"] = 0
-    of_errors, of_kl = distillation_figures.figure_4(rows).axes
-    assert (of_errors.get_yscale(), of_kl.get_yscale()) == ("linear", "log")

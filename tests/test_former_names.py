@@ -96,3 +96,8 @@ def test_names_of_today_and_first_names_map_onto_each_other():
     assert first["entry"] == ENTRIES[today["entry"]]
     assert as_called_today(first) == today
     assert as_called_today(today) == today  # a run of today
+
+
+def test_settings_by_dotted_keys_are_renamed_too():
+    first = {key: 1 for key in KEYS.values()}
+    assert as_called_today(first) == {key: 1 for key in KEYS}

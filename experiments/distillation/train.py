@@ -93,7 +93,6 @@ def main(config: DistillConfig, run: Run) -> dict:
     save_saliency(run, measured[config.evaluate_on], *passes, config.seed, run.scale)
     return {
         "objective": final["kl"],
-        "scale": run.scale,
         "steps": steps,
         "learned": has_learned(final["kl"], kl_at_start, run),
         "teacher_sha256": teacher.sha256,

@@ -96,7 +96,6 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
     run.record(updates * per_update, [(seed, "test", name, value) for name, value in statistics.items()])
     return {
         "objective": -statistics["score"],
-        "scale": run.scale,
         "steps": updates * per_update,
         "episodes": config.evaluation_episodes,
         "options": asdict(options),

@@ -26,6 +26,7 @@ from experiments.evidence.reading import ROWS_FILE, EvidenceError, Rows, expecte
 from experiments.evidence.results import alone, replace_together
 from experiments.evidence.runs import left_out
 from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
+from experiments.runner.former_names import as_called_today
 
 NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
 
@@ -102,7 +103,8 @@ class Results:
             if not any((*cell(run), seed) in rows for seed in run["seeds"].split()):
                 raise EvidenceError(f"{rows_path(folder)} has no rows of {run['run_id']}, which runs.csv names")
         manifests = {(*cell(run), run["seeds"]): run for run in runs}
-        return cls(rows, manifests, {tuple(key.split()): value for key, value in settings.items()})
+        today = {tuple(key.split()): as_called_today(value) for key, value in settings.items()}
+        return cls(rows, manifests, today)
 
     def owners(self) -> dict[tuple, str]:
         """The run that answered each question."""

@@ -94,7 +94,7 @@ def main(config: DescentConfig, run: Run) -> dict:
 
     # Evaluate
     ratio = losses[config.optimizer.steps] / losses[0]
-    return {"objective": ratio.quantile(0.5).item(), "scale": run.scale, "steps": config.optimizer.steps}
+    return {"objective": ratio.quantile(0.5).item(), "steps": config.optimizer.steps}
 
 
 def check(config: DescentConfig) -> None:

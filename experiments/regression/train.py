@@ -83,7 +83,6 @@ def main(config: RegressionConfig, run: Run) -> dict:
     save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], run.scale)
     return {
         "objective": final.quantile(0.5).item(),
-        "scale": run.scale,
         "steps": steps,
         **{f"test_{name}": error.quantile(0.5).item() for name, error in zip(METRICS, errors["test"], strict=False)},
     }

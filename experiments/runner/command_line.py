@@ -62,6 +62,8 @@ def explain(error: Exception) -> str:
         options = [file.as_posix() for file in files] or error.options
         implied = "" if any(choice in argument for argument in sys.argv) else ", which another choice implies,"
         return f"{group}={choice}{implied} is not a choice{nearest(choice, options)}"
+    if isinstance(error, MissingConfigException):  # of a file that another one is made of
+        return str(error).partition("\n")[0]
     if isinstance(error, OSError):
         where, again = error.filename or type(error).__name__, "the same command goes on"
         if error.errno in FULL:

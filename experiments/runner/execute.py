@@ -90,7 +90,7 @@ def execute(config: RunConfig) -> float:
                 if run._trial:
                     run._trial.refuse(error)
                 raise
-            run.finish(summary)
+            run.finish({"scale": run.scale} | summary)
             if not run.ranks.rank:
                 say(f"{run.directory} is complete")
     end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run

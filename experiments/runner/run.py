@@ -191,9 +191,9 @@ class Run:
             np.savez_compressed(file, **arrays)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the run complete. `summary` holds at least `objective`, the number that a sweep compares.
+        """Mark the run complete.
 
-        For rows that are to be collected it also says their `scale`, paper or reduced.
+        `summary` holds at least `objective`, the number that a sweep compares, and `scale`, paper or reduced.
         """
         if not math.isfinite(summary["objective"]):
             raise BadInput(f"training diverged: its objective is {summary['objective']}")

@@ -1,0 +1,1 @@
+"""Section 4.3: networks whose parts learn from predicted gradients."""

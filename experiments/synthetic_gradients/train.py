@@ -84,7 +84,6 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             tally = {name: tally[name] + value for name, value in sums.items()} if tally else sums
     return {
         "objective": 1 - measured["accuracy_top1"],
-        "scale": run.scale,
         "steps": steps,
         **{f"{config.evaluate_on}_{name}": value for name, value in measured.items()},
     }

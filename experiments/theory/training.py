@@ -99,7 +99,7 @@ def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objectiv
         for seed, value in zip(seeds_of(config), error_E.tolist(), strict=True)
     ]
     run.record(config.optimizer.steps, rows)
-    return {"objective": errors[objective].quantile(0.5).item(), "scale": run.scale}
+    return {"objective": errors[objective].quantile(0.5).item()}
 
 
 def seeds_of(config: TrainingConfig) -> range:

@@ -1,0 +1,99 @@
+"""docs/extending.md, done as it says: its files written to a folder of their own, its commands typed there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.registry import results_folder
+from tests.conftest import ROOT, TINY
+
+GUIDE = (ROOT / "docs" / "extending.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", GUIDE, re.MULTILINE | re.DOTALL))
+COMMON = ["recorder=disabled", "compute.threads=1", "compute.device=cpu"]
+
+
+def blocks(section: str) -> list[tuple[str, str]]:
+    """The blocks of code of a section: their language, empty for commands, and their text."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def write_files(section: str, folder: Path) -> None:
+    """The files of a section: blocks of code whose first line is a comment with their path."""
+    for path, _, content in (text.removeprefix("# ").partition("\n") for language, text in blocks(section) if language):
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+
+def type_commands(section: str, folder: Path) -> list[str]:
+    """Type a section's commands in the folder, runs at a tiny budget; what each of them said."""
+    said = []
+    for line in "".join(text for language, text in blocks(section) if not language).splitlines():
+        words = shlex.split(line)
+        environment = {"PYTHONPATH": f"{folder}:{ROOT}"}
+        while "=" in words[0]:
+            environment |= [words.pop(0).split("=", 1)]
+        command = [sys.executable, *(str(ROOT / word) if word == "run.py" else word for word in words[1:])]
+        if "run.py" in words:
+            experiment = next(word.partition("=")[2] for word in words if word.startswith("experiment="))
+            command += [*COMMON, *TINY.get(experiment, [])]
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        said.append(done.stdout + done.stderr)
+    return said
+
+
+def complete_runs(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("runs/*/*/summary.json"))
+
+
+@pytest.mark.parametrize(
+    ("title", "run"),
+    [
+        ("A benchmark function", "himmelblau-sobolev-"),
+        ("A technique of synthetic gradients", "digits-mostly_value-"),
+        ("A game", "freeway-ppo-"),
+    ],
+)
+def test_a_section_of_the_guide_ends_in_a_run(tmp_path, title, run):
+    write_files(SECTIONS[title], tmp_path)
+    type_commands(SECTIONS[title], tmp_path)
+    (name,) = complete_runs(tmp_path)
+    assert name.startswith(run)
+
+
+def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_path):
+    write_files(SECTIONS["A domain"], tmp_path)
+    said = type_commands(SECTIONS["A domain"], tmp_path)
+    assert [name.partition("-descent")[0] for name in complete_runs(tmp_path)] == ["slope2.0"] * 3
+    assert "my_results/my_domain: 3 runs" in said[2]
+    assert (tmp_path / "my_results" / "figures" / "my_line.png").stat().st_size > 1000
+    again = type_commands(SECTIONS["A domain"], tmp_path)
+    assert "is complete: skipped" in again[0]
+
+
+@pytest.mark.parametrize("command", [["run.py", "--help"], ["-m", "scripts.figures", "figure_2"]])
+def test_an_extension_that_is_not_there_is_said_in_one_line(command):
+    environment = os.environ | {"SOBOLEV_EXTENSIONS": "nowhere_to_be_found"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: SOBOLEV_EXTENSIONS=nowhere_to_be_found: No module named 'nowhere_to_be_found'\n"
+
+
+def test_rows_go_to_the_folder_of_their_domain():
+    folders = {name: results_folder(name) for name in ("regression_steep", "theory_exact", "distill_atari", "mine")}
+    assert folders == {
+        **{"regression_steep": "regression", "theory_exact": "theory"},
+        **{"distill_atari": "distillation", "mine": "mine"},
+    }
+    assert results_folder("train_teacher") == "teachers"
+    assert results_folder("synthetic_gradients_imagenet") == "synthetic_gradients"
