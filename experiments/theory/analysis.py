@@ -22,6 +22,7 @@ from experiments.evidence.rows import (
     with_settings,
 )
 from experiments.evidence.verdicts import Evidence
+from experiments.theory.names import plural
 
 COMMAND = "make theory report"
 LEARNED = 0.1  # share of the teacher's variance left unexplained at which it counts as learned; ours
@@ -140,7 +141,7 @@ def k_table(evidence: Evidence) -> list[tuple[str, float, float]]:
     table = []
     for family, k_reg in numbers(polynomials, "k_reg_").items():
         inputs, degree = family.split("_n")
-        name = f"polynomials of degree {degree} in {inputs.removeprefix('d')} variable{'s' * (inputs != 'd1')}"
+        name = f"polynomials of degree {degree} in {plural(int(inputs.removeprefix('d')), 'variable')}"
         table.append((name, k_reg, number(polynomials, f"k_sob_{family}")))
     if len(of_part(evidence, "gaussian").rows):  # proposition_3_gaussian says whether these numbers hold
         table.append(("Gaussian densities", 3, 1))

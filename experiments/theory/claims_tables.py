@@ -40,9 +40,8 @@ def points_table(evidence: Evidence) -> str:
                 [activation, str(n_inputs), *counts, format_factor(log_ratio(value, sobolev)), str(n_inputs + 1)]
             )
     title = f"Points until less than {LEARNED:.0%} of a teacher's variance is unexplained{_marked(evidence)}"
-    return f"#### {title}\n\n" + markdown(
-        ["activation", "inputs", "value only", "Sobolev", "ratio", "numbers a point"], lines
-    )
+    titles = [title_of for title_of, _ in METHODS.values()]
+    return f"#### {title}\n\n" + markdown(["activation", "inputs", *titles, "ratio", "numbers a point"], lines)
 
 
 def width_table(evidence: Evidence) -> str:
