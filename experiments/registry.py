@@ -1,7 +1,7 @@
 """The one list of domains, and those that users add.
 
-A domain is a folder beside this file with four modules: `settings` (the types of its configs), `train` (its loops),
-`figures` and `claims`. Adding one here is a line in DOMAINS, its folder and its configs.
+A domain is a folder beside this file with `settings` (the types of its configs), `figures`, `claims` and its
+experiments, one module each, such as `train`. Adding one here is a line in DOMAINS, its folder and its configs.
 
 Without touching this project, a domain of one's own is a package of the same shape, and the environment variable
 SOBOLEV_EXTENSIONS names it: modules to import before anything is composed, with commas between. A module that is no
