@@ -1,10 +1,10 @@
 """From a search's runs to configs/tuned:  python -m scripts.tune [--runs runs] [--configs configs] [--results results]
 
-For each task and approach, the choice whose runs of a search (`SEARCHES`) ended with the least mean over seeds, on
-validation data, of what its experiment minimises: a mean, because a choice at which some trainings fail is none. A best
-value at the end of its grid is said: the grid should then be wider. A choice that lacks a seed that others have is left
-out, for a training that diverged leaves no summary. Runs of a task that differ in anything else, and
-runs measured on test data, are refused. Every run is noted in the results, in `tuning.csv`.
+For each task and approach this writes the choice whose runs of a search (`SEARCHES`) ended with the least mean over
+seeds of what its experiment minimises, on validation data. Choices are compared by their mean, so an unstable one
+cannot win. A choice that lacks a seed that others have is left out, because a training that diverged leaves no summary.
+If the best value lies at the end of its grid, that is said: the grid should then be wider. Runs of a task that differ
+in anything else, and runs measured on test data, are refused. Every run is noted in the results, in `tuning.csv`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ Choice = tuple[float, ...]  # a value for each key of `Search.chosen`
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write one file a task and approach, print its path and choice, and return the exit status."""
+    """Write one file per task and approach, print its path and choice, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.tune", description=__doc__.split("\n\n")[1])
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of runs")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds tuned/")

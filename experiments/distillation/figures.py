@@ -57,7 +57,7 @@ Saliencies = dict[tuple[str, str, int], Saliency]  # (game, method, n_train)
 
 
 def figure_4(rows: pd.DataFrame) -> Figure:
-    """Figure 4: action-prediction error and KL(student || teacher) over training, a column a training size.
+    """Figure 4: action-prediction error and KL(student || teacher) over training, one column per training size.
 
     Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states.
     """
@@ -95,7 +95,7 @@ def figure_4(rows: pd.DataFrame) -> Figure:
 
 
 def final_values(rows: pd.DataFrame) -> Figure:
-    """The end of training against the training size, a row a game: on test episodes, and where the student plays."""
+    """The end of training against the training size, one row per game: on test episodes and in play."""
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(rows, "task", "method", "n_train", "split", "metric")
     columns = {key: name for key, name in ENDS.items() if any(cell[3:] == key for cell in ends)}
@@ -126,10 +126,10 @@ def final_values(rows: pd.DataFrame) -> Figure:
 
 
 def saliency(saliencies: Saliencies, game: str, n_train: int) -> Figure:
-    """The gradient of the log-probability of the teacher's choice by the newest frame, a row a state, beside the frame.
+    """The gradient of the log-probability of the teacher's choice by the newest frame, beside that frame.
 
-    Red raises it and blue lowers it. A panel's range is the 99.5th percentile of its own absolute values; the number is
-    the cosine between student's and teacher's gradient over all frames of the state.
+    One row per state. Red raises it and blue lowers it. A panel's range is the 99.5th percentile of its own absolute
+    values; the number is the cosine between student's and teacher's gradient over all frames of the state.
     """
     students = {m: saliencies[game, m, n_train] for m in METHODS if (game, m, n_train) in saliencies}
     first = next(iter(students.values()))

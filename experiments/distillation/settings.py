@@ -105,7 +105,7 @@ class TrainTeacherConfig(RunConfig):
     dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     start: str = MISSING  # the file of a teacher to go on from; empty: new weights
-    start_sha256: str = MISSING  # of that file: from another teacher it is another training
+    start_sha256: str = MISSING  # part of the run's identity: a different teacher is a different run
     value_steps: int = MISSING  # of those that go on: at first the value alone learns, for a teacher's file has none
     evaluation_episodes: int = MISSING
 

@@ -36,7 +36,7 @@ class Candidate:
     settings: dict[str, Any]  # those that all seeds of its cell have in common
     manifest: dict[str, Any]
     arrays: dict[str, bytes]  # {folder in the results: the npz file}
-    unfit: str  # why it is no evidence, though nothing is wrong with it
+    unfit: str  # why its rows are not collected, though no file is damaged; empty if they are
 
     @classmethod
     def read(cls, path: Path) -> Candidate:
@@ -83,7 +83,7 @@ class Candidate:
 
 
 def unfit(run: CompleteRun, rows: Rows) -> str:
-    """Why a run whose files are whole is no evidence; empty if it may be."""
+    """Why the rows of a run whose files are whole are not collected; empty if they are."""
     if run.summary.scale not in SCALES:
         return f"its summary says no scale ({' or '.join(SCALES)})"
     if run.config.get("evaluate_on") == "validation":

@@ -199,7 +199,7 @@ def differences(asked: dict[str, Any], expected: dict[str, Any] | None) -> str:
 
 
 def as_settings(settings_of: dict[tuple, dict[str, Any] | None]) -> bytes:
-    """The content of settings.json: a line a cell."""
+    """The content of settings.json: one line per cell."""
     lines = [f"{json.dumps(' '.join(key))}: {json.dumps(value)}" for key, value in sorted(settings_of.items()) if value]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 

@@ -45,7 +45,7 @@ NOT_DRAWN = ("regression_steep",)  # the report has it as a table
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
-    """Figure 2, right: test MSE against training size, a panel a function, for the rows of one experiment.
+    """Figure 2, right: test MSE against training size, one panel per function, for the rows of one experiment.
 
     A faint dot is a seed; a marker the median over seeds and its bar the 95% interval of the median.
     """
@@ -130,7 +130,7 @@ def ratios(rows: pd.DataFrame) -> Figure:
 
 
 def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
-    """Train and test error over training at one size: a row a function, a column a metric.
+    """Train and test error over training at one size: one row per function, one column per metric.
 
     Lines are medians over seeds; bands reach from the lower to the upper quartile. A panel's axis is that of the test
     curves and a decade below: few points are fitted to many more decades, beside which test curves would be flat.
@@ -194,7 +194,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None
 def descent(rows: pd.DataFrame) -> Figure:
     """The Sobolev loss on the training points while networks that fit their values descend on it, over where it began.
 
-    A panel a function, a row of panels a training size. Lines are medians over seeds, bands quartiles.
+    One panel per function, a row of panels a training size. Lines are medians over seeds, bands quartiles.
     """
     tasks, sizes, looks = levels(rows, "task"), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     figure = Figure(figsize=(7, 0.9 + 1.2 * len(sizes)))

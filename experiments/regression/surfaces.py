@@ -21,7 +21,7 @@ def figure_3(surfaces: Surfaces, experiment: str = "regression") -> Figure:
 
 
 def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
-    """Target and models as surfaces, each above its gradient field; a row a training size, a column a method.
+    """Target and models as surfaces, each above its gradient field; one row per training size, one column per method.
 
     Dots beneath the target are training points, 100 at most. An arrow's length is the cube root of the gradient's norm,
     on one scale for the whole figure, so that flat regions can be seen beside steep ones.

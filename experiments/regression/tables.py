@@ -56,7 +56,7 @@ def final_errors(rows: pd.DataFrame) -> list[Entry]:
 
 
 def errors_table(entries: Iterable[Entry]) -> str:
-    """The entries of one experiment as Markdown: a row a function and size, a column a metric and method."""
+    """The entries of one experiment as Markdown: one row per function and size, one column per metric and method."""
     entry_of = {(e.task, e.n_train, e.metric, e.method): e for e in entries}
     methods = in_order("method", (key[3] for key in entry_of))
     columns = [(metric, m) for metric in METRICS for m in methods if any(key[2:] == (metric, m) for key in entry_of)]

@@ -25,8 +25,8 @@ Panels = dict[str, dict[tuple[str, str], Curve]]  # {metric: {(split, part): cur
 
 
 def draw_curves(metrics: Path, config: RunConfig, scale: str | None) -> Figure | None:
-    """A run's rows: a panel a metric, a line a split and part, medians over seeds in a band from the least to the
-    greatest. None where nothing was measured twice.
+    """A run's rows: one panel per metric, one line per split and part, medians over seeds in a band from the least to
+    the greatest. None where nothing was measured twice.
 
     The metric `name/k` is part k of panel `name`. An axis is logarithmic where all is positive and spans a decade.
     """

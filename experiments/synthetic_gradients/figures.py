@@ -31,7 +31,7 @@ Looks = Mapping[str, Look]
 
 
 def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Table 1: top-1 accuracy at the end of training, a panel a task, beside the paper's number where it has one.
+    """Table 1: top-1 accuracy at the end of training, one panel per task, beside the paper's number where it has one.
 
     A dot is a seed; a marker the mean over seeds and its bar Student's 95% interval, cut off at the panel's edge. A
     hollow diamond is the paper's number: of a full-scale run, and for Imagenette of ImageNet.
@@ -73,7 +73,7 @@ def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Top-1 accuracy over training, a panel a task. Lines are means over seeds, bands reach over all seeds."""
+    """Top-1 accuracy over training, one panel per task. Lines are means over seeds, bands reach over all seeds."""
     rows = select(rows, metric="accuracy_top1")
     lines = lines_of(rows)
     figure, panels = grid_of(len(lines), 1.9)
@@ -91,12 +91,12 @@ def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def gradient_cosine(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Cosine between synthetic and true gradient over training: a line of panels a task, a column a split."""
+    """Cosine between synthetic and true gradient over training: one line of panels per task, one column per split."""
     return at_splits(rows, looks, "gradient_cosine", "Cosine between synthetic and true gradient over training")
 
 
 def gradient_error(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """|synthetic - true| / |true| over training: a line of panels a task, a column a split."""
+    """|synthetic - true| / |true| over training: one line of panels per task, one column per split."""
     return at_splits(rows, looks, "gradient_relative_error", "Relative error of synthetic gradients over training")
 
 
@@ -135,7 +135,7 @@ def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figu
 
 
 def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """The loss and what each split's predictor says of it, over training: a line a task, a column a technique."""
+    """The loss and what each predictor says of it, over training: one line per task, one column per technique."""
     lines = lines_of(rows)
     figure = Figure(figsize=(7, 0.9 + 1.35 * len(lines)))
     grid = figure.subplots(len(lines), len(looks), sharey="row", squeeze=False)

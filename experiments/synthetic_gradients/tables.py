@@ -73,7 +73,7 @@ def accuracies(rows: pd.DataFrame) -> list[Accuracy]:
 
 
 def table_1(entries: Sequence[Accuracy]) -> str:
-    """Table 1 as Markdown: a row a task, scale and metric, below it the paper's row where there is one."""
+    """Table 1 as Markdown: one row per task, scale and metric, below it the paper's row where there is one."""
     groups: dict[tuple[str, str, str], dict[str, Accuracy]] = {}
     for entry in entries:
         groups.setdefault((entry.task, entry.scale, entry.metric), {})[entry.technique] = entry
@@ -112,7 +112,7 @@ def appendix(evidence: Evidence) -> str:
 
 
 def runs_table(rows: pd.DataFrame) -> str:
-    """What was run, a row a task and scale, as Markdown. Of one that does not ship it is not known what differs."""
+    """What was run, one row per task and scale, as Markdown. Of one that does not ship it is not known what differs."""
     shipped = {setting.line: setting for setting in SETTINGS}
     cells = []
     for line in lines_of(rows):
@@ -126,7 +126,7 @@ def runs_table(rows: pd.DataFrame) -> str:
 
 
 def gradients_table(rows: pd.DataFrame) -> str:
-    """How good the synthetic gradients were at the end, a row a task, scale and technique, as Markdown."""
+    """How good the synthetic gradients were at the end, one row per task, scale and technique, as Markdown."""
     looks = looks_of(rows["method"])
     cells = []
     for line in lines_of(rows):
