@@ -175,7 +175,7 @@ def test_a_run_that_was_killed_before_it_could_clean_up_is_cleaned_up(make_confi
 
 
 def test_a_refused_run_removes_no_folder_that_was_there(make_config):
-    config = make_config("n_train=0")
+    config = make_config("dataset.name=nowhere")
     folder_of(config).mkdir(parents=True)
     (folder_of(config) / "notes").write_text("mine")
     with pytest.raises(BadInput):

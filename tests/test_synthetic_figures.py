@@ -14,7 +14,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from experiments.evidence import collect, report
+from experiments.evidence import report
 from experiments.evidence.rows import Estimate, as_rows, mean_estimate, read_rows, select
 from experiments.evidence.verdicts import Evidence
 from experiments.synthetic_gradients.claims import SYNTHETIC_GRADIENTS, exceeds
@@ -36,6 +36,7 @@ from experiments.synthetic_gradients.tasks import (
     SETTINGS,
     Setting,
 )
+from scripts import collect
 from scripts import figures as draw_figures
 from scripts import report as report_program
 from scripts import tables as tables_program
