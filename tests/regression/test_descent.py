@@ -14,8 +14,8 @@ from experiments.runner.scale import scale_of
 from sobolev.functions import BENCHMARKS
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
-from tests.test_regression import shipped
-from tests.test_run import interrupted
+from tests.regression.test_regression import shipped
+from tests.runner.test_run import interrupted
 
 DESCENT = ("experiment=regression_descent", "n_train=50")
 

@@ -23,7 +23,7 @@ from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGr
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 from tests.conftest import ROOT
-from tests.test_distillation import BFLOAT16_TOLERANCE
+from tests.sobolev.test_distillation import BFLOAT16_TOLERANCE
 
 SHIPPED = sorted((ROOT / "results" / "teachers").glob("*.safetensors"))
 

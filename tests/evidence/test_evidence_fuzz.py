@@ -33,10 +33,10 @@ from experiments.evidence.schemas import (
     TeacherSummary,
 )
 from tests.conftest import CONFIGS
-from tests.test_collect import make_run
-from tests.test_evidence_exports import make_teacher_run
-from tests.test_evidence_files import ALIASES, tree
-from tests.test_scripts import make_surface, write_surface
+from tests.evidence.test_collect import make_run
+from tests.evidence.test_evidence_exports import make_teacher_run
+from tests.evidence.test_evidence_files import ALIASES, tree
+from tests.regression.test_evidence import make_surface, write_surface
 
 SHIPPED = CONFIGS.parent / "results"
 SOON = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from scripts import tune
 from tests.conftest import CONFIGS, composed
-from tests.test_collect import MANIFEST
+from tests.evidence.test_collect import MANIFEST
 
 
 def asked(approach: str = "sobolev", alpha: float = 0.1, rate: float = 3e-4, game: str = "pong", **other) -> dict:

@@ -13,8 +13,8 @@ from experiments.evidence.rows import as_rows, read_rows
 from experiments.evidence.schemas import RUNS
 from scripts import figures as draw_figures
 from tests.conftest import CONFIGS
-from tests.test_distillation_evidence import STEPS, make_rows
-from tests.test_scripts import write_rows
+from tests.distillation.test_distillation_evidence import STEPS, make_rows
+from tests.regression.test_evidence import write_rows
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from experiments.theory.claims_theorems import MISMATCHES, theorem_1, theorem_2
 from scripts import collect
 from scripts import figures as draw_figures
 from tests.conftest import ROOT
-from tests.test_theory_experiment import tiny
+from tests.theory.test_theory_experiment import tiny
 
 # --- Claims ---
 

@@ -16,7 +16,7 @@ from experiments.evidence.report import report
 from experiments.evidence.rows import as_rows, final, select
 from experiments.evidence.verdicts import Evidence, Finding
 from tests.conftest import CONFIGS
-from tests.test_scripts import joined
+from tests.regression.test_evidence import joined
 
 STEPS = (0, 10, 100)
 

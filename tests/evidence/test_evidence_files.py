@@ -23,8 +23,8 @@ from experiments.evidence.schemas import ROWS, Settings
 from scripts import report as report_program
 from scripts.collect import main
 from tests.conftest import CONFIGS
-from tests.test_collect import HEADER, MANIFEST, make_run, values
-from tests.test_scripts import make_surface, write_surface
+from tests.evidence.test_collect import HEADER, MANIFEST, make_run, values
+from tests.regression.test_evidence import make_surface, write_surface
 
 SHIPPED = CONFIGS.parent / "results"
 ROW = "regression,booth,value,20,7,9,test,value_mse,1.0\n"

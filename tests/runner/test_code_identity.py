@@ -10,7 +10,7 @@ from experiments.runner.code_identity import code_identity
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
 from tests.conftest import ROOT
-from tests.test_run import interrupted
+from tests.runner.test_run import interrupted
 
 ENTRY = "experiments.regression.train.main"
 

@@ -12,10 +12,10 @@ from experiments.distillation import export_teachers
 from experiments.evidence.reading import EvidenceError, read_arrays, read_sums
 from experiments.evidence.schemas import SURFACE
 from scripts import tune
-from tests.test_collect import MANIFEST
-from tests.test_evidence_files import change, full_disk_after
-from tests.test_scripts import make_surface, write_surface
-from tests.test_tune import asked, write_runs
+from tests.evidence.test_collect import MANIFEST
+from tests.evidence.test_evidence_files import change, full_disk_after
+from tests.regression.test_evidence import make_surface, write_surface
+from tests.scripts.test_tune import asked, write_runs
 
 # --- Arrays ---
 

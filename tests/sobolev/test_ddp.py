@@ -70,7 +70,7 @@ def distillation() -> tuple[nn.Module, Callable[[nn.Module, int, int], torch.Ten
     return Derivatives(student), objective
 
 
-# Synthetic gradients have theirs in tests/test_decoupled_network.py.
+# Synthetic gradients have theirs in tests/sobolev/test_decoupled_network.py.
 EXPERIMENTS = {
     "regression": regression,
     "distillation": distillation,

@@ -16,7 +16,7 @@ from sobolev import SobolevLoss, check
 from sobolev.derivatives import derivatives, projected_derivatives
 from sobolev.exact import exact_formulas
 from tests.module_zoo import ZOO, Apply
-from tests.test_derivatives import NumpyCube
+from tests.sobolev.test_derivatives import NumpyCube
 
 
 def samples(*shape: int, n: int = 4) -> Tensor:

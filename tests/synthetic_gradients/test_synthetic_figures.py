@@ -44,7 +44,7 @@ from sobolev.synthetic_gradients import TECHNIQUES as OF_THE_LIBRARY
 from sobolev.synthetic_gradients import Technique
 from tests import front_door
 from tests.conftest import TINY
-from tests.test_scripts import joined, texts, write_rows
+from tests.regression.test_evidence import joined, texts, write_rows
 
 STEPS = (0, 100, 300, 1000)
 ALL = tuple(TECHNIQUES)

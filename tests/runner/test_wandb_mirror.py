@@ -19,7 +19,7 @@ from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, run_id
 from experiments.runner.wandb_mirror import WandbMirror, is_sent, mirror, read_groups
 from scripts import wandb_sync
-from tests.test_run import interrupted, metrics
+from tests.runner.test_run import interrupted, metrics
 
 # In place of the package, in the mirror's own process: it notes what it is told, keeps its runs as a server does, and
 # misbehaves as FAKE_WANDB says.

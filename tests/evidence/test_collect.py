@@ -14,7 +14,7 @@ from experiments.evidence.reading import read_csv
 from experiments.registry import results_folder
 from scripts.collect import main
 from tests.conftest import CONFIGS, composed
-from tests.test_scripts import make_surface, write_surface
+from tests.regression.test_evidence import make_surface, write_surface
 
 MANIFEST = {
     **{"revision": "0a1b2c3d", "dirty": False, "python": "3", "torch": "2", "numpy": "2", "platform": "Linux"},

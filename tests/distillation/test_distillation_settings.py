@@ -12,7 +12,7 @@ from experiments.runner.scale import scale_of
 from experiments.runner.settings import file_sha256
 from sobolev.atari import AtariOptions, Objective
 from tests.conftest import ROOT, composed
-from tests.test_distill_atari import SHIPPED, make
+from tests.distillation.test_distill_atari import SHIPPED, make
 
 
 def shipped(*overrides: str) -> DistillConfig:

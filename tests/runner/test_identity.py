@@ -16,7 +16,7 @@ from experiments.runner.errors import BadInput, RunBusy
 from experiments.runner.execute import execute, open_run
 from experiments.runner.identity import folder_of, is_complete, read_summary
 from sobolev.files import locked
-from tests.test_run import interrupted, metrics
+from tests.runner.test_run import interrupted, metrics
 
 STOPPED = ("compute.checkpoint_seconds=0", "networks=1")
 
