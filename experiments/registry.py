@@ -68,6 +68,8 @@ def settings_types() -> dict[str, type[RunConfig]]:
     """The type of each experiment's settings, by the name that its defaults list calls it by."""
     types = {}
     for settings in modules("settings").values():
+        if not hasattr(settings, "TYPES"):
+            raise BadInput(f"{settings.__name__} has no TYPES: the types of its experiments' settings, by name")
         types |= settings.TYPES
     return types
 
