@@ -72,10 +72,12 @@ def settings_types() -> dict[str, type[RunConfig]]:
     """The type of each experiment's settings, by the name that its defaults list calls it by.
 
     Raises:
-        BadInput: two domains call a type the same.
+        BadInput: a domain has no `TYPES`, or two call a type the same.
     """
     types = {}
     for settings in modules("settings").values():
+        if not hasattr(settings, "TYPES"):
+            raise BadInput(f"{settings.__name__} has no TYPES: the types of its experiments' settings, by name")
         for name, node in settings.TYPES.items():
             if types.setdefault(name, node) is not node:
                 raise BadInput(f"{settings.__name__}: {name} is a type of {types[name].__module__}; rename it")

@@ -240,9 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     names, file = options.names or list(EXPERIMENTS), options.results / "faults.csv"
     options.results.mkdir(parents=True, exist_ok=True)
-    tried = {(name, fault) for name in names for fault in options.faults}
-    there = read_csv(file) if file.exists() else []
-    others = [row for row in map(tuple, map(dict.values, there)) if row[:2] not in tried]
+    there = list(map(tuple, map(dict.values, read_csv(file) if file.exists() else [])))
     lines: list[tuple[str, str, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -254,7 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
                 if survived:
                     lines.append((name, fault, len(survived), sum(survived)))
                     print(f"{name}, {fault}: {sum(survived)} of {len(survived)} survived", flush=True)
-                    write([*others, *lines], file)
+                    tried = {line[:2] for line in lines}
+                    write([*(row for row in there if row[:2] not in tried), *lines], file)
     return int(any(tried != survived for _, _, tried, survived in lines))
 
 

@@ -74,7 +74,7 @@ def shortcut(evidence: Evidence) -> str:
         return ""
     head = ["game", "states", "KL, bfloat16", "KL, float32", "furthest apart", "spread over seeds", "within the spread"]
     return (
-        "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative sweeps were computed in "
+        "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative passes were computed in "
         "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
         "projections. The spread is the greatest less the least of these seeds in bfloat16. "
         "`python run.py -m sweep=distillation/float32` runs it.\n\n" + markdown(head, lines)

@@ -6,6 +6,7 @@ it whoever comes next puts the files in their places, should this process be kil
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,17 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files, {name: content}, and their checksums, all or none. The caller holds the folder."""
+    """Write files, {name: content}, and their checksums, all or none. The caller holds the folder.
+
+    Raises:
+        OSError: a folder lies where a file goes, or a file where its folder goes; nothing has changed.
+    """
+    for name in files:
+        path = folder / name
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder, where a file goes", str(path))
+        if path.parent.exists() and not path.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file, where a folder goes", str(path.parent))
     shutil.rmtree(folder / STAGED, ignore_errors=True)
     kept = {name: digest for name, digest in read_sums(folder).items() if (folder / name).is_file()}
     if ROWS_FILE in files:  # it replaces the one of before

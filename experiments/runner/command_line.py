@@ -54,6 +54,8 @@ def explain(error: Exception) -> str:
         return f"{several[1]}: several values are a sweep, with -m; a value with a comma is quoted: \"{key}='{value}'\""
     if elsewhere := _of_another_experiment(str(error)):
         return elsewhere
+    if unknown := re.match(r"In '([^']+)': ConfigKeyError[^\n]*\nKey '([^']+)' not in", str(error)):
+        return f"{unknown[1]}.yaml says {unknown[2]}, which is not a setting there"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         # Of a group within a group Hydra lists the outer one's choices.
@@ -104,6 +106,8 @@ def _of_another_experiment(message: str) -> str:
         group, choice, sets = unused[1], unused[2].partition("=")[2], set()
     elif unfit := re.match(r"In '(\w+)/(.+)': ConfigKeyError", message):
         group, choice = unfit[1], unfit[2]
+        if not (CONFIGS / group / f"{choice}.yaml").is_file():  # a file of the user's, with a key that nothing has
+            return ""
         sets = set(_yaml(f"{group}/{choice}")) - {"defaults"}
     else:
         return ""

@@ -18,6 +18,7 @@ import yaml
 from experiments.evidence import results
 from experiments.evidence.collect import Results, as_csv, collect, compressed
 from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_csv, read_json, read_sums, rows_path
+from experiments.evidence.results import replace_together
 from experiments.evidence.rows import read_rows, read_surfaces
 from experiments.evidence.schemas import ROWS, Settings
 from scripts import report as report_program
@@ -408,3 +409,17 @@ def test_reading_and_writing_changes_nothing():
     folder = SHIPPED / "teachers"
     assert as_csv(ROWS, read_csv(folder / ROWS_FILE, ROWS)) == gzip.decompress((folder / ROWS_FILE).read_bytes())
     assert read_json(folder / "settings.json", Settings) == json.loads((folder / "settings.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["surfaces", "rows.csv.gz"])
+def test_what_lies_in_the_way_of_results_is_named_before_any_of_them_changes(tmp_path, name):
+    replace_together(tmp_path, {"settings.json": b"{}"})
+    if name == "surfaces":
+        (tmp_path / name).write_text("mine")
+    else:
+        (tmp_path / name).mkdir()
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(OSError, match="where a f") as caught:
+        replace_together(tmp_path, {"rows.csv.gz": b"new", "settings.json": b"[]", "surfaces/one.npz": b"new"})
+    assert caught.value.filename == str(tmp_path / name)
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before

@@ -185,3 +185,23 @@ def test_rows_go_to_the_folder_of_their_domain():
     }
     assert results_folder("train_teacher") == "teachers"
     assert results_folder("synthetic_gradients_imagenet") == "synthetic_gradients"
+
+
+def refusal(folder: Path, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_mistakes_in_what_is_ones_own_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("__init__", "settings"):
+        (tmp_path / "empty" / f"{name}.py").touch()
+    said = refusal(tmp_path, SOBOLEV_EXTENSIONS="empty", PYTHONPATH=str(tmp_path))
+    assert said == "error: empty.settings has no TYPES: the types of its experiments' settings, by name\n"
+
+    (tmp_path / "technique").mkdir()
+    (tmp_path / "technique" / "mine.yaml").write_text("defaults: [sobolev, _self_]\nname: mine\ngradiant: 1\n")
+    said = refusal(tmp_path, "--config-dir", str(tmp_path), "experiment=synthetic_gradients", "technique=mine")
+    assert said == "error: technique/mine.yaml says gradiant, which is not a setting there\n"
