@@ -31,16 +31,20 @@ def packages() -> dict[str, str]:
     """The package of each domain, users' own last. Imports what SOBOLEV_EXTENSIONS names.
 
     Raises:
-        BadInput: a module that it names cannot be imported.
+        BadInput: a module that it names cannot be imported, or is a domain whose name is taken.
     """
     found = {domain: f"experiments.{domain}" for domain in DOMAINS}
     for name in filter(None, map(str.strip, os.environ.get(EXTENSIONS, "").split(","))):
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise BadInput(f"{EXTENSIONS}={name}: expected names of modules, with commas between")
         try:
             extension = import_module(name)
         except ImportError as error:
             raise BadInput(f"{EXTENSIONS}={name}: {error}") from None
         if hasattr(extension, "__path__") and find_spec(f"{name}.settings"):
-            found[name.rpartition(".")[2]] = name
+            domain = name.rpartition(".")[2]
+            if found.setdefault(domain, name) != name:
+                raise BadInput(f"{EXTENSIONS}={name}: {found[domain]} is the domain {domain}; rename the package")
     return found
 
 
@@ -65,12 +69,18 @@ def register_settings() -> None:
 
 
 def settings_types() -> dict[str, type[RunConfig]]:
-    """The type of each experiment's settings, by the name that its defaults list calls it by."""
+    """The type of each experiment's settings, by the name that its defaults list calls it by.
+
+    Raises:
+        BadInput: a domain has no `TYPES`, or two call a type the same.
+    """
     types = {}
     for settings in modules("settings").values():
         if not hasattr(settings, "TYPES"):
             raise BadInput(f"{settings.__name__} has no TYPES: the types of its experiments' settings, by name")
-        types |= settings.TYPES
+        for name, node in settings.TYPES.items():
+            if types.setdefault(name, node) is not node:
+                raise BadInput(f"{settings.__name__}: {name} is a type of {types[name].__module__}; rename it")
     return types
 
 

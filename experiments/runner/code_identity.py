@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 from functools import lru_cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,29 +23,44 @@ MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
 
 @lru_cache
 def code_identity(entry: str, root: Path = ROOT) -> str:
-    """A digest of the modules of ours that `entry`, experiments.<domain>.<module>.<function>, imports, directly or not.
+    """A digest of the modules that `entry`, experiments.<domain>.<module>.<function>, imports, directly or not.
 
-    Comments, docstrings and layout do not enter.
+    They are those of this project and, where `entry` is of a user's domain, those of its package. Comments, docstrings
+    and layout do not enter.
     """
     sources: dict[str, str] = {}
     waiting = [entry.rpartition(".")[0]]
+    folders = {package: root / package for package in PACKAGES}
+    theirs = entry.partition(".")[0]
+    if theirs not in folders and (folder := _folder_of(theirs)):
+        folders[theirs] = folder
     while waiting:
         name = waiting.pop()
-        path = root.joinpath(*name.split("."))
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        carries_out = name in MACHINERY or name.endswith(".settings")
-        if name in sources or carries_out or name.partition(".")[0] not in PACKAGES or not file.is_file():
+        package, *inner = name.split(".")
+        if name in sources or name in MACHINERY or name.endswith(".settings") or package not in folders:
             continue
+        path = folders[package].joinpath(*inner)
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not file.is_file():
+            continue
+        within = name if path.is_dir() else name.rpartition(".")[0]  # what relative imports start from
         tree = ast.parse(file.read_bytes())
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.ImportFrom):
+                module = resolve_name("." * node.level + (node.module or ""), within)
+                waiting += [module, *(f"{module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 del node.body[0]
         sources[name] = ast.unparse(tree)
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folder_of(package: str) -> Path | None:
+    """Where a package lies, None for what is no package. Nothing is imported."""
+    spec = find_spec(package) if package.isidentifier() and package != "__main__" else None
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def other_code(folder: Path, entry: str) -> str:

@@ -103,9 +103,10 @@ def find_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:
     Nothing else may be named, because configs are untrusted.
     """
     module, _, function = config.entry.rpartition(".")
-    domain = type(config).__module__.rpartition(".")[0]
-    ours = module.rpartition(".")[0] == domain and find_spec(module) is not None
+    domain = type(config).__module__.rpartition(".")[0]  # empty for a type of no package, which has no experiments
+    ours = domain and module.rpartition(".")[0] == domain and find_spec(module) is not None
     entry = getattr(importlib.import_module(module), function, None) if ours else None
     if getattr(entry, "__module__", None) != module or [*inspect.signature(entry).parameters] != ["config", "run"]:
-        raise BadInput(f"entry={config.entry}: expected {domain}.<module>.<function>, a function of (config, run)")
+        expected = f"{domain or '<domain>'}.<module>.<function>, a function of (config, run)"
+        raise BadInput(f"entry={config.entry}: expected {expected}")
     return entry

@@ -100,6 +100,12 @@ class ApproximationConfig(TrainingConfig):
         super().check_values()
         check_positive(n_inputs=self.n_inputs, width=self.width, difference_step=self.difference_step)
         check_choice(METHODS, method=self.method)
+        check_labelled_activation(self.activation, self.model)
+        if self.model.hidden != [self.width]:
+            raise BadInput(
+                f"model.hidden={self.model.hidden} with width={self.width}: rows are labelled by width, "
+                "so set width alone"
+            )
 
 
 @dataclass
@@ -132,6 +138,7 @@ class PointsConfig(TrainingConfig):
     def check_values(self) -> None:
         super().check_values()
         check_positive(n_inputs=self.n_inputs, teacher_units=self.teacher_units)
+        check_labelled_activation(self.activation, self.model)
         weights, distances = self.loss.weights, self.loss.distances
         value_weight, gradient_weight, *higher = (*weights, 0.0, 0.0)
         possible = all(0 <= weight < math.inf for weight in weights)
@@ -139,6 +146,19 @@ class PointsConfig(TrainingConfig):
             raise BadInput(f"loss.weights={weights}: expected weights of value and gradient, none negative, not both 0")
         if set(distances) != {"squared_l2"}:
             raise BadInput(f"loss.distances={distances}: here all errors are squared (squared_l2)")
+
+
+def check_labelled_activation(activation: str, model: MLPConfig) -> None:
+    """Refuse a network whose activation is not the one that its rows are labelled by.
+
+    Raises:
+        BadInput: both activations, and which of them to set.
+    """
+    if model.activation.name != activation:
+        raise BadInput(
+            f"model.activation={model.activation.name} with activation={activation}: rows are labelled by activation, "
+            "so set activation alone"
+        )
 
 
 def check_choice(choices: tuple[str, ...], **setting: str) -> None:

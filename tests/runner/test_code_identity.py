@@ -52,6 +52,25 @@ def test_what_decides_rows_and_nothing_else(edited, file, old, new, same):
     assert (edited(file, old, new) == code_identity(ENTRY)) is same
 
 
+def test_of_a_users_domain_its_package_decides(tmp_path, monkeypatch):
+    package = tmp_path / "lab_of_ours"
+    package.mkdir()
+    for name, text in {"__init__": "", "train": "from .step import RATE\nimport json", "step": "RATE = 1"}.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digest() -> str:
+        code_identity.cache_clear()
+        return code_identity("lab_of_ours.train.main")
+
+    first = digest()
+    (package / "step.py").write_text("RATE = 1  # of gradient descent")
+    assert digest() == first
+    (package / "step.py").write_text("RATE = 2")
+    assert digest() != first
+    assert digest() != code_identity("nowhere_to_be_found.train.main")
+
+
 def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkeypatch, capsys):
     execute(config := make_config())
     manifest = json.loads((folder_of(config) / "manifest.json").read_text())

@@ -7,16 +7,34 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from experiments.registry import results_folder
+from experiments.runner.errors import BadInput
+from experiments.runner.execute import find_entry
+from experiments.runner.settings import RunConfig
 from tests.conftest import ROOT, TINY
 
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", GUIDE, re.MULTILINE | re.DOTALL))
 COMMON = ["recorder=disabled", "compute.threads=1", "compute.device=cpu"]
+
+
+TABLES = """
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    slope: float
+
+
+def tables(results):
+    yield "slopes", "", [Line(2.5)]
+"""
+LINE = "SOBOLEV_EXTENSIONS=my_domain python run.py --config-dir my_configs experiment=line"
 
 
 def blocks(section: str) -> list[tuple[str, str]]:
@@ -32,24 +50,29 @@ def write_files(section: str, folder: Path) -> None:
         file.write_text(content)
 
 
+def type_command(line: str, folder: Path) -> tuple[int, str]:
+    """Type a command in the folder, a run at a tiny budget: its exit status, and what it said."""
+    words = shlex.split(line)
+    environment = {"PYTHONPATH": f"{folder}:{ROOT}"}
+    while "=" in words[0]:
+        environment |= [words.pop(0).split("=", 1)]
+    command = [sys.executable, *(str(ROOT / word) if word == "run.py" else word for word in words[1:])]
+    if "run.py" in words:
+        experiment = next(word.partition("=")[2] for word in words if word.startswith("experiment="))
+        command += [*COMMON, *TINY.get(experiment, [])]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 def type_commands(section: str, folder: Path) -> list[str]:
-    """Type a section's commands in the folder, runs at a tiny budget; what each of them said."""
-    said = []
-    for line in "".join(text for language, text in blocks(section) if not language).splitlines():
-        words = shlex.split(line)
-        environment = {"PYTHONPATH": f"{folder}:{ROOT}"}
-        while "=" in words[0]:
-            environment |= [words.pop(0).split("=", 1)]
-        command = [sys.executable, *(str(ROOT / word) if word == "run.py" else word for word in words[1:])]
-        if "run.py" in words:
-            experiment = next(word.partition("=")[2] for word in words if word.startswith("experiment="))
-            command += [*COMMON, *TINY.get(experiment, [])]
-        done = subprocess.run(
-            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, (line, done.stderr)
-        said.append(done.stdout + done.stderr)
-    return said
+    """Type a section's commands, none of which may fail; what each of them said."""
+    typed = "".join(text for language, text in blocks(section) if not language).splitlines()
+    done = [type_command(line, folder) for line in typed]
+    for line, (status, said) in zip(typed, done, strict=True):
+        assert status == 0, (line, said)
+    return [said for _, said in done]
 
 
 def complete_runs(folder: Path) -> list[str]:
@@ -77,8 +100,73 @@ def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_pat
     assert [name.partition("-descent")[0] for name in complete_runs(tmp_path)] == ["slope2.0"] * 3
     assert "my_results/my_domain: 3 runs" in said[2]
     assert (tmp_path / "my_results" / "figures" / "my_line.png").stat().st_size > 1000
-    again = type_commands(SECTIONS["A domain"], tmp_path)
-    assert "is complete: skipped" in again[0]
+    assert "### Line: reproduced\n" in (tmp_path / "my_results" / "REPORT.md").read_text()
+    (tmp_path / "my_domain" / "tables.py").write_text(TABLES)
+    type_commands("```\nSOBOLEV_EXTENSIONS=my_domain python -m scripts.tables --results my_results\n```", tmp_path)
+    assert (tmp_path / "my_results" / "tables" / "slopes.csv").read_text() == "slope\n2.5\n"
+    assert type_command(f"{LINE} steps=0", tmp_path) == (1, "error: steps must be positive, not 0\n")
+
+    assert type_command(LINE, tmp_path)[1].endswith("is complete: skipped\n")
+    with (tmp_path / "my_domain" / "train.py").open("a") as file:
+        file.write("RATE = 0.1\n")
+    assert "is complete: skipped, though by other code than is here" in type_command(LINE, tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("hydra: {job: {env_set: {SOBOLEV_EXTENSIONS: stranger}}}", "SOBOLEV_EXTENSIONS: stranger"),
+        *("entry: stranger.train.main", "entry: stranger.main", "dataset: {name: stranger}", ""),
+    ],
+)
+def test_no_config_names_an_extension(tmp_path, said):
+    """The experiment is run as `said` asks; where that is nothing, the environment names the extension."""
+    (tmp_path / "stranger").mkdir()
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'imported')!r}).touch()\n"
+    for name in ("__init__", "train"):
+        (tmp_path / "stranger" / f"{name}.py").write_text(f"{code}def main(config, run):\n    return {{}}\n")
+    config = tmp_path / "theirs" / "experiment" / "theirs.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"# @package _global_\ndefaults: [regression, _self_]\n{said}\n")
+    environment = "" if said else "SOBOLEV_EXTENSIONS=stranger "
+    extra = "" if said else " model.hidden=[4] networks=1 optimizer.steps=2 n_test=4 evaluations=1"
+    command = f"{environment}python run.py --config-dir theirs experiment=theirs{extra}"
+    status, answer = type_command(command, tmp_path)
+    assert (status, (tmp_path / "imported").exists()) == ((1, False) if said else (0, True)), answer
+    if said:
+        assert re.fullmatch(r"error: .*\n", answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("lab.theory", "SOBOLEV_EXTENSIONS=lab.theory: experiments.theory is the domain theory; rename the package"),
+        ("lab.mine", "lab.mine.settings: theory_exact_types is a type of experiments.theory.settings; rename it"),
+        ("lab/mine.py", "SOBOLEV_EXTENSIONS=lab/mine.py: expected names of modules, with commas between"),
+    ],
+)
+def test_an_extension_takes_the_place_of_nothing_that_ships(tmp_path, name, answer):
+    types = "class Mine:\n    pass\n\n\nTYPES = {'theory_exact_types': Mine}\n"
+    for file, text in {"__init__": "", "theory/__init__": "", "mine/__init__": "", "mine/settings": types}.items():
+        (tmp_path / "lab" / f"{file}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lab" / f"{file}.py").write_text(text)
+    (tmp_path / "lab" / "theory" / "settings.py").write_text("TYPES = {}\n")
+    command = f"SOBOLEV_EXTENSIONS={name} python run.py experiment=theory_exact"
+    assert type_command(command, tmp_path) == (1, f"error: {answer}\n")
+
+
+def test_a_type_of_no_package_has_no_experiments():
+    """Without a package to look in, an entry could name any module that Python finds."""
+
+    @dataclass
+    class Loose(RunConfig):
+        pass
+
+    Loose.__module__ = "loose_types"
+    sys.modules.pop("this", None)
+    with pytest.raises(BadInput, match=r"^entry=this\.main: expected <domain>\.<module>\.<function>"):
+        find_entry(Loose(name="mine", entry="this.main"))
+    assert "this" not in sys.modules
 
 
 @pytest.mark.parametrize("command", [["run.py", "--help"], ["-m", "scripts.figures", "figure_2"]])

@@ -124,6 +124,10 @@ def test_mismatch_reaches_the_floor_and_not_less(tmp_path):
         ("theory_construction", "compute.precision=bfloat16", "theory_construction computes in float64"),
         ("theory_exact", "seed=-1", "seed must be 0 or more"),
         ("theory_points", "loss.weights=[nan,1]", "none negative"),
+        # Rows would be at the paper's scale under the label of another network.
+        ("theory_points", "model.activation=tanh", "model.activation=tanh with activation=relu: .* set activation"),
+        ("theory_approximation", "model.activation=silu", "model.activation=silu with activation=relu"),
+        ("theory_approximation", "model.hidden=[512]", r"model.hidden=\[512\] with width=8: .* set width alone"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(experiment, override, message, tmp_path):
