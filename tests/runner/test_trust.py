@@ -276,6 +276,25 @@ def test_a_folder_of_configs_may_hold_experiments_and_sweeps(ask):
     assert asked == [("mine", 7, [1, 2], 20), ("mine", 7, [1, 2], 30)]
 
 
+def test_what_experiments_and_sweeps_of_a_folder_say_of_seed_and_folder_counts(ask, tmp_path):
+    mine = f"name: mine\nseed: 7\nruns_dir: {tmp_path}/mine"
+    said, started = ask("", mine)
+    assert said == ""
+    assert [(one.seed, one.runs_dir) for one in started] == [(7, f"{tmp_path}/mine")]
+    sweep = (
+        "# @package _global_\ndefaults: [/sweep/regression/figure_2, override /experiment: theirs, _self_]\n"
+        f"seed: 8\nruns_dir: {tmp_path}/grid\nhydra: {{sweeper: {{params: {{dataset: booth, n_train: '20,30'}}}}}}"
+    )
+    said, started = ask("", mine, "sweep=mine", **{"theirs/sweep/mine.yaml": sweep})
+    assert said == ""
+    assert [(one.name, one.dataset.name, one.n_train, one.loss.name) for one in started] == [
+        ("mine", "booth", n_train, loss) for n_train in (20, 30) for loss in ("value", "sobolev")
+    ]
+    assert {(one.seed, one.runs_dir) for one in started} == {(8, f"{tmp_path}/grid")}
+    assert {one.recorder.group for one in started} == {"mine"}
+    assert {one.seed for one in ask("", mine, "sweep=mine", "seed=3")[1]} == {3}
+
+
 def test_the_front_door_refuses_before_anything_is_called(tmp_path):
     """The command itself, which the tests above imitate, and without waiting for torch."""
     command = [sys.executable, "-X", "importtime", "run.py", f"+hydra.callbacks.x={CALL}".replace(" ", "")]

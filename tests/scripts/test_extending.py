@@ -58,7 +58,8 @@ def type_command(line: str, folder: Path) -> tuple[int, str]:
         environment |= [words.pop(0).split("=", 1)]
     command = [sys.executable, *(str(ROOT / word) if word == "run.py" else word for word in words[1:])]
     if "run.py" in words:
-        experiment = next(word.partition("=")[2] for word in words if word.startswith("experiment="))
+        asked = (word.partition("=")[2] for word in words if word.startswith("experiment="))
+        experiment = next(asked, "regression")
         command += [*COMMON, *TINY.get(experiment, [])]
     done = subprocess.run(
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
@@ -92,6 +93,15 @@ def test_a_section_of_the_guide_ends_in_a_run(tmp_path, title, run):
     type_commands(SECTIONS[title], tmp_path)
     (name,) = complete_runs(tmp_path)
     assert name.startswith(run)
+
+
+def test_a_sweep_of_ones_own_is_a_shipped_one_but_for_what_it_says(tmp_path):
+    write_files(SECTIONS["A sweep"], tmp_path)
+    (said,) = type_commands(SECTIONS["A sweep"], tmp_path)
+    assert "few_points: 4 of 4 runs done" in said
+    found = sorted(path.parent.name for path in tmp_path.glob("runs_of_few_points/regression/*/summary.json"))
+    expected = [f"booth-{method}-n{n}-seed100" for method in ("sobolev", "value") for n in (10, 20)]
+    assert [name.rpartition("-")[0] for name in found] == expected
 
 
 def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from scipy import stats
 
 from experiments.evidence import report
@@ -43,7 +44,7 @@ from scripts import tables as tables_program
 from sobolev.synthetic_gradients import TECHNIQUES as OF_THE_LIBRARY
 from sobolev.synthetic_gradients import Technique
 from tests import front_door
-from tests.conftest import TINY
+from tests.conftest import CONFIGS, TINY
 from tests.regression.test_evidence import joined, texts, write_rows
 
 STEPS = (0, 100, 300, 1000)
@@ -288,8 +289,9 @@ def test_each_rule_turns_on_its_numbers(rows: pd.DataFrame, expected: dict[str, 
 def test_each_command_makes_what_its_rules_need() -> None:
     for setting in SETTINGS:
         name, *overrides = setting.sweep.split()
-        params = yaml.safe_load(Path(f"configs/sweep/{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
-        params |= dict(override.split("=") for override in overrides)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose("config", [f"sweep={name}"], return_hydra_config=True)
+        params = dict(composed.hydra.sweeper.params) | dict(override.split("=") for override in overrides)
         assert set(setting.ranking) <= set(params["technique"].split(","))
         assert len(str(params["seed"]).split(",")) >= 3
     assert set(TECHNIQUES) == set(OF_THE_LIBRARY)
