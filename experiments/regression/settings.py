@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed
+from experiments.runner.errors import BadInput, check_labelled_activation, check_positive, check_precision, check_seed
 from experiments.runner.limits import check_evaluations, check_updates
 from experiments.runner.settings import Activation, LossConfig, MLPConfig, OptimizerConfig, RunConfig
 
@@ -78,6 +78,7 @@ class DescentConfig(RegressionConfig):
         super().check_values()
         check_positive(**of_optimizer("start", self.start))
         check_updates(**{"start.steps": self.start.steps})
+        check_labelled_activation(self.activation, self.model)
         weights, distances = self.loss.weights, self.loss.distances
         if sum(weights[2:]) or not sum(weights[1:2]) or set(distances[:2]) != {"squared_l2"}:
             raise BadInput(

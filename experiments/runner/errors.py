@@ -7,10 +7,9 @@ import errno
 import math
 import re
 
-from experiments.runner.settings import ROOT, Precision, RunConfig
+from experiments.runner.settings import ROOT, MLPConfig, Precision, RunConfig
 
 CONFIGS = ROOT / "configs"
-OURS = "SOBOLEV_ONE_LINE_ERRORS"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk's
 
 
@@ -48,6 +47,19 @@ def check_precision(config: RunConfig, *computed_in: Precision) -> None:
     if (asked := config.compute.precision) not in computed_in:
         names = " or ".join(precision.name for precision in computed_in)
         raise BadInput(f"compute.precision={asked.name}: {config.name} computes in {names}")
+
+
+def check_labelled_activation(activation: str, model: MLPConfig) -> None:
+    """Refuse a network whose activation is not the one that its rows are labelled by.
+
+    Raises:
+        BadInput: both activations, and which of them to set.
+    """
+    if model.activation.name != activation:
+        raise BadInput(
+            f"model.activation={model.activation.name} with activation={activation}: rows are labelled by activation, "
+            "so set activation alone"
+        )
 
 
 def nearest(name: str, choices: list[str]) -> str:

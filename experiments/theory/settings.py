@@ -12,7 +12,14 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from experiments.runner.errors import BadInput, check_positive, check_precision, check_seed, nearest
+from experiments.runner.errors import (
+    BadInput,
+    check_labelled_activation,
+    check_positive,
+    check_precision,
+    check_seed,
+    nearest,
+)
 from experiments.runner.limits import check_updates
 from experiments.runner.settings import LossConfig, MLPConfig, OptimizerConfig, Precision, RunConfig
 
@@ -146,19 +153,6 @@ class PointsConfig(TrainingConfig):
             raise BadInput(f"loss.weights={weights}: expected weights of value and gradient, none negative, not both 0")
         if set(distances) != {"squared_l2"}:
             raise BadInput(f"loss.distances={distances}: here all errors are squared (squared_l2)")
-
-
-def check_labelled_activation(activation: str, model: MLPConfig) -> None:
-    """Refuse a network whose activation is not the one that its rows are labelled by.
-
-    Raises:
-        BadInput: both activations, and which of them to set.
-    """
-    if model.activation.name != activation:
-        raise BadInput(
-            f"model.activation={model.activation.name} with activation={activation}: rows are labelled by activation, "
-            "so set activation alone"
-        )
 
 
 def check_choice(choices: tuple[str, ...], **setting: str) -> None:

@@ -103,6 +103,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, afte
         ("loss=value", "expected squared norms"),
         ("loss=sobolev_norm", "expected squared norms"),
         ("start.steps=0", "start.steps"),
+        ("model.activation=softplus", "with activation=relu: rows are labelled by activation"),
         ("start.batch_size=16", "the same batches"),
         ("start.learning_rate=1e30", "diverged"),
     ],
