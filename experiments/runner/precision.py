@@ -7,6 +7,7 @@ Elsewhere bfloat16 is emulated, several times slower than float32. A config is s
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from functools import cache
 from operator import attrgetter
@@ -42,7 +43,7 @@ def processor_has_bfloat16() -> bool:
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # not with less than AVX-512, or a lower ONEDNN_MAX_CPU_ISA
         return False
-    if torch.cpu.get_capabilities()["architecture"] != "x86_64":
+    if platform.machine() not in ("x86_64", "AMD64"):
         return True
     at_most = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
     if at_most in ("AVX512_CORE", "AVX512_CORE_VNNI"):

@@ -1,5 +1,6 @@
 """`auto` is bfloat16 where it is an instruction, and no run is named after it."""
 
+import platform
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import get_type_hints
@@ -29,7 +30,7 @@ def has_bfloat16(monkeypatch, onednn, architecture, avx512_bf16=False, amx=False
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture})
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     return precision.processor_has_bfloat16()
