@@ -169,16 +169,19 @@ class Derivatives(nn.Module):
         warn_if_vanishing(model, order)
         self.model, self.order, self.mode, self.batch_dims = model, order, mode, batch_dims
 
-    def forward(self, x: Tensor, vectors: Vectors | None = None) -> tuple[Tensor, ...]:
-        """`derivatives` of the model at x, or `projected_derivatives` if there are vectors. Raises what these raise."""
-        if torch.compiler.is_compiling():  # torch.compile has no double backward, so it leaves this module as it is
-            return torch.compiler.disable(self._forward)(x, vectors)
-        return self._forward(x, vectors)
+    def forward(self, x: Tensor, vectors: Vectors | None = None, order: int | None = None) -> tuple[Tensor, ...]:
+        """`derivatives` of the model at x, or `projected_derivatives` if there are vectors. Raises what these raise.
 
-    def _forward(self, x: Tensor, vectors: Vectors | None) -> tuple[Tensor, ...]:
+        `order` takes the place of the module's own in this call.
+        """
+        if torch.compiler.is_compiling():  # torch.compile has no double backward, so it leaves this module as it is
+            return torch.compiler.disable(self._forward)(x, vectors, order)
+        return self._forward(x, vectors, order)
+
+    def _forward(self, x: Tensor, vectors: Vectors | None, order: int | None) -> tuple[Tensor, ...]:
         options = {"create_graph": self.training and torch.is_grad_enabled(), "batch_dims": self.batch_dims}
         if vectors is None:
-            return derivatives(self.model, x, self.order, mode=self.mode, **options)
+            return derivatives(self.model, x, self.order if order is None else order, mode=self.mode, **options)
         return projected_derivatives(self.model, x, vectors, **options)
 
 

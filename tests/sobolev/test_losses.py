@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sobolev import Derivatives, SobolevLoss, projections
 from sobolev.derivatives import derivatives
-from sobolev.losses import DISTANCES, huber, l1, l2, squared_l2
+from sobolev.distances import DISTANCES, huber, l1, l2, squared_l2
 from sobolev.networks import MLPEnsemble
 
 
