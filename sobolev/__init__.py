@@ -7,16 +7,30 @@ if TYPE_CHECKING:
     from sobolev import projections, schedules
     from sobolev.checking import check
     from sobolev.derivatives import Derivatives
+    from sobolev.finite_differences import differences
     from sobolev.guards import freeze_batchnorm
     from sobolev.losses import SobolevLoss, SobolevTerms
+    from sobolev.targets import Projected
 
-__all__ = ["Derivatives", "SobolevLoss", "SobolevTerms", "check", "freeze_batchnorm", "projections", "schedules"]
+__all__ = [
+    "Derivatives",
+    "Projected",
+    "SobolevLoss",
+    "SobolevTerms",
+    "check",
+    "differences",
+    "freeze_batchnorm",
+    "projections",
+    "schedules",
+]
 
 _HOMES = {
     "Derivatives": "derivatives",
+    "Projected": "targets",
     "SobolevLoss": "losses",
     "SobolevTerms": "losses",
     "check": "checking",
+    "differences": "finite_differences",
     "freeze_batchnorm": "guards",
 }
 

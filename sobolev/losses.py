@@ -34,15 +34,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from sobolev.comparing import InFull, OnVectors, inside
+from sobolev.calling import Condition, Select
+from sobolev.comparing import InFull, inside, way_to_compare
 from sobolev.derivatives import MODES, Derivatives
 from sobolev.distances import DISTANCES as DISTANCES
 from sobolev.distances import Distance, distance_of, squared_l2
+from sobolev.finite_differences import Step
 from sobolev.guards import Function, warn_if_vanishing
 from sobolev.projections import Projection
 from sobolev.schedules import SCHEDULES, Schedule
-from sobolev.targets import Recorded, check_shape, known_or, of_target, values_shape
-from sobolev.weights import BALANCES, learns, mean_square, one_per_order, present, relative
+from sobolev.targets import Recorded, as_recorded, check_shape, given_vectors, known_or, of_target, values_shape
+from sobolev.weights import check_balance, learns, mean_square, one_per_order, present, relative
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": torch.mean,
@@ -101,7 +103,17 @@ class SobolevLoss:
             projected.
         generator: the source of the projections' randomness; PyTorch's global one by default.
         reduction: "mean" or "sum" over the batch, or "none" for one loss per sample. Projections are averaged.
-        mode, batch_dims: as for `sobolev.derivatives.derivatives`.
+        mode: as for `sobolev.derivatives.derivatives`; or "differences", which takes the student's derivatives by
+            central differences of its values (`sobolev.finite_differences` has the equation). Gradients then move the
+            kinks of a ReLU, and nothing is backpropagated twice, but the student is evaluated at 2 I more points a
+            sample for gradients by I inputs, and at 2 I (I + 1) more for Hessians. With a projection, vectors are
+            directions u of the input in place of v: 2^j more points for each give D^j y [u_1, ..., u_j] (*out). A
+            target that is a function is differenced with the same step at the same points; one that is a
+            `Derivatives`, or recorded, has its exact derivatives.
+        step: h of these differences, as for `sobolev.differences`, from each batch's scale by default. A larger one, up
+            to the distance between samples, lets more of them see each kink. One number if the loss projects.
+        select: which of several outputs of student and target counts, as for `sobolev.derivatives.derivatives`.
+        batch_dims: as for `sobolev.derivatives.derivatives`.
 
     Raises:
         TypeError: a projection of another type, such as its name, or its class without parentheses; a generator or
@@ -123,11 +135,13 @@ class SobolevLoss:
         generator: torch.Generator | None = None,
         reduction: str = "mean",
         mode: str = "auto",
+        step: Step = None,
+        select: Select = None,
         batch_dims: int = 1,
     ) -> None:
         if order < 0:
             raise ValueError(f"order must be 0 or more, not {order}")
-        for name, value, choices in (("reduction", reduction, REDUCTIONS), ("mode", mode, MODES)):
+        for name, value, choices in (("reduction", reduction, REDUCTIONS), ("mode", mode, (*MODES, "differences"))):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
         if not isinstance(projection, Projection | None):
@@ -136,6 +150,8 @@ class SobolevLoss:
             raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
         if isinstance(weights, str) and weights == "balanced":
             weights, balance = 1.0, balance or "order"
+        if step is not None and mode != "differences":
+            raise ValueError('step is that of mode="differences", and no other mode has one')
         given = one_per_order("weights", weights, order)
         fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not learns(w)}
         self.weights = given | fixed  # a weight that is trained stays a tensor
@@ -148,9 +164,10 @@ class SobolevLoss:
         self.projection = projection
         self.generator = generator
         self.reduction = REDUCTIONS[reduction]
-        self.mode, self.batch_dims = mode, batch_dims
+        self.mode, self.step, self.select, self.batch_dims = mode, step, select, batch_dims
         self._warned = False
-        self._check_balance()
+        mixed = "" if projection is None else "input" if mode == "differences" else "output"
+        check_balance(self.balanced, mixed)
         present(self.weights)
 
     @property
@@ -176,12 +193,13 @@ class SobolevLoss:
         factors = {j: schedule(self._progress) for j, schedule in self.schedules.items()}
         return present(self.weights, factors)
 
-    def balance(self, target: Function | Recorded, x: Tensor) -> SobolevLoss:
+    def balance(self, target: Function | Recorded, x: Tensor, *, condition: Condition = None) -> SobolevLoss:
         """Measure the S_j of the orders that are balanced and whose weight is not 0. Returns this loss.
 
         Args:
             target: as for the loss. NaN in recorded tensors is left out.
             x: the samples, best the whole training set or some thousand of its samples.
+            condition: as for the loss.
 
         Raises:
             ValueError: nothing is to be balanced; a derivative (about their mean, the values) is 0 or not known at all
@@ -190,15 +208,19 @@ class SobolevLoss:
         orders = [j for j in present(self.weights) if j in self.balanced]
         if not orders:
             raise ValueError("nothing is to be balanced: construct the loss with balance='order'")
-        self.mean_squares |= self._measured(target, x.detach(), orders)
+        self.mean_squares |= self._measured(target, x.detach(), orders, condition)
         return self
 
-    def _measured(self, target: Function | Recorded, x: Tensor, orders: Sequence[int]) -> dict[int, Tensor]:
+    def _measured(
+        self, target: Function | Recorded, x: Tensor, orders: Sequence[int], condition: Condition
+    ) -> dict[int, Tensor]:
         """S_j of the derivatives in full, for each of these orders."""
-        way = self._way() if callable(target) else InFull(self.mode, self.batch_dims)  # what is recorded is in full
-        found = of_target(way, target, x, orders)
-        outputs = values_shape(found, x, self.batch_dims)[self.batch_dims :]
-        inputs = x.shape[self.batch_dims :]
+        way = self._way(target, x, orders, condition)
+        if not callable(target) and given_vectors(target, x, orders) is None:
+            way = InFull(self.mode, self.batch_dims, condition)  # what is recorded in full is measured so
+        found = of_target(way, target, x, orders, self.select)
+        y_shape = found[0].shape if callable(target) else values_shape(as_recorded(target, orders), x, self.batch_dims)
+        outputs, inputs = y_shape[self.batch_dims :], x.shape[self.batch_dims :]
         measured = {}
         for j in orders:
             columns = len(inputs if self.balanced[j] == "input" else outputs)
@@ -207,7 +229,9 @@ class SobolevLoss:
             measured[j] = compared / way.moment(j, outputs.numel(), inputs.numel())
         return measured
 
-    def __call__(self, student: Function, x: Tensor, target: Function | Recorded) -> SobolevTerms:
+    def __call__(
+        self, student: Function, x: Tensor, target: Function | Recorded, *, condition: Condition = None
+    ) -> SobolevTerms:
         """The loss of a student on samples x.
 
         Args:
@@ -218,7 +242,10 @@ class SobolevLoss:
                 trained; or recorded tensors (y, D y, ...), of which those of absent orders may be None or left off.
                 These are full derivatives, as `Derivatives(teacher).eval()(x)` returns them, even if the loss projects.
                 NaN stands for a number that is not known: it adds nothing to the loss, whose mean is still over the
-                whole batch. A projection of a derivative with any NaN is not known either.
+                whole batch. A projection of a derivative with any NaN is not known either. What was recorded projected
+                is a `Projected(vectors, derivatives)` in the place of D^j y.
+            condition: inputs that student and target are given after x, which they are not differentiated by: one
+                tensor, a tuple, or a mapping by name.
 
         Raises:
             TypeError: samples or targets that are not tensors, such as NumPy's arrays.
@@ -229,14 +256,14 @@ class SobolevLoss:
             raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
         x, weights = x.detach(), self._present()
         order = max(weights)
-        if not self._warned:
+        if not self._warned and self.mode != "differences":
             warn_if_vanishing(student, order)
             self._warned = True
-        way = self._way()
+        way = self._way(target, x, weights, condition)
         predictions = self._of_student(way, student, x, order)
         y_shape = predictions[0].shape
-        targets = of_target(way, target, x, weights, y_shape)
-        self._measure_once(target, x, weights)
+        targets = of_target(way, target, x, weights, self.select, y_shape)
+        self._measure_once(target, x, weights, condition)
         by_order = {}
         for j in weights:
             check_shape(j, targets[j], predictions[j].shape)
@@ -245,31 +272,39 @@ class SobolevLoss:
             by_order[j] = self.reduction(self._per_sample(way, j, predictions[j], known, moment))
         return SobolevTerms(sum(w * by_order[j] for j, w in weights.items()), by_order)
 
-    def _way(self) -> InFull:
+    def _way(self, target: Function | Recorded, x: Tensor, orders: Collection[int], condition: Condition) -> InFull:
         """What one call of the loss compares."""
-        if self.projection is None:
-            return InFull(self.mode, self.batch_dims)
-        return OnVectors(self.projection, self.generator, self.batch_dims)
+        given = given_vectors(target, x, orders)
+        drawn = (self.projection, self.generator) if self.projection is not None else None
+        way = way_to_compare(self.mode, self.step, drawn, given, self.batch_dims, condition)
+        check_balance(self.balanced, way.mixed)
+        return way
 
-    def _of_student(self, way: InFull, student: Function, x: Tensor, order: int) -> tuple[Tensor, ...]:
+    def _of_student(self, way: InFull, student: Function, x: Tensor, order: int) -> list[Tensor]:
         inner = inside(student)
         if not isinstance(inner, Derivatives):
-            return way.of(student, x, order, create_graph=torch.is_grad_enabled())
+            return way.of(student, x, order, self.select, create_graph=torch.is_grad_enabled())
         if inner.order not in range(order, max(self.weights) + 1) or inner.batch_dims != self.batch_dims:
             raise ValueError(
                 f"the student's Derivatives has order {inner.order} and batch_dims {inner.batch_dims}, "
                 f"but the loss has order {order} and batch_dims {self.batch_dims}"
             )
+        if self.select not in (None, inner.select):
+            raise ValueError(
+                "the student is a Derivatives, so `select` must be its own: Derivatives(model, select=...)"
+            )
         return way.of_module(student, x, order)
 
-    def _measure_once(self, target: Function | Recorded, x: Tensor, orders: Collection[int]) -> None:
+    def _measure_once(
+        self, target: Function | Recorded, x: Tensor, orders: Collection[int], condition: Condition
+    ) -> None:
         """Measure what is to be balanced and was not measured yet."""
         missing = [j for j in orders if j in self.balanced and j not in self.mean_squares]
         if not missing:
             return
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             raise ValueError("each process would balance by its own batch: call loss.balance on the same data in each")
-        self.mean_squares |= self._measured(target, x, missing)
+        self.mean_squares |= self._measured(target, x, missing, condition)
 
     def _per_sample(self, way: InFull, j: int, prediction: Tensor, target: Tensor, moment: float) -> Tensor:
         """The distance of order j for each sample, averaged over projections."""
@@ -288,13 +323,6 @@ class SobolevLoss:
                 f"not {tuple(distance.shape)}"
             )
         return distance.mean(0) if sampled else distance
-
-    def _check_balance(self) -> None:
-        for j, by in self.balanced.items():
-            if by not in BALANCES:
-                raise ValueError(f"balance must be one of {', '.join(BALANCES)}, not {by!r}")
-            if by == "output" and j > 0 and self.projection is not None:
-                raise ValueError("a projection mixes the outputs, so they cannot be balanced one by one: scale them")
 
 
 def _schedules(given: str | Schedule | Mapping[int, str | Schedule], order: int) -> dict[int, Schedule]:

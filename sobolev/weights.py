@@ -69,6 +69,15 @@ def present(
     return found
 
 
+def check_balance(balanced: Mapping[int, str], mixed: str) -> None:
+    """Refuse an unknown balance, and one of dimensions that projections mix ("output" or "input")."""
+    for j, by in balanced.items():
+        if by not in BALANCES:
+            raise ValueError(f"balance must be one of {', '.join(BALANCES)}, not {by!r}")
+        if by == mixed and j > 0:
+            raise ValueError(f"a projection mixes the {by}s, so they cannot be balanced one by one: scale the data")
+
+
 def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Tensor:
     """S_j over the leading dimensions of a target, where numbers that are known (not NaN) make the mean.
 
