@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Condition = Tensor | tuple | Mapping[str, Any] | None
@@ -58,3 +59,12 @@ def selected(returned: Any, select: Select) -> Any:
             return getattr(returned, select)
     has = f" with the keys {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else ""
     raise TypeError(f"select={select!r} names no output of f, which returned a {type(returned).__name__}{has}")
+
+
+def of_samples(condition: Any, batch: torch.Size, change: Callable[[Tensor], Tensor]) -> Any:
+    """The condition with this change of its tensors whose leading dimensions are those of the samples."""
+    if isinstance(condition, Mapping):
+        return {name: of_samples(each, batch, change) for name, each in condition.items()}
+    if isinstance(condition, tuple | list):
+        return tuple(of_samples(each, batch, change) for each in condition)
+    return change(condition) if isinstance(condition, Tensor) and condition.shape[: len(batch)] == batch else condition

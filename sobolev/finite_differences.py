@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sobolev.calling import Condition, Select, output, selected
+from sobolev.calling import Condition, Select, of_samples, output, selected
 from sobolev.guards import Function, check_is_due, check_samples_apart, refusing_modules
 
 Step = float | Tensor | None
@@ -136,10 +136,11 @@ def stacked(f: Function, batch_dims: int, condition: Condition, select: Select) 
         batch = points.shape[1 : batch_dims + 1]
         x = points.movedim(0, last).flatten(last, last + 1)
         check = torch.is_grad_enabled() and check_is_due(f)
+        repeated = of_samples(condition, batch, lambda c: torch.stack([c] * len(points), last).flatten(last, last + 1))
         if check:
             x.requires_grad_()
         with refusing_modules(f, by_values=True):
-            y = _value(f, x, batch_dims, _repeated(condition, len(points), batch), select)
+            y = _value(f, x, batch_dims, repeated, select)
         if check:
             check_samples_apart(f, y, x, batch_dims)
         return y.unflatten(last, (len(points), batch[-1])).movedim(last, 0)
@@ -175,15 +176,3 @@ def _value(f: Callable[..., Any], x: Tensor, batch_dims: int, condition: Conditi
 
     y = output(f, x.clone(), batch_dims, condition, as_tensor)  # f may change its input in place
     return y if y.is_floating_point() else y.to(x.dtype)
-
-
-def _repeated(condition: Any, points: int, batch: torch.Size) -> Any:
-    """The condition for so many times the samples. What has no batch dimensions stays as it is."""
-    if isinstance(condition, Mapping):
-        return {name: _repeated(each, points, batch) for name, each in condition.items()}
-    if isinstance(condition, tuple | list):
-        return tuple(_repeated(each, points, batch) for each in condition)
-    last = len(batch) - 1
-    if not isinstance(condition, Tensor) or condition.shape[: last + 1] != batch:
-        return condition
-    return condition.unsqueeze(last).repeat_interleave(points, last).flatten(last, last + 1)
