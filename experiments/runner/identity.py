@@ -26,8 +26,6 @@ from sobolev.files import Busy, locked, read, sha256
 COLUMNS = ("experiment", "task", "method", "n_train", "seed", "step", "split", "metric", "value")
 OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute", "limit")
 OUTSIDE_IDENTITY_OF_DATASETS = ("folder", "download", "workers")
-# Settings that are newer than shipped runs: with these values they ask what was asked before there were any.
-AS_BEFORE = {("loss", "distances"): ["squared_l2"] * 3}
 NEEDED_TO_RESUME = ("checkpoint.pt", "error.txt", "pace.json")  # what a complete run has no more
 
 
@@ -64,9 +62,6 @@ def run_id(config: RunConfig) -> str:
         del asked[key]
     for key in OUTSIDE_IDENTITY_OF_DATASETS:
         asked.get("dataset", {}).pop(key, None)
-    for (group, key), value in AS_BEFORE.items():
-        if asked.get(group, {}).get(key) == value:
-            del asked[group][key]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
     labels = asdict(config.labels)
     return f"{labels['task']}-{labels['method']}-n{labels['n_train']}-seed{config.seed}-{digest}".replace("/", "_")
