@@ -80,6 +80,8 @@ def test_the_step_follows_the_scale_of_each_input_and_the_coarser_precision():
     torch.testing.assert_close(rounded.double(), derivatives(torch.sin, X)[1], rtol=1e-3, atol=1e-3)
     offset = differences(lambda x: (x - 1e3).sin(), X + 1e3)[1]
     torch.testing.assert_close(offset, derivatives(torch.sin, X)[1], rtol=1e-3, atol=1e-3)
+    x = (X + 1e3).float()  # whose spacing is a fiftieth of the step that the samples' spread alone would give
+    torch.testing.assert_close(differences(lambda x: (x - 1e3).sin(), x)[1].double(), offset, rtol=0.01, atol=0.01)
     for alone in (X[:1], torch.zeros(1, 3, dtype=torch.float64)):
         torch.testing.assert_close(
             differences(torch.sin, alone)[1], derivatives(torch.sin, alone)[1], rtol=1e-6, atol=0
