@@ -67,10 +67,12 @@ class Run:
         self.config = config
         self.directory = directory
         self.device = device
-        # bfloat16 means autocast: weights, optimisers and losses stay in float32.
-        reduced = config.compute.precision is Precision.bfloat16
-        self.dtype = torch.float32 if reduced else getattr(torch, config.compute.precision.name)
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
+        # bfloat16 means autocast, and tf32 that products round their factors: all else stays in float32.
+        precision = config.compute.precision
+        self.dtype = torch.float64 if precision is Precision.float64 else torch.float32
+        self.autocast = partial(
+            torch.autocast, device.type, torch.bfloat16, enabled=precision is Precision.bfloat16
+        )
         self.ranks = ranks
         self.code = [code_identity(config.entry)]
         self.summary: dict[str, Any] = _summary_of(directory)
