@@ -17,6 +17,7 @@ from experiments.runner.errors import CONFIGS, BadInput
 from experiments.runner.run import Run
 from experiments.runner.settings import located
 from sobolev.atari import RecordedStates, Recording, Teacher, load_teacher, record
+from sobolev.devices import to_device
 from sobolev.networks.relu_passes import ReLUPasses
 
 SHIPPED_TEACHER = "results/teachers/{game}.safetensors"
@@ -93,6 +94,6 @@ class States:
         n_chunks = -(-len(indices) // chunk)
         raw, log_p = [], []
         for part in np.array_split(indices, n_chunks):
-            raw.append(teacher.flat_patches(recorded.stack(torch.from_numpy(part)).to(run.device)))
+            raw.append(teacher.flat_patches(to_device(recorded.stack(torch.from_numpy(part)), run.device)))
             log_p.append(teacher.values(raw[-1])[1].log_softmax(-1))
         return cls(torch.cat(raw), torch.cat(log_p))

@@ -27,6 +27,7 @@ from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev import projections
 from sobolev.atari import Teacher
+from sobolev.devices import to_device
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
 from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_passes import ReLUPasses
@@ -77,11 +78,11 @@ def main(config: DistillConfig, run: Run) -> dict:
             check_convergence(update, update == steps, {config.seed: relative_error}, final.values())
             progress.set_postfix(kl=f"{final['kl']:.3g}")
         if update < steps:
-            index_B = next(batches).to(run.device)
+            index_B = to_device(next(batches), run.device)
             targets_BA = train.teacher_NA[index_B]
             like_BA = torch.empty(targets_BA.shape, dtype=run.dtype)
             v_SBA = projection.draw(like_BA, 1, generator(config.seed, "projection", update))
-            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, v_SBA.to(run.device))
+            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, to_device(v_SBA, run.device))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
             optimizer.step()
             student.refresh()

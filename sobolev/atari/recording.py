@@ -28,6 +28,7 @@ from sobolev.atari.actor_critic import sample
 from sobolev.atari.environments import Environments
 from sobolev.atari.play import environment_seeds
 from sobolev.atari.teachers import Teacher
+from sobolev.devices import to_device
 from sobolev.files import locked, replacing, sha256
 from sobolev.seeding import generator
 
@@ -129,7 +130,7 @@ def _record(
         added = 0
         for t in range(shards.SHARD_STEPS):
             if known is None:
-                log_probs_NA = policy(torch.from_numpy(states_NCHW).to(device)).cpu()
+                log_probs_NA = policy(to_device(torch.from_numpy(states_NCHW), device)).cpu()
                 actions_N = sample(log_probs_NA, uniform_TNA[t]).numpy()
             elif t < len(known["frames"]) and np.array_equal(known["frames"][t], states_NCHW[:, -1]):
                 actions_N = known["actions"][t].astype(np.int64)

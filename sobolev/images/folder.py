@@ -223,9 +223,7 @@ def _in_order(n: int, fraction: float, epoch: int) -> tuple[np.ndarray, CentralC
     return np.arange(n), CentralCrops(fraction)
 
 
-def _load(
-    batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+def _load(batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches of these numbers, decoded by worker processes. EXIF tags are warned of once per folder."""
     # With a generator of its own, for a loader without one draws from torch's global generator.
     loader = DataLoader(
