@@ -54,13 +54,17 @@ def how_to_make_a_teacher(config: DistillConfig) -> str:
     return f"{training} leaves a teacher.safetensors in its run's folder, which dataset.teacher may name"
 
 
-def open_states(config: DistillConfig, teacher: Teacher, run: Run) -> RecordedStates:
-    """The states that the teacher visits, recorded now if they were not before."""
+def open_states(config: DistillConfig, teacher: Teacher) -> RecordedStates:
+    """The states that the teacher visits, recorded now if they were not before.
+
+    The teacher computes on the CPU, whatever the run does: where a run computes is not what it asks, so it may not
+    decide which states the student learns from.
+    """
     dataset = config.dataset
     try:
         recording = Recording(teacher, dataset.n_states, dataset.recording_environments, dataset.recording_seed)
         with tqdm(desc=f"{dataset.game} states", total=dataset.n_states, disable=None, mininterval=0.5) as progress:
-            path = record(recording, dataset.folder, torch.get_num_threads(), run.device, progress.update)
+            path = record(recording, dataset.folder, torch.get_num_threads(), progress.update)
         return RecordedStates.load(path, recording)
     except ValueError as error:
         raise BadInput(f"dataset: {error}") from None

@@ -167,7 +167,7 @@ def architecture(config: DistillConfig) -> Architecture:
 
 def load_states(config: DistillConfig, teacher: Teacher, run: Run) -> tuple[States, dict[str, Measured]]:
     """The states to learn from, and by split those that the student is measured on. Frames are not kept."""
-    recorded = open_states(config, teacher, run)
+    recorded = open_states(config, teacher)
     parts = split_by_episodes(config, recorded)
     passes = ReLUPasses(teacher.policy.to(run.device, run.dtype))
     train = States.of(recorded, parts["train"], passes, run)

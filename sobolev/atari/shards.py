@@ -31,7 +31,8 @@ SHARD_ARRAYS = {  # the type of each array, and its shape after (T, N)
     "rewards": (np.int32, ()),
 }
 HEADER_BYTES = 1 << 20  # the largest header, which has room for 10,000 shards
-HEADER = {  # its fields and their types
+HEADER = {  # its fields and their types; "device" only where that was not the CPU
+    "device": str,
     "format": str,
     "teacher": str,
     "options": dict,
@@ -50,7 +51,7 @@ def read_header(file: Path) -> dict[str, Any]:
     _check_regular(file, HEADER_BYTES)
     try:
         header = json.loads(file.read_bytes())
-        if not isinstance(header, dict) or set(header) != set(HEADER):
+        if not isinstance(header, dict) or set(header := {"device": "cpu"} | header) != set(HEADER):
             raise ValueError(f"expected {', '.join(HEADER)}")
         for key, kind in HEADER.items():
             if type(header[key]) is not kind:
