@@ -77,7 +77,9 @@ class FakeGPU(TorchDispatchMode):
             away = [tensor for tensor in tensors if tensor.device != self.device and tensor.dim()]
             if name in INDEXED:
                 self.pageable.update("index" for _ in away)
-                self.waits.update("mask" for index in arguments[1] if index is not None and index.dtype == torch.bool)
+                target, indices, *values = arguments
+                self.waits.update("mask" for index in indices if index is not None and index.dtype == torch.bool)
+                arguments = (target, [place for index in indices for place in _places(index)], *values)
             elif away:
                 raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but got one of the CPU")
         result = function(*arguments, **options)
@@ -107,6 +109,13 @@ class FakeGPU(TorchDispatchMode):
         elif to == self.device:
             self.launches[name] += 1
         return function(*arguments, **options)
+
+
+def _places(index: Tensor | None) -> list[Tensor | None]:
+    """A mask as indices of places, all that it has: which of them are set is not known here."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    return [torch.zeros(index.numel(), dtype=torch.int64, device=index.device)] * index.dim()
 
 
 @contextmanager
