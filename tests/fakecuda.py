@@ -1,7 +1,8 @@
 """A GPU that is not there: PyTorch's `meta` device stands for it, and a mode counts what a GPU would be asked to do.
 
 Tensors on `meta` have shapes and no numbers. Code that takes a device goes through its steps on them as on a GPU:
-tensors of two devices do not mix, and what waits for the GPU is seen. What `FakeGPU` counts is
+tensors of two devices do not mix, and what waits for the GPU is seen. Tensors that are copied back hold ones, and a
+question (`bool(tensor)`) is answered by no. What `FakeGPU` counts is
 
     pageable    copies to the GPU that the host waits for: from memory that is not pinned, or without `non_blocking`
     pinned      copies to the GPU that it does not wait for
@@ -13,16 +14,22 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.optim.optimizer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from experiments.runner.ranks import Ranks
+from experiments.runner.settings import RunConfig
 
 optimizers = sys.modules["torch.optim.optimizer"]  # its package hides the name
 ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach")
@@ -99,8 +106,8 @@ class FakeGPU(TorchDispatchMode):
         if source.device == self.device != to:
             self.waits["copy back"] += 1
             if name == "copy_":
-                return target.zero_()
-            return torch.zeros(source.shape, dtype=options.get("dtype") or source.dtype)
+                return target.fill_(1)
+            return torch.ones(source.shape, dtype=options.get("dtype") or source.dtype)
         if to == self.device != source.device:
             if non_blocking and source.untyped_storage().data_ptr() in self._pinned:
                 self.pinned += 1
@@ -137,3 +144,37 @@ def patched(gpu: FakeGPU) -> Iterator[None]:
         patch.object(optimizers, "_get_foreach_kernels_supported_devices", lambda: devices),
     ):
         yield
+
+
+class FakeRun:
+    """A run on such a GPU, as far as experiments see it. It notes what each step has asked of the GPU."""
+
+    scale, dtype, autocast = "reduced", torch.float32, nullcontext
+
+    def __init__(self, config: RunConfig, gpu: FakeGPU, directory: Path):
+        self.config, self.gpu, self.device, self.directory = config, gpu, gpu.device, directory
+        self.ranks = Ranks()
+        self.steps: list[dict[str, int]] = []  # from each call of `checkpoint` to the next
+        self.recorded: set[int] = set()  # steps at which rows were
+
+    def resume(self) -> None:
+        return None
+
+    def progress(self, start: int, stop: int) -> tqdm:
+        return tqdm(range(start, stop), disable=True)
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        gpu = self.gpu
+        self.steps.append({"pageable": gpu.pageable.total(), "pinned": gpu.pinned, "waits": gpu.waits.total()})
+        gpu.begin()
+
+    def record(self, step: int, rows: Iterable[tuple[int, str, str, float]]) -> None:
+        if list(rows):
+            self.recorded.add(step)
+
+    def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        pass
+
+    def between_measurements(self) -> list[dict[str, int]]:
+        """What each update asked but the first, which takes constants to the GPU, and those that were measured."""
+        return [step for number, step in enumerate(self.steps[1:]) if number and number not in self.recorded]

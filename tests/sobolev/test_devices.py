@@ -1,7 +1,6 @@
 """The library and GPUs, on one that is not there: copies that nobody waits for, and no global state."""
 
 import ast
-from pathlib import Path
 
 import pytest
 import torch
