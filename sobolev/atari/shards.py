@@ -31,8 +31,7 @@ SHARD_ARRAYS = {  # the type of each array, and its shape after (T, N)
     "rewards": (np.int32, ()),
 }
 HEADER_BYTES = 1 << 20  # the largest header, which has room for 10,000 shards
-HEADER = {  # its fields and their types; "device" only where that was not the CPU
-    "device": str,
+HEADER = {  # its fields and their types
     "format": str,
     "teacher": str,
     "options": dict,
@@ -42,6 +41,7 @@ HEADER = {  # its fields and their types; "device" only where that was not the C
     "ale_py": str,
     "shards": dict,
 }
+DEVICE = {"device": "cpu"}  # a field that is left out where the teacher computed there
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def read_header(file: Path) -> dict[str, Any]:
     _check_regular(file, HEADER_BYTES)
     try:
         header = json.loads(file.read_bytes())
-        if not isinstance(header, dict) or set(header := {"device": "cpu"} | header) != set(HEADER):
+        if not isinstance(header, dict) or set(header := DEVICE | header) != {*HEADER, *DEVICE}:
             raise ValueError(f"expected {', '.join(HEADER)}")
-        for key, kind in HEADER.items():
+        for key, kind in (HEADER | {"device": str}).items():
             if type(header[key]) is not kind:
                 raise ValueError(f"{key} is {header[key]!r:.100}, expected {kind.__name__}")
         if header["format"] != FORMAT:
