@@ -54,7 +54,7 @@ def distilled(recorded: bool, device: str, dtype: torch.dtype, reduced: bool = F
     raw = torch.randint(0, 256, (50, 4 * 84 * 84), dtype=torch.uint8, generator=generator(0, "raw")).to(device)
     gradients = RecordedGradients(teacher, raw, torch.float16) if recorded else ComputedGradients(teacher)
     step = DistillationStep(student, 1.0, 1.0, teacher_gradients=gradients)
-    v = Sphere().draw(torch.empty(50, 4, dtype=dtype), 1, generator(0, "v")).to(device)
+    v = Sphere().draw(torch.empty(50, 4), 1, generator(0, "v")).to(device, dtype)  # float64 would draw other numbers
     step(torch.arange(50, device=device), raw, teacher.values(raw)[1].log_softmax(-1), v)
     return [parameter.grad for parameter in student.parameters()]
 
@@ -90,7 +90,11 @@ GRADIENTS: dict[str, Gradients] = {
     "regression": regressed,
     "autograd": by_autograd,
 }
-CONVOLUTIONAL = ("backprop", "sobolev", "distillation, computed")
+CONVOLUTIONAL = ("backprop", "distillation, computed")
+# Errors of float32. On a CPU they are a tenth to a third of these, and TF32's are larger. Where a gradient's sign counts
+# (L1), rounding flips some.
+BOUNDS = dict.fromkeys(GRADIENTS, 2e-4) | dict.fromkeys(("direct", "vfbn", "sobolev", "sobolev_label"), 8e-3)
+BOUNDS["autograd"] = 2e-5
 
 
 def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -100,9 +104,8 @@ def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_in_float32_are_those_of_the_cpu(name):
-    """TF32, whose errors are of one per cent, would fail. Rounding may flip a ReLU close to its kink."""
     gradients = GRADIENTS[name]
-    assert relative_error(gradients(DEVICE, torch.float32), gradients("cpu", torch.float64)) < 1e-3
+    assert relative_error(gradients(DEVICE, torch.float32), gradients("cpu", torch.float64)) < BOUNDS[name]
 
 
 @pytest.mark.parametrize("name", ["sobolev", "distillation, computed", "regression", "autograd"])
@@ -119,10 +122,10 @@ def test_tf32_rounds_where_it_is_asked_for_and_only_there(name):
     rounded = relative_error(GRADIENTS[name](DEVICE, torch.float32), exact)
     assert 5 * error < rounded < 0.2
     prepare_gpu()
-    assert relative_error(GRADIENTS[name](DEVICE, torch.float32), exact) < 1e-3
+    assert relative_error(GRADIENTS[name](DEVICE, torch.float32), exact) < BOUNDS[name]
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, "sobolev"])
 def test_gradients_in_bfloat16_are_close(name):
     gradients = GRADIENTS[name]
     assert 1e-4 < relative_error(gradients(DEVICE, torch.float32, True), gradients("cpu", torch.float64)) < 0.3
