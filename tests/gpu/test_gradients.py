@@ -91,8 +91,8 @@ GRADIENTS: dict[str, Gradients] = {
     "autograd": by_autograd,
 }
 CONVOLUTIONAL = ("backprop", "distillation, computed")
-# Errors of float32. On a CPU they are a tenth to a third of these, and TF32's are larger. Where a gradient's sign counts
-# (L1), rounding flips some.
+# Errors of float32: on a CPU they are a tenth to a third of these, and TF32's are larger. Where signs of differences
+# count (L1), rounding flips some.
 BOUNDS = dict.fromkeys(GRADIENTS, 2e-4) | dict.fromkeys(("direct", "vfbn", "sobolev", "sobolev_label"), 8e-3)
 BOUNDS["autograd"] = 2e-5
 
