@@ -20,7 +20,7 @@ from sobolev.devices import to_device
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
 from sobolev.seeding import generator
 
-EVALUATED = 100  # images at a time
+EVALUATED = 100  # images at a time; it also decides on which of them gradients are compared
 
 Batch = tuple[Tensor, Tensor]  # x_BCHW, normalised; labels_B
 Images = ImageSet | ImageFolder
