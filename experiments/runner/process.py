@@ -55,7 +55,7 @@ def device_of(config: RunConfig) -> torch.device:
     asked, has_cuda = config.compute.device, torch.cuda.is_available()
     if asked == "auto":
         if has_cuda and not config.on_gpu:
-            say_once(f"compute.device=auto: cpu, where {config.name} is as fast (compute.device=cuda takes the GPU)")
+            say_once(f"compute.device=auto: cpu, for {config.name} is small (compute.device=cuda takes the GPU)")
         asked = "cuda" if has_cuda and config.on_gpu else "cpu"
     try:
         device = torch.device(asked)

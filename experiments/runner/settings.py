@@ -49,7 +49,7 @@ class RecorderConfig:
 class ComputeConfig:
     """Where a run computes. Not part of its identity."""
 
-    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one and the experiment gains by it
+    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one, cpu for small ensembles
     threads: int = MISSING  # 0: one a core
     precision: Precision = MISSING
     checkpoint_seconds: float = MISSING

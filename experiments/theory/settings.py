@@ -74,7 +74,7 @@ class ConstructionConfig(RunConfig):
 class TrainingConfig(RunConfig):
     """What the trained parts share: an ensemble of networks, one a seed."""
 
-    on_gpu: ClassVar[bool] = False  # a step of such small networks is no faster there
+    on_gpu: ClassVar[bool] = False  # a grid has a run on every core, and on one GPU they would take turns
     budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_train", "n_test")
     model: MLPConfig = field(default_factory=MLPConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
