@@ -1,8 +1,9 @@
 """Operations whose higher derivatives PyTorch lacks or gets wrong, by formulas that it differentiates exactly.
 
 PyTorch's third derivatives of layer and instance normalisation take mean and variance for constants (pytorch#175754,
-#186256). Hardsigmoid, cdist, fused attention and the recurrent layers of cuDNN have no second derivatives. Inside
-`exact_formulas()` each is computed by operations whose derivatives are exact to any order. Values agree up to rounding.
+#186256), and its second ones of logcumsumexp are NaN. Hardsigmoid, cdist, fused attention and the recurrent layers of
+cuDNN have no second derivatives. Inside `exact_formulas()` each is computed by operations whose derivatives are exact
+to any order. Values agree up to rounding.
 
 >>> x = torch.tensor([[1.0, 2.0, 4.0]])
 >>> with exact_formulas():
@@ -87,6 +88,15 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
     return torch.where(same, 0.0, torch.linalg.vector_norm(apart, p, dim=-1))
 
 
+def logcumsumexp(input: Tensor, dim: int, *_: Any, **__: Any) -> Tensor:
+    """log(exp(x_1) + ... + exp(x_i)) for each i, from all pairs of entries along `dim`."""
+    if not input.dim():
+        return input.clone()
+    x = input.movedim(dim, -1)
+    up_to_i = torch.ones(x.shape[-1], x.shape[-1], dtype=torch.bool, device=x.device).tril()
+    return torch.where(up_to_i, x.unsqueeze(-2), -math.inf).logsumexp(-1).movedim(-1, dim)
+
+
 def _normalise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     x = x.float() if x.dtype in HALF else x
     centred = x - x.mean(dims, keepdim=True)
@@ -137,6 +147,8 @@ WRONG: Formulas = {  # for operations whose derivatives PyTorch gets wrong witho
 FORMULAS: Formulas = WRONG | {
     F.hardsigmoid: hardsigmoid,
     torch.cdist: cdist,
+    torch.logcumsumexp: logcumsumexp,
+    Tensor.logcumsumexp: logcumsumexp,
     **{function: _under(partial(sdpa_kernel, SDPBackend.MATH), function) for function in ATTENTION},
     **{function: _under(_without_cudnn, function) for function in RECURRENT},
 }
@@ -177,6 +189,10 @@ KNOWN = {
     },
     "ScaledDotProduct": (1, "compute attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"),
     "CdistBackward": (1, "call torch.cdist from Python, not from a scripted module or inside a checkpoint"),
+    "LogcumsumexpBackward": (
+        1,
+        "call torch.logcumsumexp from Python, not from a scripted module or inside a checkpoint",
+    ),
     "HardsigmoidBackward": (1, FROM_PYTHON.format("hardsigmoid")),
     "CudnnRnnBackward": (1, "compute it under torch.backends.cudnn.flags(enabled=False)"),
     "torch::jit::": (2, "a scripted module hides what it computes: pass the module that was scripted"),

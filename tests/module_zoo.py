@@ -180,6 +180,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "cross_entropy": (lambda x: F.cross_entropy(x, torch.zeros(len(x)).long(), reduction="none"), (4,)),
     "cummax": (lambda x: x.cummax(-1)[0] ** 2, (4,)),
     "cumprod": (lambda x: x.cumprod(-1), (4,)),
+    "logcumsumexp": (lambda x: torch.logcumsumexp(x, 1), (4, 2)),
+    "logcumsumexp of a tensor": (lambda x: x.logcumsumexp(dim=-1), (4,)),
     "det": (torch.linalg.det, (2, 2)),
     "digamma": (lambda x: torch.digamma(x.abs() + 1), (4,)),
     "einsum": (lambda x: torch.einsum("bij,bjk->bik", x, x.sin()), (2, 2)),
