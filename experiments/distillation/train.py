@@ -52,7 +52,8 @@ def main(config: DistillConfig, run: Run) -> dict:
     # Student and objective
     policy = new_student(config, teacher.policy.n_actions).to(run.device, run.dtype)
     student = ReLUPasses(policy, getattr(torch, config.compute_dtype.name))
-    step = distillation_step(config, student, teacher, train)
+    step = distillation_step(config, student, teacher, train, measured["train"])
+    weights = step.gradient_weight, config.objective.falls_until
     projection = PROJECTIONS[config.objective.projection](config.objective.samples)
     optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
 
@@ -82,6 +83,7 @@ def main(config: DistillConfig, run: Run) -> dict:
             targets_BA = train.teacher_NA[index_B]
             like_BA = torch.empty(targets_BA.shape, dtype=run.dtype)
             v_SBA = projection.draw(like_BA, 1, generator(config.seed, "projection", update))
+            step.gradient_weight = fallen(*weights, update / steps)
             step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, to_device(v_SBA, run.device))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
             optimizer.step()
@@ -186,16 +188,25 @@ def new_student(config: DistillConfig, n_actions: int) -> AtariPolicy:
     )
 
 
-def distillation_step(config: DistillConfig, student: ReLUPasses, teacher: Teacher, train: States) -> DistillationStep:
+def distillation_step(
+    config: DistillConfig, student: ReLUPasses, teacher: Teacher, train: States, measured: Measured
+) -> DistillationStep:
+    """The step of a student; `measured` are states that it learns from, whose gradients say how large they are."""
     objective = config.objective
+    size = measured.gradient_size(objective.norm) if objective.balanced else 1.0
     return DistillationStep(
         student,
         objective.kl_weight,
-        objective.gradient_weight,
+        objective.gradient_weight / size,
         objective.divergence,
         objective.norm,
         teacher_gradients(config, teacher, train.raw_NI) if objective.gradient_weight else None,
     )
+
+
+def fallen(weight: float, until: float, progress: float) -> float:
+    """A weight that falls to 0 as half a cosine while progress goes from 0 to `until`; 0 keeps it constant."""
+    return weight * (1 + math.cos(math.pi * min(progress / until, 1.0))) / 2 if until else weight
 
 
 def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -> RecordedGradients | ComputedGradients:

@@ -21,6 +21,10 @@ class RunBusy(BadInput):
     """Another process works on the same run. A sweep passes over it."""
 
 
+class OutOfTime(BadInput):
+    """A run was stopped because the time that it was given is up. The same command goes on."""
+
+
 def check_names(config: RunConfig) -> None:
     """Refuse a name or label that would not be one word in rows, or would be a path as the name of a folder."""
     names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}

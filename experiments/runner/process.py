@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.runner.errors import BadInput
+from experiments.runner.limit import TimeUp
 from experiments.runner.ranks import Ranks, torchrun_ranks
 from experiments.runner.revision import revision
 from experiments.runner.settings import Precision, RunConfig
@@ -141,7 +142,8 @@ def refusing_memory() -> Iterator[None]:
 @contextmanager
 def handling_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
     """Signals that ask to stop go to `handler`, and to whoever had them once the run is over."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)  # the last one rings when its time is up
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -153,6 +155,8 @@ def end_by(number: int) -> None:
     """End this process, or the sweep, as a signal of this number would; 0 is none."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
+    if number == signal.SIGALRM:
+        raise TimeUp
     if number:
         sys.exit(128 + number)
 

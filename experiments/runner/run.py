@@ -25,6 +25,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -49,6 +50,7 @@ from experiments.runner.identity import (
     remove_partial,
     tidy,
 )
+from experiments.runner.limit import SAVING, Stopwatch, TimeUp
 from experiments.runner.process import describe_process, end_by
 from experiments.runner.ranks import Meetings, Ranks
 from experiments.runner.scale import scale_of
@@ -80,6 +82,7 @@ class Run:
         self._started = self._checkpointed = time.monotonic()
         self._stop = 0  # the signal that asked to stop
         self._meetings = Meetings(ranks)
+        self._stopwatch = Stopwatch()
         self._begun = False  # `resume` was called: from there on stopping waits for a checkpoint
         self._trial: Trial | None = None  # of the state that it goes on from
 
@@ -93,11 +96,18 @@ class Run:
         return scale_of(self.config)
 
     @property
+    def stop_at(self) -> float:
+        """When it is to save and stop, in seconds since the epoch: inf where nobody set a deadline."""
+        deadline = self.config.limit.deadline
+        return deadline - SAVING if deadline else math.inf
+
+    @property
     def _metrics(self) -> Path:
         return self.directory / "metrics.csv"
 
     def record(self, step: int, rows: Iterable[tuple[int, str, str, float]]) -> None:
         """Append rows (seed, split, metric, value) measured after `step` updates."""
+        self._stopwatch.evaluate()
         if self.ranks.rank:
             return
         labels = (self.config.name, self.config.labels.task, self.config.labels.method, self.config.labels.n_train)
@@ -112,6 +122,7 @@ class Run:
         """A progress bar over range(start, stop), silent where stderr is not a terminal."""
         if self._trial and self._trial.going and not 0 <= start < stop:
             raise ValueError(f"step {start} of {stop}")
+        self._stopwatch.begin(start, stop)
         labels = self.config.labels
         description = f"{labels.task} {labels.method} n={labels.n_train}"
         return tqdm(range(start, stop), description, initial=start, total=stop, disable=None, mininterval=0.5)
@@ -160,6 +171,9 @@ class Run:
         """
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
         stop = self._meetings.stop(self._stop)
+        self._stopwatch.tick()
+        if 0 < self.config.limit.seconds < self._stopwatch.seconds:
+            self._stop = self._stop or signal.SIGALRM
         if self._trial:
             self._trial.advance()
         if (old or stop) and not self.ranks.rank and not (self._trial and self._trial.going):  # it is what was saved
@@ -237,6 +251,9 @@ class Run:
                 self._rows.close()
         if self._mirror:
             self._mirror.finish()
+        if isinstance(error, TimeUp) and (pace := self._stopwatch.pace(getattr(self.config, "evaluations", 0))):
+            with suppress(OSError):
+                pace.write(self.directory)
         if isinstance(error, Exception):
             with suppress(OSError):
                 (self.directory / "error.txt").write_text("".join(traceback.format_exception(error)))

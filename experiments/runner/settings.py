@@ -43,6 +43,7 @@ class RecorderConfig:
     wandb: WandbMode = MISSING
     project: str = MISSING
     group: str = MISSING
+    bundle: str = ""  # a .tgz that a sweep packs its rows into, again and again until it ends; empty: none
 
 
 @dataclass
@@ -53,6 +54,15 @@ class ComputeConfig:
     threads: int = MISSING  # 0: one a core
     precision: Precision = MISSING
     checkpoint_seconds: float = MISSING
+
+
+@dataclass
+class LimitConfig:
+    """How long a command may take. Not part of a run's identity: the same command goes on where it stopped."""
+
+    seconds: float = MISSING  # of the command, a run or a sweep; 0: as long as it takes
+    deadline: float = MISSING  # in seconds since the epoch. Commands and sweeps set it for their runs, whose `seconds`
+    # are then those of training after which they stop: a sweep tries for a while what it does not know the cost of
 
 
 @dataclass
@@ -74,6 +84,7 @@ class RunConfig:
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    limit: LimitConfig = field(default_factory=LimitConfig)
 
     @property
     def in_paper(self) -> bool:
