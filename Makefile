@@ -11,7 +11,7 @@ LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
-  theory synthetic-gradients teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults clean
+  theory synthetic-gradients teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,13 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 
 faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
 	$(BIN)/python -m scripts.faults
+
+revision: ## note the revision in REVISION, for a copy of the tree without .git
+	git rev-parse HEAD > REVISION
+	git status --porcelain --untracked-files=no >> REVISION
+
+test-gpu: setup ## the tests that need a GPU (a few minutes on one; elsewhere they are skipped)
+	$(BIN)/python -m pytest tests/gpu -rs
 
 site: setup ## the documentation as a site that opens from its folder, site/ (10 seconds)
 	$(BIN)/python -m scripts.site

@@ -27,6 +27,7 @@ from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev import projections
 from sobolev.atari import Teacher
+from sobolev.devices import to_device
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
 from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_passes import ReLUPasses
@@ -78,12 +79,12 @@ def main(config: DistillConfig, run: Run) -> dict:
             check_convergence(update, update == steps, {config.seed: relative_error}, final.values())
             progress.set_postfix(kl=f"{final['kl']:.3g}")
         if update < steps:
-            index_B = next(batches).to(run.device)
+            index_B = to_device(next(batches), run.device)
             targets_BA = train.teacher_NA[index_B]
             like_BA = torch.empty(targets_BA.shape, dtype=run.dtype)
             v_SBA = projection.draw(like_BA, 1, generator(config.seed, "projection", update))
             step.gradient_weight = fallen(*weights, update / steps)
-            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, v_SBA.to(run.device))
+            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, to_device(v_SBA, run.device))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
             optimizer.step()
             student.refresh()
@@ -168,7 +169,7 @@ def architecture(config: DistillConfig) -> Architecture:
 
 def load_states(config: DistillConfig, teacher: Teacher, run: Run) -> tuple[States, dict[str, Measured]]:
     """The states to learn from, and by split those that the student is measured on. Frames are not kept."""
-    recorded = open_states(config, teacher, run)
+    recorded = open_states(config, teacher)
     parts = split_by_episodes(config, recorded)
     passes = ReLUPasses(teacher.policy.to(run.device, run.dtype))
     train = States.of(recorded, parts["train"], passes, run)

@@ -145,8 +145,8 @@ class TeacherConfig(BaseModel):
 
 class Manifest(BaseModel):
     run_id: Folder
-    revision: Line | None  # none outside a git checkout
-    dirty: bool
+    revision: Line | None  # none in a copy that does not carry it, and then nobody knows what was changed
+    dirty: bool | None
     python: Line
     torch: Line
     numpy: Line

@@ -36,7 +36,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     if torchrun_ranks()[1] > 1 and not config.several_processes:
         raise BadInput(f"{config.name} trains in one process: start it without torchrun")
     check_names(config)
-    directory, device = folder_of(config), prepare_process(config.compute)
+    directory, device = folder_of(config), prepare_process(config)
     with joined(device) as ranks:
         run = partial(Run, config, directory, device, ranks)
         with _follow(run) if ranks.rank else _lead(run, directory) as opened:

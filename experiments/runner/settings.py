@@ -22,8 +22,8 @@ Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", 
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
-# bfloat16: products only; auto: see experiments/runner/precision.py
-Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
+# bfloat16 and tf32: products only, the latter of float32 on a GPU; auto: see experiments/runner/precision.py
+Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "tf32", "auto"])
 ComputeDtype = enum.Enum("ComputeDtype", ["float32", "bfloat16", "auto"])
 
 
@@ -50,7 +50,7 @@ class RecorderConfig:
 class ComputeConfig:
     """Where a run computes. Not part of its identity."""
 
-    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one
+    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one, cpu for small ensembles
     threads: int = MISSING  # 0: one a core
     precision: Precision = MISSING
     checkpoint_seconds: float = MISSING
@@ -71,6 +71,8 @@ class RunConfig:
 
     several_processes: ClassVar[bool] = False  # whether torchrun may start it
     autocasts: ClassVar[bool] = False  # whether it may compute in bfloat16
+    on_gpu: ClassVar[bool] = True  # whether compute.device=auto is a GPU where there is one
+    fixed_shapes: ClassVar[bool] = False  # whether all batches have one shape, for which cuDNN may look for the fastest
     # What the scale of a run follows from, see experiments/runner/scale.py. Settings are given by dotted keys.
     choices: ClassVar[dict[str, str]] = {}  # {config group: the choice that the settings name, "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ()  # settings, or groups of them, that span the experiment's grid
