@@ -25,7 +25,7 @@ from experiments.runner.errors import BadInput
 from experiments.runner.limits import A_MEASUREMENT, check_memory, number_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from sobolev import projections
+from sobolev import projections, schedules
 from sobolev.atari import Teacher
 from sobolev.devices import to_device
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
@@ -53,7 +53,8 @@ def main(config: DistillConfig, run: Run) -> dict:
     policy = new_student(config, teacher.policy.n_actions).to(run.device, run.dtype)
     student = ReLUPasses(policy, getattr(torch, config.compute_dtype.name))
     step = distillation_step(config, student, teacher, train, measured["train"])
-    weights = step.gradient_weight, config.objective.falls_until
+    weight, until = step.gradient_weight, config.objective.falls_until
+    factor = schedules.cosine(until=until) if until else schedules.constant()
     projection = PROJECTIONS[config.objective.projection](config.objective.samples)
     optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
 
@@ -83,7 +84,7 @@ def main(config: DistillConfig, run: Run) -> dict:
             targets_BA = train.teacher_NA[index_B]
             like_BA = torch.empty(targets_BA.shape, dtype=run.dtype)
             v_SBA = projection.draw(like_BA, 1, generator(config.seed, "projection", update))
-            step.gradient_weight = fallen(*weights, update / steps)
+            step.gradient_weight = weight * factor(update / steps)
             step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, to_device(v_SBA, run.device))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
             optimizer.step()
@@ -202,11 +203,6 @@ def distillation_step(
         objective.norm,
         teacher_gradients(config, teacher, train.raw_NI) if objective.gradient_weight else None,
     )
-
-
-def fallen(weight: float, until: float, progress: float) -> float:
-    """A weight that falls to 0 as half a cosine while progress goes from 0 to `until`; 0 keeps it constant."""
-    return weight * (1 + math.cos(math.pi * min(progress / until, 1.0))) / 2 if until else weight
 
 
 def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -> RecordedGradients | ComputedGradients:
