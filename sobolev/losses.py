@@ -39,6 +39,9 @@ from sobolev.comparing import InFull, inside, way_to_compare
 from sobolev.derivatives import MODES, Derivatives
 from sobolev.distances import DISTANCES as DISTANCES
 from sobolev.distances import Distance, distance_of, squared_l2
+from sobolev.distances import huber as huber
+from sobolev.distances import l1 as l1
+from sobolev.distances import l2 as l2
 from sobolev.finite_differences import Step
 from sobolev.guards import Function, warn_if_vanishing
 from sobolev.projections import Projection
