@@ -78,7 +78,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         self,
         hidden: Sequence[int] = (64, 64),
         *,
-        activation: str = "tanh",
+        activation: str = "silu",
         derivative_weight: float = 1.0,
         learning_rate: float = 1e-2,
         max_iter: int = 3000,
