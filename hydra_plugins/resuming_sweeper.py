@@ -69,10 +69,10 @@ class ResumingSweeper(BasicSweeper):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that local workers are ended too
         signal.signal(signal.SIGINT, signal.default_int_handler)
         folders: dict[Path, list[str]] = {}  # a question asked twice is run once
-        entries: dict[Path, str] = {}
+        configs: dict[Path, RunConfig] = {}
         for config, job in asked:
             folders.setdefault(folder := folder_of(config), job)
-            entries[folder] = config.entry
+            configs[folder] = config
         name = next((str(o.value()) for o in overrides if o.get_key_element() == "sweep"), "sweep")
         grid = Grid(name, list(folders))
         with refusing_folder():
@@ -81,7 +81,7 @@ class ResumingSweeper(BasicSweeper):
             complete = {folder for folder in folders if is_complete(folder)}
         for folder in complete:
             tidy(folder)
-        if stale := [folder for folder in folders if folder in complete and other_code(folder, entries[folder])]:
+        if stale := [folder for folder in folders if folder in complete and other_code(folder, configs[folder])]:
             said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
             print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
         waiting = [folder for folder in folders if folder not in complete]

@@ -40,6 +40,15 @@ class RegressionConfig(RunConfig):
     normalise: bool = MISSING
     evaluations: int = MISSING  # how often over training, evenly in log(step)
 
+    def named_modules(self) -> set[str]:
+        from sobolev.functions import BENCHMARKS  # these bring torch, which types and refusals do not wait for
+        from sobolev.losses import DISTANCES
+
+        function = BENCHMARKS.get(self.dataset.name)
+        parts = [getattr(function, name, None) for name in ("formula", "partials", "second_partials")]
+        parts += [DISTANCES.get(distance) for distance in self.loss.distances]
+        return {part.__module__ for part in parts if isinstance(getattr(part, "__module__", None), str)}
+
     def check_values(self) -> None:
         check_seed(self)
         check_precision(self)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sysconfig
 from functools import lru_cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
+
+from experiments.runner.settings import RunConfig
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("experiments", "sobolev")
@@ -19,27 +22,36 @@ PACKAGES = ("experiments", "sobolev")
 MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
     f"experiments.runner.{name}" for name in ("run", "execute", "errors", "divergence", "limits", "settings", "scale")
 }
+LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]  # versions name their code
+
+
+def code_of(config: RunConfig) -> str:
+    """The digest of the code that decides a run's rows."""
+    return code_identity(config.entry, named=frozenset(config.named_modules()))
 
 
 @lru_cache
-def code_identity(entry: str, root: Path = ROOT) -> str:
+def code_identity(entry: str, root: Path = ROOT, named: frozenset[str] = frozenset()) -> str:
     """A digest of the modules that `entry`, experiments.<domain>.<module>.<function>, imports, directly or not.
 
-    They are those of this project and, where `entry` is of a user's domain, those of its package. Comments, docstrings
-    and layout do not enter.
+    They are those of this project and, where `entry` is of a user's domain, those of its package. `named` are modules
+    that the settings choose from; those that a user wrote enter with what they import of their own package. Comments,
+    docstrings and layout do not enter.
     """
     sources: dict[str, str] = {}
-    waiting = [entry.rpartition(".")[0]]
-    folders = {package: root / package for package in PACKAGES}
+    waiting = [entry.rpartition(".")[0], *named]
+    places = {package: root / package for package in PACKAGES}
     theirs = entry.partition(".")[0]
-    if theirs not in folders and (folder := _folder_of(theirs)):
-        folders[theirs] = folder
+    for package in {theirs, *(name.partition(".")[0] for name in named)} - places.keys():
+        place = _place_of(package)
+        if place and (package == theirs or not any(place.is_relative_to(library) for library in LIBRARIES)):
+            places[package] = place
     while waiting:
         name = waiting.pop()
         package, *inner = name.split(".")
-        if name in sources or name in MACHINERY or name.endswith(".settings") or package not in folders:
+        if name in sources or name in MACHINERY or name.endswith(".settings") or package not in places:
             continue
-        path = folders[package].joinpath(*inner)
+        path = places[package].joinpath(*inner)
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if not file.is_file():
             continue
@@ -57,19 +69,21 @@ def code_identity(entry: str, root: Path = ROOT) -> str:
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _folder_of(package: str) -> Path | None:
-    """Where a package lies, None for what is no package. Nothing is imported."""
+def _place_of(package: str) -> Path | None:
+    """The folder of a package, a module's file less its ending, None for what has neither. Nothing is imported."""
     spec = find_spec(package) if package.isidentifier() and package != "__main__" else None
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    if spec and spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0])
+    return Path(spec.origin).with_suffix("") if spec and spec.has_location else None
 
 
-def other_code(folder: Path, entry: str) -> str:
+def other_code(folder: Path, config: RunConfig) -> str:
     """The end of a sentence on a complete run whose rows are not known to be of the code that is here, else ''."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         made_by, revision = manifest.get("code"), str(manifest.get("revision") or "unknown")[:7]
     except (OSError, ValueError, AttributeError):
         made_by, revision = None, "unknown"
-    if made_by == [code_identity(entry)]:
+    if made_by == [code_of(config)]:
         return ""
     return f", though by other code than is here (revision {revision}): remove the folder to run it again"

@@ -54,7 +54,7 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
                 run.summary = read_summary(directory)  # it may be complete since a moment ago
         if run.complete:
             tidy(directory)
-            say(f"{directory} is complete: skipped{other_code(directory, run.config.entry)}")
+            say(f"{directory} is complete: skipped{other_code(directory, run.config)}")
             yield run
             return
         error: BaseException | None = None

@@ -41,7 +41,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.runner.checkpoints import Checkpoint, Trial
-from experiments.runner.code_identity import code_identity
+from experiments.runner.code_identity import code_of
 from experiments.runner.errors import BadInput
 from experiments.runner.identity import (
     COLUMNS,
@@ -74,7 +74,7 @@ class Run:
         self.dtype = torch.float64 if precision is Precision.float64 else torch.float32
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision is Precision.bfloat16)
         self.ranks = ranks
-        self.code = [code_identity(config.entry)]
+        self.code = [code_of(config)]
         self.summary: dict[str, Any] = _summary_of(directory)
         self._mirror: WandbMirror | None = None
         self._rows: io.TextIOWrapper | None = None

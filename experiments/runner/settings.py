@@ -98,6 +98,13 @@ class RunConfig:
         if not lacks_values(self):  # what is missing is named by whoever composed this
             self.check_values()
 
+    def named_modules(self) -> set[str]:
+        """Modules whose code decides rows because a setting names what they hold, such as a function of the user's.
+
+        `entry` imports none of them: they are extensions. `experiments.runner.code_identity` reads them.
+        """
+        return set()
+
     def check_values(self) -> None:
         """Refuse ranges and combinations that no type can, without a look at data or at this machine.
 

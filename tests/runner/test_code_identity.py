@@ -2,13 +2,18 @@
 
 import json
 import shutil
+import sys
+from importlib import import_module
 
 import pytest
+import torch
 
 import experiments.runner.run
-from experiments.runner.code_identity import code_identity
+from experiments.runner.code_identity import code_identity, code_of, other_code
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
+from sobolev.functions import BENCHMARKS, BenchmarkFunction
+from sobolev.losses import DISTANCES
 from tests.conftest import ROOT
 from tests.runner.test_run import interrupted
 
@@ -71,6 +76,38 @@ def test_of_a_users_domain_its_package_decides(tmp_path, monkeypatch):
     assert digest() != code_identity("nowhere_to_be_found.train.main")
 
 
+def test_the_formula_of_a_users_function_decides_the_rows_of_that_function_alone(make_config, tmp_path, monkeypatch):
+    """The module that holds it, with what it imports of its own package; a library's functions are left out."""
+    (tmp_path / "formulas").mkdir()
+    (tmp_path / "formulas" / "__init__.py").touch()
+    (tmp_path / "formulas" / "bowls.py").write_text("from formulas.steep import k\n\n\ndef bowl(x, y): return k * x + y")
+    (tmp_path / "formulas" / "steep.py").write_text("k = 2")
+    monkeypatch.syspath_prepend(tmp_path)
+    for package in [name for name in sys.modules if name.startswith("formulas")]:
+        monkeypatch.delitem(sys.modules, package)
+    bowl = BenchmarkFunction("bowl", ((0.0, 1.0), (0.0, 1.0)), import_module("formulas.bowls").bowl)
+    monkeypatch.setitem(BENCHMARKS, "bowl", bowl)
+    monkeypatch.setitem(DISTANCES, "of_torch", torch.nn.functional.huber_loss)
+    of_bowl, of_booth = make_config("dataset.name=bowl"), make_config("dataset=booth")
+
+    def digests() -> tuple[str, str]:
+        code_identity.cache_clear()
+        return code_of(of_bowl), code_of(of_booth)
+
+    first, booth = digests()
+    assert booth == code_identity(ENTRY) != first
+    assert code_of(make_config("loss.distances=[of_torch,l2,l2]")) == booth
+    (tmp_path / "formulas" / "steep.py").write_text("k = 2  # as steep as that")
+    assert digests() == (first, booth)
+    (tmp_path / "formulas" / "steep.py").write_text("k = 3")
+    assert digests() == (code_of(of_bowl), booth)
+    assert code_of(of_bowl) != first
+    execute(of_bowl)
+    (tmp_path / "formulas" / "bowls.py").write_text("def bowl(x, y): return x * y")
+    digests()
+    assert "though by other code than is here" in other_code(folder_of(of_bowl), of_bowl)
+
+
 def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkeypatch, capsys):
     execute(config := make_config())
     manifest = json.loads((folder_of(config) / "manifest.json").read_text())
@@ -78,7 +115,7 @@ def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkey
     capsys.readouterr()
     execute(config)
     assert capsys.readouterr().err.endswith("is complete: skipped\n")
-    monkeypatch.setattr("experiments.runner.code_identity.code_identity", lambda _: "edited")
+    monkeypatch.setattr("experiments.runner.code_identity.code_of", lambda _: "edited")
     execute(config)
     said = capsys.readouterr().err
     assert f"though by other code than is here (revision {manifest['revision'][:7]}): remove the folder" in said
@@ -86,7 +123,7 @@ def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkey
 
 def test_a_run_that_goes_on_with_other_code_says_so_and_notes_both(make_config, monkeypatch, capsys):
     interrupted(config := make_config("compute.checkpoint_seconds=0"), monkeypatch, 20)
-    monkeypatch.setattr(experiments.runner.run, "code_identity", lambda _: "edited")
+    monkeypatch.setattr(experiments.runner.run, "code_of", lambda _: "edited")
     execute(config)
     assert "goes on with other code than it began with: remove the folder to begin again" in capsys.readouterr().err
     manifest = json.loads((folder_of(config) / "manifest.json").read_text())
