@@ -12,13 +12,14 @@ extension, because configs are untrusted and importing runs code.
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
 
-from experiments.runner.errors import BadInput
+from experiments.runner.errors import CONFIGS, BadInput
 from experiments.runner.settings import RunConfig, register_resolvers
 
 DOMAINS = ("regression", "theory", "distillation", "synthetic_gradients")  # in the order of the report
@@ -43,9 +44,17 @@ def packages() -> dict[str, str]:
             raise BadInput(f"{EXTENSIONS}={name}: {error}") from None
         if hasattr(extension, "__path__") and find_spec(f"{name}.settings"):
             domain = name.rpartition(".")[2]
+            if domain not in DOMAINS and (theirs := _shipped_experiment_of(domain)):
+                raise BadInput(f"{EXTENSIONS}={name}: {theirs} would be an experiment of {domain}; rename the package")
             if found.setdefault(domain, name) != name:
                 raise BadInput(f"{EXTENSIONS}={name}: {found[domain]} is the domain {domain}; rename the package")
     return found
+
+
+def _shipped_experiment_of(domain: str) -> str:
+    """A shipped experiment whose rows would go to the folder of a user's domain of this name; '' if there is none."""
+    experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    return next((name for name in experiments if name == domain or name.startswith(f"{domain}_")), "")
 
 
 def modules(name: str) -> dict[str, ModuleType]:
@@ -54,17 +63,36 @@ def modules(name: str) -> dict[str, ModuleType]:
     return {domain: import_module(module) for domain, module in named.items() if find_spec(module)}
 
 
+def check_file_name(file: str, module: ModuleType) -> None:
+    """Refuse a figure or table of a user's domain that could take the place of another's file.
+
+    Raises:
+        BadInput: its name does not begin with that of its domain.
+    """
+    package = module.__name__.rpartition(".")[0]
+    domain = package.rpartition(".")[2]
+    if package != f"experiments.{domain}" and not re.fullmatch(rf"{domain}(_.*)?", file):
+        raise BadInput(f"{module.__name__} writes {file}: names of its files begin with {domain}_")
+
+
 def register_settings() -> None:
     """Make the types of every domain known to Hydra, and the choices that domains take from the library.
 
     An experiment names its type in its defaults list.
+
+    Raises:
+        BadInput: two domains call a type or a choice the same.
     """
     register_resolvers()
     for name, node in settings_types().items():
         ConfigStore.instance().store(name=name, node=node, package="_global_")
+    stored: dict[tuple[str, str], ModuleType] = {}
     for settings in modules("settings").values():
         for group, choices in getattr(settings, "CHOICES", {}).items():
             for name, node in choices.items():
+                if stored.setdefault((group, name), settings) is not settings:
+                    first = stored[group, name].__name__
+                    raise BadInput(f"{settings.__name__}: {group}={name} is a choice of {first}; rename it")
                 ConfigStore.instance().store(group=group, name=name, node=node)
 
 

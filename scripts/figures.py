@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.evidence import drawing
 from experiments.evidence.reading import EvidenceError
-from experiments.registry import modules
+from experiments.registry import check_file_name, modules
 from experiments.runner.command_line import one_line_errors
 
 
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         names = [name for name in module.NAMES if name in (options.names or module.NAMES)]
         try:
             for name, file_name, figure in module.drawn(names, options.results):
+                check_file_name(file_name, module)
                 drawing.save(figure, options.out / file_name, options.pdf)
                 drawn.add(name)
         except EvidenceError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.evidence.markdown import write
 from experiments.evidence.reading import EvidenceError, expected, rows_path
-from experiments.registry import modules
+from experiments.registry import check_file_name, modules
 from experiments.runner.command_line import one_line_errors
 
 
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise EvidenceError(f"there are no rows under {options.results}: `make quickstart` makes some")
         for of_domain in there:
             for name, text, entries in of_domain.tables(options.results):
+                check_file_name(name, of_domain)
                 write(out / name, text, entries)
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)

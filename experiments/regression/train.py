@@ -23,6 +23,7 @@ from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
 from sobolev.functions import BENCHMARKS, BenchmarkFunction
+from sobolev.functions.benchmarks import SHIPPED
 from sobolev.losses import DISTANCES, SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
@@ -92,6 +93,9 @@ def check(config: RegressionConfig) -> None:
     """Refuse a function or distance that the library does not have, and more than this machine's memory holds."""
     if config.dataset.name not in BENCHMARKS:
         raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*BENCHMARKS])}")
+    function = BENCHMARKS[config.dataset.name]
+    if function is not SHIPPED.get(config.dataset.name, function):
+        raise BadInput(f"dataset.name={config.dataset.name} ships, and an extension has put its own there: rename it")
     for distance in config.loss.distances:
         if distance not in DISTANCES:
             raise BadInput(f"loss.distances: {distance} is not one of {', '.join(DISTANCES)}")

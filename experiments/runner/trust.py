@@ -28,6 +28,7 @@ import hydra._internal.hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -64,9 +65,12 @@ def install() -> None:
     """Have Hydra compose by the loader below, in this process and in those that its launchers start.
 
     Raises:
-        BadInput: if the command line would have it load something else.
+        BadInput: if the command line would have it load something else, or do two things at once.
     """
     asked = get_args_parser().parse_args()
+    said = vars(asked)
+    if len(modes := [f"--{mode}" for mode in ("run", "multirun", "cfg", "info", "shell_completion") if said[mode]]) > 1:
+        raise BadInput(f"{' and '.join(modes)} are two commands: give one of them")
     if asked.experimental_rerun is not None:
         raise BadInput("--experimental-rerun loads what can hold code: the same command goes on where a run stopped")
     if asked.config_path is not None or asked.config_name is not None:
@@ -96,7 +100,8 @@ class Loader(ConfigLoaderImpl):
         leave_only_our_resolvers()
         for place in self.config_search_path.get_path():
             if place.provider == "command-line":
-                _refuse_aliases(Path(place.path.removeprefix("file://")))
+                _refuse_aliases(folder := Path(place.path.removeprefix("file://")))
+                self._refuse_names_that_ship(folder)
         try:
             config = super().load_configuration(config_name, overrides, run_mode, **options)
         except (HydraException, OmegaConfBaseException):
@@ -111,12 +116,28 @@ class Loader(ConfigLoaderImpl):
         judge(config, composed_alone(folder, config_name, launcher))
         return config
 
+    def _refuse_names_that_ship(self, folder: Path) -> None:
+        """A file of such a name would count for nothing, or would be taken for the shipped one by every reader."""
+        for path in sorted(folder.rglob("*.yaml")):
+            name = path.relative_to(folder).as_posix()
+            (shipped,) = (place for place in self.config_search_path.get_path() if place.provider == "main")
+            if (Path(shipped.path.removeprefix("file://")) / name).is_file() or _is_stored(name):
+                raise BadInput(f"{path}: {name.removesuffix('.yaml')} ships: give yours another name")
+
     def _process_config_searchpath(self, *_: Any) -> None:
         """Let `hydra.searchpath` be refused with the rest: to look at it, Hydra imports the packages that it names."""
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any) -> Any:
         """What the folders hold. Hydra would copy all that it knows for each of the 64 groups that help lists."""
         return self.repository.get_group_options(group_name, results_filter)
+
+
+def _is_stored(name: str) -> bool:
+    """Whether types or the library give the choice of this name, as they do technique/sobolev.yaml."""
+    node = ConfigStore.instance().repo
+    for part in name.split("/"):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node is not None
 
 
 def _refuse_aliases(folder: Path) -> None:

@@ -16,6 +16,7 @@ and autograd through the value gives the same.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -210,3 +211,4 @@ BENCHMARKS: dict[str, BenchmarkFunction] = {
         ),
     )
 }
+SHIPPED = MappingProxyType(dict(BENCHMARKS))  # whatever is put into BENCHMARKS later

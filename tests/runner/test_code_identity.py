@@ -80,7 +80,9 @@ def test_the_formula_of_a_users_function_decides_the_rows_of_that_function_alone
     """The module that holds it, with what it imports of its own package; a library's functions are left out."""
     (tmp_path / "formulas").mkdir()
     (tmp_path / "formulas" / "__init__.py").touch()
-    (tmp_path / "formulas" / "bowls.py").write_text("from formulas.steep import k\n\n\ndef bowl(x, y): return k * x + y")
+    (tmp_path / "formulas" / "bowls.py").write_text(
+        "from formulas.steep import k\n\n\ndef bowl(x, y): return k * x + y"
+    )
     (tmp_path / "formulas" / "steep.py").write_text("k = 2")
     monkeypatch.syspath_prepend(tmp_path)
     for package in [name for name in sys.modules if name.startswith("formulas")]:

@@ -245,11 +245,23 @@ def test_a_secret_is_not_the_name_of_a_choice(ask):
         ["--config-p=theirs"],
         ["--experimental-rerun=theirs/config.pickle"],
         ["--exp", "theirs/config.pickle"],
+        ["-m", "--cfg", "job"],
     ],
 )
 def test_what_is_composed_is_our_config(arguments):
     said, started = front_door(*arguments)
     assert re.fullmatch("error: .+", said)
+    assert not started
+
+
+@pytest.mark.parametrize("name", ["dataset/booth", "technique/sobolev", "experiment/regression", "config"])
+def test_a_config_of_a_name_that_ships_is_refused(tmp_path, name):
+    """Hydra would leave it out for the shipped file without a word, or take it for a choice of the library's."""
+    path = tmp_path / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("name: mine\n")
+    said, started = front_door("--config-dir", str(tmp_path), "experiment=synthetic_gradients")
+    assert said == f"error: {path}: {name} ships: give yours another name"
     assert not started
 
 

@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def tables(results):
-    yield "slopes", "", [Line(2.5)]
+    yield "my_domain_slopes", "", [Line(2.5)]
 """
 LINE = "SOBOLEV_EXTENSIONS=my_domain python run.py --config-dir my_configs experiment=line"
 
@@ -109,17 +109,42 @@ def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_pat
     said = type_commands(SECTIONS["A domain"], tmp_path)
     assert [name.partition("-descent")[0] for name in complete_runs(tmp_path)] == ["slope2.0"] * 3
     assert "my_results/my_domain: 3 runs" in said[2]
-    assert (tmp_path / "my_results" / "figures" / "my_line.png").stat().st_size > 1000
+    assert (tmp_path / "my_results" / "figures" / "my_domain_line.png").stat().st_size > 1000
     assert "### Line: reproduced\n" in (tmp_path / "my_results" / "REPORT.md").read_text()
     (tmp_path / "my_domain" / "tables.py").write_text(TABLES)
     type_commands("```\nSOBOLEV_EXTENSIONS=my_domain python -m scripts.tables --results my_results\n```", tmp_path)
-    assert (tmp_path / "my_results" / "tables" / "slopes.csv").read_text() == "slope\n2.5\n"
+    assert (tmp_path / "my_results" / "tables" / "my_domain_slopes.csv").read_text() == "slope\n2.5\n"
     assert type_command(f"{LINE} steps=0", tmp_path) == (1, "error: steps must be positive, not 0\n")
 
     assert type_command(LINE, tmp_path)[1].endswith("is complete: skipped\n")
     with (tmp_path / "my_domain" / "train.py").open("a") as file:
         file.write("RATE = 0.1\n")
     assert "is complete: skipped, though by other code than is here" in type_command(LINE, tmp_path)[1]
+
+
+def test_a_file_of_a_domain_of_ones_own_is_none_that_ships(tmp_path):
+    write_files(SECTIONS["A domain"], tmp_path)
+    assert type_command(LINE, tmp_path)[0] == 0
+    collect = "SOBOLEV_EXTENSIONS=my_domain python -m scripts.collect --runs runs --results my_results"
+    assert type_command(collect, tmp_path)[0] == 0
+    file = tmp_path / "my_domain" / "figures.py"
+    file.write_text(file.read_text().replace('"my_domain_line"', '"figure_2"'))
+    (tmp_path / "my_domain" / "tables.py").write_text(TABLES.replace('"my_domain_slopes"', '"table_1"'))
+    for program, name in {"figures": "figure_2", "tables": "table_1"}.items():
+        command = f"SOBOLEV_EXTENSIONS=my_domain python -m scripts.{program} --results my_results"
+        answer = f"error: my_domain.{program} writes {name}: names of its files begin with my_domain_\n"
+        assert type_command(command, tmp_path) == (1, answer)
+    assert not [*tmp_path.glob("my_results/*/figure_2.*"), *tmp_path.glob("my_results/*/table_1.*")]
+
+
+def test_a_function_of_ones_own_is_none_that_ships(tmp_path):
+    write_files(SECTIONS["A benchmark function"], tmp_path)
+    file = tmp_path / "my_functions.py"
+    file.write_text(file.read_text().replace("himmelblau", "booth"))
+    command = "SOBOLEV_EXTENSIONS=my_functions python run.py experiment=regression dataset=booth"
+    answer = "error: dataset.name=booth ships, and an extension has put its own there: rename it\n"
+    assert type_command(command, tmp_path) == (1, answer)
+    assert not complete_runs(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -151,16 +176,27 @@ def test_no_config_names_an_extension(tmp_path, said):
     ("name", "answer"),
     [
         ("lab.theory", "SOBOLEV_EXTENSIONS=lab.theory: experiments.theory is the domain theory; rename the package"),
+        (
+            "lab.distill",
+            "SOBOLEV_EXTENSIONS=lab.distill: distill_atari would be an experiment of distill; rename the package",
+        ),
+        (
+            "lab.choice",
+            "lab.choice.settings: technique=sobolev is a choice of experiments.synthetic_gradients.settings; rename it",
+        ),
         ("lab.mine", "lab.mine.settings: theory_exact_types is a type of experiments.theory.settings; rename it"),
         ("lab/mine.py", "SOBOLEV_EXTENSIONS=lab/mine.py: expected names of modules, with commas between"),
     ],
 )
 def test_an_extension_takes_the_place_of_nothing_that_ships(tmp_path, name, answer):
     types = "class Mine:\n    pass\n\n\nTYPES = {'theory_exact_types': Mine}\n"
-    for file, text in {"__init__": "", "theory/__init__": "", "mine/__init__": "", "mine/settings": types}.items():
+    for file, text in {"__init__": "", "mine/__init__": "", "mine/settings": types}.items():
         (tmp_path / "lab" / f"{file}.py").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "lab" / f"{file}.py").write_text(text)
-    (tmp_path / "lab" / "theory" / "settings.py").write_text("TYPES = {}\n")
+    for package, text in {"theory": "", "distill": "", "choice": "CHOICES = {'technique': {'sobolev': {}}}"}.items():
+        (tmp_path / "lab" / package).mkdir(exist_ok=True)
+        (tmp_path / "lab" / package / "__init__.py").touch()
+        (tmp_path / "lab" / package / "settings.py").write_text(f"TYPES = {{}}\n{text}")
     command = f"SOBOLEV_EXTENSIONS={name} python run.py experiment=theory_exact"
     assert type_command(command, tmp_path) == (1, f"error: {answer}\n")
 
