@@ -14,21 +14,21 @@ from sobolev.files import locked, replacing
 Parts = dict[str, Samples]  # by split
 
 
-def load(dataset: DatasetConfig) -> tuple[Parts, float]:
-    """The three parts, and what a sample with derivatives costs in samples without, 1 where nobody knows.
+def load(dataset: DatasetConfig) -> tuple[Parts, dict[str, float]]:
+    """The three parts, and what a sample with derivatives costs in samples without, by how they come about.
 
     Raises:
         BadInput: the file is not what is expected, or has too few samples.
     """
     if dataset.source == "reactor":
-        samples, cost = _solved(dataset)
-        return split(samples, dataset.split, dataset.seed, "dataset.n_samples"), cost
+        samples, costs = _solved(dataset)
+        return split(samples, dataset.split, dataset.seed, "dataset.n_samples"), costs
     if dataset.source == "basket":
-        return _paths(dataset), 1.0
-    return split(read(dataset.path, tuple(dataset.outputs)), dataset.split, dataset.seed, dataset.path), 1.0
+        return _paths(dataset), {}
+    return split(read(dataset.path, tuple(dataset.outputs)), dataset.split, dataset.seed, dataset.path), {}
 
 
-def _solved(dataset: DatasetConfig) -> tuple[Samples, float]:
+def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
     """The reactor's samples, from the folder where they are kept if they are there."""
     folder = Path(dataset.folder)
     path = folder / f"reactor-n{dataset.n_samples}-seed{dataset.seed}.npz"
@@ -40,7 +40,8 @@ def _solved(dataset: DatasetConfig) -> tuple[Samples, float]:
                 np.savez_compressed(file, x=samples.x, y=samples.y, dy=samples.dy, cost=cost)
     with np.load(path, allow_pickle=False) as kept:
         x, y, dy = (kept[name] for name in ("x", "y", "dy"))
-        return Samples(x, y, dy, reactor.INPUTS, reactor.OUTPUTS), float(kept["cost"])
+        costs = {"sensitivities": float(kept["cost"]), "differences": 1.0 + x.shape[1]}  # one-sided: the cheapest
+        return Samples(x, y, dy, reactor.INPUTS, reactor.OUTPUTS), costs
 
 
 def _paths(dataset: DatasetConfig) -> Parts:

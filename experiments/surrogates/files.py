@@ -92,7 +92,8 @@ def _read(path: Path, _mtime: int, _size: int, outputs: tuple[str, ...]) -> Samp
 
 def _read_npz(path: Path) -> Samples:
     found = {}
-    with np.load(path, allow_pickle=False) as arrays:
+    # NumPy would take an array or a pickle for a .npz by its first bytes, and leaves a damaged file open.
+    with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
         for name in ("x", "y", "dy"):
             if name in arrays.files:
                 try:
@@ -158,18 +159,24 @@ def columns(header: Sequence[str], asked: Sequence[str], path: Path) -> tuple[tu
     found = {name: match for name in header if (match := DERIVATIVE.fullmatch(name))}
     derived = {match["output"] for match in found.values()}
     plain = [name for name in header if name not in found]
-    outputs = tuple(name for name in plain if (name in asked if asked else re.fullmatch(r"y\d*", name) or name in derived))
+    outputs = tuple(
+        name for name in plain if (name in asked if asked else re.fullmatch(r"y\d*", name) or name in derived)
+    )
     inputs = tuple(name for name in plain if name not in outputs)
     named = ", ".join(header) or "nothing"
     if missing := [name for name in asked if name not in plain]:
         raise BadInput(f"{path} has no column {missing[0]}, which dataset.outputs names, but {named}")
     if not outputs or not inputs:
         which = "output" if not outputs else "input"
-        raise BadInput(f"{path} has no {which} among {named}: name columns as x1,x2,y,dy/dx1,dy/dx2 or set dataset.outputs")
+        raise BadInput(
+            f"{path} has no {which} among {named}: name columns as x1,x2,y,dy/dx1,dy/dx2 or set dataset.outputs"
+        )
     for name, match in found.items():
         for role, names in (("output", outputs), ("input", inputs)):
             if match[role] not in names:
-                raise BadInput(f"{path}: the column {name} is a derivative, but {match[role]} is no {role} of its header")
+                raise BadInput(
+                    f"{path}: the column {name} is a derivative, but {match[role]} is no {role} of its header"
+                )
     if found and (missing := [name for name in _names_of_derivatives(outputs, inputs) if name not in found]):
         raise BadInput(f"{path} has no column {missing[0]}: where it is not known, leave its cells empty")
     return inputs, outputs, bool(found)

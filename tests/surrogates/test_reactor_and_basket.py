@@ -19,7 +19,8 @@ def test_reactor_conserves_energy_and_burns_its_product_when_hot():
     x = np.tile((reactor.LOWEST + reactor.HIGHEST) / 2, (2, 1))
     x[0, 0], x[1, 0] = reactor.LOWEST[0], reactor.HIGHEST[0] + 20
     y, _, _ = reactor.solve(x)
-    assert y[1, 0] > y[0, 0] and 0 < y[:, 0].min() < y[:, 0].max() < 1
+    assert y[1, 0] > y[0, 0]
+    assert 0 < y[:, 0].min() < y[:, 0].max() < 1
     assert (y[1, 0] - y[1, 1]) > (y[0, 0] - y[0, 1])  # more waste
 
 
