@@ -59,7 +59,7 @@ TINY = {  # by the first words of an experiment's name, of which the first that 
     "theory_construction": ["width=32", "n_test=50"],
     "theory_approximation": ["width=8", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
     "theory_mismatch": ["model.hidden=[8]", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
-    "surrogate": ["network.hidden=[8,8]", "networks=2", "optimizer.steps=10", "search.learning_rates=[0.003]"],
+    "surrogate": ["network.hidden=[8,8]", "networks=2", "optimizer.steps=10", "search.steps=5"],
     "theory_points": ["model.hidden=[8,8]", "networks=2", "n_test=50", "optimizer.steps=20"],
 }
 

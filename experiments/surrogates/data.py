@@ -9,7 +9,7 @@ import numpy as np
 from experiments.surrogates import basket, reactor
 from experiments.surrogates.files import SPLITS, Samples, read, sizes, split
 from experiments.surrogates.settings import DatasetConfig
-from sobolev.files import locked, replacing
+from sobolev.files import locked, replacing, sha256
 
 Parts = dict[str, Samples]  # by split
 
@@ -31,7 +31,8 @@ def load(dataset: DatasetConfig) -> tuple[Parts, dict[str, float]]:
 def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
     """The reactor's samples, from the folder where they are kept if they are there."""
     folder = Path(dataset.folder)
-    path = folder / f"reactor-n{dataset.n_samples}-seed{dataset.seed}.npz"
+    code = sha256(Path(reactor.__file__))[:8]  # another reactor has other samples
+    path = folder / f"reactor-{code}-n{dataset.n_samples}-seed{dataset.seed}.npz"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
         if not path.exists():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.runner.errors import BadInput
 from experiments.surrogates.files import Samples
 from sobolev.files import replacing
-from sobolev.networks import MLPEnsemble
+from sobolev.networks import ACTIVATIONS, MLPEnsemble
 
 
 class Scales(NamedTuple):
@@ -62,12 +62,12 @@ class Surrogate(nn.Module):
         return self.y_mean + self.y_std * self.network((x - self.x_mean) / self.x_std)
 
 
-def save(path: Path, ensemble: MLPEnsemble, e: int, scales: Scales, samples: Samples, activation: str) -> None:
+def save(path: Path, ensemble: MLPEnsemble, e: int, scales: Scales, samples: Samples) -> None:
     """Write network e, with its scales and the names of inputs and outputs."""
     surrogate = Surrogate(ensemble.network(e), Scales(*(each[e] for each in scales)), samples.inputs, samples.outputs)
     content = {
         "sizes": [*ensemble.sizes],
-        "activation": activation,
+        "activation": next(name for name, kind in ACTIVATIONS.items() if type(ensemble.activation) is kind),
         "inputs": [*samples.inputs],
         "outputs": [*samples.outputs],
         "state": surrogate.cpu().state_dict(),

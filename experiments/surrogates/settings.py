@@ -65,10 +65,11 @@ class NetworkConfig:
 
 @dataclass
 class SearchConfig:
-    """What each method tries: every pair is trained, and the one with the least validation error is measured."""
+    """What each method tries: every pair for a while, of which the one with the least validation error is trained."""
 
     activations: list[Activation] = MISSING
     learning_rates: list[float] = MISSING
+    steps: int = MISSING  # of each pair
 
 
 @dataclass
@@ -88,7 +89,13 @@ class SurrogateConfig(RunConfig):
     axes: ClassVar[tuple[str, ...]] = (
         *("n_train", "fraction", "dataset.name", "dataset.path", "dataset.sha256", "dataset.outputs"),
     )
-    budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "network.hidden", "networks", "dataset.n_samples")
+    budget: ClassVar[tuple[str, ...]] = (
+        "optimizer.steps",
+        "search.steps",
+        "network.hidden",
+        "networks",
+        "dataset.n_samples",
+    )
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)  # weights of z-scored values and of balanced derivatives
@@ -115,6 +122,7 @@ class SurrogateConfig(RunConfig):
         self.dataset.check()
         check_positive(
             networks=self.networks,
+            **{"search.steps": self.search.steps},
             **{f"optimizer.{key}": getattr(self.optimizer, key) for key in ("steps", "batch_size")},
             **{"network.hidden": min(self.network.hidden, default=0)},
             **{"search.learning_rates": min(self.search.learning_rates, default=0)},

@@ -1,8 +1,9 @@
 """A surrogate: a perceptron that learns values, or values and derivatives, of samples that somebody has.
 
-Inputs and outputs are z-scored, the term of the derivatives is divided by their targets' mean square, and the learning
-rate falls as half a cosine. Each method tries the same activations and learning rates and keeps the pair whose values
-are nearest on the validation part; the test part is looked at once, in the end.
+Inputs and outputs are z-scored, the terms of values and of derivatives are divided by their targets' mean squares, and
+the learning rate falls as half a cosine. Each method tries the same activations and learning rates for a while, and
+trains at length with the pair whose values are nearest on the validation part; the test part is looked at once, in the
+end.
 
 Shape suffixes: E networks, N samples of each, B samples of a batch, I inputs, O outputs.
 """
@@ -10,6 +11,7 @@ Shape suffixes: E networks, N samples of each, B samples of a batch, I inputs, O
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -23,7 +25,7 @@ from experiments.runner.run import Run
 from experiments.runner.schedules import learning_rate
 from experiments.runner.settings import Activation, OptimizerConfig, Schedule
 from experiments.surrogates.data import Parts, load
-from experiments.surrogates.files import Samples
+from experiments.surrogates.files import SPLITS, Samples
 from experiments.surrogates.model import Scales, save
 from experiments.surrogates.settings import SurrogateConfig
 from sobolev import Derivatives, SobolevLoss, checking
@@ -31,34 +33,27 @@ from sobolev.files import replacing
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 
+Choice = tuple[Activation, float]  # and a learning rate
 SHOWN = 200  # test samples whose predictions are kept for figures
 
 
 class Training:
-    """One candidate of the search: an ensemble, one network a seed, that trains on its own points."""
+    """An ensemble, one network a seed, that trains on its own points with one activation and learning rate."""
 
-    def __init__(self, config: SurrogateConfig, data: tuple[Tensor, Tensor, Tensor], candidate: int):
-        self.config, self.data, self.candidate = config, data, candidate
-        activation, rate = candidates(config)[candidate]
-        x_ENI, y_ENO, dy_ENOI = data
+    def __init__(self, config: SurrogateConfig, data: tuple[Tensor, Tensor, Tensor], choice: Choice, steps: int):
+        (activation, rate), (x_ENI, y_ENO, dy_ENOI) = choice, data
+        self.data, self.steps = data, steps
         self.ensemble = MLPEnsemble(
             sizes=(x_ENI.shape[-1], *config.network.hidden, y_ENO.shape[-1]),
             generators=[generator(seed, "init") for seed in seeds_of(config)],
             activation=activation.name,
             initialisation=config.network.initialisation.name,
         ).to(x_ENI)
-        self.schedule = OptimizerConfig(rate, Schedule.cosine, config.optimizer.steps, config.optimizer.batch_size)
+        self.schedule = OptimizerConfig(rate, Schedule.cosine, steps, config.optimizer.batch_size)
         self.adam = torch.optim.Adam(self.ensemble.parameters(), lr=rate)
-        gradient_weight = config.loss.weights[1]
         self.loss = SobolevLoss(
-            order=1,
-            weights=[config.loss.weights[0], gradient_weight],
-            balance={1: "order"} if gradient_weight else None,
-            reduction="none",
-            batch_dims=2,
-        )
-        if gradient_weight:
-            self.loss.balance((y_ENO, dy_ENOI), x_ENI)
+            order=1, weights=config.loss.weights[:2], balance="order", reduction="none", batch_dims=2
+        ).balance((y_ENO, dy_ENOI), x_ENI)
 
     def update(self, step: int, picks_EB: Tensor) -> None:
         """One step of Adam on a batch of each network."""
@@ -72,77 +67,83 @@ class Training:
 
 
 def main(config: SurrogateConfig, run: Run) -> dict:
-    """Train every candidate, and measure the one that is best on validation data; the objective is its test error."""
+    """Search briefly, train the choice at length, and measure it; the objective is its test error of values."""
     parts, costs = load(config.dataset)
     x_ENI, y_ENO, dy_ENOI = training_points(config, parts["train"], run)
     scales = Scales.of(x_ENI, y_ENO)
     data = scales.scaled(x_ENI, y_ENO, dy_ENOI)
-    n, steps = config.n_train, config.optimizer.steps
-    batch_size = min(n, config.optimizer.batch_size)
-    picks_SEB = torch.stack([batches(n, batch_size, steps, seed) for seed in seeds_of(config)], 1).to(run.device)
+    tried, brief, steps = choices(config), config.search.steps, config.optimizer.steps
+    searching = len(tried) * brief if len(tried) > 1 else 0
+    batch_size = min(config.n_train, config.optimizer.batch_size)
+    picks_SEB = torch.stack(
+        [batches(config.n_train, batch_size, max(steps, brief), seed) for seed in seeds_of(config)], 1
+    ).to(run.device)
 
-    first, best, errors = 0, None, []
+    def begin(step: int, errors: list[float]) -> Training:
+        """What trains at a step: the choices in turn, and then the one with the least validation error."""
+        if step < searching:
+            return Training(config, data, tried[step // brief], brief)
+        return Training(config, data, tried[int(np.argmin(errors or [0]))], steps)
+
+    first, errors = 0, []
     if state := run.resume():
-        first, best, errors = state["step"], state["best"], state["errors"]
-        training = Training(config, data, first // steps)
+        first, errors = state["step"], state["errors"]
+        training = begin(first, errors)
         training.ensemble.load_state_dict(state["ensemble"])
         training.adam.load_state_dict(state["adam"])
-    for step in run.progress(first, len(candidates(config)) * steps):
-        candidate, within = divmod(step, steps)
+    for step in run.progress(first, searching + steps):
+        within = step % brief if step < searching else step - searching
         if not within:
-            training = Training(config, data, candidate)
-        run.checkpoint(
-            lambda step=step, training=training, best=best, errors=errors: state_of(step, training, best, errors)
-        )
+            training = begin(step, errors)
+        run.checkpoint(lambda step=step, training=training, errors=errors: state_of(step, training, errors))
         training.update(within, picks_SEB[within])
-        if within == steps - 1:
+        if step < searching and within == brief - 1:
             measured = measure(training.ensemble, scales, parts["validation"], run)["value_error"]
-            error = float(measured.nan_to_num(math.inf).median())
-            errors = [*errors, error]
-            if best is None or error < best["error"]:
-                weights = {name: tensor.clone() for name, tensor in training.ensemble.state_dict().items()}
-                best = {"candidate": candidate, "error": error, "weights": weights, "of_seed": measured.tolist()}
-
-    chosen = Training(config, data, best["candidate"])
-    chosen.ensemble.load_state_dict(best["weights"])
-    return finish(config, run, chosen, scales, parts, best | {"errors": errors, "costs": costs})
+            errors = [*errors, float(measured.nan_to_num(math.inf).median())]
+    run.record(searching + steps, facts(config, errors, costs))
+    return finish(config, run, training.ensemble, scales, parts) | chosen(tried, errors)
 
 
-def finish(config: SurrogateConfig, run: Run, chosen: Training, scales: Scales, parts: Parts, found: dict) -> dict:
-    """Record the test errors, and leave the model and what its figure needs."""
-    found_on_test = measure(chosen.ensemble, scales, parts["test"], run)
-    relative = dict(zip(seeds_of(config), found_on_test["value_error"].tolist(), strict=True))
+def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, scales: Scales, parts: Parts) -> dict:
+    """Record the errors, and leave the model and what its figure needs."""
+    errors = {split: measure(ensemble, scales, parts[split], run) for split in SPLITS[1:]}
+    relative = dict(zip(seeds_of(config), errors["test"]["value_error"].tolist(), strict=True))
     check_convergence(config.optimizer.steps, True, relative, lower="search.learning_rates")
-    of_parts = {"test": found_on_test, "validation": measure(chosen.ensemble, scales, parts["validation"], run)}
     rows = [
         (seed, split, metric, value)
-        for split, measured in of_parts.items()
+        for split, measured in errors.items()
         for metric, error_E in measured.items()
         for seed, value in zip(seeds_of(config), error_E.tolist(), strict=True)
     ]
-    activation, rate = candidates(config)[found["candidate"]]
-    for seed in seeds_of(config):
-        rows += [(seed, "labels", way, cost) for way, cost in found["costs"].items()]
-        rows += [
-            (seed, "search", f"error/{tried.name}_{lr:g}", error)
-            for (tried, lr), error in zip(candidates(config), found["errors"], strict=True)
-            if math.isfinite(error)
-        ]
     run.record(config.optimizer.steps, rows)
-    e = int(np.argmin(found["of_seed"]))
-    save(run.directory / "surrogate.pt", chosen.ensemble, e, scales, parts["test"], activation.name)
-    save_predictions(run, chosen.ensemble, scales, parts["test"], e)
+    e = int(errors["validation"]["value_error"].argmin())
+    save(run.directory / "surrogate.pt", ensemble, e, scales, parts["test"])
+    save_predictions(run, ensemble, scales, parts["test"], e)
     return {
-        "objective": float(found_on_test["value_error"].median()),
-        "activation": activation.name,
-        "learning_rate": rate,
-        **{f"test_{metric}": float(error_E.median()) for metric, error_E in found_on_test.items()},
+        "objective": float(errors["test"]["value_error"].median()),
+        **{f"test_{metric}": float(error_E.median()) for metric, error_E in errors["test"].items()},
     }
 
 
-def candidates(config: SurrogateConfig) -> list[tuple[Activation, float]]:
+def choices(config: SurrogateConfig) -> list[Choice]:
     """What the search tries, in its order."""
     return [*product(config.search.activations, config.search.learning_rates)]
+
+
+def facts(config: SurrogateConfig, errors: list[float], costs: dict[str, float]) -> Iterator[tuple]:
+    """Rows of what labels cost and of what the search found; a choice that diverged has none."""
+    for seed in seeds_of(config):
+        for way, cost in costs.items():
+            yield seed, "labels", way, cost
+        for (activation, rate), error in zip(choices(config), errors, strict=False):
+            if math.isfinite(error):
+                yield seed, "search", f"error/{activation.name}_{rate:g}", error
+
+
+def chosen(tried: list[Choice], errors: list[float]) -> dict:
+    """What the summary says of the choice."""
+    activation, rate = tried[int(np.argmin(errors or [0]))]
+    return {"activation": activation.name, "learning_rate": rate}
 
 
 def training_points(config: SurrogateConfig, train: Samples, run: Run) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,10 +222,9 @@ def save_predictions(run: Run, ensemble: MLPEnsemble, scales: Scales, test: Samp
         predicted(title, {labels.method: arrays}, shown.outputs, run.scale).savefig(path, format="png")
 
 
-def state_of(step: int, training: Training, best: dict | None, errors: list[float]) -> dict:
+def state_of(step: int, training: Training, errors: list[float]) -> dict:
     return {
         "step": step,
-        "best": best,
         "errors": errors,
         "ensemble": training.ensemble.state_dict(),
         "adam": training.adam.state_dict(),
