@@ -28,6 +28,16 @@ def load(dataset: DatasetConfig) -> tuple[Parts, dict[str, float]]:
     return split(read(dataset.path, tuple(dataset.outputs)), dataset.split, dataset.seed, dataset.path), {}
 
 
+def shape_of(dataset: DatasetConfig) -> tuple[int, int]:
+    """The numbers of inputs and of outputs. Raises BadInput for a file that is not what is expected."""
+    if dataset.source == "reactor":
+        return len(reactor.INPUTS), len(reactor.OUTPUTS)
+    if dataset.source == "basket":
+        return basket.N_ASSETS, 1
+    samples = read(dataset.path, tuple(dataset.outputs))
+    return samples.x.shape[1], samples.y.shape[1]
+
+
 def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
     """The reactor's samples, from the folder where they are kept if they are there."""
     folder = Path(dataset.folder)

@@ -24,7 +24,7 @@ from experiments.runner.limits import check_memory, mlp_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import learning_rate
 from experiments.runner.settings import Activation, OptimizerConfig, Schedule
-from experiments.surrogates.data import Parts, load
+from experiments.surrogates.data import Parts, load, shape_of
 from experiments.surrogates.files import SPLITS, Samples
 from experiments.surrogates.model import Scales, save
 from experiments.surrogates.settings import SurrogateConfig
@@ -245,17 +245,20 @@ def check(config: SurrogateConfig) -> None:
     dataset = config.dataset
     if dataset.source == "file":
         check_samples(config, load(dataset)[0]["train"])
+    elif min(dataset.part_sizes().values()) < 2:
+        raise BadInput(f"dataset.n_samples={dataset.n_samples}: too few for dataset.split={dataset.split}")
     n = dataset.part_sizes()["train"]
     if not 2 <= config.n_train <= n:
         raise BadInput(f"n_train={config.n_train}: expected 2 to {n}, which the training part has")
-    n_inputs = 10 if dataset.source != "file" else load(dataset)[0]["train"].x.shape[1]
+    n_inputs, n_outputs = shape_of(dataset)
+    layers = (n_inputs, *config.network.hidden, n_outputs)
     batch = min(config.n_train, config.optimizer.batch_size)
+    steps = max(config.optimizer.steps, config.search.steps)
     check_memory(
         {
-            "networks and network.hidden": mlp_bytes(
-                config, (n_inputs, *config.network.hidden, 1), config.networks, batch
-            ),
-            "networks, optimizer.steps and optimizer.batch_size": 8 * config.networks * config.optimizer.steps * batch,
+            "networks and network.hidden": mlp_bytes(config, layers, config.networks, batch),
+            "networks, optimizer.steps and optimizer.batch_size": 8 * config.networks * steps * batch,
+            "dataset.n_samples": 8 * dataset.n_samples * n_inputs * n_outputs if dataset.source != "file" else 0,
         }
     )
 

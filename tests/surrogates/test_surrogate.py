@@ -136,6 +136,18 @@ def test_what_cannot_be_learned_from_is_refused_before_a_folder_is_made(
     assert not (tmp_path / "runs").exists()
 
 
+def test_axes_that_are_swapped_are_found_where_no_shape_shows_it(make_config, tmp_path):
+    x = np.random.default_rng(0).uniform(-1, 1, (60, 2))
+    y = np.stack((x[:, 0] ** 2 + x[:, 1], x[:, 0] * x[:, 1]), 1)
+    dy = np.stack((np.stack((2 * x[:, 0], np.ones(60)), 1), x[:, ::-1]), 1)
+    path = tmp_path / "square.npz"
+    np.savez(path, x=x, y=y, dy=dy)
+    train.check(make_config("experiment=surrogate", f"dataset.path={path}"))
+    np.savez(path, x=x, y=y, dy=dy.swapaxes(1, 2))
+    with pytest.raises(BadInput, match="outputs and inputs swapped"):
+        train.check(make_config("experiment=surrogate", f"dataset.path={path}"))
+
+
 def test_a_file_that_is_not_there_is_one_line_before_a_folder_is_made(make_config, tmp_path):
     config = make_config("experiment=surrogate", "dataset.path=gone.npz")
     with pytest.raises(BadInput, match=r"gone\.npz cannot be read: No such file"):
