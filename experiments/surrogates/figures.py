@@ -25,6 +25,7 @@ from experiments.surrogates.names import LOOKS, METHODS, METRICS, SAMPLES, outpu
 NAMES = ("surrogate_errors", "surrogate_costs", "surrogate_predictions")
 REMEDY = "`make surrogates` makes it"
 REDUCED = "REDUCED: not the shipped settings"
+MOST = 6  # outputs that a figure of predictions shows
 STYLES = {"sensitivities": "-", "differences": "--"}  # how derivatives come about
 
 Arrays = Mapping[str, np.ndarray]
@@ -65,12 +66,17 @@ def costs(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
 
 
 def predicted(title: str, by_method: Mapping[str, Arrays], outputs: tuple[str, ...], scale: str) -> Figure:
-    """Predicted against true values, and derivatives by all inputs, one column an output; the diagonal is right."""
+    """Predicted against true values, and derivatives by all inputs, for each output; the diagonal is right."""
     looks = looks_of(by_method, LOOKS)
     first = next(iter(by_method.values()))
     kinds = {"y": "values", **({"dy": "derivatives"} if "dy" in first else {})}
-    figure = Figure(figsize=(max(1.75 * len(outputs), 3.2), 0.9 + 1.8 * len(kinds)))
-    grid = figure.subplots(len(kinds), len(outputs), squeeze=False)
+    outputs = outputs[:MOST]
+    if len(outputs) == 1:  # side by side
+        figure = Figure(figsize=(6, 3.2))
+        grid = figure.subplots(1, len(kinds), squeeze=False).T
+    else:
+        figure = Figure(figsize=(max(1.75 * len(outputs), 6), 0.9 + 1.8 * len(kinds)))
+        grid = figure.subplots(len(kinds), len(outputs), squeeze=False)
     for row, (kind, said) in zip(grid, kinds.items(), strict=True):
         for k, axes in enumerate(row):
             true = first[kind][:, k]

@@ -144,7 +144,7 @@ def test_axes_that_are_swapped_are_found_where_no_shape_shows_it(make_config, tm
     np.savez(path, x=x, y=y, dy=dy)
     train.check(make_config("experiment=surrogate", f"dataset.path={path}"))
     np.savez(path, x=x, y=y, dy=dy.swapaxes(1, 2))
-    with pytest.raises(BadInput, match="outputs and inputs swapped"):
+    with pytest.raises(BadInput, match="they would agree transposed"):
         train.check(make_config("experiment=surrogate", f"dataset.path={path}"))
 
 
