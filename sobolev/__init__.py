@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from sobolev.finite_differences import differences
     from sobolev.guards import freeze_batchnorm
     from sobolev.losses import SobolevLoss, SobolevTerms
+    from sobolev.normalizer import Normalizer
+    from sobolev.regressor import SobolevRegressor
     from sobolev.targets import Projected
 
 __all__ = [
     "Derivatives",
+    "Normalizer",
     "Projected",
     "SobolevLoss",
+    "SobolevRegressor",
     "SobolevTerms",
     "check",
     "differences",
@@ -26,8 +30,10 @@ __all__ = [
 
 _HOMES = {
     "Derivatives": "derivatives",
+    "Normalizer": "normalizer",
     "Projected": "targets",
     "SobolevLoss": "losses",
+    "SobolevRegressor": "regressor",
     "SobolevTerms": "losses",
     "check": "checking",
     "differences": "finite_differences",

@@ -60,8 +60,8 @@ class ComputeConfig:
 class LimitConfig:
     """How long a command may take. Not part of a run's identity: the same command goes on where it stopped."""
 
-    seconds: float = MISSING  # of the command, a run or a sweep; 0: as long as it takes
-    deadline: float = MISSING  # in seconds since the epoch. Commands and sweeps set it for their runs, whose `seconds`
+    seconds: float = 0.0  # of the command, a run or a sweep; 0: as long as it takes
+    deadline: float = 0.0  # in seconds since the epoch. Commands and sweeps set it for their runs, whose `seconds`
     # are then those of training after which they stop: a sweep tries for a while what it does not know the cost of
 
 

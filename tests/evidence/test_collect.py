@@ -133,6 +133,7 @@ def test_a_cell_from_before_settings_were_noted_takes_its_own_runs_and_other_see
     assert json.loads((results / "settings.json").read_text())["regression booth value 20"] == {
         **{"name": "regression", "evaluate_on": "test", "dataset.name": "booth", "loss.name": "value", "n_train": 20},
         **{"optimizer.learning_rate": 0.1, "precision": None},
+        **{"loss.distances": ["squared_l2"] * 3},  # what there was before it was a setting
     }
 
 
