@@ -56,9 +56,7 @@ def costs(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
         for way, cost in label_costs(rows, experiment, task).items():
             look = looks["sobolev"] | {"linestyle": STYLES[way]}
             _line(axes, rows, (experiment, task, "sobolev", metric), cost, **look, label=f"Sobolev, {way}")
-        _finish(
-            axes, METRICS[metric], f"cost of the training samples ({SAMPLES.get(task, 'samples')} without derivatives)"
-        )
+        _finish(axes, METRICS[metric], f"cost of training samples, in plain {SAMPLES.get(task, 'samples')}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     detail = "test error against the cost of labels; medians over seeds, 95% intervals"
     drawing.title(figure, f"Surrogate: {title_of(task)}", detail, scale_of(rows), REDUCED)
