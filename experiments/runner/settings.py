@@ -18,8 +18,8 @@ from omegaconf import MISSING, OmegaConf
 from experiments.runner.precision import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu"])
-Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
+Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu", "gelu"])
+Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
 # bfloat16: products only; auto: see experiments/runner/precision.py
