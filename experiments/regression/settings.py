@@ -101,7 +101,7 @@ class DescentConfig(RegressionConfig):
 
 @dataclass
 class GradientTermConfig:
-    """How gradients enter the loss of a recipe, beside the squared error of values: words of `TERM`, which labels show."""
+    """How gradients enter the loss of a recipe, beside the squared error of values, in words of `TERM`."""
 
     weight: str = MISSING
     falls: str = MISSING

@@ -1,4 +1,4 @@
-"""Functions to regress: the seven optimisation benchmarks of the paper's Section 4.1, and others of up to six inputs."""
+"""Functions to regress: the seven benchmarks of the paper's Section 4.1, and others of up to six inputs."""
 
 from collections import ChainMap
 

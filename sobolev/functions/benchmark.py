@@ -38,7 +38,7 @@ class BenchmarkFunction:
         name: The key in ``BENCHMARKS``, and the name in rows.
         domain: (low, high) of each of the I coordinates. Points are drawn uniformly from this box.
         formula: (x, y, ...) -> f.
-        partials: (x, y, ...) -> (df/dx, df/dy, ...). None differentiates the formula, which takes each point on its own.
+        partials: (x, y, ...) -> (df/dx, df/dy, ...). None differentiates the formula, which takes each point alone.
         second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2), for two inputs. None differentiates the gradient.
     """
 

@@ -1,8 +1,8 @@
 """Six functions beside the paper's seven, on which recipes are chosen: two to six inputs, smooth, wavy and singular.
 
 Formulas and domains are those of the sources that each function names, as Surjanovic and Bingham collect them (Virtual
-Library of Simulation Experiments, https://www.sfu.ca/~ssurjano); only the eggholder's domain is ours. Derivatives follow
-by automatic differentiation.
+Library of Simulation Experiments, https://www.sfu.ca/~ssurjano); only the eggholder's domain is ours. Derivatives
+follow by automatic differentiation.
 
 The eggholder is as singular as Bukin N. 6: beside two lines its gradient grows like 1/sqrt(distance), so its square has
 no finite mean. On such a line the singular term counts as constant, as in `sobolev.functions.benchmarks`.
