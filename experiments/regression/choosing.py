@@ -7,8 +7,8 @@ squared error of values at the end of training.
 1. A choice counts where it has every cell of its stage: one whose training diverged somewhere is out.
 2. Value-only training is the choice with the least geometric mean of errors over the cells.
 3. The recipe is the choice with the greatest gain: the geometric mean over the cells of error of 2 / error, in which no
-   cell counts for more than a factor of 10, or less than a tenth. So a recipe must help nearly everywhere; a thousandfold
-   gain on one function makes up for no loss on two others.
+   cell counts for more than a factor of 10, or less than a tenth. So a recipe must help nearly everywhere; a
+   thousandfold gain on one function makes up for no loss on two others.
 
 Stage 1 (`sweep=regression/recipes_networks`) varies the network and the learning rate, 30 choices for each of the two.
 For each the best choices of two activations go on. Stage 2 (`sweep=regression/recipes_value` and `recipes_terms`) has

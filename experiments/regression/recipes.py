@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from experiments.regression.settings import GradientTermConfig, RecipeConfig
+from experiments.regression.smooth_step import ORDERS, SmoothSobolevStep
 from experiments.regression.train import (
     METRICS,
     Normalizer,
@@ -112,28 +113,33 @@ def falling(falls: str, s: float) -> float:
 
 
 class Objective:
-    """Fills the parameters' `.grad` with those of the loss, after a share s of the updates, on a batch (x, f, df)."""
+    """Fills the parameters' `.grad` with those of the loss, after a share s of the updates, on a batch (x, f, df).
+
+    By hand where there is a step for it: for values, and exact derivatives but for the norm with ReLU. Else by autograd.
+    """
 
     def __init__(self, ensemble: MLPEnsemble, batch_size: int, term: GradientTermConfig, gradient_ENI: Tensor) -> None:
         self.ensemble, self.term = ensemble, term
         self.weight_E11 = term.factor * weights(term, gradient_ENI)
-        self.on_values = SobolevLoss(0, reduction="none", batch_dims=2)
-        self.on_both = SobolevLoss(
-            1, distances=["squared_l2", DISTANCES[term.distance]], reduction="none", batch_dims=2
-        )
-        self.fused = self.fused_values = None
+        distances = ["squared_l2", DISTANCES[term.distance]]
+        self.on_both = SobolevLoss(1, distances=distances, reduction="none", batch_dims=2)
+        self.relu = self.relu_values = self.smooth = None
         if isinstance(ensemble.activation, torch.nn.ReLU):
-            self.fused_values = ReLUSobolevStep(ensemble, batch_size, 1.0, 0.0)
-            if term.derivative == "exact" and term.distance == "square":
-                self.fused = ReLUSobolevStep(ensemble, batch_size, 1.0, self.weight_E11)
+            self.relu = ReLUSobolevStep(ensemble, batch_size, 1.0, self.weight_E11)
+            self.relu_values = ReLUSobolevStep(ensemble, batch_size, 1.0, 0.0)
+        elif type(ensemble.activation) in ORDERS:
+            self.smooth = SmoothSobolevStep(ensemble, norm=term.distance == "norm")
 
     def __call__(self, s: float, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> None:
         phi = 0.0 if self.term.weight == "none" else falling(self.term.falls, s)
-        if phi and self.fused:
-            self.fused.gradient_factor = 2.0 / x_ENI.shape[1] * phi * self.weight_E11
-            self.fused(x_ENI, f_EN1, df_ENI)
-        elif not phi and self.fused_values:
-            self.fused_values(x_ENI, f_EN1, df_ENI)
+        exact = self.term.derivative == "exact"
+        if self.smooth and (exact or not phi):
+            self.smooth(x_ENI, f_EN1, df_ENI, phi * self.weight_E11 if phi else None)
+        elif self.relu and not phi:
+            self.relu_values(x_ENI, f_EN1, df_ENI)
+        elif self.relu and exact and self.term.distance == "square":
+            self.relu.gradient_factor = 2.0 / x_ENI.shape[1] * phi * self.weight_E11
+            self.relu(x_ENI, f_EN1, df_ENI)
         else:
             self.ensemble.zero_grad()
             # Each network has its own parameters, so the sum over networks trains each on its own mean.
@@ -141,8 +147,6 @@ class Objective:
 
     def per_sample(self, phi: float, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> Tensor:
         """The loss of each sample (E, N), by autograd."""
-        if not phi:
-            return self.on_values(self.ensemble, x_ENI, (f_EN1,)).total
         weight_E1 = phi * self.weight_E11[..., 0]
         if self.term.derivative == "exact":
             by_order = self.on_both(self.ensemble, x_ENI, (f_EN1, df_ENI.unsqueeze(2))).by_order

@@ -157,6 +157,16 @@ class RecipeConfig(RunConfig):
         check_evaluations(self.evaluations, self.optimizer.steps)
 
 
+@dataclass
+class ChosenRecipeConfig(RecipeConfig):
+    """The recipe that a search chose, or the value-only training that the same search chose: files of configs/recipe."""
+
+    choices: ClassVar[dict[str, str]] = {"recipe": "{approach}"}
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
+    budget: ClassVar[tuple[str, ...]] = (*RecipeConfig.budget, "optimizer.steps")
+    approach: str = MISSING  # value or sobolev: a label shows it
+
+
 def of_optimizer(name: str, optimizer: OptimizerConfig) -> dict[str, float]:
     """The numbers of an optimizer by their keys, {"optimizer.steps": 5000, ...}."""
     return {f"{name}.{key}": getattr(optimizer, key) for key in ("steps", "batch_size", "learning_rate")}
@@ -166,4 +176,5 @@ TYPES = {
     "regression_types": RegressionConfig,
     "regression_descent_types": DescentConfig,
     "regression_recipes_types": RecipeConfig,
+    "regression_recipe_types": ChosenRecipeConfig,
 }
