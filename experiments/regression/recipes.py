@@ -115,7 +115,7 @@ def falling(falls: str, s: float) -> float:
 class Objective:
     """Fills the parameters' `.grad` with those of the loss, after a share s of the updates, on a batch (x, f, df).
 
-    By hand where there is a step for it: for values, and exact derivatives but for the norm with ReLU. Else by autograd.
+    By hand where there is a step for it: for values, and for exact derivatives but for the norm with ReLU.
     """
 
     def __init__(self, ensemble: MLPEnsemble, batch_size: int, term: GradientTermConfig, gradient_ENI: Tensor) -> None:

@@ -159,7 +159,7 @@ class RecipeConfig(RunConfig):
 
 @dataclass
 class ChosenRecipeConfig(RecipeConfig):
-    """The recipe that a search chose, or the value-only training that the same search chose: files of configs/recipe."""
+    """The recipe that a search chose, or the value-only training that it chose: files of configs/recipe."""
 
     choices: ClassVar[dict[str, str]] = {"recipe": "{approach}"}
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
