@@ -167,6 +167,13 @@ class ChosenRecipeConfig(RecipeConfig):
     approach: str = MISSING  # value or sobolev: a label shows it
 
 
+@dataclass
+class RecipeLimitsConfig(ChosenRecipeConfig):
+    """A chosen recipe whose gradients weigh more or less, or are noisy."""
+
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "gradient.factor", "gradient.noise")
+
+
 def of_optimizer(name: str, optimizer: OptimizerConfig) -> dict[str, float]:
     """The numbers of an optimizer by their keys, {"optimizer.steps": 5000, ...}."""
     return {f"{name}.{key}": getattr(optimizer, key) for key in ("steps", "batch_size", "learning_rate")}
@@ -177,4 +184,5 @@ TYPES = {
     "regression_descent_types": DescentConfig,
     "regression_recipes_types": RecipeConfig,
     "regression_recipe_types": ChosenRecipeConfig,
+    "regression_recipe_limits_types": RecipeLimitsConfig,
 }
