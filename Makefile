@@ -62,7 +62,7 @@ recipes: setup ## a search for how derivatives help, and its recipe on the paper
 	$(RUN) -m sweep=regression/recipes_networks $(LOCAL) $(ARGS)
 	-@$(BIN)/python -m scripts.collect regression_recipes
 	$(BIN)/python -m scripts.recipes
-	for part in value terms norms differences; do \
+	for part in value value_rate terms norms differences; do \
 	  $(RUN) -m sweep=regression/recipes_$$part $(LOCAL) $(ARGS) || exit 1; done
 	-@$(BIN)/python -m scripts.collect regression_recipes
 	$(BIN)/python -m scripts.recipes
