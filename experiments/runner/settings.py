@@ -20,7 +20,7 @@ from experiments.runner.precision import chosen
 ROOT = Path(__file__).resolve().parents[2]
 Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu", "gelu"])
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
-Schedule = enum.Enum("Schedule", ["constant", "cosine"])
+Schedule = enum.Enum("Schedule", ["constant", "cosine", "tail"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
 # bfloat16: products only; auto: see experiments/runner/precision.py
 Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
@@ -117,7 +117,7 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Adam. `steps` counts updates; `cosine` takes the learning rate to 0 over them."""
+    """Adam. `steps` counts updates; `cosine` takes the learning rate to 0 over them, `tail` over their last quarter."""
 
     learning_rate: float = MISSING
     schedule: Schedule = MISSING
