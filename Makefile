@@ -11,7 +11,7 @@ LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
-  recipes recipe-limits theory synthetic-gradients teachers distillation distillation-search collect collect-what-is-whole figures report wandb-sync bench faults clean
+  recipes recipe-limits theory synthetic-gradients surrogates surrogate teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,15 @@ synthetic-gradients: setup ## Table 1's techniques on the digits, 10 seeds (10 m
 	$(RUN) -m sweep=synthetic_gradients/digits $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
+surrogates: setup ## a reactor and a basket option, values against values and derivatives (15 minutes on 2 cores)
+	for task in reactor basket; do $(RUN) -m sweep=surrogates/$$task $(LOCAL) $(ARGS) || exit 1; done
+	$(MAKE) figures report
+
+surrogate: setup ## your own samples, make surrogate DATA=mine.npz: runs and figures in surrogate/ (minutes)
+	$(RUN) -m sweep=surrogates/own "dataset.path='$(DATA)'" runs_dir=surrogate/runs $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.collect --runs surrogate/runs --results surrogate
+	$(BIN)/python -m scripts.figures surrogate_errors surrogate_predictions --results surrogate
+
 teachers: setup ## train the Atari teachers: Pong, Breakout, Space Invaders (9 core-hours, less on a GPU)
 	$(RUN) -m experiment=train_teacher dataset=atari/pong,atari/breakout,atari/space_invaders $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.export_teachers --runs runs
@@ -120,6 +129,16 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 
 faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
 	$(BIN)/python -m scripts.faults
+
+revision: ## note the revision in REVISION, for a copy of the tree without .git
+	git rev-parse HEAD > REVISION
+	git status --porcelain --untracked-files=no >> REVISION
+
+test-gpu: setup ## the tests that need a GPU (a few minutes on one; elsewhere they are skipped)
+	$(BIN)/python -m pytest tests/gpu -rs
+
+site: setup ## the documentation as a site that opens from its folder, site/ (10 seconds)
+	$(BIN)/python -m scripts.site
 
 test: setup ## the tests (7 minutes on 2 cores, no GPU, no network)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -7,9 +7,12 @@ python run.py -m sweep=regression/figure_2
 import os
 import signal
 import sys
+import time
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+
+BEGAN = time.time()
 
 if __name__ == "__main__":
 
@@ -27,7 +30,7 @@ try:
     from omegaconf import DictConfig
 
     from experiments.registry import packages, register_settings
-    from experiments.runner import trust
+    from experiments.runner import limit, trust
     from experiments.runner.command_line import one_line_errors
     from experiments.runner.errors import BadInput
 
@@ -48,12 +51,15 @@ def main(config: DictConfig) -> float:
         settings = trust.settings(config)
         if not settings.recorder.group:
             settings.recorder.group = asked.runtime.choices.get("sweep") or settings.name
+        if settings.limit.seconds and not of_a_sweep:  # from the beginning of the command on
+            settings.limit.deadline, settings.limit.seconds = limit.began + settings.limit.seconds, 0.0
         from experiments.runner.execute import execute  # with it comes torch, which takes seconds to load
 
         return execute(settings)
 
 
 if __name__ == "__main__":
+    limit.began = BEGAN
     with one_line_errors():
         register_settings()
         trust.install()

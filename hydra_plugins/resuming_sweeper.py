@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from experiments.runner.errors import BadInput
     from experiments.runner.settings import RunConfig
 
-QUOTED = "\"runs_dir='a,b'\""
+OF_THE_GRID = {
+    "runs_dir": "folder; a comma in its name is quoted: \"runs_dir='a,b'\"",
+    "limit.seconds": "time",
+    "recorder.bundle": "bundle; a comma in its name is quoted: \"recorder.bundle='a,b'\"",
+}
 
 SERIAL_BATCH = 20
 MOST_RUNS = 100_000
@@ -40,13 +44,10 @@ class ResumingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin for every command; these would slow down `--help`.
         from experiments.runner.command_line import explain
-        from experiments.runner.errors import BadInput, RunBusy
+        from experiments.runner.errors import BadInput
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        for override in overrides:
-            if override.key_or_group == "runs_dir" and override.is_sweep_override():
-                raise BadInput(f"{override.input_line}: a grid has one folder; a comma in its name is quoted: {QUOTED}")
         if not (folder := str(self.config.hydra.sweep.dir)).isprintable():  # launchers write it into scripts
             raise BadInput(f"runs_dir={folder!r}: expected text on one line")
         check_grid(overrides)
@@ -83,20 +84,19 @@ class ResumingSweeper(BasicSweeper):
         if stale := [folder for folder in folders if folder in complete and other_code(folder, entries[folder])]:
             said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
             print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
-        waiting = [job for folder, job in folders.items() if folder not in complete]
-        if not waiting and not refused:
+        waiting = [folder for folder in folders if folder not in complete]
+        any_run, _ = asked[0]
+        if not waiting and not refused and not any_run.recorder.bundle:
             return
-        with Watch(grid):
+        with Watch(grid, any_run.recorder.bundle):
             try:
-                failures = list(self._failures(waiting))
+                if waiting and any_run.limit.seconds:
+                    failures = self._within_time(name, asked, waiting)
+                else:
+                    failures = list(self._failures([folders[folder] for folder in waiting]))
             except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are failures
                 raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
-        busy = sum(isinstance(error, RunBusy) for error in failures)
-        if busy:
-            print(f"{name}: {busy} of {len(waiting)} runs are other processes' and were passed over", file=sys.stderr)
-        errors = [explain(error) for error in (*refused, *failures) if not isinstance(error, RunBusy)]
-        if errors:
-            raise BadInput(f"{len(errors)} of {len(waiting) + len(refused)} runs failed; the first: {errors[0]}")
+        report(name, len(waiting), refused, failures)
 
     def _asked(self, jobs: list[list[str]]) -> tuple[list[tuple[RunConfig, list[str]]], list[BadInput]]:
         """What each job asks, with the job, which names its precision from then on; and why others are refused.
@@ -119,14 +119,38 @@ class ResumingSweeper(BasicSweeper):
             asked.append((config, job))
         return asked, refused
 
-    def _failures(self, jobs: list[list[str]]) -> Iterator[Exception]:
-        """Launch jobs, and yield what those that failed ended with.
+    def _within_time(self, name: str, asked: list[tuple[RunConfig, list[str]]], waiting: list[Path]) -> list[Exception]:
+        """Launch the runs that wait, the most wanted first and as far as the time goes; returns why some failed."""
+        from experiments.runner.errors import BadInput
+        from experiments.runner.identity import folder_of, is_complete
+        from experiments.runner.limit import Timetable
+
+        if self.config.hydra.runtime.choices["hydra/launcher"] == "slurm":
+            raise BadInput("limit.seconds is for runs on this machine: a cluster has hydra.launcher.timeout_min")
+        jobs = {folder_of(config): job for config, job in asked}
+        configs = {folder_of(config): config for config, _ in asked}
+        table = Timetable(configs, self.config.hydra.launcher.get("n_jobs", 1))
+
+        def launched(folders: list[Path], seconds: float) -> list[Exception]:
+            limits = [f"limit.seconds={seconds:.1f}", f"limit.deadline={table.deadline}"]
+            return list(self._failures([[*jobs[folder], *limits] for folder in folders], until=lambda: table.over))
+
+        failures = launched(*table.trials(waiting))
+        left = [folder for folder in table.in_order(waiting) if not is_complete(folder)]
+        print(f"{name}: {table.outlook(left)}", file=sys.stderr)
+        return failures + launched(table.begun_in_time(left), 0)
+
+    def _failures(self, jobs: list[list[str]], until: Callable[[], bool] | None = None) -> Iterator[Exception]:
+        """Launch jobs, one after another `until` a time if there is one, and yield what those that failed ended with.
 
         Hydra's own launcher keeps the composed configs of all that it ran, a quarter of a MiB a run, until it returns:
         it gets a few at a time.
         """
-        at_once = SERIAL_BATCH if isinstance(self.launcher, BasicLauncher) else len(jobs)
+        one_by_one = isinstance(self.launcher, BasicLauncher)
+        at_once = (1 if until else SERIAL_BATCH) if one_by_one else max(len(jobs), 1)
         for first in range(0, len(jobs), at_once):
+            if until and until():
+                return
             for result in self.launcher.launch(jobs[first : first + at_once], initial_job_idx=first):
                 if result.status is not JobStatus.COMPLETED:
                     yield result._return_value
@@ -149,12 +173,26 @@ class ResumingSweeper(BasicSweeper):
         return config
 
 
+def report(name: str, n_waiting: int, refused: Sequence[Exception], failures: Sequence[Exception]) -> None:
+    """Say what was passed over, and end in an error where runs failed. That its time was up is no failure of a run."""
+    from experiments.runner.command_line import explain
+    from experiments.runner.errors import BadInput, OutOfTime, RunBusy
+
+    if busy := sum(isinstance(error, RunBusy) for error in failures):
+        print(f"{name}: {busy} of {n_waiting} runs are other processes' and were passed over", file=sys.stderr)
+    errors = [error for error in (*refused, *failures) if not isinstance(error, RunBusy | OutOfTime)]
+    if errors:
+        raise BadInput(f"{len(errors)} of {n_waiting + len(refused)} runs failed; the first: {explain(errors[0])}")
+
+
 def check_grid(overrides: list[Override]) -> None:
     """Refuse a grid that nobody waits for, and a range that never ends, before any of it is written down."""
     from experiments.runner.errors import BadInput
 
     n_runs = 1
     for override in overrides:
+        if override.is_sweep_override() and override.key_or_group in OF_THE_GRID:
+            raise BadInput(f"{override.input_line}: a grid has one {OF_THE_GRID[override.key_or_group]}")
         if not override.is_discrete_sweep():
             continue
         try:

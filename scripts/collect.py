@@ -1,7 +1,7 @@
 """From run folders to the evidence that ships: tidy rows, surfaces, and what each run was run with.
 
 python -m scripts.collect                              every complete run under runs/
-python -m scripts.collect --runs a/runs b/runs         from several machines' folders
+python -m scripts.collect --runs a/runs b/runs.tgz     from several machines' folders, or bundles of runs
 python -m scripts.collect --results my_results regression
 
 Rows that are there stay unless a collected run answers the same question. A run whose settings differ from its cell's
@@ -19,12 +19,13 @@ from pathlib import Path
 from experiments.evidence.collect import collect
 from experiments.evidence.results import DECIDED, alone
 from experiments.registry import results_folder
+from experiments.runner.bundle import unpacked
 from experiments.runner.command_line import one_line_errors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, nargs="+", help="folders of runs (default: runs)")
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of runs, or bundles (default: runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the evidence goes")
     parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
     parser.add_argument("experiments", nargs="*", help="only these experiments")
@@ -32,7 +33,14 @@ def main() -> None:
     for decided in arguments.results.glob(f"*/{DECIDED}"):
         with alone(decided.parent):  # finishes what another was interrupted in
             pass
-    folders = arguments.runs or [Path("runs")]
+    with unpacked(arguments.runs or [Path("runs")]) as folders:
+        whole = collected(folders, arguments)
+    if not whole:
+        sys.exit("error: not everything could be collected, see above")
+
+
+def collected(folders: list[Path], arguments: argparse.Namespace) -> bool:
+    """Collect every complete run of these folders; returns whether none of them had to be left out."""
     runs = [path for root in folders for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
     if arguments.experiments:
         runs = [path for path in runs if path.parent.name in arguments.experiments]
@@ -40,16 +48,14 @@ def main() -> None:
     for path in sorted(set(runs) - set(complete)):
         print(f"not complete, left out: {path}", file=sys.stderr)
     if not complete:
-        message = f"no complete run under {', '.join(map(str, folders))}: python run.py makes one"
+        message = f"no complete run under {', '.join(map(str, arguments.runs or folders))}: python run.py makes one"
         if arguments.runs:
             sys.exit(f"error: {message}")
         print(message, file=sys.stderr)  # `make figures` goes on, from what is in the results
     of_folder: dict[str, list[Path]] = {}
     for path in complete:
         of_folder.setdefault(results_folder(path.parent.name), []).append(path)
-    whole = [collect(members, arguments.results / name, arguments.replace) for name, members in of_folder.items()]
-    if not all(whole):
-        sys.exit("error: not everything could be collected, see above")
+    return all([collect(members, arguments.results / name, arguments.replace) for name, members in of_folder.items()])
 
 
 if __name__ == "__main__":

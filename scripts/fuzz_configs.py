@@ -30,7 +30,7 @@ from omegaconf.basecontainer import BaseContainer
 
 import experiments.runner.execute
 import run
-from experiments.runner import process, trust
+from experiments.runner import revision, trust
 from experiments.runner.command_line import OURS, one_line_errors
 
 SECRET = "hunter2"
@@ -47,7 +47,7 @@ def front_door(*arguments: str, judged: bool = True) -> tuple[str, list[Any]]:
 
     def execute(settings: Any) -> float:
         started.append(settings)
-        process._git("status")
+        revision._git(revision.ROOT, "status")
         return 0.0
 
     with ExitStack() as stack, _restoring():

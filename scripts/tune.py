@@ -42,10 +42,13 @@ class Search(NamedTuple):
 
 SEARCHES = {
     "distill_atari_search": Search(
-        sweeps="distillation/search and distillation/search_value, or the same with _reduced",
+        sweeps="distillation/search, search_value and search_falling, or the same with _reduced",
         task="dataset.game",
         approach=("objective.name", "objective.kl_weight"),
-        chosen={"learning_rate": "optimizer.learning_rate", "gradient_weight": "objective.gradient_weight"},
+        chosen={
+            "learning_rate": "optimizer.learning_rate",
+            **{key: f"objective.{key}" for key in ("gradient_weight", "falls_until")},
+        },
         noted={
             **{"teacher_sha256": "dataset.teacher_sha256", "n_train": "n_train"},
             **{"initialisation": "student.initialisation", "updates": "optimizer.steps", "seed": "seed"},

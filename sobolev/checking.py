@@ -1,4 +1,4 @@
-"""A check before training: derivatives, and gradients of a loss on derivatives, against finite differences.
+"""A check before training: derivatives, gradients of a loss on them, and targets, against finite differences.
 
 >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
 >>> check(model, torch.rand(5, 2), order=2)      # no error: it can be trained on Hessians
@@ -6,20 +6,34 @@
 Traceback (most recent call last):
     ...
 ValueError: f mixes the samples of a batch: f(x[:1]) is not f(x)[:1]
+
+With the target it says what is wrong with recorded derivatives: here forces, which are minus the energy's gradients.
+
+>>> x = torch.linspace(-1, 1, 20)[:, None]
+>>> energy, forces = x**2, -2 * x[:, None]
+>>> check(nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)), x, (energy, forces))
+Traceback (most recent call last):
+    ...
+ValueError: the target's derivatives of order 1 contradict its values at near samples: they would agree negated
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sobolev.derivatives import derivatives
+from sobolev.agreement import remedy_of
+from sobolev.calling import Condition, Select, of_samples, output
+from sobolev.derivatives import Derivatives, derivatives
 from sobolev.exact import leaves_of, nodes
 from sobolev.guards import Function
+from sobolev.targets import Projected, Recorded, as_recorded, check_shape
 
 SAMPLES = 8
 DIRECTIONS = 3  # an error shows along all of them, but a kink of a ReLU lies on few
@@ -27,7 +41,17 @@ STEP = {torch.float64: 1e-4, torch.float32: 1e-2}
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-2}
 
 
-def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_dims: int = 1) -> None:
+def check(
+    f: Function,
+    x: Tensor,
+    target: Function | Recorded | None = None,
+    order: int = 1,
+    *,
+    mode: str = "auto",
+    batch_dims: int = 1,
+    condition: Condition = None,
+    select: Select = None,
+) -> None:
     r"""Compare the derivatives of f, and their gradients by its parameters, with central finite differences.
 
     For random directions u of x and w of the parameters theta, random weights W, and j from 1 to the order, compare
@@ -37,23 +61,87 @@ def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_d
 
     It finds wrong formulas of PyTorch and wrong backward passes of your own. A module is checked on a float64 copy.
 
+    A target that is a function is checked in the same way. Recorded derivatives predict the differences of values
+    between near samples (`sobolev.agreement` has the equation). Where they are far off, it is said whether they would
+    agree negated, rescaled, or with outputs and inputs swapped. Rough, sparse or noisy data raise no alarm.
+
     Args:
         f: as for `sobolev.derivatives.derivatives`.
-        x: some samples, of which the first 8 are used.
+        x: the samples, of which the first 8 are used for f. Recorded targets are checked at all of them.
+        target: as for `SobolevLoss`. In the place of recorded values it may also have the function, which may be a
+            black box, that they came from: (simulator, D y). `Projected` derivatives, and recorded ones that a
+            `condition` goes with, are not checked.
         order: the highest derivative that will be trained on.
         mode: as for `derivatives`.
-        batch_dims: as for `derivatives`.
+        batch_dims: as for `derivatives`. Of several networks' samples, those of the first are checked.
+        condition: as for `derivatives`.
+        select: as for `derivatives`.
 
     Raises:
+        TypeError: a target of another type.
         ValueError: a derivative or gradient is wrong. The message says which, and by how much. Also what `derivatives`
             raises, and what PyTorch raises if it cannot differentiate f.
     """
-    x = x.detach().narrow(batch_dims - 1, 0, min(SAMPLES, x.shape[batch_dims - 1]))
+    if isinstance(target, int):
+        raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
+    outputs = _check_function(f, x.detach(), order, mode, batch_dims, condition, select)
+    if target is None:
+        return
+    if callable(target):
+        teacher, which = (target.model, target.select) if isinstance(target, Derivatives) else (target, select)
+        try:
+            _check_function(teacher, x.detach(), order, mode, batch_dims, condition, which)
+        except ValueError as error:
+            raise ValueError(f"of the target: {error}") from error
+        return
+    y_shape = (*x.shape[:batch_dims], *outputs)
+    _check_recorded(as_recorded(target, range(order + 1)), x.detach(), y_shape, order, batch_dims, condition is None)
+
+
+def _check_recorded(
+    recorded: list, x: Tensor, y_shape: Sequence[int], order: int, batch_dims: int, comparable: bool
+) -> None:
+    """Refuse recorded tensors of another shape, or derivatives that contradict those of the order below."""
+
+    def first(tensor: Tensor) -> Tensor:
+        """Of the first network, if there are several."""
+        return tensor.flatten(0, batch_dims - 2)[0] if batch_dims > 1 else tensor
+
+    inputs = x.shape[batch_dims:]
+    for j in range(order + 1):
+        lower, d = recorded[j - 1] if j else None, recorded[j]
+        if d is None or isinstance(d, Projected) or (j == 0 and callable(d)):
+            continue
+        expected = (*y_shape, *inputs * j)
+        if j and comparable and isinstance(d, Tensor) and d.numel() == math.prod(expected) and x.numel():
+            if isinstance(lower, Tensor) and lower.shape == expected[: len(expected) - len(inputs)]:
+                lower = first(lower)
+            elif not callable(lower):
+                lower = None
+            outputs = math.prod(expected[batch_dims : len(expected) - len(inputs)])
+            remedy = remedy_of(lower, first(d), first(x), outputs) if lower is not None else ""
+            if remedy:
+                against = "differences of its values" if callable(lower) else "its values at near samples"
+                raise ValueError(
+                    f"the target's derivatives of order {j} contradict {against}: they would agree {remedy}"
+                )
+        check_shape(j, d, expected)
+
+
+def _check_function(
+    f: Function, x: Tensor, order: int, mode: str, batch_dims: int, condition: Condition, select: Select
+) -> torch.Size:
+    """Refuse wrong derivatives of f, and wrong gradients of these, at the first samples. Returns the shape *out."""
+    samples = x.shape[:batch_dims]
+    x = x.narrow(batch_dims - 1, 0, min(SAMPLES, samples[-1]))
+    condition = of_samples(condition, samples, lambda c: c.narrow(batch_dims - 1, 0, min(SAMPLES, samples[-1])))
     if isinstance(f, nn.Module):
         f, x = copy.deepcopy(f).double(), x.double()
+        condition = of_samples(condition, x.shape[:batch_dims], lambda c: c.double() if c.is_floating_point() else c)
     if x.dtype not in STEP:
         raise ValueError(f"derivatives are checked in float64 or float32, not {x.dtype}")
-    _check_samples_one_by_one(f, x, batch_dims)
+    _check_samples_one_by_one(f, x, batch_dims, condition, select)
+    options = {"batch_dims": batch_dims, "condition": condition, "select": select}
     random = torch.Generator().manual_seed(0)
 
     def draw(like: Tensor) -> Tensor:
@@ -61,55 +149,68 @@ def check(f: Function, x: Tensor, order: int = 1, *, mode: str = "auto", batch_d
 
     def derivative(j: int, x: Tensor) -> Tensor:
         with _same_randomness():
-            return derivatives(f, x, j, mode="reverse", batch_dims=batch_dims)[j]
+            return derivatives(f, x, j, mode="reverse", **options)[j]
 
     h = STEP[x.dtype]
     with _same_randomness(), torch.enable_grad():
-        leaves = leaves_of(nodes(f(x.clone())))
+        y = output(f, x.clone(), **options)
+        leaves = leaves_of(nodes(y))
     for j in range(1, order + 1):
         with _same_randomness():
-            d_j = derivatives(f, x, j, create_graph=True, mode=mode, batch_dims=batch_dims)[j]
+            d_j = derivatives(f, x, j, create_graph=True, mode=mode, **options)[j]
         weights = draw(d_j)
 
-        def along_x(j: int = j, d_j: Tensor = d_j) -> tuple[Tensor, Tensor]:
+        def along_x(h: float, j: int = j, d_j: Tensor = d_j) -> tuple[Tensor, Tensor, Tensor]:
             u = draw(x)
-            return _times(d_j.detach(), u, batch_dims), derivative(j - 1, x + h * u) - derivative(j - 1, x - h * u)
+            ahead, behind = derivative(j - 1, x + h * u), derivative(j - 1, x - h * u)
+            return _times(d_j.detach(), u, batch_dims), ahead - behind, ahead.abs().max()
 
         _compare(f"the derivative of order {j} is", along_x, h)
         if not d_j.requires_grad:
             continue
         gradients = torch.autograd.grad((d_j * weights).sum(), leaves, allow_unused=True)
 
-        def along_parameters(j: int = j, weights: Tensor = weights, gradients=gradients) -> tuple[Tensor, Tensor]:
+        def along_parameters(
+            h: float, j: int = j, weights: Tensor = weights, gradients=gradients
+        ) -> tuple[Tensor, Tensor, Tensor]:
             w = [draw(leaf) for leaf in leaves]
             pairs = zip(gradients, w, strict=True)
             found = sum(((gradient * each).sum() for gradient, each in pairs if gradient is not None), x.new_zeros(()))
-            return found, sum(s * (derivative(j, x) * weights).sum() for s in _moved(leaves, w, h))
+            ahead, behind = (derivative(j, x) * weights for _ in _moved(leaves, w, h))
+            return found, (ahead - behind).sum(), ahead.abs().sum()
 
         _compare(f"gradients by parameters of the derivative of order {j} are", along_parameters, h)
+    return y.shape[batch_dims:]
 
 
-def _compare(what: str, probe: Callable[[], tuple[Tensor, Tensor]], h: float) -> None:
-    """Refuse what differs from finite differences along every direction. `probe` returns both, the latter times 2h."""
-    for _ in range(DIRECTIONS):
-        found, difference = probe()
-        expected = difference / (2 * h)
+def _compare(what: str, probe: Callable[[float], tuple[Tensor, Tensor, Tensor]], h: float) -> None:
+    """Refuse what differs from finite differences along every direction, at two steps.
+
+    `probe` returns the derivative, the difference that is 2h times as large, and the size of what was subtracted.
+    """
+    for step in (h, h / 10) * DIRECTIONS:  # the smaller one is for an f that bends much within h
+        found, difference, size = probe(step)
+        expected = difference / (2 * step)
         tolerance = TOLERANCE[expected.dtype]
-        rounding = 10 * torch.finfo(expected.dtype).eps / (h * tolerance)  # of a difference that vanishes
+        rounding = 10 * torch.finfo(expected.dtype).eps * (1 + size) / (step * tolerance)  # of what vanishes
         largest = max(found.abs().max(), expected.abs().max())
         error = float((found - expected).abs().max() / (largest + rounding))
         if error <= tolerance:
             return
     raise ValueError(
-        f"{what} wrong: finite differences differ by {error:.0%}. f has an operation whose derivatives PyTorch, or a "
+        f"{what} wrong: finite differences differ by {error:.1%}. f has an operation whose derivatives PyTorch, or a "
         "backward pass of your own, gets wrong"
     )
 
 
-def _check_samples_one_by_one(f: Function, x: Tensor, batch_dims: int) -> None:
+def _check_samples_one_by_one(f: Function, x: Tensor, batch_dims: int, condition: Condition, select: Select) -> None:
+    def value(x: Tensor, condition: Condition) -> Tensor:
+        return output(f, x.clone(), batch_dims, condition, select)
+
+    one = partial(Tensor.narrow, dim=batch_dims - 1, start=0, length=min(1, x.shape[batch_dims - 1]))
     with torch.no_grad(), _same_randomness():
-        y, again = f(x.clone()), f(x.clone())
-        alone, first = f(x.narrow(batch_dims - 1, 0, 1).clone()), y.narrow(batch_dims - 1, 0, 1)
+        y, again = value(x, condition), value(x, condition)
+        alone, first = value(one(x), of_samples(condition, x.shape[:batch_dims], one)), one(y)
     deterministic = torch.equal(y, again)
     if deterministic and not torch.allclose(alone, first, rtol=TOLERANCE[x.dtype], atol=TOLERANCE[x.dtype]):
         raise ValueError("f mixes the samples of a batch: f(x[:1]) is not f(x)[:1]")

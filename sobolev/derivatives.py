@@ -32,6 +32,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sobolev.calling import Condition, Select, output
 from sobolev.exact import FORMULAS, WRONG, Node, derivatives_known, exact_formulas, leaves_of, nodes
 from sobolev.guards import Function, check_samples_apart, refusing_modules, warn_if_vanishing
 
@@ -48,6 +49,8 @@ def derivatives(
     create_graph: bool = False,
     mode: str = "auto",
     batch_dims: int = 1,
+    condition: Condition = None,
+    select: Select = None,
 ) -> tuple[Tensor, ...]:
     """(y, D y, ..., D^order y) of f at every sample of x, which Eq. 1 compares.
 
@@ -62,6 +65,9 @@ def derivatives(
             per component of the input. "auto" takes whichever is fewer at each order, if f can be differentiated as
             often as that needs.
         batch_dims: how many leading dimensions of x are batch dimensions (2 for an ensemble: network, sample).
+        condition: inputs that f is given after x, which it is not differentiated by: one tensor, a tuple, or a mapping
+            by name.
+        select: which of several outputs of f is y: a function of what it returns, or an index, key or attribute.
 
     Raises:
         TypeError: x is not floating-point, or f does not return a tensor of real floating-point numbers.
@@ -80,10 +86,10 @@ def derivatives(
     _check(x, order, batch_dims)
     with torch.set_grad_enabled(create_graph or order > 0):
         if order == 0:  # x needs no gradient, which saves the first layer's backward pass by its input
-            y = _output(f((x if create_graph else x.detach()).clone()), x, batch_dims)
+            y = output(f, (x if create_graph else x.detach()).clone(), batch_dims, condition, select)
             return (y if create_graph else y.detach(),)
         x = _variable(x, create_graph)
-        results = [_values(f, x, order, create_graph, batch_dims)]
+        results = [_values(f, x, order, create_graph, batch_dims, condition, select)]
         graph = list(nodes(results[0], x))
         mode = _possible(graph, order, create_graph, mode)
         for j in range(1, order + 1):
@@ -98,6 +104,8 @@ def projected_derivatives(
     *,
     create_graph: bool = False,
     batch_dims: int = 1,
+    condition: Condition = None,
+    select: Select = None,
 ) -> tuple[Tensor, ...]:
     r"""(y, p_1, ..., p_K) with p_1 = D_x <y, v_1> and p_j = D_x <p_{j-1}, v_j>: the recursion of Eq. 2 (Figure 1b).
 
@@ -115,6 +123,8 @@ def projected_derivatives(
             these, for use if the shape of y is not known beforehand. Every p_j has the shape (S, *batch, *in).
         create_graph: as for `derivatives`.
         batch_dims: as for `derivatives`.
+        condition: as for `derivatives`.
+        select: as for `derivatives`.
 
     Raises:
         TypeError: vectors is a tensor and not a sequence of them; otherwise as `derivatives`.
@@ -125,7 +135,8 @@ def projected_derivatives(
         x = _variable(x, create_graph)
         if isinstance(vectors, Tensor):
             raise TypeError("vectors must be a sequence (v_1, ..., v_K) of tensors, not one tensor")
-        y = _values(f, x, 2 if callable(vectors) else len(vectors), create_graph, batch_dims)
+        highest = 2 if callable(vectors) else len(vectors)
+        y = _values(f, x, highest, create_graph, batch_dims, condition, select)
         if callable(vectors):
             vectors = vectors(y.detach())
         graph = list(nodes(y, x))
@@ -159,26 +170,41 @@ class Derivatives(nn.Module):
         order: the highest derivative. With vectors, the order is their number instead.
         mode: as for `derivatives`.
         batch_dims: as for `derivatives`.
+        select: as for `derivatives`.
 
     Warns:
         UserWarning: order >= 2 and every activation of the model is piecewise linear.
     """
 
-    def __init__(self, model: Function, order: int = 1, mode: str = "auto", batch_dims: int = 1) -> None:
+    def __init__(
+        self, model: Function, order: int = 1, mode: str = "auto", batch_dims: int = 1, select: Select = None
+    ) -> None:
         super().__init__()
         warn_if_vanishing(model, order)
-        self.model, self.order, self.mode, self.batch_dims = model, order, mode, batch_dims
+        self.model, self.order, self.mode, self.batch_dims, self.select = model, order, mode, batch_dims, select
 
-    def forward(self, x: Tensor, vectors: Vectors | None = None) -> tuple[Tensor, ...]:
-        """`derivatives` of the model at x, or `projected_derivatives` if there are vectors. Raises what these raise."""
+    def forward(
+        self, x: Tensor, vectors: Vectors | None = None, order: int | None = None, condition: Condition = None
+    ) -> tuple[Tensor, ...]:
+        """`derivatives` of the model at x, or `projected_derivatives` if there are vectors. Raises what these raise.
+
+        `order` takes the place of the module's own in this call. `condition` is what the model is given besides x.
+        """
         if torch.compiler.is_compiling():  # torch.compile has no double backward, so it leaves this module as it is
-            return torch.compiler.disable(self._forward)(x, vectors)
-        return self._forward(x, vectors)
+            return torch.compiler.disable(self._forward)(x, vectors, order, condition)
+        return self._forward(x, vectors, order, condition)
 
-    def _forward(self, x: Tensor, vectors: Vectors | None) -> tuple[Tensor, ...]:
-        options = {"create_graph": self.training and torch.is_grad_enabled(), "batch_dims": self.batch_dims}
+    def _forward(
+        self, x: Tensor, vectors: Vectors | None, order: int | None, condition: Condition
+    ) -> tuple[Tensor, ...]:
+        options = {
+            "create_graph": self.training and torch.is_grad_enabled(),
+            "batch_dims": self.batch_dims,
+            "condition": condition,
+            "select": self.select,
+        }
         if vectors is None:
-            return derivatives(self.model, x, self.order, mode=self.mode, **options)
+            return derivatives(self.model, x, self.order if order is None else order, mode=self.mode, **options)
         return projected_derivatives(self.model, x, vectors, **options)
 
 
@@ -198,24 +224,17 @@ def _variable(x: Tensor, create_graph: bool) -> Tensor:
     return x.view_as(x) if create_graph and x.requires_grad else x.detach().requires_grad_()
 
 
-def _values(f: Function, x: Tensor, order: int, create_graph: bool, batch_dims: int) -> Tensor:
+def _values(
+    f: Function, x: Tensor, order: int, create_graph: bool, batch_dims: int, condition: Condition, select: Select
+) -> Tensor:
     """f(x), computed such that `order` derivatives of it are right, or refused."""
     # For one derivative PyTorch's own formulas are right, and faster. But f may take derivatives itself.
     with exact_formulas(FORMULAS if order + create_graph > 1 else WRONG), refusing_modules(f):
-        y = _output(f(x.clone()), x, batch_dims)  # f may change its input in place
+        y = output(f, x.clone(), batch_dims, condition, select)  # f may change its input in place
     if not y.is_floating_point():
         hint = "torch.view_as_real(y) has real ones" if y.is_complex() else "a class number, say, has no derivative"
         raise TypeError(f"f must return real floating-point numbers to be differentiated, not {y.dtype}: {hint}")
     check_samples_apart(f, y, x, batch_dims)
-    return y
-
-
-def _output(y: Tensor, x: Tensor, batch_dims: int) -> Tensor:
-    if not isinstance(y, Tensor):
-        raise TypeError(f"f must return a tensor, not {type(y).__name__}")
-    batch = x.shape[:batch_dims]
-    if y.shape[:batch_dims] != batch:
-        raise ValueError(f"f must return an output per sample, of shape {(*batch, '...')}, not {tuple(y.shape)}")
     return y
 
 

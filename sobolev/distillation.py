@@ -100,17 +100,18 @@ def distillation_loss(
 
     Raises:
         ValueError: an unknown divergence or norm, or both weights are 0. In use, if the KL divergence is computed:
-            outputs that are not log-probabilities.
+            outputs that are not log-probabilities. On a GPU, which each such check waits for, only the first are looked
+            at.
     """
     _check(divergence, norm)
+    seen = set()  # devices on which outputs were log-probabilities
 
     def between_policies(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
-        for whose, log_BA in (("student", log_p_BA), ("teacher", log_q_BA)):
-            if (log_BA.detach().logsumexp(-1).abs() > NORMALISED).any():
-                raise ValueError(
-                    f"the {whose}'s outputs are not log-probabilities of a sample's {log_BA.shape[-1]} components: end "
-                    "it in LogSoftmax(-1), with outputs of shape (samples, classes)"
-                )
+        if log_p_BA.device not in seen:
+            _check_normalised(log_p_BA, "student")
+            _check_normalised(log_q_BA, "teacher")
+            if log_p_BA.device.type != "cpu":  # where each check waits for what is queued
+                seen.add(log_p_BA.device)
         return DIVERGENCES[divergence](log_p_BA, log_q_BA)
 
     return SobolevLoss(
@@ -265,6 +266,14 @@ class RecordedGradients:
         row_BF = index_B[:, None] * self.n_fields + torch.arange(self.n_fields, device=index_B.device)
         w_BF = w_BA[:, :-1].to(self.rows.dtype)
         return torch.nn.functional.embedding_bag(row_BF, self.rows, per_sample_weights=w_BF, mode="sum")
+
+
+def _check_normalised(log_BA: Tensor, whose: str) -> None:
+    if (log_BA.detach().logsumexp(-1).abs() > NORMALISED).any():
+        raise ValueError(
+            f"the {whose}'s outputs are not log-probabilities of a sample's {log_BA.shape[-1]} components: end "
+            "it in LogSoftmax(-1), with outputs of shape (samples, classes)"
+        )
 
 
 def _check(divergence: str, norm: str) -> None:

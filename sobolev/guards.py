@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-Function = Callable[[Tensor], Tensor]
+Function = Callable[..., Tensor]
 
 # Wrappers whose hooks act on gradients during a backward pass. Backward passes to the input must not trigger them.
 INSIDE_OUT = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 @contextmanager
-def refusing_modules(f: Function) -> Iterator[None]:
+def refusing_modules(f: Function, by_values: bool = False) -> Iterator[None]:
     """While f runs, refuse modules whose derivatives by the input, or the gradients of these, would be wrong.
 
     Raises:
-        ValueError: f runs a BatchNorm that uses the statistics of its batch, or contains a wrapper for training in
-            several processes.
+        ValueError: f runs a BatchNorm that uses the statistics of its batch; contains a wrapper for training in several
+            processes, unless derivatives are taken by values alone; or drops out, if they are.
     """
     thread = threading.get_ident()  # the hook sees the modules of all threads
 
@@ -40,6 +40,13 @@ def refusing_modules(f: Function) -> Iterator[None]:
                 f"BatchNorm layer {_name(f, module)} mixes the samples of a batch, so a sample has no derivative of "
                 "its own: call sobolev.freeze_batchnorm(model) after model.train(), or use GroupNorm or LayerNorm"
             )
+        if by_values:
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+                raise ValueError(
+                    f"layer {_name(f, module)} drops out anew at every point, so differences of values would be noise: "
+                    "call model.eval(), or take derivatives by backpropagation"
+                )
+            return
         if wrapper := next((each.__name__ for each in type(module).__mro__ if each.__name__ in INSIDE_OUT), None):
             around = "fully_shard" if wrapper == "FSDPModule" else wrapper
             raise ValueError(
@@ -77,7 +84,7 @@ def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> N
     Raises:
         ValueError: f mixes samples.
     """
-    samples, mode = x.shape[:batch_dims].numel(), getattr(f, "training", False)
+    samples, mode = x.shape[:batch_dims].numel(), _mode(f)
     if samples < 2 or not y.requires_grad or not y.numel() or not x.numel():
         return
     seen = _seen_of(f)
@@ -96,6 +103,15 @@ def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> N
             f"derivative of its own: the first {batch_dims} dimension(s) of x number samples, and f must treat each on "
             "its own. Causes: statistics over the batch, attention or recurrence with batch_first=False"
         )
+
+
+def check_is_due(f: Function) -> bool:
+    """Whether the next call of `check_samples_apart` would check."""
+    return (_seen_of(f)[_mode(f)] + 1).bit_count() == 1
+
+
+def _mode(f: Function) -> bool:
+    return getattr(f, "training", False)
 
 
 def _seen_of(f: Function) -> Counter[bool]:

@@ -28,29 +28,26 @@ The target may also be recorded values and derivatives (`sobolev.distillation` h
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed
 
-from sobolev.derivatives import (
-    MODES,
-    Derivatives,
-    Vectors,
-    derivatives,
-    projected_derivatives,
-)
+from sobolev.calling import Condition, Select
+from sobolev.comparing import InFull, inside, way_to_compare
+from sobolev.derivatives import MODES, Derivatives
+from sobolev.distances import DISTANCES as DISTANCES
+from sobolev.distances import Distance, distance_of, squared_l2
+from sobolev.distances import huber as huber
+from sobolev.distances import l1 as l1
+from sobolev.distances import l2 as l2
+from sobolev.finite_differences import Step
 from sobolev.guards import Function, warn_if_vanishing
 from sobolev.projections import Projection
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-Recorded = Tensor | Sequence[Tensor | None]
-
-# The attribute with the wrapped module, by the name of the wrapper's class.
-WRAPPERS = {"DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+from sobolev.schedules import SCHEDULES, Schedule
+from sobolev.targets import Recorded, as_recorded, check_shape, given_vectors, known_or, of_target, values_shape
+from sobolev.weights import check_balance, learns, mean_square, one_per_order, present, relative
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": torch.mean,
@@ -59,36 +56,13 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def squared_l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """||p - t||^2, summed over the components: (..., C) and (..., C) to (...). Section 4.1 of the paper."""
-    return (prediction - target).square().sum(-1)
-
-
-def l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """||p - t||, not squared, with the gradient 0 at p = t. Section 4.2 of the paper, as printed."""
-    return torch.linalg.vector_norm(prediction - target, dim=-1)
-
-
-def l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """|p - t|, summed over the components. Section 4.3 of the paper."""
-    return (prediction - target).abs().sum(-1)
-
-
-def huber(prediction: Tensor, target: Tensor) -> Tensor:
-    """d^2 / 2 where d = |p - t| < 1 and d - 1/2 elsewhere, summed over the components."""
-    difference = prediction - target  # huber_loss itself would refuse to mix types
-    return nn.functional.huber_loss(difference, torch.zeros_like(difference), reduction="none").sum(-1)
-
-
-DISTANCES: dict[str, Distance] = {"squared_l2": squared_l2, "l2": l2, "l1": l1, "huber": huber}
-
-
 class SobolevTerms(NamedTuple):
     """A loss and its terms.
 
     Attributes:
         total: the weighted sum over orders, to call `backward` on.
         by_order: the reduced, unweighted distance of each order that is present, with its graph: detach it to keep it.
+            That of a balanced order is relative: the target's mean square is 1.
     """
 
     total: Tensor
@@ -110,7 +84,21 @@ class SobolevLoss:
         order: the highest derivative K.
         weights: the w_j: one number for all orders, one per order from 0 on, or {order: weight}, where orders that are
             left out are absent. All are 1 by default, as in Section 4.1. The attribute of this name may be changed
-            during training, also to and from 0. An order of weight 0 costs nothing.
+            during training, also to and from 0. An order of weight 0 costs nothing. A weight may be a tensor that an
+            optimizer trains, and begin at 0: it is used as it is, so what keeps it positive is yours. "balanced" is
+            short for weights of 1 and `balance="order"`.
+        balance: "order" divides each order by the mean square S_j of its targets (`sobolev.weights` has the equation),
+            besides its weight. "output" divides each output, and "input" each input that is differentiated by, by a
+            mean square and the number of outputs or inputs, so that zeros cost 1 in each order, too. {order: one of
+            these} balances some orders alone. Every distance gets its arguments divided by the root mean square: the
+            squared one is divided by S_j, L1 and L2 by its root, and Huber's threshold of 1 becomes one root mean
+            square. Under a projection the arguments are divided by the second moments of its vectors as well
+            (S_j c(outputs) c(inputs)^(j - 1)), so the squared distance is unbiased for the one in full.
+            Call `balance(target, x)` to measure S_j on data of your choice. An order that was not measured is measured
+            on the first batch that has it, and never again; the attribute `mean_squares` holds what was measured, by
+            order, and may be saved and set.
+        schedule: a function of progress to a factor of the weights of orders from 1 on, a name in
+            `schedules.SCHEDULES`, or {order: either}. Set the attribute `progress` to step / steps before each call.
         distances: the l_j: one for all orders, one per order, or {order: distance}. Each is a name in `DISTANCES` or a
             function of (prediction, target) that reduces the last dimension only, in which the components of a sample
             are flattened. "squared_l2" by default.
@@ -118,66 +106,135 @@ class SobolevLoss:
             projected.
         generator: the source of the projections' randomness; PyTorch's global one by default.
         reduction: "mean" or "sum" over the batch, or "none" for one loss per sample. Projections are averaged.
-        mode, batch_dims: as for `sobolev.derivatives.derivatives`.
+        mode: as for `sobolev.derivatives.derivatives`; or "differences", which takes the student's derivatives by
+            central differences of its values (`sobolev.finite_differences` has the equation). Gradients then move the
+            kinks of a ReLU, and nothing is backpropagated twice, but the student is evaluated at 2 I more points a
+            sample for gradients by I inputs, and at 2 I (I + 1) more for Hessians. With a projection, vectors are
+            directions u of the input in place of v: 2^j more points for each give D^j y [u_1, ..., u_j] (*out). A
+            target that is a function is differenced with the same step at the same points; one that is a
+            `Derivatives`, or recorded, has its exact derivatives.
+        step: h of these differences, as for `sobolev.differences`, from each batch's scale by default. A larger one, up
+            to the distance between samples, lets more of them see each kink. One number if the loss projects.
+        select: which of several outputs of student and target counts, as for `sobolev.derivatives.derivatives`.
+        batch_dims: as for `sobolev.derivatives.derivatives`.
 
     Raises:
         TypeError: a projection of another type, such as its name, or its class without parentheses; a generator or
             weight of another type.
         ValueError: an unknown name, a weight or distance for an order beyond the highest, a weight that is negative or
-            not finite, or no order present.
+            not finite, or no order present; outputs balanced one by one, but projected. In use: targets that have no
+            mean square to balance by; a schedule without progress.
     """
 
     def __init__(
         self,
         order: int = 1,
         *,
-        weights: float | Sequence[float] | Mapping[int, float] = 1.0,
+        weights: str | float | Sequence[float] | Mapping[int, float] = 1.0,
+        balance: str | Mapping[int, str] | None = None,
+        schedule: str | Schedule | Mapping[int, str | Schedule] | None = None,
         distances: str | Distance | Sequence[str | Distance] | Mapping[int, str | Distance] = "squared_l2",
         projection: Projection | None = None,
         generator: torch.Generator | None = None,
         reduction: str = "mean",
         mode: str = "auto",
+        step: Step = None,
+        select: Select = None,
         batch_dims: int = 1,
     ) -> None:
         if order < 0:
             raise ValueError(f"order must be 0 or more, not {order}")
-        for name, value, choices in (("reduction", reduction, REDUCTIONS), ("mode", mode, MODES)):
+        for name, value, choices in (("reduction", reduction, REDUCTIONS), ("mode", mode, (*MODES, "differences"))):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
         if not isinstance(projection, Projection | None):
             raise TypeError(f"projection must be one such as projections.Sphere(samples=1), not {projection!r}")
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
-        given = _one_per_order("weights", weights, order)
-        fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not _learns(w)}
+        if isinstance(weights, str) and weights == "balanced":
+            weights, balance = 1.0, balance or "order"
+        if step is not None and mode != "differences":
+            raise ValueError('step is that of mode="differences", and no other mode has one')
+        given = one_per_order("weights", weights, order)
+        fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not learns(w)}
         self.weights = given | fixed  # a weight that is trained stays a tensor
+        self.balanced = {} if balance is None else one_per_order("balance", balance, order)
+        self.mean_squares: dict[int, Tensor] = {}
+        self.schedules = {} if schedule is None else _schedules(schedule, order)
+        self._progress: float | None = None
         self.distances = dict.fromkeys(range(order + 1), squared_l2)
-        self.distances |= {j: _distance(d) for j, d in _one_per_order("distances", distances, order).items()}
+        self.distances |= {j: distance_of(d) for j, d in one_per_order("distances", distances, order).items()}
         self.projection = projection
         self.generator = generator
         self.reduction = REDUCTIONS[reduction]
-        self.mode, self.batch_dims = mode, batch_dims
+        self.mode, self.step, self.select, self.batch_dims = mode, step, select, batch_dims
         self._warned = False
-        self._present()
+        mixed = "" if projection is None else "input" if mode == "differences" else "output"
+        check_balance(self.balanced, mixed)
+        present(self.weights)
 
     @property
     def order(self) -> int:
         """The highest order whose weight is not 0 now."""
         return max(self._present())
 
-    def _present(self) -> dict[int, float]:
-        """The weights that are not 0 now, by order."""
-        for j, weight in self.weights.items():
-            if not isinstance(weight, Real | Tensor):
-                raise TypeError(f"the weight of order {j} must be a number, not {weight!r}")
-            if not _learns(weight) and not 0 <= weight < math.inf:
-                raise ValueError(f"the weight of order {j} must be 0 or more, and finite, not {weight}")
-        present = {j: weight for j, weight in self.weights.items() if _learns(weight) or weight}
-        if not present:
-            raise ValueError("every weight is 0, so there is nothing to learn from")
-        return present
+    @property
+    def progress(self) -> float | None:
+        """The share of training that is done, from 0 to 1, which the schedule needs; None until it is set."""
+        return self._progress
 
-    def __call__(self, student: Function, x: Tensor, target: Function | Recorded) -> SobolevTerms:
+    @progress.setter
+    def progress(self, t: float) -> None:
+        if not 0 <= t <= 1:
+            raise ValueError(f"progress is step / steps, from 0 to 1, not {t!r}")
+        self._progress = t
+
+    def _present(self) -> dict[int, float | Tensor]:
+        """The weights that are not 0 now, by order, times the factors of the schedule."""
+        if self.schedules and self._progress is None:
+            raise ValueError("the loss has a schedule: set loss.progress = step / steps before each call")
+        factors = {j: schedule(self._progress) for j, schedule in self.schedules.items()}
+        return present(self.weights, factors)
+
+    def balance(self, target: Function | Recorded, x: Tensor, *, condition: Condition = None) -> SobolevLoss:
+        """Measure the S_j of the orders that are balanced and whose weight is not 0. Returns this loss.
+
+        Args:
+            target: as for the loss. NaN in recorded tensors is left out.
+            x: the samples, best the whole training set or some thousand of its samples.
+            condition: as for the loss.
+
+        Raises:
+            ValueError: nothing is to be balanced; a derivative (about their mean, the values) is 0 or not known at all
+                samples; as for the loss.
+        """
+        orders = [j for j in present(self.weights) if j in self.balanced]
+        if not orders:
+            raise ValueError("nothing is to be balanced: construct the loss with balance='order'")
+        self.mean_squares |= self._measured(target, x.detach(), orders, condition)
+        return self
+
+    def _measured(
+        self, target: Function | Recorded, x: Tensor, orders: Sequence[int], condition: Condition
+    ) -> dict[int, Tensor]:
+        """S_j of the derivatives in full, for each of these orders."""
+        way = self._way(target, x, orders, condition)
+        if not callable(target) and given_vectors(target, x, orders) is None:
+            way = InFull(self.mode, self.batch_dims, condition)  # what is recorded in full is measured so
+        found = of_target(way, target, x, orders, self.select)
+        y_shape = found[0].shape if callable(target) else values_shape(as_recorded(target, orders), x, self.batch_dims)
+        outputs, inputs = y_shape[self.batch_dims :], x.shape[self.batch_dims :]
+        measured = {}
+        for j in orders:
+            columns = len(inputs if self.balanced[j] == "input" else outputs)
+            lead = self.batch_dims + (way.sampled and j > 0)
+            compared = mean_square(found[j], j, self.balanced[j], lead, columns)
+            measured[j] = compared / way.moment(j, outputs.numel(), inputs.numel())
+        return measured
+
+    def __call__(
+        self, student: Function, x: Tensor, target: Function | Recorded, *, condition: Condition = None
+    ) -> SobolevTerms:
         """The loss of a student on samples x.
 
         Args:
@@ -188,7 +245,10 @@ class SobolevLoss:
                 trained; or recorded tensors (y, D y, ...), of which those of absent orders may be None or left off.
                 These are full derivatives, as `Derivatives(teacher).eval()(x)` returns them, even if the loss projects.
                 NaN stands for a number that is not known: it adds nothing to the loss, whose mean is still over the
-                whole batch. A projection of a derivative with any NaN is not known either.
+                whole batch. A projection of a derivative with any NaN is not known either. What was recorded projected
+                is a `Projected(vectors, derivatives)` in the place of D^j y.
+            condition: inputs that student and target are given after x, which they are not differentiated by: one
+                tensor, a tuple, or a mapping by name.
 
         Raises:
             TypeError: samples or targets that are not tensors, such as NumPy's arrays.
@@ -199,76 +259,65 @@ class SobolevLoss:
             raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
         x, weights = x.detach(), self._present()
         order = max(weights)
-        if not self._warned:
+        if not self._warned and self.mode != "differences":
             warn_if_vanishing(student, order)
             self._warned = True
-        vectors: list[Tensor] = []
-
-        def draw(y: Tensor) -> list[Tensor]:
-            """v_1 for the outputs and v_2, ... for the inputs, which are kept for the target."""
-            for like in [y, *[x] * (order - 1)]:
-                vectors.append(self.projection.draw(like, self.batch_dims, self.generator))
-            return vectors
-
-        projected = self.projection is not None and order > 0
-        predictions = self._of_student(student, x, order, draw if projected else None)
-        targets = self._of_target(target, x, order, vectors if projected else None, predictions)
+        way = self._way(target, x, weights, condition)
+        predictions = self._of_student(way, student, x, order)
+        y_shape = predictions[0].shape
+        targets = of_target(way, target, x, weights, self.select, y_shape)
+        self._measure_once(target, x, weights, condition)
         by_order = {}
         for j in weights:
-            _check_shape(j, targets[j], predictions[j].shape)
-            by_order[j] = self.reduction(self._per_sample(j, predictions[j], targets[j]))
+            check_shape(j, targets[j], predictions[j].shape)
+            known = targets[j] if callable(target) else known_or(targets[j], predictions[j])
+            moment = way.moment(j, y_shape[self.batch_dims :].numel(), x.shape[self.batch_dims :].numel())
+            by_order[j] = self.reduction(self._per_sample(way, j, predictions[j], known, moment))
         return SobolevTerms(sum(w * by_order[j] for j, w in weights.items()), by_order)
 
-    def _of_student(self, student: Function, x: Tensor, order: int, draw: Vectors | None) -> tuple[Tensor, ...]:
-        inner = student
-        while attribute := WRAPPERS.get(type(inner).__name__):
-            inner = getattr(inner, attribute)
-        if isinstance(inner, Derivatives):
-            if inner.order not in range(order, max(self.weights) + 1) or inner.batch_dims != self.batch_dims:
-                raise ValueError(
-                    f"the student's Derivatives has order {inner.order} and batch_dims {inner.batch_dims}, "
-                    f"but the loss has order {order} and batch_dims {self.batch_dims}"
-                )
-            return student(x, draw) if draw else student(x)
-        return self._differentiate(student, x, order, draw, create_graph=torch.is_grad_enabled())
+    def _way(self, target: Function | Recorded, x: Tensor, orders: Collection[int], condition: Condition) -> InFull:
+        """What one call of the loss compares."""
+        given = given_vectors(target, x, orders)
+        drawn = (self.projection, self.generator) if self.projection is not None else None
+        way = way_to_compare(self.mode, self.step, drawn, given, self.batch_dims, condition)
+        check_balance(self.balanced, way.mixed)
+        return way
 
-    def _of_target(
-        self,
-        target: Function | Recorded,
-        x: Tensor,
-        order: int,
-        vectors: Sequence[Tensor] | None,
-        predictions: Sequence[Tensor],
-    ) -> Sequence[Tensor | None]:
-        """The target's values and derivatives, without a graph, projected on the same vectors as the student's."""
-        if callable(target):
-            teacher = target.model if isinstance(target, Derivatives) else target
-            return self._differentiate(teacher, x, order, vectors, create_graph=False)
-        if not isinstance(target, Tensor | Sequence):
-            raise TypeError(
-                f"target must be a function, or recorded tensors (y, D y, ...), not {type(target).__name__}"
+    def _of_student(self, way: InFull, student: Function, x: Tensor, order: int) -> list[Tensor]:
+        inner = inside(student)
+        if not isinstance(inner, Derivatives):
+            return way.of(student, x, order, self.select, create_graph=torch.is_grad_enabled())
+        if inner.order not in range(order, max(self.weights) + 1) or inner.batch_dims != self.batch_dims:
+            raise ValueError(
+                f"the student's Derivatives has order {inner.order} and batch_dims {inner.batch_dims}, "
+                f"but the loss has order {order} and batch_dims {self.batch_dims}"
             )
-        recorded = [target] if isinstance(target, Tensor) else list(target)
-        recorded += [None] * (order + 1 - len(recorded))
-        for j in self._present():
-            _check_shape(j, recorded[j], (*predictions[0].shape, *x.shape[self.batch_dims :] * j))
-            known = recorded[j].detach()
-            if vectors and j > 0:
-                known = _project(known, vectors[:j], x, self.batch_dims)
-            recorded[j] = torch.where(known.isnan(), predictions[j].detach().to(known.dtype), known)
-        return recorded
+        if self.select not in (None, inner.select):
+            raise ValueError(
+                "the student is a Derivatives, so `select` must be its own: Derivatives(model, select=...)"
+            )
+        return way.of_module(student, x, order)
 
-    def _differentiate(
-        self, f: Function, x: Tensor, order: int, vectors: Vectors | None, create_graph: bool
-    ) -> tuple[Tensor, ...]:
-        if vectors is not None:
-            return projected_derivatives(f, x, vectors, create_graph=create_graph, batch_dims=self.batch_dims)
-        return derivatives(f, x, order, create_graph=create_graph, mode=self.mode, batch_dims=self.batch_dims)
+    def _measure_once(
+        self, target: Function | Recorded, x: Tensor, orders: Collection[int], condition: Condition
+    ) -> None:
+        """Measure what is to be balanced and was not measured yet."""
+        missing = [j for j in orders if j in self.balanced and j not in self.mean_squares]
+        if not missing:
+            return
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            raise ValueError("each process would balance by its own batch: call loss.balance on the same data in each")
+        self.mean_squares |= self._measured(target, x, missing, condition)
 
-    def _per_sample(self, j: int, prediction: Tensor, target: Tensor) -> Tensor:
+    def _per_sample(self, way: InFull, j: int, prediction: Tensor, target: Tensor, moment: float) -> Tensor:
         """The distance of order j for each sample, averaged over projections."""
-        projected = self.projection is not None and j > 0
-        lead = prediction.shape[: self.batch_dims + projected]
+        sampled = way.sampled and j > 0
+        lead = prediction.shape[: self.batch_dims + sampled]
+        if j in self.balanced:
+            factor = relative(self.mean_squares[j], moment, prediction)
+            if self.balanced[j] == "output":
+                factor = factor.view(*factor.shape, *[1] * (prediction.dim() - len(lead) - factor.dim()))
+            prediction, target = prediction * factor, target * factor
         components = prediction.shape[len(lead) :].numel()  # reshape cannot infer it in an empty batch
         distance = self.distances[j](prediction.reshape(*lead, components), target.reshape(*lead, components))
         if distance.shape != lead:
@@ -276,54 +325,16 @@ class SobolevLoss:
                 f"the distance of order {j} must reduce the last dimension only and give shape {tuple(lead)}, "
                 f"not {tuple(distance.shape)}"
             )
-        return distance.mean(0) if projected else distance
+        return distance.mean(0) if sampled else distance
 
 
-def _learns(weight: float | Tensor) -> bool:
-    return isinstance(weight, Tensor) and weight.requires_grad
-
-
-def _project(derivative: Tensor, vectors: Sequence[Tensor], x: Tensor, batch_dims: int) -> Tensor:
-    """<...<D^j y, v_1>, ..., v_j> of shape (S, *x.shape), for a recorded D^j y (*batch, *out, *in, ..., *in)."""
-    n = x.shape[:batch_dims].numel()
-    remaining = derivative.shape[batch_dims:].numel()
-    derivative = derivative.unsqueeze(0)
-    for v in vectors:  # S projections, N samples, C components to contract, R that remain
-        v_SNC = v.reshape(len(v), n, v.shape[batch_dims + 1 :].numel())
-        remaining //= v_SNC.shape[-1]
-        derivative_SNCR = derivative.reshape(len(derivative), n, v_SNC.shape[-1], remaining)
-        dtype = torch.promote_types(v.dtype, derivative.dtype)  # einsum would refuse to mix them
-        derivative = torch.einsum("snc,sncr->snr", v_SNC.to(dtype), derivative_SNCR.to(dtype))
-    return derivative.reshape(len(derivative), *x.shape)
-
-
-def _check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None:
-    if not isinstance(target, Tensor | None):
-        raise TypeError(f"the target's derivative of order {j} must be a tensor, not {type(target).__name__}")
-    found = "missing" if target is None else f"of shape {tuple(target.shape)}"
-    if target is None or target.shape != tuple(expected):
-        raise ValueError(f"the target's derivative of order {j} is {found}, expected {tuple(expected)} to match")
-
-
-def _one_per_order(name: str, given: Any, order: int) -> dict[int, Any]:
-    """{order: value} from such a mapping, from one value per order, or from one value for all orders."""
-    if isinstance(given, Mapping):
-        by_order = dict(given)
-    elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0):  # or an array
-        by_order = dict(enumerate(given))
-        if len(given) != order + 1:
-            raise ValueError(f"{name} must number {order + 1}, for orders 0 to {order}, not {len(given)}")
-    else:
-        by_order = dict.fromkeys(range(order + 1), given)
-    for j in by_order:
-        if j not in range(order + 1):
-            raise ValueError(f"{name} names order {j!r}, but the orders are 0 to {order}")
-    return by_order
-
-
-def _distance(given: str | Distance) -> Distance:
-    if callable(given):
-        return given
-    if given not in DISTANCES:
-        raise ValueError(f"a distance must be a function or one of {', '.join(DISTANCES)}, not {given!r}")
-    return DISTANCES[given]
+def _schedules(given: str | Schedule | Mapping[int, str | Schedule], order: int) -> dict[int, Schedule]:
+    """The schedule of each order from 1 on, or of those that a mapping names."""
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(range(1, order + 1), given)
+    found = {}
+    for j, schedule in one_per_order("schedule", given, order).items():
+        if not callable(schedule) and schedule not in SCHEDULES:
+            raise ValueError(f"a schedule must be a function or one of {', '.join(SCHEDULES)}, not {schedule!r}")
+        found[j] = schedule if callable(schedule) else SCHEDULES[schedule]()
+    return found

@@ -77,6 +77,11 @@ class Measured:
             "gradient_norm": self.gradient_GI.norm(dim=1).double().mean().item(),
         }
 
+    def gradient_size(self, norm: str) -> float:
+        """The mean over states of || grad <log pi*, v> ||, or of its square; 1 where all vanish."""
+        norm_G = self.gradient_GI.norm(dim=1).double()
+        return (norm_G.square() if norm == "squared_l2" else norm_G).mean().item() or 1.0
+
 
 def projected_gradients(passes: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
     """The gradients of <log pi, v> by states in [0, 1] (N, I)."""

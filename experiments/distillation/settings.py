@@ -159,11 +159,17 @@ class StudentConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """Section 4.2: kl_weight KL + gradient_weight E_v || difference of the gradients of <log pi, v> ||."""
+    """Section 4.2: kl_weight KL + gradient_weight E_v || difference of the gradients of <log pi, v> ||.
+
+    The paper's weights are constant, and absolute. That they fall, and are divided by the size of the teacher's own
+    gradients, is ours.
+    """
 
     name: str = MISSING
     kl_weight: float = MISSING
     gradient_weight: float = MISSING  # alpha
+    falls_until: float = MISSING  # alpha falls to 0 over this share of the training, as half a cosine; 0: constant
+    balanced: bool = MISSING  # alpha is divided by the mean of the teacher's own norm, on states that are learned from
     divergence: str = MISSING  # student_teacher, as printed, or teacher_student
     norm: str = MISSING  # l2, as printed, or squared_l2
     projection: str = MISSING  # sphere, gaussian, rademacher or coordinate
@@ -172,6 +178,12 @@ class ObjectiveConfig:
     def check(self) -> None:
         check_positive(**{"objective.samples": self.samples})
         check_not_negative(**{"objective.kl_weight": self.kl_weight, "objective.gradient_weight": self.gradient_weight})
+        if not 0 <= self.falls_until <= 1:
+            raise BadInput(f"objective.falls_until={self.falls_until} is a share of the training: expected 0 to 1")
+        if self.falls_until and not self.kl_weight:
+            raise BadInput(
+                "objective.falls_until needs objective.kl_weight above 0: nothing would be left to learn from"
+            )
         if self.kl_weight == self.gradient_weight == 0:
             raise BadInput(
                 "objective.kl_weight and objective.gradient_weight are both 0: there is nothing to learn from"

@@ -17,6 +17,7 @@ from experiments.runner.errors import CONFIGS, BadInput
 from experiments.runner.run import Run
 from experiments.runner.settings import located
 from sobolev.atari import RecordedStates, Recording, Teacher, load_teacher, record
+from sobolev.devices import to_device
 from sobolev.networks.relu_passes import ReLUPasses
 
 SHIPPED_TEACHER = "results/teachers/{game}.safetensors"
@@ -53,13 +54,17 @@ def how_to_make_a_teacher(config: DistillConfig) -> str:
     return f"{training} leaves a teacher.safetensors in its run's folder, which dataset.teacher may name"
 
 
-def open_states(config: DistillConfig, teacher: Teacher, run: Run) -> RecordedStates:
-    """The states that the teacher visits, recorded now if they were not before."""
+def open_states(config: DistillConfig, teacher: Teacher) -> RecordedStates:
+    """The states that the teacher visits, recorded now if they were not before.
+
+    The teacher computes on the CPU, whatever the run does: where a run computes is not what it asks, so it may not
+    decide which states the student learns from.
+    """
     dataset = config.dataset
     try:
         recording = Recording(teacher, dataset.n_states, dataset.recording_environments, dataset.recording_seed)
         with tqdm(desc=f"{dataset.game} states", total=dataset.n_states, disable=None, mininterval=0.5) as progress:
-            path = record(recording, dataset.folder, torch.get_num_threads(), run.device, progress.update)
+            path = record(recording, dataset.folder, torch.get_num_threads(), progress.update)
         return RecordedStates.load(path, recording)
     except ValueError as error:
         raise BadInput(f"dataset: {error}") from None
@@ -93,6 +98,6 @@ class States:
         n_chunks = -(-len(indices) // chunk)
         raw, log_p = [], []
         for part in np.array_split(indices, n_chunks):
-            raw.append(teacher.flat_patches(recorded.stack(torch.from_numpy(part)).to(run.device)))
+            raw.append(teacher.flat_patches(to_device(recorded.stack(torch.from_numpy(part)), run.device)))
             log_p.append(teacher.values(raw[-1])[1].log_softmax(-1))
         return cls(torch.cat(raw), torch.cat(log_p))

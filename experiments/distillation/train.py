@@ -25,8 +25,9 @@ from experiments.runner.errors import BadInput
 from experiments.runner.limits import A_MEASUREMENT, check_memory, number_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from sobolev import projections
+from sobolev import projections, schedules
 from sobolev.atari import Teacher
+from sobolev.devices import to_device
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
 from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_passes import ReLUPasses
@@ -51,7 +52,9 @@ def main(config: DistillConfig, run: Run) -> dict:
     # Student and objective
     policy = new_student(config, teacher.policy.n_actions).to(run.device, run.dtype)
     student = ReLUPasses(policy, getattr(torch, config.compute_dtype.name))
-    step = distillation_step(config, student, teacher, train)
+    step = distillation_step(config, student, teacher, train, measured["train"])
+    weight, until = step.gradient_weight, config.objective.falls_until
+    factor = schedules.cosine(until=until) if until else schedules.constant()
     projection = PROJECTIONS[config.objective.projection](config.objective.samples)
     optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
 
@@ -77,11 +80,12 @@ def main(config: DistillConfig, run: Run) -> dict:
             check_convergence(update, update == steps, {config.seed: relative_error}, final.values())
             progress.set_postfix(kl=f"{final['kl']:.3g}")
         if update < steps:
-            index_B = next(batches).to(run.device)
+            index_B = to_device(next(batches), run.device)
             targets_BA = train.teacher_NA[index_B]
             like_BA = torch.empty(targets_BA.shape, dtype=run.dtype)
             v_SBA = projection.draw(like_BA, 1, generator(config.seed, "projection", update))
-            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, v_SBA.to(run.device))
+            step.gradient_weight = weight * factor(update / steps)
+            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, to_device(v_SBA, run.device))
             optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
             optimizer.step()
             student.refresh()
@@ -166,7 +170,7 @@ def architecture(config: DistillConfig) -> Architecture:
 
 def load_states(config: DistillConfig, teacher: Teacher, run: Run) -> tuple[States, dict[str, Measured]]:
     """The states to learn from, and by split those that the student is measured on. Frames are not kept."""
-    recorded = open_states(config, teacher, run)
+    recorded = open_states(config, teacher)
     parts = split_by_episodes(config, recorded)
     passes = ReLUPasses(teacher.policy.to(run.device, run.dtype))
     train = States.of(recorded, parts["train"], passes, run)
@@ -185,12 +189,16 @@ def new_student(config: DistillConfig, n_actions: int) -> AtariPolicy:
     )
 
 
-def distillation_step(config: DistillConfig, student: ReLUPasses, teacher: Teacher, train: States) -> DistillationStep:
+def distillation_step(
+    config: DistillConfig, student: ReLUPasses, teacher: Teacher, train: States, measured: Measured
+) -> DistillationStep:
+    """The step of a student; `measured` are states that it learns from, whose gradients say how large they are."""
     objective = config.objective
+    size = measured.gradient_size(objective.norm) if objective.balanced else 1.0
     return DistillationStep(
         student,
         objective.kl_weight,
-        objective.gradient_weight,
+        objective.gradient_weight / size,
         objective.divergence,
         objective.norm,
         teacher_gradients(config, teacher, train.raw_NI) if objective.gradient_weight else None,

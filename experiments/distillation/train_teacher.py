@@ -13,6 +13,7 @@ Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of 
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -38,6 +39,7 @@ from sobolev.atari import (
     sample,
     teacher_bytes,
 )
+from sobolev.devices import to_device
 from sobolev.files import replacing
 from sobolev.networks.atari_policies import FRAME, AtariPolicy, teacher
 from sobolev.seeding import generator
@@ -218,9 +220,11 @@ class Players:
         settings, weights, finished = self.settings, actor.cast(), []
         horizon, n = rollout.actions_TN.shape
         device = rollout.actions_TN.device
-        uniform_TNA = torch.rand(horizon, n, self.environments.n_actions, generator=randomness).to(device)
+        uniform_TNA = torch.rand(horizon, n, self.environments.n_actions, generator=randomness)
+        uniform_TNA = to_device(uniform_TNA, device)
+        lived: dict[str, list[np.ndarray]] = defaultdict(list)  # copied in the end: a step waits for its actions alone
         for t in range(horizon + 1):
-            rollout.states_TNHWC[t] = torch.from_numpy(self.states_NCHW).to(device).permute(0, 2, 3, 1)
+            rollout.states_TNHWC[t] = to_device(torch.from_numpy(self.states_NCHW), device).permute(0, 2, 3, 1)
             log_probs_NA, rollout.values_TN[t] = actor(rollout.states_TNHWC[t].permute(0, 3, 1, 2), weights)
             if t == horizon:
                 break
@@ -239,11 +243,13 @@ class Players:
                 ("ended_TN", ended_N),
                 ("alive_TN", alive_N),
             ):
-                getattr(rollout, name)[t].copy_(torch.from_numpy(array))
+                lived[name].append(array)
             self.scores_N += step.rewards_N
             finished += self.scores_N[ended_N].tolist()
             self.scores_N[ended_N] = 0
             self.states_NCHW, self.ended_N, self.lives_N = step.states_NCHW, ended_N, step.lives_N
+        for name, arrays in lived.items():
+            getattr(rollout, name).copy_(to_device(torch.from_numpy(np.stack(arrays)), device))
         return finished
 
 
@@ -264,7 +270,7 @@ def learn(
     alive = rollout.alive_TN.flatten().nonzero().squeeze(1)
     said = []
     for randomness in shuffles:
-        order = torch.randperm(len(alive), generator=randomness).to(alive.device)
+        order = to_device(torch.randperm(len(alive), generator=randomness), alive.device)
         for batch in alive[order].tensor_split(settings.minibatches):
             log_probs_BA, values_B = actor(states[batch].permute(0, 3, 1, 2))
             loss, losses = objective(log_probs_BA, values_B, *(tensor[batch] for tensor in flat))

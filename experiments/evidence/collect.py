@@ -218,9 +218,16 @@ def gaps(runs: Rows) -> list[str]:
             lines.append(
                 f"{experiment} lacks {len(missing)} cells of its grid: {shown}{', ...' if missing[3:] else ''}"
             )
-        if len(revisions := {run["revision"][:7] + "-dirty" * (run["dirty"] == "True") for run in of_experiment}) > 1:
+        if unknown := [run for run in of_experiment if not run["revision"]]:
+            what = f"{len(unknown)} of its runs {'are' if unknown[1:] else 'is'} of unknown revision"
+            lines.append(f"{experiment}: {what}; `make revision` notes it for a copy without .git")
+        if len(revisions := {revision_of(run) for run in of_experiment}) > 1:
             lines.append(f"{experiment} is from {len(revisions)} revisions: {', '.join(sorted(revisions))}")
     return lines
+
+
+def revision_of(run: Mapping[str, str]) -> str:
+    return (run["revision"][:7] or "unknown") + "-dirty" * (run["dirty"] == "True")
 
 
 def order(key: tuple[str, ...]) -> tuple:

@@ -145,8 +145,8 @@ class TeacherConfig(BaseModel):
 
 class Manifest(BaseModel):
     run_id: Folder
-    revision: Line | None  # none outside a git checkout
-    dirty: bool
+    revision: Line | None  # none in a copy that does not carry it, and then nobody knows what was changed
+    dirty: bool | None
     python: Line
     torch: Line
     numpy: Line
@@ -213,3 +213,7 @@ SALIENCY = {
     "scale": ("U", ""),
 }
 SCORES = {"score": ("fi", "E"), "score_greedy": ("fi", "F")}
+PREDICTIONS = {  # of N test samples, with O outputs and their derivatives by I inputs
+    **{"y": ("f", "NO"), "y_predicted": ("f", "NO"), "dy": ("f", "NOI"), "dy_predicted": ("f", "NOI")},
+    "scale": ("U", ""),
+}

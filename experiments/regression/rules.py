@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from experiments.evidence.markdown import format_factor, format_interval
-from experiments.evidence.rows import MIN_SEEDS, Interval, final, finals, log_ratio, median_interval, select
+from experiments.evidence.markdown import format_factor, format_interval, markdown
+from experiments.evidence.rows import MIN_SEEDS, Interval, final, finals, levels, log_ratio, median_interval, select
 from experiments.evidence.verdicts import Evidence, Finding, Statement, above, at_least, every, find, negation
 from experiments.regression.names import METHODS, TASKS
 
@@ -23,6 +23,7 @@ SIZES = (20, 100, 10_000)
 PAPER_TASKS = ("ackley", "beale", "booth", "bukin", "mccormick", "rosenbrock", "styblinski_tang")
 CELLS = [(task, n_train) for n_train in SIZES for task in PAPER_TASKS]
 SIX_OF_SEVEN = dict.fromkeys(SIZES, 6)
+UPDATES = (1_000, 3_000, 10_000, 30_000, 100_000)  # at which functions won are counted on the way
 CAPTURED = 0.9  # share of the target's variance explained from which on a model has captured its shape
 
 Ratios = dict[tuple[str, int], Interval]  # {(task, n_train): L}
@@ -117,6 +118,23 @@ def won_so_many(evidence: Evidence, metric: str = "value_mse", needed: Mapping[i
         missing_cells(ratios, CELLS),
         by_size(ratios, describe),
     )
+
+
+def won_by_updates(evidence: Evidence) -> str:
+    """How many of the seven functions are won, by training size, on the way and at the end."""
+    rows = select(of_the_rules(evidence.of("regression")).rows, split="test", metric="value_mse")
+    if not len(rows):
+        return ""
+    last = int(rows["step"].max())
+    updates = sorted({*(n for n in UPDATES if n < last), last})
+    lines = []
+    for n_train in levels(rows, "n_train"):
+        of_size = select(rows, n_train=n_train)
+        by_updates = [log_ratios(of_size[of_size["step"] <= n]).values() for n in updates]
+        won = [sum(outcome(ratio) == "won" for ratio in ratios) for ratios in by_updates]
+        lines.append([f"{n_train:,} points", *map(str, won)])
+    table = markdown(["won after", *(f"{n:,} updates" for n in updates)], lines)
+    return f"Of {len(PAPER_TASKS)} functions, with each cell as far as it was trained:\n\n{table}"
 
 
 def orders_of_magnitude(evidence: Evidence, sizes: tuple[int, ...] = SIZES) -> Finding:

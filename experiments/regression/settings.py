@@ -34,6 +34,7 @@ class BenchmarkDatasetConfig:
 class RegressionConfig(RunConfig):
     """Section 4.1: an ensemble of networks, one a seed, on one function and one training size."""
 
+    on_gpu: ClassVar[bool] = False  # a grid has a run on every core, and on one GPU they would take turns
     choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
     budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_test", "evaluations")

@@ -67,9 +67,9 @@ def other_code(folder: Path, entry: str) -> str:
     """The end of a sentence on a complete run whose rows are not known to be of the code that is here, else ''."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        made_by, revision = manifest.get("code"), str(manifest.get("revision"))[:7]
+        made_by, revision = manifest.get("code"), str(manifest.get("revision") or "unknown")[:7]
     except (OSError, ValueError, AttributeError):
         made_by, revision = None, "unknown"
     if made_by == [code_identity(entry)]:
         return ""
-    return f", though by other code than is here (of revision {revision}): remove the folder to run it again"
+    return f", though by other code than is here (revision {revision}): remove the folder to run it again"

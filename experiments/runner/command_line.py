@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.runner.errors import CONFIGS, FULL, BadInput, nearest
+from experiments.runner.errors import CONFIGS, FULL, BadInput, OutOfTime, nearest
 
 OURS = "SOBOLEV_ONE_LINE_ERRORS"
 
@@ -34,6 +34,8 @@ def one_line_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = os.environ[OURS] = "1"
     try:
         yield
+    except OutOfTime as stopped:  # as asked: no error
+        print(explain(stopped), file=sys.stderr)
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
     except (OSError, MemoryError) as error:

@@ -21,6 +21,10 @@ class RunBusy(BadInput):
     """Another process works on the same run. A sweep passes over it."""
 
 
+class OutOfTime(BadInput):
+    """A run was stopped because the time that it was given is up. The same command goes on."""
+
+
 def check_names(config: RunConfig) -> None:
     """Refuse a name or label that would not be one word in rows, or would be a path as the name of a folder."""
     names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
@@ -42,8 +46,11 @@ def check_seed(config: RunConfig) -> None:
 
 
 def check_precision(config: RunConfig, *computed_in: Precision) -> None:
-    """Refuse a precision that products are not computed in: rows would say that they were. None named: not bfloat16."""
-    computed_in = computed_in or (Precision.float32, Precision.float64)
+    """Refuse a precision that products are not computed in: rows would say that they were. None named: not bfloat16.
+
+    Where float32 may be rounded to TF32, which is of GPUs, `prepare_process` says whether this machine has it.
+    """
+    computed_in = computed_in or (Precision.float32, Precision.float64, Precision.tf32)
     if (asked := config.compute.precision) not in computed_in:
         names = " or ".join(precision.name for precision in computed_in)
         raise BadInput(f"compute.precision={asked.name}: {config.name} computes in {names}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runner.code_identity import other_code
-from experiments.runner.errors import BadInput, check_names
+from experiments.runner.errors import BadInput, OutOfTime, check_names
 from experiments.runner.identity import Damaged, alone, folder_of, is_complete, read_summary, tidy
+from experiments.runner.limit import SAVING, TimeUp, ringing
 from experiments.runner.process import end_by, handling_signals, prepare_process, refusing_memory
 from experiments.runner.ranks import joined, torchrun_ranks
 from experiments.runner.run import Run, say
@@ -33,7 +36,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     if torchrun_ranks()[1] > 1 and not config.several_processes:
         raise BadInput(f"{config.name} trains in one process: start it without torchrun")
     check_names(config)
-    directory, device = folder_of(config), prepare_process(config.compute)
+    directory, device = folder_of(config), prepare_process(config)
     with joined(device) as ranks:
         run = partial(Run, config, directory, device, ranks)
         with _follow(run) if ranks.rank else _lead(run, directory) as opened:
@@ -56,7 +59,7 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
             return
         error: BaseException | None = None
         try:
-            with handling_signals(run._ask_to_stop):
+            with handling_signals(run._ask_to_stop), ringing(run.stop_at):
                 run._open()
                 yield run
         except BaseException as caught:
@@ -71,12 +74,25 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
 @contextmanager
 def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
     run = make_run()
-    with handling_signals(run._ask_to_stop):
+    with handling_signals(run._ask_to_stop), ringing(run.stop_at):
         yield run
 
 
 def execute(config: RunConfig) -> float:
-    """Do what a config asks, unless it is done already, and return the number a sweep compares."""
+    """Do what a config asks, unless it is done already, and return the number a sweep compares.
+
+    Raises:
+        OutOfTime: the time that it was given is up.
+    """
+    if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
+        raise OutOfTime(f"{folder_of(config)} was not begun: its time is up")
+    try:
+        return _execute(config)
+    except TimeUp:
+        raise OutOfTime(f"{folder_of(config)}: its time is up, and the same command goes on") from None
+
+
+def _execute(config: RunConfig) -> float:
     entry = find_entry(config)
     check = getattr(sys.modules[entry.__module__], "check", None)
     if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
@@ -93,7 +109,8 @@ def execute(config: RunConfig) -> float:
             run.finish({"scale": run.scale} | summary)
             if not run.ranks.rank:
                 say(f"{run.directory} is complete")
-    end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
+    if run._stop != signal.SIGALRM:  # its time was up, but it had done all
+        end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
     return float(run.summary["objective"])
 
 

@@ -1,7 +1,8 @@
-"""What settings were first called, so that renaming one renames no run.
+"""What settings were first called, so that renaming one renames no run, and neither does a new setting.
 
 The folder of a run is named by a hash of its settings, and users have finished runs. The hash is therefore taken of the
-settings as they were first called; what is read of older runs gets the names of today.
+settings as they were first called; what is read of older runs gets the names of today, and the settings that there were
+not yet.
 """
 
 from __future__ import annotations
@@ -30,16 +31,31 @@ KEYS = {  # today's dotted key: the first one
     "teacher.max_grad_norm": "teacher.max_gradient_norm",
     "teacher.episodic_life": "teacher.life_is_episode",
 }
+# Settings that are newer than shipped runs: with these values they ask what was asked before there were any.
+AS_BEFORE = {
+    "loss": {"distances": ["squared_l2"] * 3},
+    "objective": {"falls_until": 0.0, "balanced": False},
+}
 
 
 def as_first_called(asked: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config with the first names of its settings."""
-    return _renamed(asked, ENTRIES, KEYS)
+    """A resolved config with the first names of its settings, less those that are newer and ask nothing new."""
+    first = _renamed(asked, ENTRIES, KEYS)
+    for group, newer in AS_BEFORE.items():
+        if group in first:
+            first[group] = {key: value for key, value in first[group].items() if newer.get(key) != value}
+    return first
 
 
 def as_called_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config, of a run of any age, with today's names of its settings."""
-    return _renamed(config, _inverse(ENTRIES), _inverse(KEYS))
+    """A resolved config, of a run of any age, with today's settings. It may be nested or have dotted keys."""
+    today = _renamed(config, _inverse(ENTRIES), _inverse(KEYS))
+    for group, newer in AS_BEFORE.items():
+        if isinstance(today.get(group), dict):
+            today[group] = newer | today[group]
+        elif any(key.startswith(f"{group}.") for key in today):
+            today = {f"{group}.{key}": value for key, value in newer.items()} | today
+    return today
 
 
 def _inverse(names: dict[str, str]) -> dict[str, str]:

@@ -24,11 +24,9 @@ from experiments.runner.settings import RunConfig
 from sobolev.files import Busy, locked, read, sha256
 
 COLUMNS = ("experiment", "task", "method", "n_train", "seed", "step", "split", "metric", "value")
-OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute")
+OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute", "limit")
 OUTSIDE_IDENTITY_OF_DATASETS = ("folder", "download", "workers")
-# Settings that are newer than shipped runs: with these values they ask what was asked before there were any.
-AS_BEFORE = {("loss", "distances"): ["squared_l2"] * 3}
-NEEDED_TO_RESUME = ("checkpoint.pt", "error.txt")  # what a complete run has no more
+NEEDED_TO_RESUME = ("checkpoint.pt", "error.txt", "pace.json")  # what a complete run has no more
 
 
 class Damaged(Exception):
@@ -54,8 +52,8 @@ def folder_of(config: RunConfig) -> Path:
 def run_id(config: RunConfig) -> str:
     """A name for the question: its labels, its seed and a hash of all that is asked.
 
-    Folders, recorder and compute do not enter: where and how a run is computed is not what it asks. Precision is the
-    exception, because rows depend on it.
+    Folders, recorder, compute and limit do not enter: where, how and for how long a run is computed is not what it
+    asks. Precision is the exception, because rows depend on it.
     """
     asked = as_first_called(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
     if (precision := asked["compute"]["precision"]) != "float32":
@@ -64,9 +62,6 @@ def run_id(config: RunConfig) -> str:
         del asked[key]
     for key in OUTSIDE_IDENTITY_OF_DATASETS:
         asked.get("dataset", {}).pop(key, None)
-    for (group, key), value in AS_BEFORE.items():
-        if asked.get(group, {}).get(key) == value:
-            del asked[group][key]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
     labels = asdict(config.labels)
     return f"{labels['task']}-{labels['method']}-n{labels['n_train']}-seed{config.seed}-{digest}".replace("/", "_")

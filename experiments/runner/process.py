@@ -7,49 +7,106 @@ import os
 import platform
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from experiments.runner.errors import BadInput
+from experiments.runner.limit import TimeUp
 from experiments.runner.ranks import Ranks, torchrun_ranks
-from experiments.runner.settings import ComputeConfig
+from experiments.runner.revision import revision
+from experiments.runner.settings import Precision, RunConfig
 
 MOST_THREADS = 1024  # a library that cannot start its threads ends the process
+AMPERE = (8, 0)  # the compute capability that TF32 came with
 
 
-def prepare_process(compute: ComputeConfig) -> torch.device:
+def prepare_process(config: RunConfig) -> torch.device:
     """Threads, memory and precision of this process, and the device that the run computes on."""
+    compute = config.compute
     if not 0 <= compute.threads <= MOST_THREADS:
         said = f"expected 0 (one a core) or a number of threads up to {MOST_THREADS:,}"
         raise BadInput(f"compute.threads={compute.threads}: {said}")
     if not compute.checkpoint_seconds >= 0:
         raise BadInput(f"compute.checkpoint_seconds={compute.checkpoint_seconds}: expected 0 (each step) or more")
-    _, _, local_rank = torchrun_ranks()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # What this process may use, where the system can say it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     prepare_cpu(compute.threads or max(1, cores // processes))
-    # By default cuDNN rounds the factors of a float32 convolution to TF32, and gradients would be off by 2%.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    has_cuda = torch.cuda.is_available()
+    device = device_of(config)
+    tf32 = compute.precision is Precision.tf32
+    if tf32:
+        check_tf32(device)
+    prepare_gpu(tf32=tf32, fixed_shapes=config.fixed_shapes)
+    return device
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device that a run computes on.
+
+    Raises:
+        BadInput: the config names none, or none that is here.
+    """
+    asked, has_cuda = config.compute.device, torch.cuda.is_available()
+    if asked == "auto":
+        if has_cuda and not config.on_gpu:
+            say_once(f"compute.device=auto: cpu, for {config.name} is small (compute.device=cuda takes the GPU)")
+        asked = "cuda" if has_cuda and config.on_gpu else "cpu"
     try:
-        device = torch.device(("cuda" if has_cuda else "cpu") if compute.device == "auto" else compute.device)
+        device = torch.device(asked)
     except RuntimeError:
-        raise BadInput(f"compute.device={compute.device}: expected cpu, cuda, cuda:<n> or auto") from None
+        raise BadInput(f"compute.device={asked}: expected cpu, cuda, cuda:<n> or auto") from None
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", torchrun_ranks()[2])
     if device.type not in ("cpu", "cuda") or (
         device.type == "cuda" and not (has_cuda and (device.index or 0) < torch.cuda.device_count())
     ):
-        raise BadInput(f"compute.device={compute.device} is not on this machine: use cpu or auto")
+        raise BadInput(f"compute.device={asked} is not on this machine: use cpu or auto")
     return device
+
+
+@cache
+def say_once(message: str) -> None:
+    """A line on standard error, of the first process alone: runs of a sweep would repeat it."""
+    if not torchrun_ranks()[0]:
+        tqdm.write(message, file=sys.stderr)
+
+
+def check_tf32(device: torch.device) -> None:
+    """Refuse TF32 where products would be computed in float32: rows would say that they were not.
+
+    Raises:
+        BadInput: why not here, and what would be right.
+    """
+    if device.type != "cuda":
+        why = f"{device.type} does not compute in TF32, which is of NVIDIA GPUs"
+    elif torch.cuda.get_device_capability(device) < AMPERE:
+        why = f"{torch.cuda.get_device_name(device)} does not compute in TF32, which came with compute capability 8.0"
+    elif os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        why = "NVIDIA_TF32_OVERRIDE=0 in the environment forbids it"
+    else:
+        return
+    raise BadInput(f"compute.precision=tf32: {why}; use compute.precision=float32")
+
+
+def prepare_gpu(tf32: bool = False, fixed_shapes: bool = False) -> None:
+    """What CUDA libraries may do with products and convolutions in float32, here and nowhere in the library.
+
+    By default cuDNN rounds the factors of a float32 convolution to TF32, whose 10 bits put gradients off by 2%. So
+    float32 means float32 here, and whoever wants TF32 asks for it by name, which enters a run's identity.
+
+    Args:
+        tf32: whether factors are rounded to TF32.
+        fixed_shapes: whether cuDNN times its algorithms at each new shape of a convolution, and takes the fastest.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = fixed_shapes
 
 
 def prepare_cpu(threads: int) -> None:
@@ -85,7 +142,8 @@ def refusing_memory() -> Iterator[None]:
 @contextmanager
 def handling_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
     """Signals that ask to stop go to `handler`, and to whoever had them once the run is over."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)  # the last one rings when its time is up
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -97,15 +155,18 @@ def end_by(number: int) -> None:
     """End this process, or the sweep, as a signal of this number would; 0 is none."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
+    if number == signal.SIGALRM:
+        raise TimeUp
     if number:
         sys.exit(128 + number)
 
 
 def describe_process(device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """What computes, for a run's manifest: never the environment."""
+    made_by = revision()
     return {
-        "revision": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "revision": made_by.name,
+        "dirty": made_by.dirty,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -115,14 +176,3 @@ def describe_process(device: torch.device, ranks: Ranks) -> dict[str, Any]:
         "processes": ranks.count,
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of this project. The environment may not lead it elsewhere, nor name a program for it to start."""
-    here = ["git", "-C", str(Path(__file__).parent), "-c", "core.fsmonitor=false", *arguments]
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    try:
-        done = subprocess.run(here, capture_output=True, text=True, timeout=20, env=plain)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

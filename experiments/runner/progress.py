@@ -16,9 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from experiments.runner.bundle import pack
 from experiments.runner.identity import is_complete
+from experiments.runner.limit import PACE
 
 POLL_SECONDS = 5.0
+PACK_SECONDS = 30.0
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Grid:
                 self._seconds[folder] = _wall_seconds(folder)
             elif _changed(folder / "error.txt") > self.began:
                 failed += 1
-            elif _changed(folder / "config.yaml") > self.began:  # written anew whenever a run is opened
+            elif _changed(folder / "config.yaml") > max(self.began, _changed(folder / PACE)):  # anew when it is opened
                 running += 1
         return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
 
@@ -76,10 +79,13 @@ class Picture:
 
 
 class Watch:
-    """While the launcher works, show the grid's picture: a bar on a terminal, elsewhere a line whenever a run ends."""
+    """While the launcher works, show the grid's picture: a bar on a terminal, elsewhere a line whenever a run ends.
 
-    def __init__(self, grid: Grid):
-        self._grid = grid
+    Where a bundle is asked for, its rows are packed into it again and again, and at the end.
+    """
+
+    def __init__(self, grid: Grid, bundle: str = ""):
+        self._grid, self._bundle, self._packed = grid, Path(bundle) if bundle else None, time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -90,6 +96,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._pack()
         say(self._grid)
 
     def _follow(self) -> None:
@@ -102,6 +109,18 @@ class Watch:
                 if bar.disable and picture.done > done:
                     done = picture.done
                     say(self._grid)
+                if time.monotonic() - self._packed > PACK_SECONDS:
+                    self._pack()
+
+    def _pack(self) -> None:
+        """Pack the rows anew. A disk that is full, say, stops no run: it is said, and tried again."""
+        if not self._bundle:
+            return
+        try:
+            pack(self._grid.folders, self._bundle)
+        except OSError as error:
+            tqdm.write(f"{self._bundle} could not be written: {error}", file=sys.stderr)
+        self._packed = time.monotonic()
 
 
 def say(grid: Grid) -> None:

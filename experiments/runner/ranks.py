@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, distributed
+
+BETWEEN_MEETINGS = 0.5  # seconds, about
+MOST_STEPS = 16  # between meetings
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,13 @@ class Ranks:
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where messages between them lie
 
-    def all_reduce_max(self, number: int) -> int:
-        """The largest of all processes' numbers. All must call it alike; it waits for the last."""
+    def all_reduce_max(self, *numbers: int) -> list[int]:
+        """The largest of all processes' numbers, each by its place. All must call it alike; it waits for the last."""
         if self.count == 1:
-            return number
-        largest = torch.tensor(number, device=self.device)
+            return [*numbers]
+        largest = torch.tensor(numbers, device=self.device)
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-        return int(largest)
+        return largest.tolist()
 
     def shard(self, batch: Tensor) -> Tensor:
         """Every count-th sample from this process's on."""
@@ -39,7 +43,7 @@ class Ranks:
         """Sums over all processes, by name."""
         if self.count == 1 or not sums:
             return sums
-        values = torch.stack([value.double() for value in sums.values()])
+        values = torch.stack(list(sums.values())).double()
         distributed.all_reduce(values)
         return dict(zip(sums, values, strict=True))
 
@@ -48,6 +52,33 @@ class Ranks:
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
+
+
+class Meetings:
+    """Whether any process was asked to stop, as all of them learn it at the same step.
+
+    To ask, a process waits for the others and for its GPU. So they ask each other about twice a second: they make the
+    same steps, and agree on how many they make until the next meeting.
+    """
+
+    def __init__(self, ranks: Ranks):
+        self._ranks = ranks
+        self._steps = self._left = 1  # between the last meeting and the next, and from now to the next
+        self._met = time.monotonic()
+
+    def stop(self, asked: int) -> int:
+        """The signal that one of the processes was asked by, 0 for none or no meeting. To be called once a step."""
+        if self._ranks.count == 1:
+            return asked
+        self._left -= 1
+        if self._left:
+            return 0
+        seconds_a_step = (time.monotonic() - self._met) / self._steps
+        steps = int(min(MOST_STEPS, max(1, BETWEEN_MEETINGS / max(seconds_a_step, 1e-9))))
+        stop, fewest = self._ranks.all_reduce_max(asked, -steps)
+        self._steps = self._left = -fewest
+        self._met = time.monotonic()
+        return stop
 
 
 def torchrun_ranks() -> tuple[int, int, int]:

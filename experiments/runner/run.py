@@ -25,6 +25,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -49,8 +50,9 @@ from experiments.runner.identity import (
     remove_partial,
     tidy,
 )
+from experiments.runner.limit import SAVING, Stopwatch, TimeUp
 from experiments.runner.process import describe_process, end_by
-from experiments.runner.ranks import Ranks
+from experiments.runner.ranks import Meetings, Ranks
 from experiments.runner.scale import scale_of
 from experiments.runner.settings import Precision, RunConfig
 from experiments.runner.wandb_mirror import WandbMirror
@@ -67,10 +69,10 @@ class Run:
         self.config = config
         self.directory = directory
         self.device = device
-        # bfloat16 means autocast: weights, optimisers and losses stay in float32.
-        reduced = config.compute.precision is Precision.bfloat16
-        self.dtype = torch.float32 if reduced else getattr(torch, config.compute.precision.name)
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
+        # bfloat16 means autocast, and tf32 that products round their factors: all else stays in float32.
+        precision = config.compute.precision
+        self.dtype = torch.float64 if precision is Precision.float64 else torch.float32
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision is Precision.bfloat16)
         self.ranks = ranks
         self.code = [code_identity(config.entry)]
         self.summary: dict[str, Any] = _summary_of(directory)
@@ -79,6 +81,8 @@ class Run:
         self._wall_before = 0.0
         self._started = self._checkpointed = time.monotonic()
         self._stop = 0  # the signal that asked to stop
+        self._meetings = Meetings(ranks)
+        self._stopwatch = Stopwatch()
         self._begun = False  # `resume` was called: from there on stopping waits for a checkpoint
         self._trial: Trial | None = None  # of the state that it goes on from
 
@@ -92,11 +96,18 @@ class Run:
         return scale_of(self.config)
 
     @property
+    def stop_at(self) -> float:
+        """When it is to save and stop, in seconds since the epoch: inf where nobody set a deadline."""
+        deadline = self.config.limit.deadline
+        return deadline - SAVING if deadline else math.inf
+
+    @property
     def _metrics(self) -> Path:
         return self.directory / "metrics.csv"
 
     def record(self, step: int, rows: Iterable[tuple[int, str, str, float]]) -> None:
         """Append rows (seed, split, metric, value) measured after `step` updates."""
+        self._stopwatch.evaluate()
         if self.ranks.rank:
             return
         labels = (self.config.name, self.config.labels.task, self.config.labels.method, self.config.labels.n_train)
@@ -111,6 +122,7 @@ class Run:
         """A progress bar over range(start, stop), silent where stderr is not a terminal."""
         if self._trial and self._trial.going and not 0 <= start < stop:
             raise ValueError(f"step {start} of {stop}")
+        self._stopwatch.begin(start, stop)
         labels = self.config.labels
         description = f"{labels.task} {labels.method} n={labels.n_train}"
         return tqdm(range(start, stop), description, initial=start, total=stop, disable=None, mininterval=0.5)
@@ -122,7 +134,7 @@ class Run:
         if not self.ranks.rank:
             state = self._resume()
             self.ranks.all_reduce_max(int(state is not None))
-        elif self.ranks.all_reduce_max(0):
+        elif any(self.ranks.all_reduce_max(0)):
             state = Checkpoint.read(self.directory / "checkpoint.pt").state
         if state is not None:
             self._trial = Trial(self.directory / "checkpoint.pt")
@@ -154,10 +166,14 @@ class Run:
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save `state()`, plain tensors, numbers and containers, if the last checkpoint is old enough.
 
-        Call it once a step: where the run was asked to stop, it saves and stops here.
+        Call it once a step: where the run was asked to stop, it saves and stops here. Several processes do so at the
+        next step at which they ask each other.
         """
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
-        stop = self.ranks.all_reduce_max(self._stop)
+        stop = self._meetings.stop(self._stop)
+        self._stopwatch.tick()
+        if 0 < self.config.limit.seconds < self._stopwatch.seconds:
+            self._stop = self._stop or signal.SIGALRM
         if self._trial:
             self._trial.advance()
         if (old or stop) and not self.ranks.rank and not (self._trial and self._trial.going):  # it is what was saved
@@ -235,6 +251,9 @@ class Run:
                 self._rows.close()
         if self._mirror:
             self._mirror.finish()
+        if isinstance(error, TimeUp) and (pace := self._stopwatch.pace(getattr(self.config, "evaluations", 0))):
+            with suppress(OSError):
+                pace.write(self.directory)
         if isinstance(error, Exception):
             with suppress(OSError):
                 (self.directory / "error.txt").write_text("".join(traceback.format_exception(error)))

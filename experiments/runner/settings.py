@@ -22,8 +22,8 @@ Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", 
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine", "tail"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
-# bfloat16: products only; auto: see experiments/runner/precision.py
-Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "auto"])
+# bfloat16 and tf32: products only, the latter of float32 on a GPU; auto: see experiments/runner/precision.py
+Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "tf32", "auto"])
 ComputeDtype = enum.Enum("ComputeDtype", ["float32", "bfloat16", "auto"])
 
 
@@ -43,16 +43,26 @@ class RecorderConfig:
     wandb: WandbMode = MISSING
     project: str = MISSING
     group: str = MISSING
+    bundle: str = ""  # a .tgz that a sweep packs its rows into, again and again until it ends; empty: none
 
 
 @dataclass
 class ComputeConfig:
     """Where a run computes. Not part of its identity."""
 
-    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one
+    device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one, cpu for small ensembles
     threads: int = MISSING  # 0: one a core
     precision: Precision = MISSING
     checkpoint_seconds: float = MISSING
+
+
+@dataclass
+class LimitConfig:
+    """How long a command may take. Not part of a run's identity: the same command goes on where it stopped."""
+
+    seconds: float = 0.0  # of the command, a run or a sweep; 0: as long as it takes
+    deadline: float = 0.0  # in seconds since the epoch. Commands and sweeps set it for their runs, whose `seconds`
+    # are then those of training after which they stop: a sweep tries for a while what it does not know the cost of
 
 
 @dataclass
@@ -61,6 +71,8 @@ class RunConfig:
 
     several_processes: ClassVar[bool] = False  # whether torchrun may start it
     autocasts: ClassVar[bool] = False  # whether it may compute in bfloat16
+    on_gpu: ClassVar[bool] = True  # whether compute.device=auto is a GPU where there is one
+    fixed_shapes: ClassVar[bool] = False  # whether all batches have one shape, for which cuDNN may look for the fastest
     # What the scale of a run follows from, see experiments/runner/scale.py. Settings are given by dotted keys.
     choices: ClassVar[dict[str, str]] = {}  # {config group: the choice that the settings name, "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ()  # settings, or groups of them, that span the experiment's grid
@@ -72,6 +84,7 @@ class RunConfig:
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    limit: LimitConfig = field(default_factory=LimitConfig)
 
     @property
     def in_paper(self) -> bool:

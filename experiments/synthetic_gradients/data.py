@@ -6,7 +6,7 @@ Shape suffixes: N samples of a split, B samples of a batch, C channels, H rows, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ from experiments.runner.errors import BadInput
 from experiments.runner.run import Run
 from experiments.synthetic_gradients.downloads import fetch
 from experiments.synthetic_gradients.settings import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig
+from sobolev.devices import to_device
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
 from sobolev.seeding import generator
 
-EVALUATED = 100  # images at a time
+EVALUATED = 100  # images at a time; it also decides on which of them gradients are compared
 
 Batch = tuple[Tensor, Tensor]  # x_BCHW, normalised; labels_B
 Images = ImageSet | ImageFolder
@@ -64,28 +65,30 @@ def train_batches(images: Images, config: DecoupledConfig, first: int, run: Run)
 
     Order and augmentation of batch k of epoch e are drawn from (seed, e, k), so it does not matter where one begins.
     """
-    per_epoch = len(images) // config.optimizer.batch_size
-    epoch_of = from_folder if isinstance(images, ImageFolder) else from_memory
-    for epoch in range(first // per_epoch, 2**62):
-        start = first % per_epoch if epoch == first // per_epoch else 0
-        for pixels_BCHW, labels_B in epoch_of(images, config, epoch, start, run):
-            yield images.normalise(pixels_BCHW, run.dtype), labels_B
+    batches_from = from_folder if isinstance(images, ImageFolder) else from_memory
+    for pixels_BCHW, labels_B in batches_from(images, config, first, run):
+        yield images.normalise(pixels_BCHW, run.dtype), labels_B
 
 
-def from_memory(images: ImageSet, config: DecoupledConfig, epoch: int, start: int, run: Run) -> Iterator[Batch]:
-    """The batches of an epoch from number `start` on: shuffled, moved, mirrored and shared out, as bytes."""
+def from_memory(images: ImageSet, config: DecoupledConfig, first: int, run: Run) -> Iterator[Batch]:
+    """Endless batches from update `first` on: shuffled, moved, mirrored and shared out, as bytes."""
     dataset, batch_size = config.dataset, config.optimizer.batch_size
-    order_N = torch.randperm(len(images), generator=generator(config.seed, "shuffle", epoch)).to(run.device)
-    batches = islice(order_N.split(batch_size), start, len(images) // batch_size)
-    for k, chosen_B in enumerate(batches, start):
-        draw = generator(config.seed, "augment", epoch, k)
-        pixels_BCHW = shift_and_flip(images.pixels_NCHW[chosen_B], draw, dataset.padding, dataset.flip)
-        yield run.ranks.shard(pixels_BCHW), run.ranks.shard(images.labels_N[chosen_B])
+    start_epoch, start = divmod(first, len(images) // batch_size)
+    for epoch in count(start_epoch):
+        order_N = torch.randperm(len(images), generator=generator(config.seed, "shuffle", epoch))
+        batches = islice(to_device(order_N, run.device).split(batch_size), start, len(images) // batch_size)
+        for k, chosen_B in enumerate(batches, start):
+            draw = generator(config.seed, "augment", epoch, k)
+            pixels_BCHW = shift_and_flip(images.pixels_NCHW[chosen_B], draw, dataset.padding, dataset.flip)
+            yield run.ranks.shard(pixels_BCHW), run.ranks.shard(images.labels_N[chosen_B])
+        start = 0
 
 
-def from_folder(images: ImageFolder, config: DecoupledConfig, epoch: int, start: int, run: Run) -> Iterator[Batch]:
-    """The batches of an epoch from number `start` on: this process's share, cropped, mirrored, coloured, as bytes."""
+def from_folder(images: ImageFolder, config: DecoupledConfig, first: int, run: Run) -> Iterator[Batch]:
+    """Endless batches from update `first` on: this process's share, cropped, mirrored, coloured, as bytes."""
     dataset, ranks = config.dataset, run.ranks
+    per_epoch = images.batches_per_epoch(config.optimizer.batch_size)
+    epoch, start = divmod(first, per_epoch)
     batches = images.train(
         config.seed,
         epoch,
@@ -93,16 +96,17 @@ def from_folder(images: ImageFolder, config: DecoupledConfig, epoch: int, start:
         dataset.size,
         dataset.workers,
         first=start,
+        epochs=2**62,
         rank=ranks.rank,
         ranks=ranks.count,
         min_area=dataset.min_area,
         flip=dataset.flip,
         pin_memory=run.device.type == "cuda",
     )
-    for k, (pixels_BCHW, labels_B) in enumerate(readable(batches), start):
-        pixels_BCHW, labels_B = (t.to(run.device, non_blocking=True) for t in (pixels_BCHW, labels_B))
+    for update, (pixels_BCHW, labels_B) in enumerate(readable(batches), first):
+        pixels_BCHW, labels_B = (to_device(tensor, run.device) for tensor in (pixels_BCHW, labels_B))
         if dataset.colour:
-            draw = generator(config.seed, "colour", epoch, k)
+            draw = generator(config.seed, "colour", *divmod(update, per_epoch))
             pixels_BCHW = photometric(pixels_BCHW, draw, dataset.colour, ranks.rank, ranks.count)
         yield pixels_BCHW, labels_B
 
@@ -112,13 +116,19 @@ def evaluation_batches(images: Images, config: DecoupledConfig, run: Run) -> Ite
     dataset, ranks = config.dataset, run.ranks
     if isinstance(images, ImageFolder):
         batches = images.evaluate(
-            EVALUATED, dataset.size, dataset.resize, dataset.workers, rank=ranks.rank, ranks=ranks.count
+            EVALUATED,
+            dataset.size,
+            dataset.resize,
+            dataset.workers,
+            rank=ranks.rank,
+            ranks=ranks.count,
+            pin_memory=run.device.type == "cuda",
         )
     else:
         batches = zip(images.pixels_NCHW.split(EVALUATED), images.labels_N.split(EVALUATED), strict=True)
         batches = ((ranks.shard(pixels_BCHW), ranks.shard(labels_B)) for pixels_BCHW, labels_B in batches)
     for pixels_BCHW, labels_B in readable(batches):
-        yield images.normalise(pixels_BCHW.to(run.device), run.dtype), labels_B.to(run.device)
+        yield images.normalise(to_device(pixels_BCHW, run.device), run.dtype), to_device(labels_B, run.device)
 
 
 def readable(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -116,6 +116,7 @@ class DecoupledConfig(RunConfig):
     )
     several_processes: ClassVar[bool] = True
     autocasts: ClassVar[bool] = True
+    fixed_shapes: ClassVar[bool] = True
     model: DecoupledModelConfig = field(default_factory=DecoupledModelConfig)
     technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     optimizer: SGDConfig = field(default_factory=SGDConfig)

@@ -29,7 +29,7 @@ from experiments.runner.limits import (
 )
 from experiments.runner.run import Run
 from experiments.synthetic_gradients.data import load, shape_of, train_batches
-from experiments.synthetic_gradients.metrics import Sums, averages, evaluate, sums_of
+from experiments.synthetic_gradients.metrics import Sums, added, averages, evaluate, sums_of
 from experiments.synthetic_gradients.settings import (
     SIDES,
     DecoupledConfig,
@@ -60,7 +60,8 @@ def main(config: DecoupledConfig, run: Run) -> dict:
     # Loop
     first, tally = 0, {}
     if state := run.resume():
-        first, tally = state["step"], state["tally"]
+        first = state["step"]
+        tally = {name: value.to(run.device) for name, value in state["tally"].items()}
         network.load_state_dict(state["network"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -81,7 +82,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             sums = learn(*next(batches))
             for optimizer in optimizers:
                 optimizer.step()
-            tally = {name: tally[name] + value for name, value in sums.items()} if tally else sums
+            tally = added(tally, sums)
     return {
         "objective": 1 - measured["accuracy_top1"],
         "steps": steps,

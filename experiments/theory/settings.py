@@ -33,6 +33,7 @@ LATTICE = 10**6  # frequencies that a construction may list
 class ExactConfig(RunConfig):
     """What needs no training: one part of the theory, in exact or float64 arithmetic."""
 
+    on_gpu: ClassVar[bool] = False
     axes: ClassVar[tuple[str, ...]] = ("part",)
     budget: ClassVar[tuple[str, ...]] = ("instances",)
     part: str = MISSING  # one of PARTS
@@ -49,6 +50,7 @@ class ExactConfig(RunConfig):
 class ConstructionConfig(RunConfig):
     """Theorem 1: the network that is written down, of one width."""
 
+    on_gpu: ClassVar[bool] = False
     axes: ClassVar[tuple[str, ...]] = ("n_inputs", "width")
     budget: ClassVar[tuple[str, ...]] = ("degree", "n_train", "n_test")
     n_inputs: int = MISSING
@@ -72,6 +74,7 @@ class ConstructionConfig(RunConfig):
 class TrainingConfig(RunConfig):
     """What the trained parts share: an ensemble of networks, one a seed."""
 
+    on_gpu: ClassVar[bool] = False  # a grid has a run on every core, and on one GPU they would take turns
     budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_train", "n_test")
     model: MLPConfig = field(default_factory=MLPConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -28,8 +28,7 @@ from omegaconf import OmegaConf
 from experiments.distillation.settings import TrainTeacherConfig
 from experiments.distillation.train_teacher import Players, atari_options, learn
 from experiments.registry import register_settings
-from experiments.runner.process import prepare_cpu
-from scripts.bench.regression import show
+from scripts.bench.regression import default_out, device_name, prepare, show
 from sobolev.atari import (
     ActorCritic,
     Environments,
@@ -48,11 +47,12 @@ def main() -> None:
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("results/teachers/bench.csv"))
+    parser.add_argument("--device", default="cpu", help="of the networks; emulators are on the CPU")
+    parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/teachers")
     arguments = parser.parse_args()
-    prepare_cpu(arguments.threads)
-    candidates = ours(arguments.game, arguments.threads) | recording(arguments.game, arguments.threads)
-    if theirs := stable_baselines(arguments.game):
+    device = prepare(arguments.threads, arguments.device)
+    candidates = ours(arguments.game, arguments.threads, device) | recording(arguments.game, arguments.threads)
+    if theirs := stable_baselines(arguments.game, device):
         candidates["stable_baselines3"] = theirs
     rows = [
         {
@@ -60,14 +60,17 @@ def main() -> None:
             "candidate": name,
             "steps_per_second": f"{1 / wall:.0f}",
             "cpu_ms_per_step": f"{1e3 * cpu:.3f}",
+            "device": device_name(device),
             "threads": arguments.threads,
         }
-        for name, (wall, cpu) in alternate(candidates, arguments.rounds).items()
+        for name, (wall, cpu) in alternate(candidates, arguments.rounds, device).items()
     ]
-    show(rows, arguments.out)
+    show(rows, arguments.out or default_out("teachers", device))
 
 
-def alternate(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
+def alternate(
+    candidates: dict[str, Callable[[], int]], rounds: int, device: torch.device
+) -> dict[str, tuple[float, float]]:
     """Median wall and CPU seconds a step. A candidate makes some steps a call and says how many."""
     for call in candidates.values():
         call()
@@ -76,6 +79,8 @@ def alternate(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[str
         for name, call in candidates.items():
             wall, cpu = time.perf_counter(), time.process_time()
             steps = call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             measured[name].append(((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps))
     return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in measured.items()}
 
@@ -86,15 +91,15 @@ def shipped(game: str) -> TrainTeacherConfig:
         return OmegaConf.to_object(compose("config", ["experiment=train_teacher", f"dataset=atari/{game}"]))
 
 
-def ours(game: str, threads: int) -> dict[str, Callable[[], int]]:
+def ours(game: str, threads: int, device: torch.device) -> dict[str, Callable[[], int]]:
     """One update as experiments/distillation/train_teacher.py makes it, and its parts."""
     config = shipped(game)
     settings = config.teacher
     environments = Environments(atari_options(config.dataset), settings.environments, threads)
     players = Players(environments, settings)
     players.begin(environment_seeds(0, "bench", settings.environments))
-    rollout = players.rollout(torch.device("cpu"))
-    actor = ActorCritic(teacher(environments.n_actions), getattr(torch, settings.compute_dtype.name))
+    rollout = players.rollout(device)
+    actor = ActorCritic(teacher(environments.n_actions), getattr(torch, settings.compute_dtype.name)).to(device)
     optimizer = torch.optim.Adam(actor.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
     objective = Objective(settings.clip, settings.value_coef, settings.entropy_coef, settings.normalise_advantages)
     steps = settings.environments * settings.horizon
@@ -154,7 +159,7 @@ def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
     return {"recording": record_states, "of it emulators and forward": play_and_forget}
 
 
-def stable_baselines(game: str) -> Callable[[], int] | None:
+def stable_baselines(game: str, device: torch.device) -> Callable[[], int] | None:
     """One rollout and its update by Stable-Baselines3's PPO, with the settings its authors publish for Atari."""
     try:
         import ale_py
@@ -177,7 +182,7 @@ def stable_baselines(game: str) -> Callable[[], int] | None:
         clip_range=0.1,
         vf_coef=0.5,
         ent_coef=0.01,
-        device="cpu",
+        device=device,
     )
     steps = 8 * 128
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from experiments.runner.process import prepare_cpu
-from scripts.bench.regression import alternate, matrix_product, show
+from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
 from sobolev import projections
+from sobolev.devices import to_device
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
 from sobolev.networks.atari_policies import ARCHITECTURES, FRAME, AtariPolicy, teacher
 from sobolev.networks.relu_passes import ReLUPasses
@@ -38,22 +39,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("results/distillation/bench.csv"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/distillation")
     arguments = parser.parse_args()
-    prepare_cpu(arguments.threads)
-    rows = bench(arguments.rounds)
-    show(rows, arguments.out)
+    device = prepare(arguments.threads, arguments.device)
+    rows = bench(arguments.rounds, device)
+    show(rows, arguments.out or default_out("distillation", device))
 
 
-def bench(rounds: int) -> list[dict[str, str | int]]:
+def bench(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
     """One row a candidate: ms a value-only and a Sobolev step, their ratio, that of operations, share of the peak."""
     steps: dict[str, Callable[[], None]] = {}
     for name, make in CANDIDATES.items():
         for method, alpha in (("value", 0.0), ("sobolev", ALPHA)):
-            steps[f"{name} {method}"] = make(alpha)
-    products = {f"peak {dtype}": matrix_product(1024, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
-    seconds = alternate(steps | products, rounds)
-    peaks = {name.removeprefix("peak "): 2 * 1024**3 / seconds[name] for name in products}
+            steps[f"{name} {method}"] = make(alpha, device)
+    size = PRODUCT[device.type]
+    products = {
+        f"peak {dtype}": matrix_product(size, getattr(torch, dtype), device) for dtype in ("float32", "bfloat16")
+    }
+    seconds = alternate(steps | products, rounds, device)
+    peaks = {name.removeprefix("peak "): 2 * size**3 / seconds[name] for name in products}
     rows = []
     for name in CANDIDATES:
         value, sobolev = (seconds[f"{name} {method}"] for method in ("value", "sobolev"))
@@ -69,6 +74,7 @@ def bench(rounds: int) -> list[dict[str, str | int]]:
                 "of_sketch": f"{sobolev / seconds['sketch sobolev']:.2f}",
                 "share_of_peak": f"{counts[1] / sobolev / peaks[precision]:.2f}",
                 "peak_gflops": f"{peaks[precision] / 1e9:.0f}",
+                "device": device_name(device),
                 "threads": torch.get_num_threads(),
             }
         )
@@ -101,13 +107,13 @@ def student() -> AtariPolicy:
     return AtariPolicy(ACTIONS, ARCHITECTURES["student"])
 
 
-def batches() -> Callable[[], torch.Tensor]:
+def batches(device: torch.device) -> Callable[[], torch.Tensor]:
     rng = generator(0, "batches")
-    return lambda: torch.randint(STATES, (BATCH,), generator=rng)
+    return lambda: to_device(torch.randint(STATES, (BATCH,), generator=rng), device)
 
 
-def sketch(alpha: float) -> Callable[[], None]:
-    pupil, master, raw, draw = student(), teacher(ACTIONS), states(), batches()
+def sketch(alpha: float, device: torch.device) -> Callable[[], None]:
+    pupil, master, raw, draw = student().to(device), teacher(ACTIONS).to(device), states().to(device), batches(device)
     with torch.no_grad():
         log_q = torch.cat([master(part) for part in raw.split(BATCH)])
     loss = distillation_loss(1.0, alpha, projection=projections.Sphere())
@@ -122,9 +128,9 @@ def sketch(alpha: float) -> Callable[[], None]:
     return step
 
 
-def fused(alpha: float, compute_dtype: torch.dtype, recorded: bool) -> Callable[[], None]:
-    pupil, master = ReLUPasses(student(), compute_dtype), ReLUPasses(teacher(ACTIONS), compute_dtype)
-    raw, draw, projection = pupil.flat_patches(states()), batches(), projections.Sphere()
+def fused(alpha: float, device: torch.device, compute_dtype: torch.dtype, recorded: bool) -> Callable[[], None]:
+    pupil, master = (ReLUPasses(policy, compute_dtype).to(device) for policy in (student(), teacher(ACTIONS)))
+    raw, draw, projection = pupil.flat_patches(states().to(device)), batches(device), projections.Sphere()
     log_q = torch.cat([master.values(part)[1].log_softmax(-1) for part in raw.split(BATCH)])
     gradients = None
     if alpha:
@@ -142,11 +148,11 @@ def fused(alpha: float, compute_dtype: torch.dtype, recorded: bool) -> Callable[
     return step
 
 
-CANDIDATES: dict[str, Callable[[float], Callable[[], None]]] = {
+CANDIDATES: dict[str, Callable[[float, torch.device], Callable[[], None]]] = {
     "sketch": sketch,
-    "float32": lambda alpha: fused(alpha, torch.float32, recorded=False),
-    "bfloat16": lambda alpha: fused(alpha, torch.bfloat16, recorded=False),
-    "recorded": lambda alpha: fused(alpha, torch.bfloat16, recorded=True),
+    "float32": partial(fused, compute_dtype=torch.float32, recorded=False),
+    "bfloat16": partial(fused, compute_dtype=torch.bfloat16, recorded=False),
+    "recorded": partial(fused, compute_dtype=torch.bfloat16, recorded=True),
 }
 
 

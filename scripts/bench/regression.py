@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import platform
 import statistics
 import sys
 import time
@@ -22,13 +23,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from experiments.runner.process import prepare_cpu
+from experiments.runner.process import prepare_cpu, prepare_gpu
 from sobolev.files import replacing
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
 HIDDEN = 256
 LEARNING_RATE = 3e-5
+PRODUCT = {"cpu": 1024, "cuda": 8192}  # the side of a matrix whose product comes to the machine's limit
 SCAN = 10  # steps that one call of the JAX program makes
 
 
@@ -37,11 +39,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--networks", type=int, default=10, help="networks in the ensemble")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("results/regression/bench.csv"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/regression")
     arguments = parser.parse_args()
-    prepare_cpu(arguments.threads)
-    rows = bench_regression(arguments.networks, arguments.rounds)
-    show(rows, arguments.out)
+    device = prepare(arguments.threads, arguments.device)
+    rows = bench_regression(arguments.networks, arguments.rounds, device)
+    show(rows, arguments.out or default_out("regression", device))
+
+
+def prepare(threads: int, device: str) -> torch.device:
+    """A process as a run's is, where float32 is float32 on a GPU too."""
+    prepare_cpu(threads)
+    prepare_gpu(fixed_shapes=True)
+    return torch.device(device)
+
+
+def default_out(domain: str, device: torch.device) -> Path:
+    """Where the rows of a benchmark go: those of a GPU beside those of a CPU."""
+    return Path("results") / domain / ("bench.csv" if device.type == "cpu" else f"bench_{device.type}.csv")
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def show(rows: list[dict[str, str | int]], out: Path) -> None:
@@ -57,20 +76,22 @@ def show(rows: list[dict[str, str | int]], out: Path) -> None:
     print(out)
 
 
-def bench_regression(networks: int, rounds: int) -> list[dict[str, str | int]]:
+def bench_regression(networks: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
     """One row a (points, method, candidate): ms a network, ratio to the loop, share of the measured peak."""
     rows: list[dict[str, str | int]] = []
     for n in (20, 100):
         for method, gradient_weight, products in (("value", 0.0, 3), ("sobolev", 1.0, 4)):
             candidates = {
-                "loop": (loop_by_hand(n, gradient_weight), 1),
-                "ensemble": (ensemble(n, gradient_weight, networks), networks),
+                "loop": (loop_by_hand(n, gradient_weight, device), 1),
+                "ensemble": (ensemble(n, gradient_weight, networks, device), networks),
             }
-            if jax_step := jax_program(n, gradient_weight, networks):
+            if device.type == "cpu" and (jax_step := jax_program(n, gradient_weight, networks)):
                 candidates["jax"] = (jax_step, networks * SCAN)
-            peak = matrix_product(1024)
-            seconds = alternate({name: step for name, (step, _) in candidates.items()} | {"peak": peak}, rounds)
-            limit = products * 2 * n * HIDDEN * HIDDEN / (2 * 1024**3 / seconds["peak"])
+            size = PRODUCT[device.type]
+            peak = matrix_product(size, torch.float32, device)
+            steps = {name: step for name, (step, _) in candidates.items()} | {"peak": peak}
+            seconds = alternate(steps, rounds, device)
+            limit = products * 2 * n * HIDDEN * HIDDEN / (2 * size**3 / seconds["peak"])
             per_network = {name: seconds[name] / count for name, (_, count) in candidates.items()}
             for name, time_per_network in per_network.items():
                 rows.append(
@@ -81,51 +102,50 @@ def bench_regression(networks: int, rounds: int) -> list[dict[str, str | int]]:
                         "ms_per_network": f"{1e3 * time_per_network:.3f}",
                         "times_faster_than_loop": f"{per_network['loop'] / time_per_network:.1f}",
                         "share_of_peak": f"{limit / time_per_network:.2f}",
-                        "peak_gflops": f"{2e-9 * 1024**3 / seconds['peak']:.0f}",
+                        "peak_gflops": f"{2e-9 * size**3 / seconds['peak']:.0f}",
+                        "device": device_name(device),
                         "threads": torch.get_num_threads(),
                     }
                 )
     return rows
 
 
-def alternate(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds a call; each candidate runs for about 50 ms in each round."""
+def alternate(candidates: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds a call; each candidate runs for about 50 ms in each round. A GPU's queue is empty by its end."""
+
+    def seconds(call: Callable[[], None], times: int) -> float:
+        started = time.perf_counter()
+        for _ in range(times):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - started) / times
+
     calls = {}
     for name, call in candidates.items():
-        call()
-        started = time.perf_counter()
-        call()
-        calls[name] = max(1, round(0.05 / (time.perf_counter() - started)))
+        seconds(call, 1)
+        calls[name] = max(1, round(0.05 / seconds(call, 1)))
     measured: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            started = time.perf_counter()
-            for _ in range(calls[name]):
-                call()
-            measured[name].append((time.perf_counter() - started) / calls[name])
+            measured[name].append(seconds(call, calls[name]))
     return {name: statistics.median(values) for name, values in measured.items()}
 
 
-def matrix_product(size: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Callable[[], None]:
+def matrix_product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
     a, out = (make(size, size, device=device).to(dtype) for make in (torch.randn, torch.empty))
-
-    def step() -> None:
-        torch.mm(a, a, out=out)
-        if a.is_cuda:
-            torch.cuda.synchronize(a.device)
-
-    return step
+    return lambda: torch.mm(a, a, out=out)
 
 
-def batch(networks: int, n: int) -> list[torch.Tensor]:
-    return [torch.randn(networks, n, width, generator=generator(0, "bench")) for width in (2, 1, 2)]
+def batch(networks: int, n: int, device: torch.device) -> list[torch.Tensor]:
+    return [torch.randn(networks, n, width, generator=generator(0, "bench")).to(device) for width in (2, 1, 2)]
 
 
-def loop_by_hand(n: int, gradient_weight: float) -> Callable[[], None]:
+def loop_by_hand(n: int, gradient_weight: float, device: torch.device) -> Callable[[], None]:
     """What one writes first: one nn.Sequential, double backpropagation, Adam."""
     network = nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    x, value, gradient = (tensor[0] for tensor in batch(1, n))
+    optimizer = torch.optim.Adam(network.to(device).parameters(), lr=LEARNING_RATE)
+    x, value, gradient = (tensor[0] for tensor in batch(1, n, device))
 
     def step() -> None:
         x.requires_grad_(gradient_weight != 0)
@@ -141,12 +161,12 @@ def loop_by_hand(n: int, gradient_weight: float) -> Callable[[], None]:
     return step
 
 
-def ensemble(n: int, gradient_weight: float, networks: int) -> Callable[[], None]:
+def ensemble(n: int, gradient_weight: float, networks: int, device: torch.device) -> Callable[[], None]:
     """Ours, as experiments/regression/train.py trains."""
-    model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)])
+    model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)]).to(device)
     compute_gradients = ReLUSobolevStep(model, n, 1.0, gradient_weight)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    data = batch(networks, n)
+    data = batch(networks, n, device)
 
     def step() -> None:
         compute_gradients(*data)
@@ -165,7 +185,7 @@ def jax_program(n: int, gradient_weight: float, networks: int) -> Callable[[], N
         return None
     model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)])
     parameters = [jnp.asarray(parameter.detach().numpy()) for parameter in model.parameters()]
-    x, value, gradient = (jnp.asarray(tensor.numpy()) for tensor in batch(networks, n))
+    x, value, gradient = (jnp.asarray(tensor.numpy()) for tensor in batch(networks, n, torch.device("cpu")))
 
     def predict(parameters, x_I):
         w1, w2, w3, b1, b2, b3 = parameters

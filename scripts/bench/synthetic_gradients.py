@@ -12,7 +12,6 @@ turn in each round and medians are compared, so that a noisy machine slows all o
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from experiments.runner.process import prepare_cpu
-from scripts.bench.regression import alternate, matrix_product, show
+from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
 from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
 from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork
@@ -40,11 +38,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/synthetic_gradients")
     arguments = parser.parse_args()
-    prepare_cpu(arguments.threads)
-    device = torch.device(arguments.device)
+    device = prepare(arguments.threads, arguments.device)
     rows = bench(arguments.batch, arguments.rounds, device)
-    name = "bench.csv" if device.type == "cpu" else f"bench_{device.type}.csv"
-    show(rows, arguments.out or Path("results/synthetic_gradients") / name)
+    show(rows, arguments.out or default_out("synthetic_gradients", device))
 
 
 def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
@@ -53,9 +49,9 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
     for precision in PRECISIONS:
         steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
         operations = {name: count(step) for name, step in steps.items()}
-        size = 1024 if device.type == "cpu" else 8192  # where a product comes to the processor's limit
-        product = matrix_product(size, getattr(torch, precision), device.type)
-        seconds = alternate(steps | {"product": product}, rounds)
+        size = PRODUCT[device.type]
+        product = matrix_product(size, getattr(torch, precision), device)
+        seconds = alternate(steps | {"product": product}, rounds, device)
         peak = 2 * size**3 / seconds["product"]
         for name in TECHNIQUES:
             slower = seconds[name] / seconds["backprop"]
@@ -71,7 +67,7 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
                     "overhead": f"{slower / more:.2f}",
                     "share_of_peak": f"{operations[name] / seconds[name] / peak:.2f}",
                     "peak_gflops": f"{peak / 1e9:.0f}",
-                    "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+                    "device": device_name(device),
                     "threads": torch.get_num_threads(),
                 }
             )
@@ -115,8 +111,6 @@ def step_of(name: str, batch: int, precision: str, device: torch.device) -> Call
             network.step(x_BCHW, labels_B)
         for optimizer in optimizers:
             optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
 
     return step
 

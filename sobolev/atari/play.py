@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sobolev.atari.actor_critic import sample
 from sobolev.atari.environments import AtariOptions, Environments
+from sobolev.devices import to_device
 from sobolev.seeding import generator
 
 
@@ -50,7 +51,7 @@ def play(
     actions = np.zeros(episodes, int)
     uniform = generator(seed, "play actions")
     while playing.any():
-        log_probs_NA = log_probs(torch.from_numpy(states[playing]).to(device)).float().cpu()
+        log_probs_NA = log_probs(to_device(torch.from_numpy(states[playing]), device)).float().cpu()
         noise_NA = torch.rand(episodes, environments.n_actions, generator=uniform)[torch.from_numpy(playing)]
         chosen = log_probs_NA.argmax(1) if greedy else sample(log_probs_NA, noise_NA)
         actions[playing] = chosen.numpy()

@@ -93,7 +93,7 @@ class RecordedStates:
         """
         path = Path(path)
         header = shards.read_header(path / "header.json")
-        for key, value in (recording.description if recording else {}).items():
+        for key, value in (shards.DEVICE | recording.description if recording else {}).items():
             if header[key] != value:
                 raise ValueError(f"{path / 'header.json'}: {key} is {header[key]!r}, expected {value!r}")
         files = shards.checked_files(path, header)

@@ -28,6 +28,7 @@ from sobolev.atari.actor_critic import sample
 from sobolev.atari.environments import Environments
 from sobolev.atari.play import environment_seeds
 from sobolev.atari.teachers import Teacher
+from sobolev.devices import to_device
 from sobolev.files import locked, replacing, sha256
 from sobolev.seeding import generator
 
@@ -41,6 +42,8 @@ class Recording:
         states: how many states are recorded.
         environments: in how many environments the teacher plays at once.
         seed: of the environments and of the actions.
+        device: where the teacher computes. Its rounding decides between actions now and then, and from there on
+            other states are visited: so a recording's description and name say it, where it is not the CPU.
 
     Raises:
         ValueError: no states or no environments.
@@ -50,6 +53,7 @@ class Recording:
     states: int = 100_000
     environments: int = 16
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("states", "environments"):
@@ -59,7 +63,8 @@ class Recording:
     @property
     def description(self) -> dict[str, Any]:
         """Everything that the recorded states depend on, as the header holds it."""
-        return {
+        kind = torch.device(self.device).type
+        return ({} if kind == "cpu" else {"device": kind}) | {
             "format": shards.FORMAT,
             "teacher": self.teacher.sha256,
             "options": asdict(self.teacher.options) | {"actions": list(self.teacher.options.actions)},
@@ -80,7 +85,6 @@ def record(
     recording: Recording,
     folder: str | Path,
     threads: int = 0,
-    device: str | torch.device = "cpu",
     progress: Callable[[int], None] = lambda states: None,
 ) -> Path:
     """Record into `folder / recording.name`, unless that is there already, and return the path.
@@ -91,7 +95,6 @@ def record(
         recording: what is recorded.
         folder: where recordings are kept.
         threads: of the emulators; 0 stands for as many as there are cores.
-        device: where the teacher computes.
         progress: called with the number of states that a shard has added.
 
     Raises:
@@ -104,16 +107,14 @@ def record(
         if not (path / "header.json").exists():
             for partial in path.glob(".*.partial"):  # of a process that was killed
                 partial.unlink()
-            _record(recording, path, threads, torch.device(device), progress)
+            _record(recording, path, threads, progress)
     return path
 
 
 @torch.no_grad()
-def _record(
-    recording: Recording, path: Path, threads: int, device: torch.device, progress: Callable[[int], None]
-) -> None:
+def _record(recording: Recording, path: Path, threads: int, progress: Callable[[int], None]) -> None:
     """Write the shards that are missing in `path`, and then the header."""
-    n = recording.environments
+    n, device = recording.environments, torch.device(recording.device)
     policy = recording.teacher.policy.to(device)
     environments = Environments(recording.teacher.options, n, threads)
     states_NCHW = environments.reset(environment_seeds(recording.seed, "recorded environments", n))
@@ -129,7 +130,7 @@ def _record(
         added = 0
         for t in range(shards.SHARD_STEPS):
             if known is None:
-                log_probs_NA = policy(torch.from_numpy(states_NCHW).to(device)).cpu()
+                log_probs_NA = policy(to_device(torch.from_numpy(states_NCHW), device)).cpu()
                 actions_N = sample(log_probs_NA, uniform_TNA[t]).numpy()
             elif t < len(known["frames"]) and np.array_equal(known["frames"][t], states_NCHW[:, -1]):
                 actions_N = known["actions"][t].astype(np.int64)

@@ -41,6 +41,7 @@ HEADER = {  # its fields and their types
     "ale_py": str,
     "shards": dict,
 }
+DEVICE = {"device": "cpu"}  # a field that is left out where the teacher computed there
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -50,9 +51,9 @@ def read_header(file: Path) -> dict[str, Any]:
     _check_regular(file, HEADER_BYTES)
     try:
         header = json.loads(file.read_bytes())
-        if not isinstance(header, dict) or set(header) != set(HEADER):
+        if not isinstance(header, dict) or set(header := DEVICE | header) != {*HEADER, *DEVICE}:
             raise ValueError(f"expected {', '.join(HEADER)}")
-        for key, kind in HEADER.items():
+        for key, kind in (HEADER | {"device": str}).items():
             if type(header[key]) is not kind:
                 raise ValueError(f"{key} is {header[key]!r:.100}, expected {kind.__name__}")
         if header["format"] != FORMAT:

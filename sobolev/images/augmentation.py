@@ -8,9 +8,13 @@ Shape suffixes: B samples, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sobolev.devices import to_device
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601, as in image libraries
 
@@ -34,14 +38,15 @@ def shift_and_flip(pixels_BCHW: Tensor, generator: torch.Generator, padding: int
     if not 0 <= padding < min(height, width):
         raise ValueError(f"padding={padding}: expected 0 to {min(height, width) - 1} for images of {height} x {width}")
     device = pixels_BCHW.device
-    places_2B = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device).to(device)
-    mirrored_B = torch.randint(2, (n,), generator=generator, device=generator.device).to(device).bool()
+    places_2B = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device)
+    mirrored_B = torch.randint(2, (n,), generator=generator, device=generator.device)
+    *places_2B, mirrored_B = to_device(torch.cat([places_2B, mirrored_B[None]]), device)  # in one copy
     if padding:
         padded = functional.pad(pixels_BCHW, (padding,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, place, place, H, W), a view
         pixels_BCHW = windows[torch.arange(n, device=device), :, *places_2B]
     if flip:
-        pixels_BCHW = torch.where(mirrored_B[:, None, None, None], pixels_BCHW.flip(-1), pixels_BCHW)
+        pixels_BCHW = torch.where(mirrored_B.bool()[:, None, None, None], pixels_BCHW.flip(-1), pixels_BCHW)
     return pixels_BCHW
 
 
@@ -70,10 +75,10 @@ def photometric(
         raise ValueError(f"expected pixels (B, 3, H, W), got {tuple(pixels_BCHW.shape)}")
     n, device = len(pixels_BCHW) * ranks, pixels_BCHW.device
     uniform_3B, which_3B = (torch.rand(3, n, generator=generator, device=generator.device) for _ in range(2))
-    factors_3B = 1 + strength * (2 * uniform_3B[:, rank::ranks].to(device) - 1)
-    order_3B = which_3B[:, rank::ranks].argsort(0).to(device)
+    factors_3B = 1 + strength * (2 * to_device(uniform_3B[:, rank::ranks], device) - 1)
+    order_3B = to_device(which_3B[:, rank::ranks].argsort(0), device)
     x = pixels_BCHW.float()
-    weights_C11 = x.new_tensor(LUMINANCE)[:, None, None]
+    weights_C11 = _luminance(x.dtype, device)
     for factor_B, which_B in zip(factors_3B, order_3B, strict=True):
         which_B111 = which_B[:, None, None, None]
         luminance = (x * weights_C11).sum(1, keepdim=True)
@@ -81,3 +86,9 @@ def photometric(
         reference = torch.where(which_B111 == 0, 0, reference)
         x = torch.lerp(reference.expand_as(x), x, factor_B[:, None, None, None]).clamp_(0, 255)
     return x.round_().to(torch.uint8)
+
+
+@lru_cache(maxsize=8)
+def _luminance(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """LUMINANCE (C, 1, 1) on a device, where it stays."""
+    return torch.tensor(LUMINANCE, dtype=dtype, device=device)[:, None, None]

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -96,13 +97,14 @@ class ImageFolder:
         workers: int = 0,
         *,
         first: int = 0,
+        epochs: int = 1,
         rank: int = 0,
         ranks: int = 1,
         min_area: float = 0.08,
         flip: bool = True,
         pin_memory: bool = False,
     ) -> Iterator[Batch]:
-        """The shuffled and augmented batches of one epoch. Images that do not fill a last batch are left out of it.
+        """The shuffled and augmented batches of an epoch. Images that do not fill a last batch are left out of it.
 
         Args:
             seed: of the order and the crops.
@@ -111,6 +113,7 @@ class ImageFolder:
             size: the side of the crops, in pixels.
             workers: processes that decode; 0 decodes in this process.
             first: the batch to begin with.
+            epochs: how many epochs follow each other, this one included. The same processes decode all of them.
             rank: which of the `ranks` shares of each batch to yield: samples rank, rank + ranks, rank + 2 ranks, ...
             ranks: processes that train together.
             min_area: the smallest area of a crop, as a fraction of the image's. The Inception networks have 0.08.
@@ -121,11 +124,12 @@ class ImageFolder:
             ImageError: an image cannot be read. The message names it.
             ValueError: a batch larger than the split, or a rank that does not exist.
         """
-        order = torch.randperm(len(self), generator=generator(seed, "shuffle", epoch)).numpy()
-        crops = RandomCrops(seed, epoch, batch_size, min_area, flip)
         n_batches = self.batches_per_epoch(batch_size)
-        batches = _Batches(self, order, batch_size, size, crops, rank, ranks)
-        return _load(batches, range(first, n_batches), workers, pin_memory)
+        of_epoch = partial(_shuffled, seed, len(self), batch_size, min_area, flip)
+        batches = _Batches(self, of_epoch, batch_size, size, rank, ranks)
+        following = range(epoch, epoch + epochs)
+        numbers = ((e, k) for e in following for k in range(first if e == epoch else 0, n_batches))
+        return _load(batches, numbers, workers, pin_memory)
 
     def evaluate(
         self,
@@ -136,6 +140,7 @@ class ImageFolder:
         *,
         rank: int = 0,
         ranks: int = 1,
+        pin_memory: bool = False,
     ) -> Iterator[Batch]:
         """All images once, in order, the last batch smaller.
 
@@ -148,8 +153,9 @@ class ImageFolder:
         """
         if not 0 < size <= resize:
             raise ValueError(f"size={size}: expected 1 to resize={resize}")
-        batches = _Batches(self, np.arange(len(self)), batch_size, size, CentralCrops(size / resize), rank, ranks)
-        return _load(batches, range(-(-len(self) // batch_size)), workers, pin_memory=False)
+        batches = _Batches(self, partial(_in_order, len(self), size / resize), batch_size, size, rank, ranks)
+        numbers = ((0, k) for k in range(-(-len(self) // batch_size)))
+        return _load(batches, numbers, workers, pin_memory)
 
     def batches_per_epoch(self, batch_size: int) -> int:
         """How many whole batches there are.
@@ -202,7 +208,22 @@ def _subfolders(directory: Path) -> list[str]:
     return names
 
 
-def _load(batches: _Batches, numbers: range, workers: int, pin_memory: bool) -> Iterator[Batch]:
+@lru_cache(maxsize=2)  # processes that decode are in one epoch, and then also in the next
+def _shuffled(
+    seed: int, n: int, batch_size: int, min_area: float, flip: bool, epoch: int
+) -> tuple[np.ndarray, RandomCrops]:
+    """The order of the images in an epoch, and the crops that are taken of them."""
+    order = torch.randperm(n, generator=generator(seed, "shuffle", epoch)).numpy()
+    return order, RandomCrops(seed, epoch, batch_size, min_area, flip)
+
+
+@lru_cache(maxsize=2)
+def _in_order(n: int, fraction: float, epoch: int) -> tuple[np.ndarray, CentralCrops]:
+    """The images as they come, and their middle."""
+    return np.arange(n), CentralCrops(fraction)
+
+
+def _load(batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches of these numbers, decoded by worker processes. EXIF tags are warned of once per folder."""
     # With a generator of its own, for a loader without one draws from torch's global generator.
     loader = DataLoader(
@@ -225,7 +246,7 @@ def _load(batches: _Batches, numbers: range, workers: int, pin_memory: bool) -> 
 
 
 class _Batches(Dataset):
-    """Item k is batch k, with the number of its images that EXIF asks to turn.
+    """Item (e, k) is batch k of epoch e, with the number of its images that EXIF asks to turn.
 
     An image that cannot be read is returned as an error, not raised, because a loader would wrap it in a traceback.
     """
@@ -233,10 +254,9 @@ class _Batches(Dataset):
     def __init__(
         self,
         folder: ImageFolder,
-        order: np.ndarray,
+        of_epoch: Callable[[int], tuple[np.ndarray, RandomCrops | CentralCrops]],
         batch_size: int,
         size: int,
-        crops: RandomCrops | CentralCrops,
         rank: int,
         ranks: int,
     ):
@@ -244,12 +264,14 @@ class _Batches(Dataset):
             raise ValueError(
                 f"batch_size={batch_size}, rank={rank} of {ranks}: expected batch_size above 0 and a rank below ranks"
             )
-        self.folder, self.order, self.batch_size, self.size, self.crops = folder, order, batch_size, size, crops
+        self.folder, self.of_epoch, self.batch_size, self.size = folder, of_epoch, batch_size, size
         self.share = slice(rank, None, ranks)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int] | ImageError:
-        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size][self.share]
-        crops = islice(self.crops.of_batch(number), self.share.start, None, self.share.step)
+    def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple[Tensor, Tensor, int] | ImageError:
+        epoch, number = epoch_and_number
+        order, crops = self.of_epoch(epoch)
+        chosen = order[number * self.batch_size : (number + 1) * self.batch_size][self.share]
+        crops = islice(crops.of_batch(number), self.share.start, None, self.share.step)
         pixels_BHWC = torch.empty(len(chosen), self.size, self.size, 3, dtype=torch.uint8)
         n_turned = 0
         # Around the whole batch: after every such block Python forgets which warnings it has already shown.

@@ -8,6 +8,7 @@ Shape suffixes: N samples of the split, B of a batch, C channels, H rows, W colu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,6 +61,15 @@ def normalise(pixels_BCHW: Tensor, mean_C: tuple[float, ...], std_C: tuple[float
             f"expected uint8 pixels (B, {len(mean_C)}, H, W), got {pixels_BCHW.dtype} {tuple(pixels_BCHW.shape)}"
         )
     wide = torch.promote_types(dtype, torch.float32)  # in bfloat16 each of the two operations would round
-    mean_C11, std_C11 = (torch.tensor(v, dtype=wide, device=pixels_BCHW.device)[:, None, None] for v in (mean_C, std_C))
+    scale_C11, shift_C11 = _scale_and_shift(tuple(mean_C), tuple(std_C), wide, pixels_BCHW.device)
     x = pixels_BCHW.to(wide, memory_format=torch.channels_last)
-    return x.mul_(1 / (255 * std_C11)).sub_(mean_C11 / std_C11).to(dtype)
+    return x.mul_(scale_C11).sub_(shift_C11).to(dtype)
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean_C: tuple[float, ...], std_C: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and mean / std (C, 1, 1) on a device, where they stay."""
+    mean_C11, std_C11 = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (mean_C, std_C))
+    return 1 / (255 * std_C11), mean_C11 / std_C11

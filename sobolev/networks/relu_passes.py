@@ -88,6 +88,8 @@ class ReLUPasses(nn.Module):
         for layer in (*policy.convolutions, policy.hidden, policy.actions):
             self.weights.append(nn.Parameter(torch.empty_like(layer.weight)))
             self.biases.append(nn.Parameter(torch.empty_like(layer.bias)))
+        self._scaled: list[Tensor] = []  # the first layer's weights, divided by WHITE
+        self._reduced: list[Tensor] = []  # weights in `compute_dtype`, where that is another type
         self.load(policy)
         self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
 
@@ -135,10 +137,18 @@ class ReLUPasses(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Update the copies of the weights that the passes use. To be called whenever parameters have changed."""
-        weights = [weight.detach() for weight in self.weights[:-1]]
-        self._forward_weights = [weights[0] / WHITE, *weights[1:]]
-        self._w = [weight.to(self.compute_dtype) for weight in weights]
+        """Update the copies of the weights that the passes use. To be called whenever parameters have changed.
+
+        Copies stay where they are in memory: a CUDA graph of a step that ends in this would otherwise compute with the
+        weights of when it was captured, for ever.
+        """
+        self._w = weights = [weight.detach() for weight in self.weights[:-1]]
+        self._scaled = _room(self._scaled, weights[:1], weights[0].dtype)
+        torch.div(weights[0], WHITE, out=self._scaled[0])
+        self._forward_weights = [*self._scaled, *weights[1:]]
+        if self.compute_dtype != weights[0].dtype:
+            self._w = self._reduced = _room(self._reduced, weights, self.compute_dtype)
+            torch._foreach_copy_(self._reduced, weights)
 
     def flat_patches(self, state_BCHW: Tensor) -> Tensor:
         """States (B, C, 84, 84), or what has their shape, as the rows (B, I) that the passes take."""
@@ -233,6 +243,14 @@ def _convolution_backward(g: Tensor, h: Tensor, weight: Tensor, by_input: bool) 
     return torch.ops.aten.convolution_backward(
         g, h, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (by_input, not by_input, False)
     )[0 if by_input else 1]
+
+
+def _room(copies: list[Tensor], weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """`copies` where they have room for these weights in this type, else new memory."""
+    found = [(copy.shape, copy.dtype, copy.device) for copy in copies]
+    if found == [(weight.shape, dtype, weight.device) for weight in weights]:
+        return copies
+    return [torch.empty_like(weight, dtype=dtype) for weight in weights]
 
 
 def _mask(source: Tensor, h: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,38 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch):
     assert (folder(parts) / "metrics.csv").read_bytes() == (folder(whole) / "metrics.csv").read_bytes()
     with np.load(folder(whole) / "saliency.npz") as first, np.load(folder(parts) / "saliency.npz") as second:
         assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def weights_of(make_config, monkeypatch, *overrides: str, **options: str) -> list[float]:
+    """Alpha at each update of a run."""
+    used, step = [], DistillationStep.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            DistillationStep, "__call__", lambda self, *args: (used.append(self.gradient_weight), step(self, *args))
+        )
+        execute(make(make_config, *overrides, "play_episodes=0", **options))
+    return used
+
+
+def test_a_weight_falls_over_the_share_of_training_that_is_given(make_config, monkeypatch):
+    falling = ("objective=sobolev_falling", "objective.gradient_weight=2")
+    cosine = [2 * (1 + math.cos(math.pi * update / 3)) / 2 for update in range(3)]
+    assert weights_of(make_config, monkeypatch, *falling) == pytest.approx([*cosine, 0, 0, 0])
+    whole = weights_of(make_config, monkeypatch, *falling, "objective.falls_until=1")
+    assert whole == pytest.approx([2 * (1 + math.cos(math.pi * update / 6)) / 2 for update in range(6)])
+    assert weights_of(make_config, monkeypatch, "objective.gradient_weight=2") == [2.0] * 6
+
+
+@pytest.mark.parametrize("norm", ["l2", "squared_l2"])
+def test_a_balanced_weight_is_relative_to_the_teachers_gradients(make_config, monkeypatch, norm):
+    options = ("objective.gradient_weight=2", f"objective.norm={norm}")
+    used = weights_of(make_config, monkeypatch, *options, "objective.balanced=true", runs=f"balanced_{norm}")
+    config = make(make_config, *options)
+    recorded, passes = states_of(config), ReLUPasses(load_teacher(config.dataset.teacher).policy)
+    run = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)  # as in training: v depends on the type
+    measured = Measured.of(recorded, split_by_episodes(config, recorded)["train"], passes, config, run)
+    sizes = np.linalg.norm(measured.gradient_GI, axis=1) ** (2 if norm == "squared_l2" else 1)
+    assert used == pytest.approx([2 / sizes.mean()] * 6, rel=1e-4)
 
 
 def teacher_in(folder: Path, template: Path, seed: int) -> Path:

@@ -52,6 +52,7 @@ def test_an_objective_of_other_weights_than_its_name_says_is_not_of_the_papers_s
     "override",
     [
         *("objective.divergence=teacher_student", "objective.norm=squared_l2", "objective.projection=gaussian"),
+        *("objective.falls_until=0.5", "objective.balanced=true"),
         "student.initialisation=uniform_fan_in",
         *("objective.samples=2", "n_gradients=8", "n_evaluate=100", "student=quarter"),
         *("optimizer.steps=100", "optimizer.batch_size=50", "optimizer.batch_size=1000", "optimizer.schedule=cosine"),
@@ -114,6 +115,7 @@ OUT_OF_RANGE = {
     **dict.fromkeys(("optimizer.steps=0", "optimizer.batch_size=0", "optimizer.learning_rate=0"), "must be positive"),
     **dict.fromkeys(("objective.samples=0", "student.hidden=0"), "must be positive"),
     **dict.fromkeys(("play_episodes=-1", "recorded_gib=inf", "dataset.recording_seed=-1"), "must be 0 or more"),
+    **dict.fromkeys(("objective.falls_until=-0.1", "objective.falls_until=1.5"), "a share of the training"),
     **dict.fromkeys(("objective.kl_weight=-1", "objective.gradient_weight=nan"), "must be 0 or more"),
     "dataset.split=[0.5,0.5]": "that sum to 1",
     "dataset.split=[1.5,-0.75,0.25]": "that sum to 1",

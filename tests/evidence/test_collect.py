@@ -133,6 +133,7 @@ def test_a_cell_from_before_settings_were_noted_takes_its_own_runs_and_other_see
     assert json.loads((results / "settings.json").read_text())["regression booth value 20"] == {
         **{"name": "regression", "evaluate_on": "test", "dataset.name": "booth", "loss.name": "value", "n_train": 20},
         **{"optimizer.learning_rate": 0.1, "precision": None},
+        **{"loss.distances": ["squared_l2"] * 3},  # what there was before it was a setting
     }
 
 
@@ -252,6 +253,7 @@ def test_data_sets_of_their_own_sizes_span_no_sizes():
         ("train_teacher", "teachers"),
         ("synthetic_gradients", "synthetic_gradients"),
         ("synthetic_gradients_imagenet", "synthetic_gradients"),
+        ("surrogate_reactor", "surrogates"),
         ("mine_too", "mine"),
     ],
 )
@@ -262,7 +264,7 @@ def test_an_experiment_has_one_folder(experiment, folder):
 def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
     names = [path.stem for path in (CONFIGS / "experiment").glob("*.yaml")]
     shipped = {results_folder(composed(f"experiment={name}").name) for name in names}
-    assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients"}
+    assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients", "surrogates"}
 
 
 def test_collecting_sorts_runs_by_domain(tmp_path, monkeypatch, capsys):

@@ -81,7 +81,7 @@ def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkey
     monkeypatch.setattr("experiments.runner.code_identity.code_identity", lambda _: "edited")
     execute(config)
     said = capsys.readouterr().err
-    assert f"though by other code than is here (of revision {manifest['revision'][:7]}): remove the folder" in said
+    assert f"though by other code than is here (revision {manifest['revision'][:7]}): remove the folder" in said
 
 
 def test_a_run_that_goes_on_with_other_code_says_so_and_notes_both(make_config, monkeypatch, capsys):

@@ -32,9 +32,15 @@ distillation/quickstart 2
 distillation/search 36
   breakout-sobolev_lr0.0001_alpha0.3-n5000-seed1000-c28e38c54e
   pong-sobolev_lr0.001_alpha10.0-n5000-seed1000-4507415ac3
+distillation/search_falling 36
+  breakout-sobolev_falling_lr0.0003_alpha3.0_until0.25-n5000-seed1000-ab18094cb3
+  pong-sobolev_falling_lr0.001_alpha10.0_until1.0-n5000-seed1000-9cc49dbbb3
 distillation/search_reduced 24
   breakout-sobolev_lr0.0005_alpha0.3-n5000-seed1000-6b3e2cda86
   pong-sobolev_lr0.001_alpha10.0-n5000-seed1000-5184661b2c
+distillation/search_reduced_falling 24
+  breakout-sobolev_falling_lr0.001_alpha3.0_until0.25-n5000-seed1000-607f4c5b26
+  pong-sobolev_falling_lr0.001_alpha10.0_until1.0-n5000-seed1000-de0cad9f98
 distillation/search_reduced_value 24
   breakout-value_lr0.0002_alpha0.0-n5000-seed1000-6638c32178
   pong-value_lr0.001_alpha0.0-n5000-seed1000-2a04fa16ec

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from experiments.registry import register_settings
-from experiments.runner import process
+from experiments.runner import revision
 from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute, find_entry
@@ -319,7 +319,7 @@ def test_git_is_called_without_what_the_environment_says_of_it(tmp_path, monkeyp
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.fsmonitor")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"touch {owned}; false")
-    process._git("status", "--porcelain")
+    revision._git(ROOT, "status", "--porcelain")
     assert not owned.exists()
 
 

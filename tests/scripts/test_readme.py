@@ -3,18 +3,34 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from sobolev import SobolevRegressor
 from tests import front_door
 from tests.conftest import CONFIGS, ROOT
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_library_example_learns():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+REGRESSOR, LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_regressors_example_learns_from_derivatives(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(REGRESSOR.replace("SobolevRegressor()", "SobolevRegressor(random_state=0, max_iter=500)"), names)
+    X = np.random.default_rng(1).uniform(-1, 1, (500, 2))
+    y = np.sin(3 * X).prod(1)
+    without = SobolevRegressor(random_state=0, max_iter=500).fit(names["X"], names["y"])
+    assert 1 - names["model"].score(X, y) < 0.5 * (1 - without.score(X, y))
+    assert SobolevRegressor.load(tmp_path / "model.pt").score(X, y) == names["model"].score(X, y)
+
+
+def test_the_loops_example_learns():
+    example = LOOP
     torch.manual_seed(0)
     first: dict = {}
     exec(example.replace("range(200)", "range(1)"), first)

@@ -52,7 +52,7 @@ def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
     written = tmp_path / "tuned" / "atari" / "pong_sobolev.yaml"
     assert yaml.safe_load(written.read_text()) == {
         "optimizer": {"learning_rate": 0.0003},
-        "objective": {"gradient_weight": 0.1},
+        "objective": {"gradient_weight": 0.1, "falls_until": 0.0},
     }
     assert written.read_text().startswith("# @package _global_\n")
     said = capsys.readouterr()
@@ -67,7 +67,10 @@ def test_a_choice_whose_training_failed_is_none(tmp_path, capsys):
     assert tune.main(write_runs(tmp_path, configs, [0.2, 0.2, 0.1])) == 0
     said = capsys.readouterr()
     assert "learning_rate 0.0001" in said.out
-    assert "pong_sobolev, learning_rate 0.001, gradient_weight 0.1: left out, there is no run of seed 1" in said.err
+    assert (
+        "pong_sobolev, learning_rate 0.001, gradient_weight 0.1, falls_until 0: left out, there is no run of seed 1"
+        in said.err
+    )
 
 
 @pytest.mark.parametrize("file", ["summary.json", "manifest.json", "config.yaml"])

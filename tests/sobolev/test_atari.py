@@ -437,7 +437,22 @@ class TestRecordedStates:
         names = {recording.name, replace(recording, seed=2).name, replace(recording, states=171).name}
         names.add(replace(recording, environments=2).name)
         names.add(replace(recording, teacher=replace(recording.teacher, sha256="0")).name)
-        assert len(names) == 5
+        names.add(replace(recording, device="cuda").name)
+        assert len(names) == 6
+
+    def test_a_recording_says_whether_another_device_than_the_cpu_made_it(self, recording, whole, tmp_path):
+        """And one of the CPU is called as before recordings said so."""
+        assert "device" not in recording.description
+        on_gpu = replace(recording, device="cuda:1")
+        assert on_gpu.description == recording.description | {"device": "cuda"}
+        path = shutil.copytree(whole, tmp_path / "copy")
+        with pytest.raises(ValueError, match=r"header.json: device is 'cpu', expected 'cuda'"):
+            RecordedStates.load(path, on_gpu)
+        header = json.loads((path / "header.json").read_text())
+        (path / "header.json").write_text(json.dumps(header | {"device": "cuda"}))
+        assert len(RecordedStates.load(path, on_gpu)) == recording.states
+        with pytest.raises(ValueError, match=r"header.json: device is 'cuda', expected 'cpu'"):
+            RecordedStates.load(path, recording)
 
     def test_a_recording_that_is_damaged_or_another_is_refused_by_name(self, recording, whole, tmp_path):
         path = shutil.copytree(whole, tmp_path / "copy")

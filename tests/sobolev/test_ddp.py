@@ -19,21 +19,23 @@ from sobolev.seeding import generator
 STEPS = 3
 LOSSES = {
     "value and derivative": SobolevLoss(1),
+    "differences": SobolevLoss(1, mode="differences", step=0.1),
+    "balanced": SobolevLoss(1, weights="balanced"),
     "derivative only": SobolevLoss(1, weights=(0, 1)),
     # With one output v is a sign, which the distance does not see, so every process may draw its own.
     "projected": SobolevLoss(1, projection=projections.Sphere()),
 }
 
 
-def teacher(x):
-    return x.sin().sum(-1, keepdim=True)
+def teacher(x, c=1.0):
+    return (c * x).sin().sum(-1, keepdim=True)
 
 
-def train(model: nn.Module, loss: SobolevLoss, x: torch.Tensor) -> None:
+def train(model: nn.Module, loss: SobolevLoss, x: torch.Tensor, **options) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss(model, x, teacher).total.backward()
+        loss(model, x, teacher, **options).total.backward()
         optimizer.step()
 
 
@@ -41,6 +43,19 @@ def problem() -> tuple[Derivatives, torch.Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1)).double()
     return Derivatives(model), torch.rand(8, 2, dtype=torch.float64)
+
+
+class Conditioned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = problem()[0].model
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return self.network(x * c)
+
+
+def conditioned() -> tuple[Derivatives, torch.Tensor, torch.Tensor]:
+    return Derivatives(Conditioned()), *torch.rand(2, 8, 2, generator=generator(0, "data"), dtype=torch.float64)
 
 
 def regression() -> tuple[nn.Module, Callable[[nn.Module, int, int], torch.Tensor]]:
@@ -95,9 +110,22 @@ def one_of_two(rank: int, store: str, results: str) -> None:
         trained[name] = model.state_dict()
     for name, loss in LOSSES.items():
         model, x = problem()
+        if loss.balanced:
+            with pytest.raises(ValueError, match=r"call loss\.balance on the same data in each"):
+                loss(model, x[rank::2], teacher)
+            loss.balance(teacher, x)
         parallel = DistributedDataParallel(model, find_unused_parameters=name == "derivative only")
         train(parallel, loss, x[rank::2])
         trained[name] = model.state_dict()
+    model, x, c = conditioned()
+    for each in (SobolevLoss(1), SobolevLoss(1, mode="differences", step=0.1)):
+        train(DistributedDataParallel(model), each, x[rank::2], condition={"c": c[rank::2]})
+    trained["conditioned"] = model.state_dict()
+    model, x = problem()
+    by_values = DistributedDataParallel(model.model)  # of values alone nothing is missed outside
+    train(by_values, SobolevLoss(1, mode="differences", step=0.1), x[rank::2])
+    trained["differences outside"] = {f"model.{name}": tensor for name, tensor in model.model.state_dict().items()}
+    model, x = problem()
     plain = DistributedDataParallel(model.model, static_graph=True)
     hidden = nn.Sequential(plain)
     for inside_out in (plain, hidden, Derivatives(plain), lambda x: plain(x), hidden.forward):
@@ -123,11 +151,18 @@ def test_two_processes_equal_one(tmp_path):
     trained = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, loss in LOSSES.items():
         model, x = problem()
+        if loss.balanced:
+            loss.balance(teacher, x)
         train(model, loss, x)
         for rank in range(2):
             torch.testing.assert_close(trained[rank][name], model.state_dict(), msg=lambda m, name=name: f"{name}: {m}")
             if name == "value and derivative":
                 torch.testing.assert_close(trained[rank]["sharded"], model.state_dict())
+    model, x, c = conditioned()
+    for each in (SobolevLoss(1), SobolevLoss(1, mode="differences", step=0.1)):
+        train(model, each, x, condition={"c": c})
+    torch.testing.assert_close(trained[0]["conditioned"], model.state_dict())
+    torch.testing.assert_close(trained[0]["differences outside"], trained[0]["differences"])
     for name, experiment in EXPERIMENTS.items():
         model, objective = experiment()
         descend(model, objective, 0, 1)

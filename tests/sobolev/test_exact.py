@@ -112,6 +112,19 @@ def test_points_that_coincide_have_finite_derivatives_of_their_distance():
     assert all(each.isfinite().all() for each in (*results, *gradient))
 
 
+@pytest.mark.parametrize(
+    "right",
+    [
+        lambda x: F.group_norm(x**2, 2),  # of two features each: nearly a step
+        lambda x: x.norm(1.5, -1),
+        lambda x: torch.ones_like(x).scatter_reduce(1, torch.tensor([[0, 2, 1, 1]]).expand(len(x), 4), x**3, "amax"),
+    ],
+)
+def test_what_bends_within_a_step_of_the_differences_is_not_called_wrong(right):
+    torch.manual_seed(1)
+    check(nn.Sequential(nn.Linear(3, 4), Apply(lambda _, y: right(y), nn.Identity())), torch.randn(6, 3), order=3)
+
+
 def test_what_was_computed_before_x_does_not_limit_its_derivatives():
     encoder = nn.Linear(2, 2).double()
     z = F.layer_norm(encoder(samples(2)), (2,)) + encoder(samples(2))

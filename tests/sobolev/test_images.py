@@ -586,6 +586,18 @@ def test_a_folder_knows_its_classes_and_splits(root):
             assert (folder.directory / name.decode()).exists()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_that_follow_each_other_are_decoded_by_the_same_processes(root, monkeypatch, workers):
+    loaders, make = [], torch.utils.data.DataLoader
+    monkeypatch.setattr(
+        "sobolev.images.folder.DataLoader", lambda *a, **b: loaders.append(make(*a, **b)) or loaders[-1]
+    )
+    folder = ImageFolder(root)
+    together = batches(folder, first=2, epochs=3, workers=workers)
+    assert len(loaders) == 1
+    assert equal(together, batches(folder, first=2) + batches(folder, epoch=3) + batches(folder, epoch=4))
+
+
 def test_batches_depend_on_seed_epoch_and_number_alone(root):
     folder = ImageFolder(root)
     whole = batches(folder)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sobolev import Derivatives, SobolevLoss, projections
 from sobolev.derivatives import derivatives
-from sobolev.losses import DISTANCES, huber, l1, l2, squared_l2
+from sobolev.distances import DISTANCES, huber, l1, l2, squared_l2
 from sobolev.networks import MLPEnsemble
 
 
@@ -359,7 +359,7 @@ def test_values_of_shape_b_and_b_1_are_not_broadcast():
     [
         ("order must be 0 or more", {"order": -1}),
         ("mean, sum, none, not 'max'", {"reduction": "max"}),
-        ("auto, reverse, forward, not 'both'", {"mode": "both"}),
+        ("auto, reverse, forward, differences, not 'both'", {"mode": "both"}),
         ("squared_l2, l2, l1, huber, not 'mse'", {"distances": "mse"}),
         ("every weight is 0", {"weights": (0, 0)}),
         ("weights must number 2, for orders 0 to 1, not 3", {"weights": (1, 1, 1)}),

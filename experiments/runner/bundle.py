@@ -1,0 +1,76 @@
+"""The rows of a grid in one file, to be carried from a machine that nobody comes back to.
+
+A bundle is a .tgz of runs' folders, `<experiment>/<run_id>/`, complete or not, without checkpoints and weights.
+`python -m scripts.collect --runs runs.tgz` takes it in the place of a folder.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+
+from experiments.runner.errors import BadInput
+from sobolev.files import replacing
+
+CARRIED = (
+    *("config.yaml", "manifest.json", "metrics.csv", "summary.json", "error.txt", "curves.png"),
+    *("surface.npz", "saliency.npz"),
+)
+MOST_FILES, MOST_BYTES = 200_000, 8 * 2**30  # that a bundle may unpack to
+
+
+def pack(folders: Sequence[Path], path: Path) -> None:
+    """Write the rows of these runs, and what collecting needs beside them, in the place of what was there.
+
+    A run that goes on changes under the hands of the packer: it is carried as far as it was, and is not complete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, tarfile.open(partial, "w:gz", compresslevel=6) as tar:
+        for folder in folders:
+            for name in CARRIED:
+                try:
+                    content = (folder / name).read_bytes()
+                except OSError:
+                    continue
+                entry = tarfile.TarInfo(f"{folder.parent.name}/{folder.name}/{name}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+@contextmanager
+def unpacked(sources: Sequence[Path]) -> Iterator[list[Path]]:
+    """Folders of runs, with each bundle among them unpacked into a temporary one.
+
+    Raises:
+        BadInput: a file that is no bundle.
+    """
+    with ExitStack() as stack:
+        folders = []
+        for source in sources:
+            if source.is_file():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runs-")))
+                _unpack(source, folder)
+                source = folder
+            folders.append(source)
+        yield folders
+
+
+def _unpack(bundle: Path, folder: Path) -> None:
+    """Only what `pack` writes is taken: plain files of known names, two folders deep."""
+    n_bytes = 0
+    try:
+        with tarfile.open(bundle, "r:gz") as tar:
+            for number, entry in enumerate(tar):
+                parts = PurePosixPath(entry.name).parts
+                if not entry.isfile() or len(parts) != 3 or parts[-1] not in CARRIED or {"..", "/"} & {*parts}:
+                    raise BadInput(f"{bundle} holds {entry.name!r}, which is no file of a run")
+                n_bytes += entry.size
+                if number >= MOST_FILES or n_bytes > MOST_BYTES:
+                    raise BadInput(f"{bundle} unpacks to more than {MOST_FILES:,} files or {MOST_BYTES / 2**30:g} GiB")
+                tar.extract(entry, folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise BadInput(f"{bundle} is no bundle of runs ({error}): recorder.bundle writes one") from None

@@ -1,0 +1,75 @@
+"""The documentation as a site: python -m scripts.site [--to site]
+
+The front page is README.md, and the report, its figures, the guides and every table keep the places that they have in
+the repository, so that a link works in either. The reference is made of the library's docstrings. Nothing is fetched:
+the site opens from a folder, without a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import sobolev
+
+ROOT = Path(__file__).resolve().parents[1]
+# What pages link to, in the order of their place in the repository.
+SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "docs", "results", "notebooks")
+LEFT_OUT = shutil.ignore_patterns("*.gz", "*.npz", "*.safetensors", "pending", ".*")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the site and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.site", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--to", type=Path, default=ROOT / "site", help="folder that becomes the site (default: site)")
+    to = parser.parse_args(arguments).to.resolve()
+    if to.exists() and not (to / "sitemap.xml").exists() and any(to.iterdir()):
+        print(f"error: {to} has files in it that are no site: name another folder", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        pages = Path(folder)
+        gather(pages)
+        write_reference(pages / "reference")
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file"]
+        settings = os.environ | {"SITE_PAGES": str(pages), "NO_MKDOCS_2_WARNING": "1"}
+        built = subprocess.run([*command, str(ROOT / "mkdocs.yml"), "--site-dir", str(to)], cwd=ROOT, env=settings)
+    if not built.returncode:
+        print(to / "index.html")
+    return built.returncode
+
+
+def gather(pages: Path) -> None:
+    """Copy what is shown. README.md becomes the front page, which is called index in a site."""
+    for name in SHOWN:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, pages / name, ignore=LEFT_OUT)
+        elif source.is_file():
+            shutil.copy(source, pages / ("index.md" if name == "README.md" else name))
+    figures = sorted((pages / "results" / "figures").glob("*.png"))
+    listed = "\n".join(f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in figures)
+    (pages / "results" / "figures" / "index.md").write_text(f"# Figures\n\n{listed}")
+
+
+def write_reference(folder: Path) -> None:
+    """One page per package of the library, with the docstrings of its modules."""
+    folder.mkdir(parents=True)
+    modules = [found.name for found in pkgutil.walk_packages(sobolev.__path__, "sobolev.") if not found.ispkg]
+    pages: dict[str, list[str]] = {"sobolev": []}
+    for module in modules:
+        pages.setdefault(module.rpartition(".")[0], []).append(module)
+    for package, of_package in pages.items():
+        entries = "\n".join(f"::: {module}\n" for module in of_package)
+        (folder / f"{package}.md").write_text(f"# {package}\n\n{entries}")
+    listed = "\n".join(f"- [{package}]({package}.md)" for package in pages)
+    (folder / "index.md").write_text(f"# Reference\n\nEvery public name of the library, by package.\n\n{listed}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

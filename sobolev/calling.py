@@ -1,0 +1,70 @@
+"""How f is called: what else it is given, and which of its outputs counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Condition = Tensor | tuple | Mapping[str, Any] | None
+Select = Callable[[Any], Tensor] | str | int | None
+
+
+def output(
+    f: Callable[..., Any], x: Tensor, batch_dims: int, condition: Condition = None, select: Select = None
+) -> Tensor:
+    """The tensor of f's outputs (*batch, *out) for samples x (*batch, *in).
+
+    Args:
+        f: a module or function.
+        x: the samples.
+        batch_dims: how many leading dimensions of x number samples.
+        condition: inputs that are given, and not differentiated by: f(x, c) for a tensor, f(x, *c) for a tuple, and
+            f(x, **c) for a mapping.
+        select: which of several outputs: a function of all that f returns; or the index, key or attribute of one, which
+            leaves an f that returns a tensor as it is.
+
+    Raises:
+        TypeError: what f returns, or what was selected of it, is not a tensor.
+        ValueError: the output has not the batch dimensions of x.
+    """
+    if condition is None:
+        returned = f(x)
+    elif isinstance(condition, Mapping):
+        returned = f(x, **condition)
+    else:
+        returned = f(x, *condition) if isinstance(condition, tuple | list) else f(x, condition)
+    y = selected(returned, select)
+    if not isinstance(y, Tensor):
+        hint = "" if y is None else ": select=0, or a key or function, says which of its outputs counts"
+        raise TypeError(f"f must return a tensor, not {type(y).__name__}{hint}")
+    batch = x.shape[:batch_dims]
+    if y.shape[:batch_dims] != batch:
+        raise ValueError(f"f must return an output per sample, of shape {(*batch, '...')}, not {tuple(y.shape)}")
+    return y
+
+
+def selected(returned: Any, select: Select) -> Any:
+    """One of what f returns, as `output` says."""
+    if callable(select):
+        return select(returned)
+    if select is None or isinstance(returned, Tensor):
+        return returned
+    try:
+        return returned[select]
+    except (TypeError, KeyError, IndexError):
+        if isinstance(select, str) and hasattr(returned, select):
+            return getattr(returned, select)
+    has = f" with the keys {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else ""
+    raise TypeError(f"select={select!r} names no output of f, which returned a {type(returned).__name__}{has}")
+
+
+def of_samples(condition: Any, batch: torch.Size, change: Callable[[Tensor], Tensor]) -> Any:
+    """The condition with this change of its tensors whose leading dimensions are those of the samples."""
+    if isinstance(condition, Mapping):
+        return {name: of_samples(each, batch, change) for name, each in condition.items()}
+    if isinstance(condition, tuple | list):
+        return tuple(of_samples(each, batch, change) for each in condition)
+    return change(condition) if isinstance(condition, Tensor) and condition.shape[: len(batch)] == batch else condition

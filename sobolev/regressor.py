@@ -1,0 +1,266 @@
+"""A network that learns values and derivatives, by scikit-learn's conventions.
+
+>>> import numpy as np
+>>> X = np.random.default_rng(0).uniform(-1, 1, (60, 2))
+>>> y, dy = np.sin(X).sum(1), np.cos(X)                  # (60,) and (60, 2)
+>>> model = SobolevRegressor(max_iter=300, random_state=0).fit(X, y, dy)
+>>> model.predict(X).shape, model.predict_derivative(X).shape
+((60,), (60, 2))
+
+It needs scikit-learn, which the rest of the library does not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sobolev.agreement import remedy_of
+from sobolev.derivatives import derivatives
+from sobolev.losses import SobolevLoss
+from sobolev.networks.ensemble import MLPEnsemble
+from sobolev.normalizer import InUnits, Normalizer
+from sobolev.seeding import generator
+
+try:
+    from sklearn.base import BaseEstimator, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError("SobolevRegressor needs scikit-learn: pip install scikit-learn") from missing
+
+FEW = 100  # samples of which none is held out to stop early by: each is dear
+MEASUREMENTS = 50  # of the error on held-out samples, evenly over training
+
+
+class SobolevRegressor(RegressorMixin, BaseEstimator):
+    """A multi-layer perceptron trained on values and, where they are known, on first derivatives (Eq. 1, K = 1).
+
+    Inputs and values are normalised, and with them derivatives (`sobolev.Normalizer`). The loss is
+
+        mean_i [ ||m(x_i) - y_i||^2 / S_0 + w || D m(x_i) - D y_i ||^2 / S_1 ]
+
+    with S_j the mean squares of the targets. Adam's learning rate falls to 0 as half a cosine. Without derivatives
+    it is ordinary regression.
+
+    Args:
+        hidden: widths of the hidden layers.
+        activation: a key of `sobolev.networks.ensemble.ACTIVATIONS`. Kinks of piecewise linear ones (relu) do not
+            learn from derivatives, so a smooth one is the default.
+        derivative_weight: w.
+        learning_rate: of Adam, at the beginning.
+        max_iter: the number of updates.
+        batch_size: samples of an update; fewer samples than these make a full batch.
+        early_stopping: whether to hold out samples, end when their error falls no more, and keep the network with which
+            it was least. "auto" does so from 100 samples on.
+        validation_fraction: the share of samples that is held out.
+        n_iter_no_change: of 50 measurements over training, how many without a lower error end it.
+        check_derivatives: whether to refuse derivatives that contradict the values, such as those with axes swapped or
+            of another sign.
+        random_state: a seed, or as everywhere in scikit-learn.
+        device: where PyTorch computes.
+
+    Attributes:
+        model_: the network as a `torch.nn.Module` in the user's units, float64: X (n, I) to values (n, O).
+        loss_curve_: the loss of every update.
+        validation_scores_: the error of held-out samples, in units of the loss; empty if there are none.
+        n_iter_: updates that were made.
+        n_features_in_: I.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        activation: str = "silu",
+        derivative_weight: float = 1.0,
+        learning_rate: float = 1e-2,
+        max_iter: int = 3000,
+        batch_size: int = 256,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        check_derivatives: bool = True,
+        random_state: Any = None,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.derivative_weight = derivative_weight
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.check_derivatives = check_derivatives
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any, dy: Any = None) -> SobolevRegressor:
+        """Train on samples.
+
+        Args:
+            X: (n, I).
+            y: values (n,) or (n, O).
+            dy: derivatives (n, I), of values (n,), or (n, O, I); dy[n, o, i] is that of output o by input i. NaN is
+                what is not known. None trains on values alone.
+
+        Raises:
+            ValueError: other shapes; numbers that are not finite; derivatives that contradict the values.
+        """
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        self._check_settings()
+        self._flat = y.ndim == 1
+        y = np.asarray(y, dtype=np.float64).reshape(len(X), -1)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        recorded = [torch.tensor(part) for part in (X, y, *self._derivatives(dy, X, y))]
+        if len(recorded) > 2 and self.check_derivatives:
+            self._refuse_contradictions(*recorded)
+        units = Normalizer.fit(*recorded)
+        data = [units.inputs(recorded[0]), *units.targets(*recorded[1:])]
+        sizes = (X.shape[1], *self.hidden, y.shape[1])
+        network = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, "glorot").network(0)
+        trained = self._train(network.to(self.device), [part.float().to(self.device) for part in data], seed)
+        self.model_ = units.wrap(trained.double().cpu()).eval()
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Values (n,) or (n, O), as `fit` had them."""
+        x = self._samples(X)
+        with torch.no_grad():
+            y = self.model_(x).numpy()
+        return y[:, 0] if self._flat else y
+
+    def predict_derivative(self, X: Any, order: int = 1) -> np.ndarray:
+        """Derivatives (n, I, ..., I) of values (n,), or (n, O, I, ..., I)."""
+        x = self._samples(X)
+        d = derivatives(self.model_, x, order)[order].numpy()
+        return d[:, 0] if self._flat else d
+
+    def save(self, path: str | PathLike) -> None:
+        """Write settings and weights to a file that `load` reads, in which there is no code."""
+        check_is_fitted(self, "model_")
+        parameters = self.get_params() | {"hidden": list(self.hidden), "random_state": None}
+        sizes = [self.n_features_in_, *self.hidden, len(self.model_.normalizer.y_mean)]
+        torch.save({"parameters": parameters, "sizes": sizes, "flat": self._flat, **self.model_.state_dict()}, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> SobolevRegressor:
+        """The regressor that was saved.
+
+        Raises:
+            ValueError: the file is none of `save`.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+            self = cls(**state.pop("parameters"))
+            sizes, self._flat = state.pop("sizes"), state.pop("flat")
+            network = MLPEnsemble(sizes, [torch.Generator()], self.activation).network(0)
+            self.model_ = InUnits(network, Normalizer(sizes[:1], sizes[-1:])).double().eval()
+            self.model_.load_state_dict(state)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} was not written by SobolevRegressor.save ({type(error).__name__})") from error
+        self.n_features_in_ = sizes[0]
+        return self
+
+    def _samples(self, X: Any) -> Tensor:
+        check_is_fitted(self, "model_")
+        return torch.tensor(validate_data(self, X, reset=False, dtype=np.float64))
+
+    def _check_settings(self) -> None:
+        positive = ("learning_rate", "max_iter", "batch_size", "n_iter_no_change")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.derivative_weight < np.inf:
+            raise ValueError(f"derivative_weight must be 0 or more, and finite, not {self.derivative_weight}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}")
+        if self.early_stopping not in (True, False, "auto"):
+            raise ValueError(f"early_stopping must be True, False or 'auto', not {self.early_stopping!r}")
+
+    def _derivatives(self, dy: Any, X: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+        """[D y (n, O, I)], or nothing."""
+        if dy is None:
+            return []
+        dy = check_array(dy, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True)
+        shapes = [(*y.shape, X.shape[1])] + [X.shape] * (y.shape[1] == 1)
+        if dy.shape not in shapes:
+            said = " or ".join(map(str, shapes))
+            raise ValueError(f"dy has shape {dy.shape}, expected {said}: dy[n, o, i] is of output o by input i")
+        if np.isnan(dy).all():
+            raise ValueError("dy has nothing but NaN: leave it out")
+        return [dy.reshape(shapes[0])]
+
+    def _refuse_contradictions(self, x: Tensor, y: Tensor, dy: Tensor) -> None:
+        if remedy := remedy_of(y, dy, x, y.shape[1]):
+            raise ValueError(
+                f"dy contradicts the values at near samples: they would agree {remedy} (check_derivatives=False takes "
+                "dy as it is)"
+            )
+
+    def _train(self, network: nn.Sequential, data: list[Tensor], seed: int) -> nn.Sequential:
+        """The network after training, or when it was best on samples that were held out."""
+        n = len(data[0])
+        holds_out = self.early_stopping if self.early_stopping != "auto" else n >= FEW
+        n_held = max(1, round(self.validation_fraction * n)) if holds_out and n > 1 else 0
+        order = torch.randperm(n, generator=generator(seed, "hold out")).to(data[0].device)
+        held, data = ([part[chosen] for part in data] for chosen in (order[:n_held], order[n_held:]))
+        loss = self._loss(data)
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_iter)
+        self.loss_curve_, self.validation_scores_ = [], []
+        best = copy.deepcopy(network.state_dict())
+        every = max(1, self.max_iter // MEASUREMENTS)
+        for step, (x, *target) in zip(range(1, self.max_iter + 1), self._batches(data, seed), strict=False):
+            total = loss(network, x, target).total
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            schedule.step()
+            self.loss_curve_.append(total.detach())
+            if n_held and (step % every == 0 or step == self.max_iter):
+                with torch.no_grad():
+                    self.validation_scores_.append(float(loss(network, held[0], held[1:]).total))
+                if self.validation_scores_[-1] <= min(self.validation_scores_):
+                    best = copy.deepcopy(network.state_dict())
+                elif min(self.validation_scores_[-self.n_iter_no_change :]) > min(self.validation_scores_):
+                    break
+        self.n_iter_ = len(self.loss_curve_)
+        self.loss_curve_ = torch.stack(self.loss_curve_).tolist()
+        if n_held:
+            network.load_state_dict(best)
+        return network
+
+    def _loss(self, data: list[Tensor]) -> SobolevLoss:
+        """Balanced by the samples that are learned from, where they have anything to balance by."""
+        learns = len(data) > 2 and bool(data[2].nan_to_num().any()) and self.derivative_weight > 0
+        order = int(learns)
+        varies = bool((data[1] != data[1][:1]).any())
+        balance = {j: "order" for j, has in enumerate((varies, learns)) if has}
+        loss = SobolevLoss(order, weights=(1.0, self.derivative_weight)[: order + 1], balance=balance or None)
+        return loss.balance(data[1:], data[0]) if balance else loss
+
+    def _batches(self, data: list[Tensor], seed: int) -> Any:
+        """Endless batches; each epoch is shuffled anew, and what does not fill its last batch waits."""
+        n = len(data[0])
+        size = min(self.batch_size, n)
+        rng = generator(seed, "shuffle")
+        while True:
+            order = torch.randperm(n, generator=rng).to(data[0].device) if size < n else None
+            for first in range(0, n - size + 1, size):
+                yield data if order is None else [part[order[first : first + size]] for part in data]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,174 @@
+"""What a student is compared with: another function, or recorded values and derivatives, in full or projected."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sobolev.calling import Select
+from sobolev.comparing import InFull
+from sobolev.derivatives import Derivatives
+from sobolev.guards import Function
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """A derivative that was recorded projected, as adjoint solvers give it: in the place of D^j y in a recorded target.
+
+    p_1 = D <y, v_1> for one vector, p_j = D <p_{j-1}, v_j> for v_1, ..., v_j, as `projected_derivatives` has them. The
+    loss projects the student on these vectors, and draws none.
+
+    >>> v, p = torch.rand(8, 2), torch.rand(8, 3)     # of 8 samples with 2 outputs and 3 inputs
+    >>> Projected(v, p).order
+    1
+
+    Attributes:
+        vectors: v_1 (S, *batch, *out); or a sequence of it and of v_2, ..., v_j (S, *batch, *in). S projections a
+            sample; for one, the dimension may be left off everywhere.
+        derivatives: p_j, (S, *batch, *in). NaN in it or in the vectors is what is not known.
+
+    Raises:
+        TypeError: not tensors.
+    """
+
+    vectors: Tensor | Sequence[Tensor]
+    derivatives: Tensor
+
+    def __post_init__(self) -> None:
+        vectors = [self.vectors] if isinstance(self.vectors, Tensor) else list(self.vectors)
+        if not vectors or not all(isinstance(tensor, Tensor) for tensor in (*vectors, self.derivatives)):
+            raise TypeError("Projected takes a tensor v_1, or tensors (v_1, ..., v_j), and the derivatives as a tensor")
+        object.__setattr__(self, "vectors", tuple(vectors))
+
+    @property
+    def order(self) -> int:
+        """j, the number of vectors."""
+        return len(self.vectors)
+
+    def of_samples(self, x: Tensor) -> Projected:
+        """The same with a dimension S, and without a graph.
+
+        Raises:
+            ValueError: shapes that are not those of such derivatives at samples x.
+        """
+        d, vectors = self.derivatives.detach(), [v.detach() for v in self.vectors]
+        if d.dim() == x.dim():
+            d, vectors = d.unsqueeze(0), [v.unsqueeze(0) for v in vectors]
+        for name, found in (("derivatives", d), *((f"vector {k}", v) for k, v in enumerate(vectors[1:], 2))):
+            if found.shape != (len(d), *x.shape):
+                raise ValueError(f"the {name} of Projected must be {(len(d), *x.shape)}, not {tuple(found.shape)}")
+        if len(vectors[0]) != len(d):
+            raise ValueError(f"Projected has {len(vectors[0])} vectors a sample, but {len(d)} derivatives")
+        return Projected(vectors, d)
+
+    def known(self, batch_dims: int) -> Tensor:
+        """p_j, NaN where a number of its vectors is not known."""
+        unknown = sum(v.isnan().flatten(batch_dims + 1).any(-1) for v in self.vectors).bool()
+        spread = unknown.view(*unknown.shape, *[1] * (self.derivatives.dim() - unknown.dim()))
+        return self.derivatives.masked_fill(spread, torch.nan)
+
+
+Recorded = Tensor | Sequence[Tensor | Projected | None]
+
+
+def as_recorded(target: Recorded, orders: Collection[int]) -> list[Tensor | Projected | None]:
+    """(y, D y, ...) up to the highest of the orders, with None for what is left off.
+
+    Raises:
+        TypeError: a target of another type.
+    """
+    if not isinstance(target, Tensor | Sequence):
+        raise TypeError(f"target must be a function, or recorded tensors (y, D y, ...), not {type(target).__name__}")
+    recorded = [target] if isinstance(target, Tensor) else list(target)
+    return recorded + [None] * (max(orders) + 1 - len(recorded))
+
+
+def given_vectors(target: Function | Recorded, x: Tensor, orders: Collection[int]) -> list[Tensor] | None:
+    """The vectors that a target's derivatives of these orders were projected on, or None if they are in full.
+
+    Raises:
+        ValueError: derivatives in full and projected ones, or such on different vectors.
+    """
+    if callable(target):
+        return None
+    recorded = as_recorded(target, orders)
+    projected = {j: recorded[j].of_samples(x) for j in orders if isinstance(recorded[j], Projected)}
+    if not projected:
+        return None
+    longest = projected[max(projected)].vectors
+    for j in orders:
+        if j and j not in projected:
+            raise ValueError(f"order {max(projected)} of the target is Projected, so order {j} must be so, too")
+        if j and projected[j].order != j:
+            raise ValueError(f"order {j} of the target is Projected on {projected[j].order} vectors, not on {j}")
+        if j and not all(map(_same, projected[j].vectors, longest)):
+            raise ValueError(f"orders {j} and {max(projected)} of the target are Projected on different vectors")
+    return [v.nan_to_num(0.0).to(x.dtype) for v in longest]
+
+
+def _same(v: Tensor, w: Tensor) -> bool:
+    return v.shape == w.shape and torch.equal(v.nan_to_num(0.0), w.nan_to_num(0.0))
+
+
+def of_target(
+    way: InFull,
+    target: Function | Recorded,
+    x: Tensor,
+    orders: Collection[int],
+    select: Select = None,
+    y_shape: Sequence[int] | None = None,
+) -> list[Tensor | None]:
+    """What is compared of a target at these orders, without a graph.
+
+    Args:
+        way: what is compared.
+        target: a function; or tensors (y, D y, ...), in which NaN is what is not known.
+        x: the samples (*batch, *in).
+        orders: those whose entries in the result are used.
+        select: which of a function's outputs counts; a `Derivatives` has its own.
+        y_shape: the student's (*batch, *out), which recorded tensors must have; by default what they say themselves.
+
+    Raises:
+        TypeError: a target, or one of its tensors, of another type.
+        ValueError: a recorded tensor that is missing, or of another shape.
+    """
+    if isinstance(target, Derivatives):
+        return way.of_teacher(target, x, max(orders))
+    if callable(target):
+        return way.of(target, x, max(orders), select, create_graph=False)
+    recorded = as_recorded(target, orders)
+    y_shape = values_shape(recorded, x, way.batch_dims) if y_shape is None else y_shape
+    for j in orders:
+        if isinstance(recorded[j], Projected) and j:
+            recorded[j] = recorded[j].of_samples(x).known(way.batch_dims)
+            continue
+        check_shape(j, recorded[j], (*y_shape, *x.shape[way.batch_dims :] * j))
+        recorded[j] = way.of_recorded(recorded[j].detach(), j, x)
+    return recorded
+
+
+def values_shape(recorded: Sequence[Tensor | Projected | None], x: Tensor, batch_dims: int) -> torch.Size:
+    """The shape (*batch, *out) of the values that recorded tensors (y, D y, ...) belong to, by the first of them."""
+    for j, d in enumerate(recorded):
+        if isinstance(d, Projected):
+            return d.of_samples(x).vectors[0].shape[1:]
+        if isinstance(d, Tensor):
+            return d.shape[: d.dim() - j * (x.dim() - batch_dims)]
+    return x.shape[:batch_dims]
+
+
+def check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None:
+    """Refuse a target of order j that is missing, or of another type or shape than is expected."""
+    if not isinstance(target, Tensor | None):
+        raise TypeError(f"the target's derivative of order {j} must be a tensor, not {type(target).__name__}")
+    found = "missing" if target is None else f"of shape {tuple(target.shape)}"
+    if target is None or target.shape != tuple(expected):
+        raise ValueError(f"the target's derivative of order {j} is {found}, expected {tuple(expected)} to match")
+
+
+def known_or(target: Tensor, prediction: Tensor) -> Tensor:
+    """The target, and where it is not known (NaN) what was predicted, which then adds nothing to the loss."""
+    return torch.where(target.isnan(), prediction.detach().to(target.dtype), target)

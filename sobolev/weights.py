@@ -1,0 +1,118 @@
+r"""The weights of the Sobolev loss: one per order, and balanced by the mean squares of the targets.
+
+Derivatives have other units than values, and are often orders of magnitude larger or smaller. A balanced loss measures
+each order in root mean squares of its targets over the N samples that it is fitted on:
+
+    w_j = 1 / S_j,    S_0 = 1/N sum_i ||f(x_i) - mean f||^2,    S_j = 1/N sum_i ||D^j f(x_i)||^2 for j >= 1,
+
+so that a student of zeros (at order 0: of the mean value) costs 1 in each order, whatever the units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BALANCES = ("order", "output", "input")
+
+
+def one_per_order(name: str, given: Any, order: int) -> dict[int, Any]:
+    """{order: value} from such a mapping, from one value per order, or from one value for all orders.
+
+    Raises:
+        ValueError: a sequence of another length than order + 1, or a mapping that names other orders.
+    """
+    if isinstance(given, Mapping):
+        by_order = dict(given)
+    elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0):  # or an array
+        if len(given) != order + 1:
+            raise ValueError(f"{name} must number {order + 1}, for orders 0 to {order}, not {len(given)}")
+        # Iterating would unbind a tensor that is trained, and PyTorch forbids the optimizer to change that in place.
+        by_order = {j: given[j] for j in range(order + 1)}
+    else:
+        by_order = dict.fromkeys(range(order + 1), given)
+    for j in by_order:
+        if j not in range(order + 1):
+            raise ValueError(f"{name} names order {j!r}, but the orders are 0 to {order}")
+    return by_order
+
+
+def learns(weight: float | Tensor) -> bool:
+    """Whether a weight is a tensor that is trained."""
+    return isinstance(weight, Tensor) and weight.requires_grad
+
+
+def present(
+    weights: Mapping[int, float | Tensor], factors: Mapping[int, float] = MappingProxyType({})
+) -> dict[int, float | Tensor]:
+    """The weights times their factors that are not 0 now, by order. A weight that learns counts whatever its value.
+
+    Raises:
+        TypeError: a weight that is no number.
+        ValueError: a weight that is negative or not finite, or none present.
+    """
+    for j, weight in weights.items():
+        if not isinstance(weight, Real | Tensor):
+            raise TypeError(f"the weight of order {j} must be a number, not {weight!r}")
+        if not learns(weight) and not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of order {j} must be 0 or more, and finite, not {weight}")
+    factors = dict.fromkeys(weights, 1.0) | dict(factors)
+    found = {j: weight * factors[j] for j, weight in weights.items() if factors[j] and (learns(weight) or weight)}
+    if not found:
+        raise ValueError("every weight is 0, so there is nothing to learn from")
+    return found
+
+
+def check_balance(balanced: Mapping[int, str], mixed: str) -> None:
+    """Refuse an unknown balance, and one of dimensions that projections mix ("output" or "input")."""
+    for j, by in balanced.items():
+        if by not in BALANCES:
+            raise ValueError(f"balance must be one of {', '.join(BALANCES)}, not {by!r}")
+        if by == mixed and j > 0:
+            raise ValueError(f"a projection mixes the {by}s, so they cannot be balanced one by one: scale the data")
+
+
+def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Tensor:
+    """S_j over the leading dimensions of a target, where numbers that are known (not NaN) make the mean.
+
+    Args:
+        target: (*lead, *components).
+        j: its order, of which 0 is measured about its mean.
+        by: "order" for one S_j; "output" for one per index of the first `columns` dimensions of the components, and
+            "input" of the last `columns` dimensions (values, j = 0, have one S_0).
+        lead: the number of leading dimensions, over which is averaged; components are summed.
+        columns: the number of the components' dimensions that outputs, or inputs, take.
+
+    Raises:
+        ValueError: S_j is 0, so that there is nothing to divide by. (One column that is 0 takes the columns' mean.)
+    """
+    t = target.detach().to(torch.float32 if target.device.type == "mps" else torch.float64).flatten(0, lead - 1)
+    about = t.nanmean(0) if j == 0 else 0.0
+    squares = (t - about).square().nanmean(0).nan_to_num(0.0)  # a component that is never known adds nothing
+    rounding = torch.finfo(target.dtype).eps ** 2 * t.square().nanmean(0).nan_to_num(0.0)  # of values that are constant
+    squares = torch.where(squares > rounding, squares, 0.0)
+    if not squares.any():
+        what = "values are all the same" if j == 0 else f"derivatives of order {j} are all 0"
+        raise ValueError(
+            f"the target's {what}, or not known, so they have no mean square to balance by: leave order {j} out, as in "
+            "balance={0: 'order'}, and choose its weight"
+        )
+    if by == "order" or (by == "input" and j == 0):
+        return squares.sum()
+    summed = range(columns, squares.dim()) if by == "output" else range(squares.dim() - columns)
+    column = squares.sum(tuple(summed)) if summed else squares
+    return torch.where(column > 0, column, column.mean())
+
+
+def relative(mean_square: Tensor, moment: float, like: Tensor) -> Tensor:
+    """The factor of a derivative that makes its mean square 1: (moment C S_j)^(-1/2), for C columns.
+
+    A projection's mean square is `moment` times that of the derivative in full.
+    """
+    return (mean_square * (moment * mean_square.numel())).rsqrt().to(like)

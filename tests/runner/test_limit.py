@@ -1,0 +1,140 @@
+"""A command that has so many seconds: what it runs, in which order, and that nothing is lost at its end."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+import experiments.regression.train as train
+from experiments.runner import limit
+from experiments.runner.errors import OutOfTime
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of, is_complete
+from experiments.runner.limit import Pace, Timetable
+from tests import front_door
+from tests.conftest import TINY
+
+
+def metrics(config) -> str:
+    return (folder_of(config) / "metrics.csv").read_text()
+
+
+def grid(make_config, seconds: float, monkeypatch, **options) -> dict[Path, object]:
+    """Two seeds of two losses, in the order of a sweep whose last parameter is the seed."""
+    monkeypatch.setattr(limit, "began", time.time())
+    configs = [
+        make_config(f"loss={loss}", f"seed={seed}", f"limit.seconds={seconds}", **options)
+        for loss in ("value", "sobolev")
+        for seed in (0, 10)
+    ]
+    return {folder_of(config): config for config in configs}
+
+
+def test_a_first_seed_of_the_whole_grid_comes_before_a_second_one(make_config, monkeypatch):
+    configs = grid(make_config, 100, monkeypatch)
+    order = [configs[folder] for folder in Timetable(configs, 1).in_order(configs)]
+    assert [(config.seed, config.loss.name) for config in order] == [
+        *((0, "value"), (0, "sobolev")),
+        *((10, "value"), (10, "sobolev")),
+    ]
+
+
+def test_one_run_of_each_kind_is_tried_and_tells_what_the_others_cost(make_config, monkeypatch):
+    configs = grid(make_config, 100, monkeypatch)
+    table = Timetable(configs, 1)
+    tried, seconds = table.trials(configs)
+    assert [(configs[folder].seed, configs[folder].loss.name) for folder in tried] == [(0, "value"), (0, "sobolev")]
+    assert len(tried) * seconds == pytest.approx(0.25 * (100 - limit.SAVING), rel=0.01)
+    assert "no run of theirs says yet" in table.outlook([*configs])
+    for folder, per_update in zip(tried, (0.5, 1.0), strict=True):
+        folder.mkdir(parents=True)
+        Pace(2, per_update, updates=40, updated=10, per_evaluation=0.5, evaluations=4, evaluated=2).write(folder)
+    order = table.in_order(configs)  # what is left of each: 2 + 15 + 1 and 2 + 30 + 1; of a new seed 2 + 20 + 2, 44
+    assert table._spans(order) == [(0, 18), (18, 51), (51, 75), (75, 119)]
+    assert Timetable(configs, 2)._spans(order) == [(0, 18), (0, 33), (18, 42), (33, 77)]
+    assert "about 3 of 4 runs end in them" in table.outlook(order)
+    assert "about 4 of 4 runs end in them" in Timetable(configs, 2).outlook(order)
+    assert table.trials(configs)[0] == []
+    assert table.begun_in_time(order) == order  # estimates are rough: what would begin at 75 of 92 s is begun
+
+
+def test_there_are_no_more_trials_than_a_quarter_of_the_time_has_room_for(make_config, monkeypatch):
+    tried, seconds = Timetable(configs := grid(make_config, 22, monkeypatch), 1).trials(configs)
+    assert (len(tried), seconds) == (1, limit.TRIAL)
+
+
+def test_a_complete_run_tells_the_cost_of_its_kind(make_config, monkeypatch):
+    configs = grid(make_config, 100, monkeypatch)
+    first, *_ = configs
+    execute(configs[first])
+    tried, _ = Timetable(configs, 1).trials(folder for folder in configs if folder != first)
+    assert [configs[folder].loss.name for folder in tried] == ["sobolev"]
+
+
+def test_a_run_that_is_tried_stops_in_training_and_goes_on_to_the_same_rows(make_config):
+    whole, parts = make_config(), make_config("limit.seconds=1e-6", runs="parts")
+    execute(whole)
+    for _ in range(3):
+        with pytest.raises(OutOfTime, match="the same command goes on"):
+            execute(parts)
+        assert not is_complete(folder_of(parts))
+    pace = Pace.read(folder_of(parts))
+    assert (pace.updates, pace.evaluations) == (41, 4)
+    assert 0 < pace.updated < 41
+    parts.limit.seconds = 0.0
+    execute(parts)
+    assert metrics(parts) == metrics(whole)
+    assert not (folder_of(parts) / limit.PACE).exists()
+
+
+def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
+    """In an evaluation that does not end."""
+    monkeypatch.setattr(limit, "SAVING", 0.2)
+    monkeypatch.setattr("experiments.runner.run.SAVING", 0.2)
+    monkeypatch.setattr("experiments.runner.execute.SAVING", 0.2)
+    monkeypatch.setattr(train.Normalizer, "errors", lambda *_: time.sleep(60))
+    config = make_config(f"limit.deadline={time.time() + 0.5}")
+    began = time.monotonic()
+    with pytest.raises(OutOfTime):
+        execute(config)
+    assert time.monotonic() - began < 5
+    with pytest.raises(OutOfTime, match="not begun"):
+        execute(make_config(f"limit.deadline={time.time()}", runs="later"))
+    assert not (folder_of(config).parents[2] / "later").exists()
+
+
+def test_what_is_complete_needs_no_time(make_config):
+    config = make_config()
+    execute(config)
+    config.limit.deadline = 1.0
+    execute(config)
+
+
+def test_a_sweep_ends_in_time_without_an_error_and_goes_on(tmp_path):
+    tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path / 'runs'}"]
+    sweep = ("-m", "experiment=regression", "loss=value,sobolev", "seed=0,10", *tiny)
+    began = time.monotonic()
+    done = front_door.run(*sweep, "optimizer.steps=1000000", "limit.seconds=20")
+    assert (done.returncode, time.monotonic() - began < 40) == (0, True), done.stderr
+    assert re.search("s are left(, and about 0 of 4 runs end in them| for 4 runs)", done.stderr)
+    assert "0 of 4 runs done" in done.stderr.splitlines()[-1]
+    assert list((tmp_path / "runs").glob("*/*/checkpoint.pt"))
+    done = front_door.run(*sweep, "limit.seconds=120", f"recorder.bundle={tmp_path / 'runs.tgz'}")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").glob("*/*/summary.json"))) == 4
+    assert (tmp_path / "runs.tgz").stat().st_size > 0
+
+
+def test_a_single_run_ends_in_time_without_an_error(tmp_path):
+    tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path}"]
+    done = front_door.run("experiment=regression", *tiny, "optimizer.steps=1000000", "limit.seconds=11")
+    assert done.returncode == 0
+    assert "its time is up, and the same command goes on" in done.stderr
+
+
+@pytest.mark.parametrize("several", ["limit.seconds=10,20", "recorder.bundle=a.tgz,b.tgz"])
+def test_a_grid_has_one_limit(several):
+    done = front_door.run("-m", "experiment=regression", several)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {several}: a grid has one ")

@@ -1,0 +1,156 @@
+"""The regressor: scikit-learn's conventions, that derivatives help it, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sobolev import Derivatives, SobolevRegressor
+
+QUICK = {"max_iter": 60, "hidden": (16,)}
+
+
+@parametrize_with_checks([SobolevRegressor(max_iter=300, hidden=(16,))])
+def test_it_keeps_scikit_learns_conventions(estimator, check):
+    check(estimator)
+
+
+def sample(n: int, seed: int, outputs: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Waves in units that are far apart: X (n, 2), y (n, O), dy (n, O, 2)."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(0, 1, (n, 2)) * [1000, 0.01]
+    u, v = (X / [1000, 0.01]).T
+    y = np.stack([1e4 * np.sin(4 * u) * np.cos(3 * v), 1e-3 * (u + 2 * v) ** 2], 1)
+    by_u = np.stack([4e4 * np.cos(4 * u) * np.cos(3 * v), 2e-3 * (u + 2 * v)], 1)
+    by_v = np.stack([-3e4 * np.sin(4 * u) * np.sin(3 * v), 4e-3 * (u + 2 * v)], 1)
+    return X, y[:, :outputs], np.stack([by_u / 1000, by_v / 0.01], 2)[:, :outputs]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_derivatives_make_it_better(outputs):
+    X, y, dy = sample(40, 0, outputs)
+    X_test, y_test, dy_test = sample(500, 1, outputs)
+    settings = {"max_iter": 600, "random_state": 0}
+    without, with_dy = SobolevRegressor(**settings).fit(X, y), SobolevRegressor(**settings).fit(X, y, dy)
+
+    def error(found, true):
+        return (((found - true) / true.std(0)) ** 2).mean()
+
+    assert error(with_dy.predict(X_test).reshape(y_test.shape), y_test) < 1e-2
+    assert with_dy.score(X_test, y_test) > 0.99
+    ratio = error(without.predict(X_test).reshape(y_test.shape), y_test) / error(
+        with_dy.predict(X_test).reshape(y_test.shape), y_test
+    )
+    assert ratio > 3
+    assert error(with_dy.predict_derivative(X_test).reshape(dy_test.shape), dy_test) < 0.05
+
+
+def test_derivatives_are_those_of_its_predictions():
+    X, y, dy = sample(30, 0, outputs=2)
+    model = SobolevRegressor(**QUICK).fit(X, y, dy)
+    h = np.array([1e-2, 0])
+    expected = (model.predict(X + h) - model.predict(X - h)) / 2e-2
+    np.testing.assert_allclose(model.predict_derivative(X)[:, :, 0], expected, rtol=1e-5, atol=1e-9)
+    assert model.predict_derivative(X, order=2).shape == (30, 2, 2, 2)
+    inside = Derivatives(model.model_).eval()(torch.from_numpy(X))
+    np.testing.assert_allclose(inside[1].numpy(), model.predict_derivative(X))
+
+
+def test_shapes_follow_those_of_fit():
+    X, y, dy = sample(20, 0)
+    flat = SobolevRegressor(**QUICK, random_state=0).fit(X, y[:, 0], dy[:, 0])
+    same = SobolevRegressor(**QUICK, random_state=0).fit(X, y[:, 0], dy)
+    column = SobolevRegressor(**QUICK, random_state=0).fit(X, y, dy)
+    assert flat.predict(X).shape == (20,)
+    assert flat.predict_derivative(X).shape == (20, 2)
+    assert column.predict(X).shape == (20, 1)
+    assert column.predict_derivative(X).shape == (20, 1, 2)
+    np.testing.assert_array_equal(flat.predict(X), same.predict(X))
+    np.testing.assert_array_equal(flat.predict(X), column.predict(X)[:, 0])
+
+
+def test_what_is_not_known_is_left_out():
+    X, y, dy = sample(40, 0)
+    partly = dy.copy()
+    partly[10:] = np.nan
+    settings = {"max_iter": 600, "random_state": 0}
+    test = sample(500, 1)
+    scores = [SobolevRegressor(**settings).fit(X, y, known).score(*test[:2]) for known in (None, partly, dy)]
+    assert scores == sorted(scores)
+    nothing = SobolevRegressor(**QUICK, derivative_weight=0.0, random_state=0).fit(X, y, dy)
+    np.testing.assert_array_equal(nothing.predict(X), SobolevRegressor(**QUICK, random_state=0).fit(X, y).predict(X))
+
+
+def test_it_stops_early_and_keeps_the_best_network():
+    X, y, _ = sample(60, 0)
+    noisy = y + 1e4 * np.random.default_rng(2).standard_normal(y.shape)
+    settings = {"max_iter": 2000, "random_state": 0, "validation_fraction": 0.3}
+    model = SobolevRegressor(**settings, early_stopping=True, n_iter_no_change=5).fit(X, noisy)
+    whole = SobolevRegressor(**settings, early_stopping=False).fit(X, noisy)
+    assert model.n_iter_ == len(model.loss_curve_) < whole.n_iter_ == 2000
+    assert len(model.validation_scores_) == model.n_iter_ // 40
+    assert whole.validation_scores_ == []
+    assert model.score(*sample(500, 1)[:2]) > whole.score(*sample(500, 1)[:2])
+
+
+def test_large_data_goes_by_batches():
+    X, y, dy = sample(700, 0)
+    model = SobolevRegressor(max_iter=300, batch_size=64, random_state=0).fit(X, y, dy)
+    assert model.score(X, y) > 0.99
+
+
+def test_it_is_one_of_scikit_learns_parts():
+    X, y, _ = sample(40, 0)
+    pipeline = make_pipeline(StandardScaler(), SobolevRegressor(max_iter=200, random_state=0))
+    assert cross_val_score(pipeline, X, y[:, 0], cv=2).shape == (2,)
+
+
+def test_a_saved_regressor_is_the_same(tmp_path):
+    X, y, dy = sample(20, 0, outputs=2)
+    model = SobolevRegressor(**QUICK, activation="silu").fit(X, y, dy)
+    model.save(tmp_path / "model.pt")
+    again = SobolevRegressor.load(tmp_path / "model.pt")
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    np.testing.assert_array_equal(again.predict_derivative(X), model.predict_derivative(X))
+    assert again.get_params() | {"hidden": (16,)} == model.get_params()
+    (tmp_path / "other.pt").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"was not written by SobolevRegressor\.save"):
+        SobolevRegressor.load(tmp_path / "other.pt")
+    with pytest.raises(FileNotFoundError):
+        SobolevRegressor.load(tmp_path / "nowhere.pt")
+
+
+X, Y, DY = sample(60, 0)
+REFUSED = {
+    "sign": (lambda: SobolevRegressor(**QUICK).fit(X, Y, -DY), "contradicts the values .* agree negated"),
+    "axes": (
+        lambda: SobolevRegressor(**QUICK).fit(X, Y, DY.transpose(0, 2, 1)),
+        r"dy has shape \(60, 2, 1\), expected",
+    ),
+    "rows": (lambda: SobolevRegressor(**QUICK).fit(X, Y, DY[:-1]), r"dy has shape \(59, 1, 2\), expected"),
+    "infinite": (lambda: SobolevRegressor(**QUICK).fit(X, Y, np.full_like(DY, np.inf)), "infinity"),
+    "unknown": (lambda: SobolevRegressor(**QUICK).fit(X, Y, DY * np.nan), "nothing but NaN"),
+    "updates": (lambda: SobolevRegressor(max_iter=0).fit(X, Y), "max_iter must be positive"),
+    "weight": (lambda: SobolevRegressor(derivative_weight=-1).fit(X, Y), "derivative_weight must be 0 or more"),
+    "held": (lambda: SobolevRegressor(validation_fraction=1).fit(X, Y), "between 0 and 1"),
+    "early": (lambda: SobolevRegressor(early_stopping="yes").fit(X, Y), "'auto'"),
+    "activation": (lambda: SobolevRegressor(activation="step").fit(X, Y), "'step' is not one of relu"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_are_one_line(case):
+    do, said = REFUSED[case]
+    with pytest.raises(ValueError, match=said) as caught:
+        do()
+    assert "\n" not in str(caught.value)
+
+
+def test_swapped_axes_of_equal_length_are_found():
+    X, y, dy = sample(80, 0, outputs=2)
+    with pytest.raises(ValueError, match="contradicts the values"):
+        SobolevRegressor(**QUICK).fit(X, y, dy.transpose(0, 2, 1))
+    SobolevRegressor(**QUICK, check_derivatives=False).fit(X, y, dy.transpose(0, 2, 1))
