@@ -10,7 +10,7 @@ from functools import partial
 
 from experiments.evidence.verdicts import Answer, Claim, Part
 from experiments.regression.appendix import descent, dominated, gradient_terms, longer_training, tables
-from experiments.regression.recipe_claims import RECIPE
+from experiments.regression.recipe_claims import ANSWER, RECIPE
 from experiments.regression.rules import (
     CAPTURED,
     ackley_crosses_over,
@@ -147,7 +147,7 @@ DESCENT = Part(
     ),
 )
 
-ANSWERS = (Answer("Does Sobolev Training have the lower test error (Section 4.1)?", won_by_updates),)
+ANSWERS = (Answer("Does Sobolev Training have the lower test error (Section 4.1)?", won_by_updates), ANSWER)
 CHANGED = (
     "Regression: cells where value-only training still improved over the second half of 100,000 updates were trained "
     "for 300,000, both methods. Which ones was decided by value-only test errors, with the shorter results known. At "

@@ -19,8 +19,6 @@ Shape suffixes: E networks, N samples of each, I inputs.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -39,12 +37,14 @@ from experiments.regression.train import (
 from experiments.runner.divergence import check_convergence
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
+from sobolev import schedules
 from sobolev.functions import FUNCTIONS
 from sobolev.losses import SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
 STEP = 0.05  # h of differences, where inputs reach from -1 to 1
+FALLS = {"flat": schedules.constant(), "late": schedules.cosine(), "early": schedules.cosine(until=0.5)}  # phi
 DISTANCES = {"square": "squared_l2", "norm": "l2"}
 
 
@@ -105,13 +105,6 @@ def with_noise(gradient_ENI: Tensor, relative: float, seeds: range) -> Tensor:
     return gradient_ENI + relative * size_E11 * torch.stack(noise).to(gradient_ENI)
 
 
-def falling(falls: str, s: float) -> float:
-    """phi(s), which the weight of gradients is multiplied by after a share s of the updates, from 1 to 0."""
-    if falls == "flat":
-        return 1.0
-    return (1 + math.cos(math.pi * min(s * (2 if falls == "early" else 1), 1))) / 2
-
-
 class Objective:
     """Fills the parameters' `.grad` with those of the loss, after a share s of the updates, on a batch (x, f, df).
 
@@ -131,7 +124,7 @@ class Objective:
             self.smooth = SmoothSobolevStep(ensemble, norm=term.distance == "norm")
 
     def __call__(self, s: float, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> None:
-        phi = 0.0 if self.term.weight == "none" else falling(self.term.falls, s)
+        phi = 0.0 if self.term.weight == "none" else FALLS[self.term.falls](s)
         exact = self.term.derivative == "exact"
         if self.smooth and (exact or not phi):
             self.smooth(x_ENI, f_EN1, df_ENI, phi * self.weight_E11 if phi else None)

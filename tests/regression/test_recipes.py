@@ -14,7 +14,7 @@ from experiments.evidence.verdicts import Evidence
 from experiments.regression import choosing, figures, recipe_claims, recipes
 from experiments.regression.choosing import CELLS, Choice, complete, errors_of, gain, ranked, two_activations
 from experiments.regression.recipe_figures import recipes as search_figure
-from experiments.regression.recipes import STEP, Objective, differences, falling, weights, with_noise
+from experiments.regression.recipes import FALLS, STEP, Objective, differences, weights, with_noise
 from experiments.regression.rules import PAPER_TASKS
 from experiments.regression.settings import GradientTermConfig
 from experiments.regression.smooth_step import ORDERS
@@ -54,7 +54,7 @@ def test_steps_by_hand_equal_autograd(activation, distance):
     ensemble, data = networks(activation), batch()
     objective = Objective(ensemble, 7, term(distance=distance, falls="late"), data[2])
     for share in (0.0, 0.3, 1.0):
-        objective.per_sample(falling("late", share), *data).mean(1).sum().backward()
+        objective.per_sample(FALLS["late"](share), *data).mean(1).sum().backward()
         by_autograd = [parameter.grad.clone() for parameter in ensemble.parameters()]
         ensemble.zero_grad()
         objective(share, *data)
@@ -82,9 +82,9 @@ def test_weights_balance_the_terms_of_a_network_of_zeros():
 
 
 def test_weights_fall_with_the_learning_rate_or_earlier():
-    assert [falling("flat", s) for s in (0, 0.5, 1)] == [1, 1, 1]
-    assert [falling("late", s) for s in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    assert [falling("early", s) for s in (0, 0.25, 0.5, 0.9)] == pytest.approx([1, 0.5, 0, 0])
+    assert [FALLS["flat"](s) for s in (0, 0.5, 1)] == [1, 1, 1]
+    assert [FALLS["late"](s) for s in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [FALLS["early"](s) for s in (0, 0.25, 0.5, 0.9)] == pytest.approx([1, 0.5, 0, 0])
 
 
 def test_differences_see_a_kink_that_gradients_hide():
