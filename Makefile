@@ -11,7 +11,7 @@ LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
-  theory synthetic-gradients teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
+  recipes recipe-limits theory synthetic-gradients surrogates surrogate teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,22 @@ descent: setup ## whether descent on the Sobolev loss makes it smaller (15 minut
 	$(RUN) -m sweep=regression/descent $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
+recipes: setup ## a search for how derivatives help, and its recipe on the paper's functions (2 hours on 2 cores)
+	$(RUN) -m sweep=regression/recipes_networks $(LOCAL) $(ARGS)
+	-@$(BIN)/python -m scripts.collect regression_recipes
+	$(BIN)/python -m scripts.recipes
+	for part in value value_rate terms norms differences; do \
+	  $(RUN) -m sweep=regression/recipes_$$part $(LOCAL) $(ARGS) || exit 1; done
+	-@$(BIN)/python -m scripts.collect regression_recipes
+	$(BIN)/python -m scripts.recipes
+	$(RUN) -m sweep=regression/recipe $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
+recipe-limits: setup ## the recipe with other weights, and with noise in the derivatives (15 minutes on 2 cores)
+	for part in recipe_weights recipe_noise recipe_limits_value; do \
+	  $(RUN) -m sweep=regression/$$part $(LOCAL) $(ARGS) || exit 1; done
+	$(MAKE) figures report
+
 theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 minutes on 2 cores)
 	for part in exact construction mismatch approximation points; do \
 	  $(RUN) -m sweep=theory/$$part $(LOCAL) $(ARGS) || exit 1; done
@@ -66,6 +82,15 @@ theory: setup ## Theorems 1 and 2, Propositions 1 to 3, sample complexity (15 mi
 synthetic-gradients: setup ## Table 1's techniques on the digits, 10 seeds (10 minutes on 2 cores)
 	$(RUN) -m sweep=synthetic_gradients/digits $(LOCAL) $(ARGS)
 	$(MAKE) figures report
+
+surrogates: setup ## a reactor and a basket option, values against values and derivatives (15 minutes on 2 cores)
+	for task in reactor basket; do $(RUN) -m sweep=surrogates/$$task $(LOCAL) $(ARGS) || exit 1; done
+	$(MAKE) figures report
+
+surrogate: setup ## your own samples, make surrogate DATA=mine.npz: runs and figures in surrogate/ (minutes)
+	$(RUN) -m sweep=surrogates/own "dataset.path='$(DATA)'" runs_dir=surrogate/runs $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.collect --runs surrogate/runs --results surrogate
+	$(BIN)/python -m scripts.figures surrogate_errors surrogate_predictions --results surrogate
 
 teachers: setup ## train the Atari teachers: Pong, Breakout, Space Invaders (9 core-hours, less on a GPU)
 	$(RUN) -m experiment=train_teacher dataset=atari/pong,atari/breakout,atari/space_invaders $(LOCAL) $(ARGS)

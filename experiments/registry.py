@@ -22,10 +22,12 @@ from hydra.core.config_store import ConfigStore
 from experiments.runner.errors import CONFIGS, BadInput
 from experiments.runner.settings import RunConfig, register_resolvers
 
-DOMAINS = ("regression", "theory", "distillation", "synthetic_gradients")  # in the order of the report
+DOMAINS = ("regression", "theory", "distillation", "synthetic_gradients", "surrogates")  # in the order of the report
 EXTENSIONS = "SOBOLEV_EXTENSIONS"
 # The folder in the results of experiments whose name begins with a word; others have that of their domain.
-RESULTS = {"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients"}
+RESULTS = {
+    **{"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients", "surrogate": "surrogates"},
+}
 
 
 def packages() -> dict[str, str]:

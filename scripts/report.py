@@ -1,4 +1,4 @@
-"""Judge the paper's claims:  python -m scripts.report [--results results] [--out results/REPORT.md]"""
+"""Judge the paper's claims:  python -m scripts.report [--results results] [--out results]"""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ import sys
 from pathlib import Path
 
 from experiments.evidence.reading import EvidenceError
-from experiments.evidence.report import read_evidence, report
-from experiments.evidence.verdicts import Part
+from experiments.evidence.report import Domain, read_evidence, reports
 from experiments.registry import modules
 from experiments.runner.command_line import one_line_errors
 
 
-def all_parts() -> list[Part]:
-    """The parts of the report, in its order."""
-    return [part for claims in modules("claims").values() for part in claims.PARTS]
+def all_domains() -> list[Domain]:
+    """What every domain says in the report, in its order."""
+    return [
+        Domain(name, claims.PARTS, getattr(claims, "ANSWERS", ()), getattr(claims, "CHANGED", ()))
+        for name, claims in modules("claims").items()
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the report, print its path, and return the exit status."""
+    """Write the report's pages, print the path of the first, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.report", description="Judge the paper's claims.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
-    parser.add_argument("--out", type=Path, help="where to write (default: REPORT.md in --results)")
+    parser.add_argument("--out", type=Path, help="folder for REPORT.md and report/ (default: --results)")
     options = parser.parse_args(arguments)
-    out = options.out or options.results / "REPORT.md"
+    out = options.out or options.results
     try:
         evidence = read_evidence(options.results)
-        text = report(evidence, all_parts())
+        figures = {path.name for path in (options.results / "figures").glob("*.png")}
+        pages = reports(evidence, all_domains(), figures)
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
-    print(out)
+    for name, text in pages.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    print(out / "REPORT.md")
     return 0
 
 

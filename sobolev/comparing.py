@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sobolev.calling import Condition, Select
 from sobolev.derivatives import Derivatives, Vectors, derivatives, projected_derivatives
-from sobolev.finite_differences import Step, Values, along, by_axes, stacked, steps_of
+from sobolev.finite_differences import StepSize, Values, along, by_axes, stacked, steps_of
 from sobolev.guards import Function
 from sobolev.projections import Projection
 
@@ -108,7 +108,7 @@ class GivenVectors(OnVectors):
 class ByDifferences(InFull):
     """(y, D y, D^2 y, ...), each from differences of values, along the axes of the input."""
 
-    def __init__(self, step: Step, batch_dims: int, condition: Condition) -> None:
+    def __init__(self, step: StepSize, batch_dims: int, condition: Condition) -> None:
         super().__init__("auto", batch_dims, condition)
         self.step = step
 
@@ -141,7 +141,7 @@ class AlongDirections(ByDifferences):
         self,
         projection: Projection,
         generator: torch.Generator | None,
-        step: Step,
+        step: StepSize,
         batch_dims: int,
         condition: Condition,
     ) -> None:
@@ -176,7 +176,7 @@ class GivenVectorsByDifferences(ByDifferences):
 
     sampled, mixed = True, "output"
 
-    def __init__(self, vectors: Sequence[Tensor], step: Step, batch_dims: int, condition: Condition) -> None:
+    def __init__(self, vectors: Sequence[Tensor], step: StepSize, batch_dims: int, condition: Condition) -> None:
         super().__init__(step, batch_dims, condition)
         self.vectors = list(vectors)
 
@@ -191,7 +191,7 @@ class GivenVectorsByDifferences(ByDifferences):
 
 def way_to_compare(
     mode: str,
-    step: Step,
+    step: StepSize,
     drawn: tuple[Projection, torch.Generator | None] | None,
     given: Sequence[Tensor] | None,
     batch_dims: int,

@@ -23,7 +23,7 @@ from torch import Tensor
 from sobolev.calling import Condition, Select, of_samples, output, selected
 from sobolev.guards import Function, check_is_due, check_samples_apart, refusing_modules
 
-Step = float | Tensor | None
+StepSize = float | Tensor | None
 Values = Callable[[Tensor], Tensor]  # of points (P, *batch, *in), to (P, *batch, *out)
 
 
@@ -31,7 +31,7 @@ def differences(
     f: Callable[..., Any],
     x: Tensor,
     order: int = 1,
-    step: Step = None,
+    step: StepSize = None,
     *,
     batch_dims: int = 1,
     condition: Condition = None,
@@ -148,7 +148,7 @@ def stacked(f: Function, batch_dims: int, condition: Condition, select: Select) 
     return values
 
 
-def steps_of(x: Tensor, j: int, step: Step, batch_dims: int, eps: float | None = None) -> Tensor:
+def steps_of(x: Tensor, j: int, step: StepSize, batch_dims: int, eps: float | None = None) -> Tensor:
     """The step h (*in) of each input for derivatives of order j, as `differences` says.
 
     Raises:

@@ -42,7 +42,7 @@ from sobolev.distances import Distance, distance_of, squared_l2
 from sobolev.distances import huber as huber
 from sobolev.distances import l1 as l1
 from sobolev.distances import l2 as l2
-from sobolev.finite_differences import Step
+from sobolev.finite_differences import StepSize
 from sobolev.guards import Function, warn_if_vanishing
 from sobolev.projections import Projection
 from sobolev.schedules import SCHEDULES, Schedule
@@ -138,7 +138,7 @@ class SobolevLoss:
         generator: torch.Generator | None = None,
         reduction: str = "mean",
         mode: str = "auto",
-        step: Step = None,
+        step: StepSize = None,
         select: Select = None,
         batch_dims: int = 1,
     ) -> None:

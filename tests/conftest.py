@@ -4,6 +4,7 @@ import copy
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -58,6 +59,7 @@ TINY = {  # by the first words of an experiment's name, of which the first that 
     "theory_construction": ["width=32", "n_test=50"],
     "theory_approximation": ["width=8", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
     "theory_mismatch": ["model.hidden=[8]", "networks=2", "n_train=32", "n_test=50", "optimizer.steps=20"],
+    "surrogate": ["network.hidden=[8,8]", "networks=2", "optimizer.steps=10", "search.steps=5"],
     "theory_points": ["model.hidden=[8,8]", "networks=2", "n_test=50", "optimizer.steps=20"],
 }
 
@@ -93,6 +95,18 @@ def atari_folder(tmp_path_factory):
         torch.nn.init.normal_(layer.bias, std=0.05, generator=generator(0, "biases", number))
     (folder / "teacher.safetensors").write_bytes(teacher_bytes(policy, options))
     return folder
+
+
+@pytest.fixture(scope="session")
+def samples_file(tmp_path_factory):
+    """A file of 60 samples of (x1 x2 sin x3, x1^2 + x3) with their derivatives."""
+    path = tmp_path_factory.mktemp("samples") / "mine.npz"
+    x = np.random.default_rng(0).uniform(-1, 1, (60, 3))
+    a, b, c = x.T
+    zero, one = np.zeros(60), np.ones(60)
+    dy = np.stack(((b * np.sin(c), a * np.sin(c), a * b * np.cos(c)), (2 * a, zero, one)))
+    np.savez(path, x=x, y=np.stack((a * b * np.sin(c), a**2 + c), 1), dy=dy.transpose(2, 0, 1))
+    return path
 
 
 @cache
@@ -131,6 +145,10 @@ def make_config(tmp_path, request):
             base += [f"dataset.teacher={folder / 'teacher.safetensors'}", f"dataset.folder={folder}"]
             if not any(override.startswith("dataset=") for override in overrides):
                 base.append("dataset=atari/breakout")
+        if experiment == "surrogate":
+            base.append(f"dataset.path={request.getfixturevalue('samples_file')}")
+        elif experiment.startswith("surrogate"):
+            base += [f"dataset.folder={tmp_path}", "dataset.n_samples=80", "n_train=20"]
         if experiment == "continue_teacher":
             base.append(f"start={request.getfixturevalue('atari_folder') / 'teacher.safetensors'}")
         return composed(*base, *tiny, *overrides)

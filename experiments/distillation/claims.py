@@ -19,7 +19,7 @@ from experiments.distillation.appendix import appendix
 from experiments.distillation.names import EXPERIMENT, GAMES, METRICS_IN_FULL
 from experiments.evidence.markdown import format_factor, format_interval
 from experiments.evidence.rows import BySeed, Interval, final, finals, groups, log_ratio, median_interval, select
-from experiments.evidence.verdicts import Claim, Evidence, Finding, Part, above, at_least, every, find, negation
+from experiments.evidence.verdicts import Answer, Claim, Evidence, Finding, Part, above, at_least, every, find, negation
 
 COMMAND = "make distillation report"
 # What the claims are about. Rows of other games, methods or sizes are shown elsewhere and change no verdict.
@@ -211,6 +211,17 @@ def small_gap_in_pong(evidence: Evidence) -> Finding:
     )
 
 
+def nearer_by_states(evidence: Evidence) -> str:
+    """How much smaller the KL divergence is, by training states, over the games."""
+    ratios = log_ratios(of_the_paper(evidence).rows, "kl")
+    said = []
+    for n_train in SIZES:
+        factors = [10**ratio.median for (_, n), ratio in ratios.items() if n == n_train and ratio.n]
+        if factors:
+            said.append(f"{min(factors):.2g} to {max(factors):.2g} from {n_train:,} states")
+    return f"KL divergence, value-only over Sobolev, over the games: {'; '.join(said)}." if said else ""
+
+
 def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
     """Share of held-out states where the teacher's entropy is above 0.9 of the greatest, by game."""
     rows = select(rows, split="teacher", metric="nearly_uniform")
@@ -268,3 +279,8 @@ DISTILLATION = Part(
 )
 
 PARTS = (DISTILLATION,)  # of the report
+ANSWERS = (Answer("Are students closer to their teachers (Figure 4)?", nearer_by_states),)
+CHANGED = (
+    "Distillation: when there were results of Pong alone, D1's and D3's rules came to ask for three training sizes or "
+    "more in place of five, and D2's to leave out students that learned nothing.",
+)

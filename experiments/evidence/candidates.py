@@ -19,10 +19,14 @@ from experiments.evidence.reading import (
     read_bytes,
 )
 from experiments.evidence.runs import CompleteRun, check_labels, left_out
-from experiments.evidence.schemas import CELL, MEASURED, RUN_NOTES, SALIENCY, SCALES, SURFACE
+from experiments.evidence.schemas import CELL, MEASURED, PREDICTIONS, RUN_NOTES, SALIENCY, SCALES, SURFACE
 
 # What figures need besides rows: its schema, and where it goes.
-ARRAYS = {"surface.npz": (SURFACE, "surfaces"), "saliency.npz": (SALIENCY, "saliency")}
+ARRAYS = {
+    "surface.npz": (SURFACE, "surfaces"),
+    "saliency.npz": (SALIENCY, "saliency"),
+    "predictions.npz": (PREDICTIONS, "predictions"),
+}
 
 
 @dataclass(frozen=True, eq=False)

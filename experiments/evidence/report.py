@@ -1,4 +1,4 @@
-"""The report as Markdown.
+"""The report as Markdown: a front page that answers, and the details of each domain.
 
 For each claim of the paper: its sentence, the paper's number, ours with a 95% interval over seeds, the scale, the
 verdict by a rule that was written down beforehand, and the command that remakes it.
@@ -6,22 +6,18 @@ verdict by a rule that was written down beforehand, and the command that remakes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from experiments.evidence.markdown import markdown
 from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import MIN_SEEDS, as_rows, read_rows, read_settings, read_surfaces
-from experiments.evidence.verdicts import NOT_RUN, Claim, Evidence, Finding, Part
+from experiments.evidence.verdicts import NOT_RUN, VERDICTS, Answer, Claim, Evidence, Finding, Part
 
-PREAMBLE = f"""\
-# What was reproduced
-
-Written by `make report` from the rows in `results/`; no number was typed by hand. Each verdict follows from a rule
-that was written down before the results were seen.
-
+HOW_TO_READ = f"""\
 - An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise; a comparison of two
   methods is paired by seed. With as few as 6 to 10 seeds such intervals contain the median in 92 to 95% of trials.
 - **reproduced**: the rule holds. **not reproduced**: it does not hold, whichever way the open comparisons would fall.
@@ -30,19 +26,90 @@ that was written down before the results were seen.
 - Scale **paper** is the full budget; **reduced** is a smaller one, and no statement about the paper's numbers.
 """
 
+FRONT = """\
+# What was reproduced
 
-def report(evidence: Evidence, parts: Iterable[Part]) -> str:
-    """The whole report as Markdown."""
-    sections = [PREAMBLE]
-    for part in parts:
+Written by `make report` from the rows in `results/`; no number was typed by hand. Each claim has its rule, our numbers
+and its command in the details: {details}.
+"""
+
+FIGURES = {  # of the front page, in the folder `figures` beside the report
+    "ratios.png": "Regression: errors of value-only over those of Sobolev Training, by function and points",
+    "distillation_final_values.png": "Distillation: where students end, by game and states",
+    "figure_2_left.png": "Theory: points that suffice to learn a function, by its inputs",
+}
+
+
+class Domain(NamedTuple):
+    """What a domain has to say in the report: the module `claims`, which may lack the last two."""
+
+    name: str
+    parts: Sequence[Part]
+    answers: Sequence[Answer]
+    changed: Sequence[str]  # rules, budgets and choices that changed once results were seen
+
+
+Judged = list[tuple[Part, list[tuple[Claim, Finding]]]]
+
+
+def reports(evidence: Evidence, domains: Sequence[Domain], figures: Container[str] = ()) -> dict[str, str]:
+    """Every page of the report as Markdown, by the name of its file: the front page, and the details of each domain.
+
+    Args:
+        evidence: the rows.
+        domains: what is reported, in this order.
+        figures: files that the front page may show.
+    """
+    judged = {domain.name: judge(evidence, domain.parts) for domain in domains}
+    pages = {"REPORT.md": front(evidence, domains, judged, figures)}
+    for domain in domains:
+        pages[f"report/{domain.name}.md"] = details(evidence, judged[domain.name])
+    return pages
+
+
+def judge(evidence: Evidence, parts: Iterable[Part]) -> Judged:
+    """The verdict on every claim."""
+    return [(part, [(claim, claim.judge(evidence)) for claim in part.claims]) for part in parts]
+
+
+def front(evidence: Evidence, domains: Sequence[Domain], judged: Mapping[str, Judged], figures: Container[str]) -> str:
+    """The answers, the verdicts on what was run, and what changed on the way."""
+    links = ", ".join(f"[{domain.name.replace('_', ' ')}](report/{domain.name}.md)" for domain in domains)
+    sections = [FRONT.format(details=links)]
+    answers = [(answer.question, answer.say(evidence)) for domain in domains for answer in domain.answers]
+    if any(said for _, said in answers):
+        sections += ["## The answers\n", *(f"**{question}** {said}\n" for question, said in answers if said)]
+    sections += [f"![{title}](figures/{name})\n" for name, title in FIGURES.items() if name in figures]
+    lines, not_run, counts = [], [], dict.fromkeys((*VERDICTS.values(), NOT_RUN), 0)
+    for domain in domains:
+        for part, claims in judged[domain.name]:
+            for claim, finding in claims if part.of_paper else ():
+                counts[finding.verdict] += 1
+                if finding.verdict == NOT_RUN:
+                    not_run.append(claim.key)
+                else:
+                    lines.append([claim.key, claim.sentence, f"**{finding.verdict}**", finding.scale])
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    sections += [f"## Claim by claim\n\n{counted}.\n"]
+    if lines:
+        sections.append(markdown(["claim", "what the paper says", "verdict", "scale"], lines) + "\n")
+    if not_run:
+        sections.append(f"Not run: {'; '.join(not_run)}.\n")
+    if changed := [f"- {line}" for domain in domains for line in domain.changed]:
+        sections += ["## Changed after results were seen\n", *changed, ""]
+    return "\n".join([*sections, f"## How to read it\n\n{HOW_TO_READ}"])
+
+
+def details(evidence: Evidence, parts: Judged) -> str:
+    """Every claim of a domain with its rule and our numbers, and the tables that follow them."""
+    sections = [HOW_TO_READ]
+    for part, claims in parts:
         sections += [f"## {part.title}\n", f"{part.introduction}\n"]
-        judged = [(claim, claim.judge(evidence)) for claim in part.claims]
-        if judged:
-            lines = [[claim.key, claim.sentence, f"**{f.verdict}**", f.scale or "-"] for claim, f in judged]
+        if claims:
+            lines = [[claim.key, claim.sentence, f"**{f.verdict}**", f.scale or "-"] for claim, f in claims]
             sections.append(markdown(["claim", "what the paper says", "verdict", "scale"], lines) + "\n")
-        sections += [_detail(claim, finding) for claim, finding in judged]
-        appendix = part.appendix(evidence)
-        if appendix:
+        sections += [_detail(claim, finding) for claim, finding in claims]
+        if appendix := part.appendix(evidence):
             sections.append(appendix + "\n")
     return "\n".join(sections)
 

@@ -213,3 +213,7 @@ SALIENCY = {
     "scale": ("U", ""),
 }
 SCORES = {"score": ("fi", "E"), "score_greedy": ("fi", "F")}
+PREDICTIONS = {  # of N test samples, with O outputs and their derivatives by I inputs
+    **{"y": ("f", "NO"), "y_predicted": ("f", "NO"), "dy": ("f", "NOI"), "dy_predicted": ("f", "NOI")},
+    "scale": ("U", ""),
+}

@@ -87,6 +87,15 @@ class Part:
     introduction: str
     claims: Sequence[Claim]
     appendix: Callable[[Evidence], str]
+    of_paper: bool = True  # whether its claims are judged in the paper's own protocol
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of the report's front page: a question as a reader has it, and what the rows say."""
+
+    question: str
+    say: Callable[[Evidence], str]  # empty where there are no rows for it
 
 
 def above(interval: Interval, threshold: float) -> Statement:

@@ -32,7 +32,7 @@ from experiments.regression.train import (
 from experiments.runner.divergence import check_convergence
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from sobolev.functions import BENCHMARKS
+from sobolev.functions import FUNCTIONS
 from sobolev.networks import MLPEnsemble
 
 TERMS = ("value_loss", "gradient_loss")  # of the loss, by order, with their weights
@@ -52,7 +52,7 @@ def main(config: DescentConfig, run: Run) -> dict:
     seen = [tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in data]
 
     # Model and losses
-    ensemble = new_ensemble(config, seeds, run)
+    ensemble = new_ensemble(config, FUNCTIONS[config.dataset.name].inputs, seeds, run)
     batch_size = min(config.n_train, config.optimizer.batch_size)
     on_values = gradient_computer(ensemble, batch_size, [1.0], ["squared_l2"])
     on_both = gradient_computer(ensemble, batch_size, weights, ["squared_l2"] * 2)
@@ -104,7 +104,7 @@ def check(config: DescentConfig) -> None:
 
 def draw_normalised(config: DescentConfig, seeds: range, run: Run) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs, values and gradients in the network's units, of the training and of the test points."""
-    function = BENCHMARKS[config.dataset.name]
+    function = FUNCTIONS[config.dataset.name]
     train_data = draw(function, config.n_train, seeds, "train", 1, run)
     test_data = draw(function, config.n_test, seeds, "test", 1, run)
     normalizer = Normalizer.fit(function, train_data) if config.normalise else Normalizer.identity(train_data)

@@ -35,13 +35,15 @@ from experiments.evidence.rows import (
     scale_of,
     select,
 )
+from experiments.regression.choosing import LIMITS, SEARCH
 from experiments.regression.names import LOOKS, METHODS, METRICS, PROTOCOLS, REDUCED, SIZE_LOOKS, TASKS
+from experiments.regression.recipe_figures import limits, recipes
 from experiments.regression.surfaces import figure_3, surface_view
 
-NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent")
+NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent", "recipes", "recipe_limits")
 REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
 DESCENT = "regression_descent"
-NOT_DRAWN = ("regression_steep",)  # the report has it as a table
+NOT_DRAWN = ("regression_steep", SEARCH, LIMITS)  # the report has the first as a table, two have their own figures
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
@@ -258,6 +260,10 @@ def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iter
     """The named figures that rows and surfaces allow, for each experiment: (name, file name, figure), one at a time."""
     # Derivatives fix the values only up to a constant.
     surfaces = {key: surface for key, surface in surfaces.items() if key[2] != "derivative"}
+    if "recipes" in names and (figure := recipes(rows)):
+        yield "recipes", "recipes", figure
+    if "recipe_limits" in names and (figure := limits(rows)):
+        yield "recipe_limits", "recipe_limits", figure
     for (experiment,), of_experiment in groups(rows, "experiment"):
         if experiment in NOT_DRAWN:
             continue

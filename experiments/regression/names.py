@@ -40,6 +40,8 @@ PROTOCOLS = {
     "regression_normalised": "normalised protocol",
     "regression_second_order": "normalised protocol, smooth activation",
     "regression_descent": "normalised protocol",
+    "regression_decayed": "paper's protocol, learning rate falling in the end",
+    "regression_recipe": "normalised protocol, each method's best choice",
 }
 REDUCED = "REDUCED: not the paper's scale"  # the mark of a figure
 

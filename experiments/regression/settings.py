@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,6 +14,14 @@ from experiments.runner.limits import check_evaluations, check_updates
 from experiments.runner.settings import Activation, LossConfig, MLPConfig, OptimizerConfig, RunConfig
 
 PIECEWISE_LINEAR = (Activation.relu, Activation.leaky_relu)  # their second derivatives vanish
+
+# The term of gradients in a recipe, see experiments/regression/recipes.py.
+TERM = {
+    "weight": ("none", "unit", "balanced"),
+    "falls": ("flat", "late", "early"),
+    "distance": ("square", "norm"),
+    "derivative": ("exact", "finite"),
+}
 
 
 @dataclass
@@ -41,13 +50,7 @@ class RegressionConfig(RunConfig):
     evaluations: int = MISSING  # how often over training, evenly in log(step)
 
     def named_modules(self) -> set[str]:
-        from sobolev.functions import BENCHMARKS  # these bring torch, which types and refusals do not wait for
-        from sobolev.losses import DISTANCES
-
-        function = BENCHMARKS.get(self.dataset.name)
-        parts = [getattr(function, name, None) for name in ("formula", "partials", "second_partials")]
-        parts += [DISTANCES.get(distance) for distance in self.loss.distances]
-        return {part.__module__ for part in parts if isinstance(getattr(part, "__module__", None), str)}
+        return modules_of(self.dataset.name, self.loss.distances)
 
     def check_values(self) -> None:
         check_seed(self)
@@ -101,6 +104,94 @@ class DescentConfig(RegressionConfig):
             )
 
 
+@dataclass
+class GradientTermConfig:
+    """How gradients enter the loss of a recipe, beside the squared error of values, in words of `TERM`."""
+
+    weight: str = MISSING
+    falls: str = MISSING
+    distance: str = MISSING
+    derivative: str = MISSING
+    factor: float = MISSING  # of the weight
+    noise: float = MISSING  # of the gradients that are learned from, relative to their root mean square
+
+
+@dataclass
+class RecipeConfig(RunConfig):
+    """Regression in the normalised protocol by a recipe: a network, its optimiser and a term of gradients."""
+
+    choices: ClassVar[dict[str, str]] = {}
+    axes: ClassVar[tuple[str, ...]] = (
+        *("dataset", "n_train", "activation", "initialisation", "model", "gradient", "optimizer"),
+    )
+    budget: ClassVar[tuple[str, ...]] = ("networks", "n_test", "evaluations")
+    dataset: BenchmarkDatasetConfig = field(default_factory=BenchmarkDatasetConfig)
+    model: MLPConfig = field(default_factory=MLPConfig)
+    gradient: GradientTermConfig = field(default_factory=GradientTermConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    activation: str = MISSING  # the model's; a label shows both
+    initialisation: str = MISSING
+    n_train: int = MISSING
+    n_test: int = MISSING  # points of the split
+    networks: int = MISSING  # seeds seed, seed + 1, ...
+    split: str = MISSING  # validation or test: which points errors are measured on
+    evaluations: int = MISSING  # how often over training, evenly in log(step); 1: at the end alone
+
+    def named_modules(self) -> set[str]:
+        return modules_of(self.dataset.name)
+
+    def check_values(self) -> None:
+        check_seed(self)
+        check_precision(self)
+        check_positive(
+            n_train=self.n_train,
+            n_test=self.n_test,
+            networks=self.networks,
+            evaluations=self.evaluations,
+            **of_optimizer("optimizer", self.optimizer),
+            **{"model.hidden": min(self.model.hidden, default=0), "gradient.factor": self.gradient.factor},
+        )
+        check_labelled_activation(self.activation, self.model)
+        if self.initialisation != (of_model := self.model.initialisation.name):
+            raise BadInput(f"model.initialisation={of_model} is not initialisation={self.initialisation}, a label's")
+        for key, choices in TERM.items():
+            if (word := getattr(self.gradient, key)) not in choices:
+                raise BadInput(f"gradient.{key}={word}: expected {', '.join(choices)}")
+        if not 0 <= self.gradient.noise < math.inf:
+            raise BadInput(f"gradient.noise={self.gradient.noise}: expected 0 or more, and finite")
+        if self.split not in ("validation", "test"):
+            raise BadInput(f"split={self.split}: expected validation or test")
+        check_updates(**{"optimizer.steps": self.optimizer.steps})
+        check_evaluations(self.evaluations, self.optimizer.steps)
+
+
+@dataclass
+class ChosenRecipeConfig(RecipeConfig):
+    """The recipe that a search chose, or the value-only training that it chose: files of configs/recipe."""
+
+    choices: ClassVar[dict[str, str]] = {"recipe": "{approach}"}
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
+    budget: ClassVar[tuple[str, ...]] = (*RecipeConfig.budget, "optimizer.steps")
+    approach: str = MISSING  # value or sobolev: a label shows it
+
+
+@dataclass
+class RecipeLimitsConfig(ChosenRecipeConfig):
+    """A chosen recipe whose gradients weigh more or less, or are noisy."""
+
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "gradient.factor", "gradient.noise")
+
+
+def modules_of(function: str, distances: Sequence[str] = ()) -> set[str]:
+    """The modules that hold a function's formula and derivatives, and distances, as far as there are such."""
+    from sobolev.functions import FUNCTIONS  # these bring torch, which types and refusals do not wait for
+    from sobolev.losses import DISTANCES
+
+    names = ("formula", "partials", "second_partials")
+    parts = [getattr(FUNCTIONS.get(function), name, None) for name in names] + [*map(DISTANCES.get, distances)]
+    return {part.__module__ for part in parts if isinstance(getattr(part, "__module__", None), str)}
+
+
 def of_optimizer(name: str, optimizer: OptimizerConfig) -> dict[str, float]:
     """The numbers of an optimizer by their keys, {"optimizer.steps": 5000, ...}."""
     return {f"{name}.{key}": getattr(optimizer, key) for key in ("steps", "batch_size", "learning_rate")}
@@ -109,4 +200,7 @@ def of_optimizer(name: str, optimizer: OptimizerConfig) -> dict[str, float]:
 TYPES = {
     "regression_types": RegressionConfig,
     "regression_descent_types": DescentConfig,
+    "regression_recipes_types": RecipeConfig,
+    "regression_recipe_types": ChosenRecipeConfig,
+    "regression_recipe_limits_types": RecipeLimitsConfig,
 }

@@ -21,6 +21,7 @@ from experiments.evidence.rows import (
     read_rows,
     select,
 )
+from experiments.regression.choosing import LIMITS, SEARCH
 from experiments.regression.names import METHODS, METRICS, TASKS
 
 
@@ -106,6 +107,6 @@ def tables(results: Path) -> Iterator[tuple[str, str, list[Entry]]]:
         EvidenceError: there are no rows, or they are damaged.
     """
     entries = final_errors(read_rows(rows_path(results / "regression")))
-    for experiment in dict.fromkeys(entry.experiment for entry in entries):
+    for experiment in dict.fromkeys(entry.experiment for entry in entries if entry.experiment not in (SEARCH, LIMITS)):
         of_experiment = [entry for entry in entries if entry.experiment == experiment]
         yield experiment, errors_table(of_experiment), of_experiment

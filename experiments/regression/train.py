@@ -3,7 +3,7 @@
 A run trains one ensemble: a network for each of `networks` seeds, on one function, one training size, one loss.
 Network s draws its points, its initial weights and its batches from seed s alone, so that methods compare pairwise.
 
-Shape suffixes: E networks, N samples of each, I inputs (2).
+Shape suffixes: E networks, N samples of each, I inputs (2 for the paper's functions).
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.regression.settings import PIECEWISE_LINEAR, RegressionConfig
+from experiments.regression.settings import PIECEWISE_LINEAR, RecipeConfig, RegressionConfig
 from experiments.runner.divergence import check_convergence
 from experiments.runner.errors import BadInput, nearest
 from experiments.runner.limits import A_MEASUREMENT, check_memory, mlp_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
-from sobolev.functions import BENCHMARKS, BenchmarkFunction
-from sobolev.functions.benchmarks import SHIPPED
+from sobolev.functions import FUNCTIONS, SHIPPED, BenchmarkFunction
 from sobolev.losses import DISTANCES, SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
@@ -34,7 +33,7 @@ TRAIN_POINTS_EVALUATED = 2_000  # at most: train errors cost as much as test err
 
 def main(config: RegressionConfig, run: Run) -> dict:
     """Train and evaluate one ensemble; the objective is the median test error of the values."""
-    function = BENCHMARKS[config.dataset.name]
+    function = FUNCTIONS[config.dataset.name]
     seeds = range(config.seed, config.seed + config.networks)
     highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
     # Gradients are measured even where they are not trained on, and so are Hessians where they do not vanish.
@@ -49,7 +48,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
     of_zeros_E = test[1].double().square().mean((1, 2)).cpu()  # the error of a network of zeros
 
     # Model and loss
-    ensemble = new_ensemble(config, seeds, run)
+    ensemble = new_ensemble(config, function.inputs, seeds, run)
     batch_size = min(config.n_train, config.optimizer.batch_size)
     loss = config.loss
     compute_gradients = gradient_computer(
@@ -81,7 +80,8 @@ def main(config: RegressionConfig, run: Run) -> dict:
     # Evaluate
     final = errors["test"][0]  # value MSE of each network
     shown = int(final.argsort()[(len(final) - 1) // 2])
-    save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], run.scale)
+    if function.inputs == 2:
+        save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], run.scale)
     return {
         "objective": final.quantile(0.5).item(),
         "steps": steps,
@@ -91,41 +91,50 @@ def main(config: RegressionConfig, run: Run) -> dict:
 
 def check(config: RegressionConfig) -> None:
     """Refuse a function or distance that the library does not have, and more than this machine's memory holds."""
-    if config.dataset.name not in BENCHMARKS:
-        raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*BENCHMARKS])}")
-    function = BENCHMARKS[config.dataset.name]
-    if function is not SHIPPED.get(config.dataset.name, function):
-        raise BadInput(f"dataset.name={config.dataset.name} ships, and an extension has put its own there: rename it")
+    check_function(config)
     for distance in config.loss.distances:
         if distance not in DISTANCES:
             raise BadInput(f"loss.distances: {distance} is not one of {', '.join(DISTANCES)}")
+
+
+def check_function(config: RegressionConfig | RecipeConfig) -> None:
+    """Refuse a function that nobody defined or in a shipped one's place, and more than this machine's memory holds."""
+    if config.dataset.name not in FUNCTIONS:
+        raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*FUNCTIONS])}")
+    function = FUNCTIONS[config.dataset.name]
+    if function is not SHIPPED.get(config.dataset.name, function):
+        raise BadInput(f"dataset.name={config.dataset.name} ships, and an extension has put its own there: rename it")
     networks, batch_size = config.networks, min(config.n_train, config.optimizer.batch_size)
     check_memory(
         {
             "networks, model.hidden and optimizer.batch_size": mlp_bytes(
-                config, (2, *config.model.hidden, 1), networks, batch_size
+                config, (function.inputs, *config.model.hidden, 1), networks, batch_size
             ),
             # Inputs, values, gradients and Hessians are drawn in float64.
-            "networks, n_train and n_test": 8 * 9 * networks * max(config.n_train, config.n_test),
+            "networks, n_train and n_test": 8
+            * (function.inputs + 1) ** 2
+            * networks
+            * max(config.n_train, config.n_test),
             "evaluations": A_MEASUREMENT * config.evaluations,
         }
     )
 
 
 def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: int, run: Run) -> tuple[Tensor, ...]:
-    """Inputs (E, N, 2), values (E, N, 1), gradients (E, N, 2) and, at order 2, Hessians (E, N, 2, 2).
+    """Inputs (E, N, I), values (E, N, 1), gradients (E, N, I) and, at order 2, Hessians (E, N, I, I).
 
     Uniform over the domain, computed in float64, then rounded to the run's precision.
     """
     x = torch.stack([function.sample(n, generator(seed, split), dtype=torch.float64) for seed in seeds])
-    exact = (x, function.value(x)[..., None], function.gradient(x), function.hessian(x))
-    return tuple(tensor.to(run.device, run.dtype) for tensor in exact[: order + 2])
+    exact = (x, function.value(x)[..., None], function.gradient(x))
+    exact += (function.hessian(x),) if order == 2 else ()
+    return tuple(tensor.to(run.device, run.dtype) for tensor in exact)
 
 
-def new_ensemble(config: RegressionConfig, seeds: range, run: Run) -> MLPEnsemble:
+def new_ensemble(config: RegressionConfig | RecipeConfig, inputs: int, seeds: range, run: Run) -> MLPEnsemble:
     """The networks as they begin, one a seed."""
     return MLPEnsemble(
-        sizes=(2, *config.model.hidden, 1),
+        sizes=(inputs, *config.model.hidden, 1),
         generators=[generator(seed, "init") for seed in seeds],
         activation=config.model.activation.name,
         initialisation=config.model.initialisation.name,
@@ -139,8 +148,8 @@ class Normalizer:
     Derivatives follow by the chain rule: df'/dx' = df/dx half_width / deviation.
     """
 
-    center_2: Tensor
-    half_width_2: Tensor
+    center_I: Tensor
+    half_width_I: Tensor
     mean_E11: Tensor
     deviation_E11: Tensor
 
@@ -149,11 +158,11 @@ class Normalizer:
         """The paper's protocol: nothing is scaled."""
         x, value = data[:2]
         zero, one = torch.zeros_like(value[:, :1]), torch.ones_like(value[:, :1])
-        return cls(x.new_zeros(2), x.new_ones(2), zero, one)
+        return cls(x.new_zeros(x.shape[-1]), x.new_ones(x.shape[-1]), zero, one)
 
     @classmethod
     def fit(cls, function: BenchmarkFunction, train: tuple[Tensor, ...]) -> Normalizer:
-        """The domain becomes [-1, 1]^2; values are standardised by each network's own training points."""
+        """The domain becomes [-1, 1]^I; values are standardised by each network's own training points."""
         x, value = train[:2]
         low, high = torch.tensor(function.domain, dtype=x.dtype, device=x.device).unbind(-1)
         # One training point has no deviation.
@@ -164,12 +173,12 @@ class Normalizer:
     def normalise(self, data: Sequence[Tensor]) -> list[Tensor]:
         """(x, f, df, d2f) in the network's normalizer."""
         x, value, *higher = data
-        normalised = [(x - self.center_2) / self.half_width_2, (value - self.mean_E11) / self.deviation_E11]
+        normalised = [(x - self.center_I) / self.half_width_I, (value - self.mean_E11) / self.deviation_E11]
         return normalised + [tensor * factor for tensor, factor in zip(higher, self._chain_rule(), strict=False)]
 
     def predict(self, ensemble: MLPEnsemble, x_ENI: Tensor, order: int) -> list[Tensor]:
-        """Values (E, N, 1), gradients (E, N, 2), ... of the networks in raw normalizer."""
-        ensemble_in = (x_ENI - self.center_2) / self.half_width_2
+        """Values (E, N, 1), gradients (E, N, I), ... of the networks in raw units."""
+        ensemble_in = (x_ENI - self.center_I) / self.half_width_I
         value, *higher = derivatives(ensemble, ensemble_in, order, batch_dims=2)
         raw = [value * self.deviation_E11 + self.mean_E11]
         return raw + [tensor.squeeze(2) / factor for tensor, factor in zip(higher, self._chain_rule(), strict=False)]
@@ -184,8 +193,8 @@ class Normalizer:
         return [total / data[0].shape[1] for total in sums]
 
     def _chain_rule(self) -> tuple[Tensor, Tensor]:
-        outer = self.half_width_2[:, None] * self.half_width_2
-        return self.half_width_2 / self.deviation_E11, outer / self.deviation_E11[..., None]
+        outer = self.half_width_I[:, None] * self.half_width_I
+        return self.half_width_I / self.deviation_E11, outer / self.deviation_E11[..., None]
 
 
 def gradient_computer(ensemble: MLPEnsemble, batch_size: int, weights: list[float], distances: list[str]):

@@ -11,9 +11,12 @@ from experiments.runner.settings import OptimizerConfig, Schedule
 
 def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
     """The rate of update number `step`, from 0."""
-    if optimizer.schedule is Schedule.cosine:
-        return optimizer.learning_rate * (1 + math.cos(math.pi * step / optimizer.steps)) / 2
-    return optimizer.learning_rate
+    falling = {Schedule.constant: 0, Schedule.cosine: optimizer.steps, Schedule.tail: optimizer.steps // 4}
+    steps = falling[optimizer.schedule]  # the last ones, over which the rate falls
+    since = step - (optimizer.steps - steps)
+    if since < 0 or not steps:
+        return optimizer.learning_rate
+    return optimizer.learning_rate * (1 + math.cos(math.pi * since / steps)) / 2
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:

@@ -18,9 +18,9 @@ from omegaconf import MISSING, OmegaConf
 from experiments.runner.precision import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu"])
-Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he"])
-Schedule = enum.Enum("Schedule", ["constant", "cosine"])
+Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu", "gelu"])
+Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
+Schedule = enum.Enum("Schedule", ["constant", "cosine", "tail"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
 # bfloat16 and tf32: products only, the latter of float32 on a GPU; auto: see experiments/runner/precision.py
 Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "tf32", "auto"])
@@ -137,7 +137,7 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Adam. `steps` counts updates; `cosine` takes the learning rate to 0 over them."""
+    """Adam. `steps` counts updates; `cosine` takes the learning rate to 0 over them, `tail` over their last quarter."""
 
     learning_rate: float = MISSING
     schedule: Schedule = MISSING

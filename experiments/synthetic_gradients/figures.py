@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence import drawing
 from experiments.evidence.reading import expected, rows_path
@@ -116,7 +116,7 @@ def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figu
                 draw_curve(axes, select(of_split, method=technique), **look.drawn)
             if metric == "gradient_relative_error":
                 axes.axhline(1, color="#555555", linewidth=0.8, linestyle=":")  # no gradient at all
-                _log_axis(axes)
+                drawing.numbers_axis(axes, evenly_below=3, between_below=30, labels=5)
             else:
                 axes.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
             axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -148,7 +148,7 @@ def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
             draw_curve(axes, select(cell, metric="loss"), color="#000000")
             for k, (color, dashes) in SPLIT_LOOKS.items():
                 draw_curve(axes, select(cell, metric=f"predicted_loss/{k}"), color=color, linestyle=dashes)
-            _log_axis(axes)
+            drawing.numbers_axis(axes, evenly_below=3, between_below=30, labels=5)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(_plain(look.title) if line == lines[0] else "")
         panels[0].set_ylabel(on_lines(line))
@@ -197,17 +197,6 @@ def first_column(figure: Figure) -> list[Axes]:
 def _plain(name: str) -> str:
     """A name as it is: Matplotlib would set what stands between two dollars as a formula."""
     return name.replace("$", r"\$")
-
-
-def _log_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high < 3 * low:  # 1, 2 and 5 would leave one label or none
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-    else:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _handle(look: Look) -> Line2D:

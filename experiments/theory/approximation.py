@@ -14,7 +14,7 @@ from experiments.runner.run import Run
 from experiments.theory.settings import ApproximationConfig
 from experiments.theory.target import Data, ripple, uniform
 from experiments.theory.training import (
-    Step,
+    ComputeGradients,
     by_derivatives,
     check_training,
     errors_in_the_end,
@@ -51,7 +51,7 @@ def main(config: ApproximationConfig, run: Run) -> dict:
     return finish(config, run, errors, "gradient_sup")
 
 
-def by_differences(ensemble: MLPEnsemble, step: float) -> Step:
+def by_differences(ensemble: MLPEnsemble, step: float) -> ComputeGradients:
     """The objective of Eq. 1 at order 1 with difference quotients in place of derivatives."""
 
     def compute_gradients(x_ENI: Tensor, f_EN1: Tensor, quotients_ENI: Tensor) -> None:

@@ -26,3 +26,8 @@ THEORY = Part(
 )
 
 PARTS = (THEORY,)  # of the report
+ANSWERS = claims_questions.ANSWERS
+CHANGED = (
+    "Theory: three rules were made stricter or clearer: a construction counts the units that it has, a second solution "
+    "has to be another one, and grids have to be whole. No verdict changed.",
+)

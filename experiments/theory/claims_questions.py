@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.evidence.markdown import format_factor, format_interval
 from experiments.evidence.rows import groups, levels, log_ratio, select
-from experiments.evidence.verdicts import Claim, Evidence, Finding, above, every, find
+from experiments.evidence.verdicts import Answer, Claim, Evidence, Finding, above, every, find
 from experiments.theory.analysis import COMMAND, LEARNED, among, by_width, of_experiment, points_needed, rates
 
 # The cells that are judged: those of sweep=theory/points with ReLU networks, and of sweep=theory/approximation.
@@ -102,6 +102,45 @@ def gradients_are_closer(evidence: Evidence) -> Finding:
         "" if missing else f"gradient error, value only / Sobolev, over widths: {'; '.join(words)}",
     )
 
+
+def points_saved(evidence: Evidence) -> str:
+    """In how many dimensions fewer points suffice, and how many fewer."""
+    rows = among(of_experiment(evidence, "theory_points"), n_inputs=INPUTS, activation=("relu",), n_train=SIZES).rows
+    ratios = {}
+    for n_inputs in levels(rows, "n_inputs"):
+        if (ratio := log_ratio(*(points_needed(rows, n_inputs, matched) for matched in METHODS))).n:
+            ratios[n_inputs] = ratio
+    if not ratios:
+        return ""
+    fewer = [n_inputs for n_inputs, ratio in ratios.items() if above(ratio, 0)]
+    words = "; ".join(f"{format_factor(ratio)} at {n_inputs}" for n_inputs, ratio in ratios.items())
+    return (
+        f"A random ReLU teacher is learned from fewer points in {len(fewer)} of {len(ratios)} numbers of inputs. "
+        f"Points needed, value-only over Sobolev: {words} inputs."
+    )
+
+
+def gradients_learned(evidence: Evidence) -> str:
+    """How much smaller the error of gradients is, by activation, over widths and dimensions."""
+    rows = of_trained(evidence, METHODS).rows
+    said = []
+    for activation in ACTIVATIONS:
+        medians = []
+        for n_inputs in TRAINED_INPUTS:
+            value, sobolev = (
+                by_width(rows, "gradient_l2", n_inputs=n_inputs, activation=activation, matched=matched)
+                for matched in METHODS
+            )
+            medians += [10 ** log_ratio(value[width], sobolev[width]).median for width in value if width in sobolev]
+        if medians:
+            said.append(f"{min(medians):.2g} to {max(medians):.2g} with {activation}")
+    return f"Error of gradients, value-only over Sobolev, networks of one layer: {', '.join(said)}." if said else ""
+
+
+ANSWERS = (
+    Answer("Do fewer points suffice (RQ1)?", points_saved),
+    Answer("Are derivatives learned, not only values (RQ2)?", gradients_learned),
+)
 
 CLAIMS: Sequence[Claim] = (
     Claim(

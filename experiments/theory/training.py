@@ -20,10 +20,12 @@ from sobolev.losses import SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
-Step = Callable[..., None]  # of a batch: inputs, values, gradients; it fills the parameters' `.grad`
+ComputeGradients = Callable[..., None]  # of a batch: inputs, values, gradients; it fills the parameters' `.grad`
 
 
-def train(config: TrainingConfig, run: Run, data: Data, objective: Callable[[MLPEnsemble, int], Step]) -> MLPEnsemble:
+def train(
+    config: TrainingConfig, run: Run, data: Data, objective: Callable[[MLPEnsemble, int], ComputeGradients]
+) -> MLPEnsemble:
     """Train one network a seed by Adam; each draws its weights and its batches from its own seed.
 
     `objective(ensemble, batch_size)` is a function of a batch that fills the parameters' `.grad`.
@@ -63,11 +65,11 @@ def train(config: TrainingConfig, run: Run, data: Data, objective: Callable[[MLP
     return ensemble
 
 
-def by_derivatives(value_weight: float, gradient_weight: float) -> Callable[[MLPEnsemble, int], Step]:
+def by_derivatives(value_weight: float, gradient_weight: float) -> Callable[[MLPEnsemble, int], ComputeGradients]:
     """The objective of Eq. 1 at order 1: the fused step for ReLU, autograd for other activations."""
     loss = SobolevLoss(order=1, weights=[value_weight, gradient_weight], reduction="none", batch_dims=2)
 
-    def objective(ensemble: MLPEnsemble, batch_size: int) -> Step:
+    def objective(ensemble: MLPEnsemble, batch_size: int) -> ComputeGradients:
         if type(ensemble.activation) is nn.ReLU:
             return ReLUSobolevStep(ensemble, batch_size, value_weight, gradient_weight)
 

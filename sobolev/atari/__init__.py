@@ -1,7 +1,7 @@
 """Atari games: environments, actor-critic training, teachers and the states that teachers visit (Section 4.2)."""
 
 from sobolev.atari.actor_critic import ActorCritic, Objective, Rollout, sample
-from sobolev.atari.environments import AtariOptions, Environments, Step, games
+from sobolev.atari.environments import AtariOptions, Environments, Transition, games
 from sobolev.atari.play import environment_seeds, play
 from sobolev.atari.recorded_states import RecordedStates
 from sobolev.atari.recording import Recording, record
@@ -15,8 +15,8 @@ __all__ = [
     "RecordedStates",
     "Recording",
     "Rollout",
-    "Step",
     "Teacher",
+    "Transition",
     "environment_seeds",
     "games",
     "load_teacher",

@@ -89,7 +89,7 @@ class AtariOptions:
             raise ValueError(f"sticky_actions is a probability below 1, not {self.sticky_actions!r}")
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """The result of one step of N environments. Where an episode had ended before, the action has no effect.
 
     Attributes:
@@ -169,10 +169,10 @@ class Environments:
         """Begin an episode in each environment from seeds (N,), and return the states (N, C, H, W)."""
         return self._emulators.reset(seed=seeds)[0]
 
-    def step(self, actions_N: np.ndarray) -> Step:
+    def step(self, actions_N: np.ndarray) -> Transition:
         """Take an action in each environment; `actions_N` are indices into `actions`."""
         states, rewards, terminated, truncated, info = self._emulators.step(self._indices[actions_N])
-        return Step(states, rewards, terminated, truncated, info["lives"])
+        return Transition(states, rewards, terminated, truncated, info["lives"])
 
 
 def games() -> list[str]:

@@ -1,6 +1,13 @@
-"""The seven optimisation benchmarks that Section 4.1 of the paper regresses, with closed-form derivatives."""
+"""Functions to regress: the seven benchmarks of the paper's Section 4.1, and others of up to six inputs."""
+
+from collections import ChainMap
+from types import MappingProxyType
 
 from sobolev.functions.benchmark import BenchmarkFunction
 from sobolev.functions.benchmarks import BENCHMARKS
+from sobolev.functions.others import OTHERS
 
-__all__ = ["BENCHMARKS", "BenchmarkFunction"]
+FUNCTIONS = ChainMap(BENCHMARKS, OTHERS)  # every function by its name, also those that are added later
+SHIPPED = MappingProxyType(dict(FUNCTIONS))  # those of this library, whatever is added
+
+__all__ = ["BENCHMARKS", "FUNCTIONS", "OTHERS", "SHIPPED", "BenchmarkFunction"]

@@ -1,4 +1,4 @@
-"""The type of a benchmark function: a formula of two variables over a rectangle, with its derivatives."""
+"""The type of a benchmark function: a formula of its variables over a box, with its derivatives."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BenchmarkFunction:
-    """A function f: R^2 -> R with its gradient and Hessian, in closed form or else by automatic differentiation.
+    """A function f: R^I -> R with its gradient and Hessian, in closed form or else by automatic differentiation.
 
-    Every method takes a floating-point tensor of points of shape (..., 2), keeps its dtype and device, and can
+    Every method takes a floating-point tensor of points of shape (..., I), keeps its dtype and device, and can
     be differentiated by autograd and by ``torch.func``.
 
     >>> import torch
@@ -36,49 +36,56 @@ class BenchmarkFunction:
 
     Attributes:
         name: The key in ``BENCHMARKS``, and the name in rows.
-        domain: (low, high) of each coordinate. Points are drawn uniformly from this rectangle.
-        formula: (x, y) -> f.
-        partials: (x, y) -> (df/dx, df/dy). None differentiates the formula, which takes each point on its own.
-        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2). None differentiates the gradient.
+        domain: (low, high) of each of the I coordinates. Points are drawn uniformly from this box.
+        formula: (x, y, ...) -> f.
+        partials: (x, y, ...) -> (df/dx, df/dy, ...). None differentiates the formula, which takes each point alone.
+        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2), for two inputs. None differentiates the gradient.
     """
 
     name: str
-    domain: tuple[tuple[float, float], tuple[float, float]]
-    formula: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
-    partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
+    domain: tuple[tuple[float, float], ...]
+    formula: Callable[..., Tensor] = field(repr=False)
+    partials: Callable[..., tuple[Tensor, ...]] | None = field(default=None, repr=False)
     second_partials: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = field(default=None, repr=False)
+
+    @property
+    def inputs(self) -> int:
+        """I, the number of coordinates."""
+        return len(self.domain)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The value, as ``value`` gives it."""
         return self.value(x)
 
     def value(self, x: Tensor) -> Tensor:
-        """f(x): points (..., 2) to values (...).
+        """f(x): points (..., I) to values (...).
 
         Raises:
             TypeError: x is not a floating-point tensor.
-            ValueError: the last axis of x does not have length 2.
+            ValueError: the last axis of x does not have length I.
         """
         return self.formula(*self._coordinates(x))
 
     def gradient(self, x: Tensor) -> Tensor:
-        """The gradient of f: points (..., 2) to (..., 2). Raises what ``value`` raises."""
+        """The gradient of f: points (..., I) to (..., I). Raises what ``value`` raises."""
         coordinates = self._coordinates(x)
         if self.partials is None:
             return torch.func.grad(lambda points: self.value(points).sum())(x)
         return torch.stack(self.partials(*coordinates), dim=-1)
 
     def hessian(self, x: Tensor) -> Tensor:
-        """The Hessian of f: points (..., 2) to symmetric matrices (..., 2, 2). Raises what ``value`` raises."""
+        """The Hessian of f: points (..., I) to symmetric matrices (..., I, I). Raises what ``value`` raises."""
         coordinates = self._coordinates(x)
         if self.second_partials is None:
-            rows = [torch.func.grad(lambda points, k=k: self.gradient(points)[..., k].sum())(x) for k in range(2)]
+            rows = [
+                torch.func.grad(lambda points, k=k: self.gradient(points)[..., k].sum())(x) for k in range(self.inputs)
+            ]
             return torch.stack(rows, dim=-2)
         f_xx, f_xy, f_yy = self.second_partials(*coordinates)
         return torch.stack((torch.stack((f_xx, f_xy), dim=-1), torch.stack((f_xy, f_yy), dim=-1)), dim=-2)
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-        """n points (n, 2), uniform over the domain, on the generator's device.
+        """n points (n, I), uniform over the domain, on the generator's device.
 
         Points are drawn in float64 and then rounded, so that a generator gives the same points in every dtype.
 
@@ -87,14 +94,14 @@ class BenchmarkFunction:
         """
         if n < 1:
             raise ValueError(f"n is the number of points to draw and must be at least 1, not {n}")
-        unit = torch.rand(n, 2, generator=generator, dtype=torch.float64, device=generator.device)
+        unit = torch.rand(n, self.inputs, generator=generator, dtype=torch.float64, device=generator.device)
         low, high = torch.tensor(self.domain, dtype=torch.float64, device=generator.device).unbind(-1)
         return (low + (high - low) * unit).to(dtype)
 
-    def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _coordinates(self, x: Tensor) -> tuple[Tensor, ...]:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{self.name} takes points as a floating-point torch.Tensor, not {found}")
-        if x.ndim == 0 or x.shape[-1] != 2:
-            raise ValueError(f"{self.name} takes points of shape (..., 2), not {tuple(x.shape)}")
-        return x[..., 0], x[..., 1]
+        if x.ndim == 0 or x.shape[-1] != self.inputs:
+            raise ValueError(f"{self.name} takes points of shape (..., {self.inputs}), not {tuple(x.shape)}")
+        return x.unbind(-1)

@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
     "silu": nn.SiLU,
+    "gelu": nn.GELU,
 }
 
 
@@ -39,7 +40,14 @@ def _he(weight_OI: Tensor, bias_O: Tensor, generator: torch.Generator) -> None:
     nn.init.zeros_(bias_O)
 
 
-INITIALISATIONS = {"uniform_fan_in": _uniform_fan_in, "glorot": _glorot, "he": _he}
+def _he_spread(weight_OI: Tensor, bias_O: Tensor, generator: torch.Generator) -> None:
+    """He's normal weights, and biases uniform in +-1/sqrt(fan_in): few inputs are cut at many places, not all at 0."""
+    _he(weight_OI, bias_O, generator)
+    bound = weight_OI.shape[1] ** -0.5
+    nn.init.uniform_(bias_O, -bound, bound, generator=generator)
+
+
+INITIALISATIONS = {"uniform_fan_in": _uniform_fan_in, "glorot": _glorot, "he": _he, "he_spread": _he_spread}
 
 
 class MLPEnsemble(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 from experiments.distillation.appendix import longer, shortcut
 from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
 from experiments.distillation.names import GAMES
-from experiments.evidence.report import report
+from experiments.evidence.report import details, judge
 from experiments.evidence.rows import as_rows, final, select
 from experiments.evidence.verdicts import Evidence, Finding
 from tests.conftest import CONFIGS
@@ -227,7 +227,8 @@ def test_shipped_runs_of_a_comparison_differ_by_nothing_else():
 
 
 def test_the_report_names_what_is_missing():
-    text = report(Evidence(make_rows(games=("breakout",)), {}), [DISTILLATION])
+    evidence = Evidence(make_rows(games=("breakout",)), {})
+    text = details(evidence, judge(evidence, [DISTILLATION]))
     assert "Missing: Space Invaders at 1,000, 5,000, 10,000, 25,000, 50,000" in text
     assert re.search(r"Breakout at 1,000 3\.[12]", text)  # 10^0.5
     assert "| Breakout | 1,000 | value |" in text

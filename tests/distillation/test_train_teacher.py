@@ -19,7 +19,7 @@ from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
 from experiments.runner.scale import scale_of
-from sobolev.atari import ActorCritic, AtariOptions, Objective, Rollout, Step, load_teacher
+from sobolev.atari import ActorCritic, AtariOptions, Objective, Rollout, Transition, load_teacher
 from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 from tests.conftest import composed
@@ -80,11 +80,11 @@ class Scripted:
     def states(self) -> np.ndarray:
         return np.full((self.n, 4, 84, 84), self.t, np.uint8)
 
-    def step(self, actions_N: np.ndarray) -> Step:
+    def step(self, actions_N: np.ndarray) -> Transition:
         t = self.t
         self.t += 1
         ends = (np.array([(t, i) in at for i in range(self.n)]) for at in (self.terminated, self.truncated))
-        return Step(self.states(), self.rewards_TN[t], *ends, self.lives_TN[t])
+        return Transition(self.states(), self.rewards_TN[t], *ends, self.lives_TN[t])
 
 
 @pytest.mark.parametrize("clip_rewards", [True, False])

@@ -253,6 +253,7 @@ def test_data_sets_of_their_own_sizes_span_no_sizes():
         ("train_teacher", "teachers"),
         ("synthetic_gradients", "synthetic_gradients"),
         ("synthetic_gradients_imagenet", "synthetic_gradients"),
+        ("surrogate_reactor", "surrogates"),
         ("mine_too", "mine"),
     ],
 )
@@ -263,7 +264,7 @@ def test_an_experiment_has_one_folder(experiment, folder):
 def test_every_shipped_experiment_goes_to_the_folder_of_its_domain():
     names = [path.stem for path in (CONFIGS / "experiment").glob("*.yaml")]
     shipped = {results_folder(composed(f"experiment={name}").name) for name in names}
-    assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients"}
+    assert shipped <= {"regression", "theory", "distillation", "teachers", "synthetic_gradients", "surrogates"}
 
 
 def test_collecting_sorts_runs_by_domain(tmp_path, monkeypatch, capsys):

@@ -381,8 +381,8 @@ def test_a_readers_own_rows_stand_in_the_tables_and_are_no_part_of_a_verdict(tmp
         name = f"regression_booth_{method}_20.npz"
         write_surface(tmp_path / "regression" / "surfaces" / name, make_surface("reduced"))
     assert report_program.main(["--results", str(tmp_path)]) == 0
-    judged, tables_ = (tmp_path / "REPORT.md").read_text().split("#### Test MSE")[:2]
-    alone = report.report(Evidence(rows, {}), report_program.all_parts()).split("#### Test MSE")[0]
+    judged, tables_ = (tmp_path / "report" / "regression.md").read_text().split("#### Test MSE")[:2]
+    alone = pages(Evidence(rows, {}))["report/regression.md"].split("#### Test MSE")[0]
     assert judged == alone
     assert "- Ours (paper): " in judged
     assert "| values: half |" in tables_
@@ -435,11 +435,16 @@ def test_target_variance_is_that_of_the_uniform_distribution() -> None:
     assert make_surface().target_variance == pytest.approx(1 / 5 - 1 / 9 + 1 / 12, rel=1e-4)
 
 
+def pages(evidence: Evidence) -> dict[str, str]:
+    return report.reports(evidence, report_program.all_domains())
+
+
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "regression" / "rows.csv.gz", make_rows(seeds=6))
     assert report_program.main(["--results", str(tmp_path)]) == 0
-    path = tmp_path / "REPORT.md"
-    assert capsys.readouterr().out.split() == [str(path)]
+    front = tmp_path / "REPORT.md"
+    assert capsys.readouterr().out.split() == [str(front)]
+    path = tmp_path / "report" / "regression.md"
     text = path.read_text()
     paper, normalised = text.split("## The same claims")
     for claim in claims("regression", ""):
@@ -459,7 +464,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_report_names_the_reduced_scale(small_results: Path) -> None:
     rows = read_rows(small_results / "regression" / "rows.csv.gz")
     surfaces = read_surfaces(small_results / "regression" / "surfaces", rows)
-    normalised = report.report(Evidence(rows, surfaces), report_program.all_parts()).split("## The same claims")[1]
+    normalised = pages(Evidence(rows, surfaces))["report/regression.md"].split("## The same claims")[1]
     assert "### R4: not run" in normalised
     assert "Missing: Sobolev at 100 points, value only at 100 points" in normalised
     assert "- Ours (reduced): share of variance explained" in normalised
@@ -789,6 +794,33 @@ print("pandas" in sys.modules)
 
 
 def test_the_shipped_report_is_what_the_shipped_rows_give(tmp_path):
-    assert report_program.main(["--results", str(ROOT / "results"), "--out", str(tmp_path / "REPORT.md")]) == 0
-    shipped = ROOT / "results" / "REPORT.md"
-    assert (tmp_path / "REPORT.md").read_text() == shipped.read_text(), "rows were collected: make figures report"
+    results = ROOT / "results"
+    assert report_program.main(["--results", str(results), "--out", str(tmp_path)]) == 0
+    found = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.md")}
+    shipped = {path.relative_to(results): path.read_text() for path in [*results.glob("report/*.md")]}
+    shipped[Path("REPORT.md")] = (results / "REPORT.md").read_text()
+    assert found == shipped, "rows were collected: make figures report"
+    assert len(shipped[Path("REPORT.md")].splitlines()) <= 120
+
+
+def test_the_front_page_counts_what_was_run_and_names_what_was_not():
+    front = pages(Evidence(make_rows(seeds=6), {}))["REPORT.md"]
+    assert (
+        "| R1 | Sobolev Training has the lower test error on 6 of the 7 functions (all but Ackley). | **repro" in front
+    )
+    assert "R4; " in front.partition("Not run: ")[2]
+    assert "| R4 |" not in front
+    counted = front.partition("## Claim by claim\n\n")[2].partition(".")[0]
+    assert sum(int(words.split()[0]) for words in counted.split(", ")) == sum(
+        len(part.claims) for domain in report_program.all_domains() for part in domain.parts if part.of_paper
+    )
+    assert "![" not in front
+    shown = report.reports(Evidence(make_rows(seeds=6), {}), report_program.all_domains(), {"ratios.png"})["REPORT.md"]
+    assert shown.count("](figures/") == 1
+
+
+def test_functions_won_are_counted_on_the_way():
+    """Sobolev Training wins all but Ackley from the beginning, and at the end."""
+    front = pages(Evidence(make_rows(seeds=6), {}))["REPORT.md"]
+    (line,) = [line for line in front.splitlines() if line.startswith("| 20 points |")]
+    assert {cell.strip() for cell in line.split("|")[2:-1]} == {"6"}

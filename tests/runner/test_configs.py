@@ -107,7 +107,7 @@ MISTAKES = {
     "optimizer.stepz=3": ["did you mean optimizer.steps?", "optimizer.batch_size"],
     "n_trian=3": ["did you mean n_train?", "networks"],
     "n_train=abc": ["n_train", "'abc'", "Integer"],
-    "model.activation=gelu": ["relu, leaky_relu, tanh, softplus, silu"],
+    "model.activation=mish": ["relu, leaky_relu, tanh, softplus, silu, gelu"],
     "n_train": ["n_train: expected <setting>=<value>"],
     "runs_dir=/my/a=b": ["runs_dir=/my/a=b: ", "quoted", """ "runs_dir='/my/a=b'" """.strip()],
     "seed=1,2": ["seed=1,2: several values are a sweep, with -m", """ "seed='1,2'" """.strip()],

@@ -58,7 +58,7 @@ def config_of(settings: dict[str, Any], kind: type[RunConfig]) -> RunConfig:
     return OmegaConf.to_object(config)
 
 
-@pytest.mark.parametrize("domain", ["regression", "theory", "distillation", "synthetic_gradients"])
+@pytest.mark.parametrize("domain", ["regression", "theory", "distillation", "synthetic_gradients", "surrogates"])
 def test_shipped_rows_have_the_scale_that_the_rule_gives(domain):
     settings = json.loads((ROOT / "results" / domain / "settings.json").read_text())
     columns = ("experiment", "task", "method", "n_train")

@@ -110,7 +110,8 @@ def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_pat
     assert [name.partition("-descent")[0] for name in complete_runs(tmp_path)] == ["slope2.0"] * 3
     assert "my_results/my_domain: 3 runs" in said[2]
     assert (tmp_path / "my_results" / "figures" / "my_domain_line.png").stat().st_size > 1000
-    assert "### Line: reproduced\n" in (tmp_path / "my_results" / "REPORT.md").read_text()
+    assert "| Line | " in (tmp_path / "my_results" / "REPORT.md").read_text()
+    assert "### Line: reproduced\n" in (tmp_path / "my_results" / "report" / "my_domain.md").read_text()
     (tmp_path / "my_domain" / "tables.py").write_text(TABLES)
     type_commands("```\nSOBOLEV_EXTENSIONS=my_domain python -m scripts.tables --results my_results\n```", tmp_path)
     assert (tmp_path / "my_results" / "tables" / "my_domain_slopes.csv").read_text() == "slope\n2.5\n"

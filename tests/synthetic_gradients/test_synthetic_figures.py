@@ -299,7 +299,7 @@ def test_each_command_makes_what_its_rules_need() -> None:
 
 def test_the_report_shows_numbers_scale_and_commands() -> None:
     rows = make_rows(settings=[DIGITS, IMAGENETTE_1], techniques=[t for t in ALL if t != "noprop"])
-    text = report.report(Evidence(rows, {}), [SYNTHETIC_GRADIENTS])
+    text = report.details(evidence := Evidence(rows, {}), report.judge(evidence, [SYNTHETIC_GRADIENTS]))
     assert "### S1, digits, reduced: not run" in text
     assert "- Ours (reduced): percentage points: Sobolev - Critic +1.00 [+0.89, +1.11]" in text
     assert "Missing: Noprop on digits, reduced" in text
@@ -311,9 +311,8 @@ def test_the_report_shows_numbers_scale_and_commands() -> None:
 
 
 def test_the_whole_report_has_the_section() -> None:
-    assert "## Synthetic gradients (Section 4.3)" in report.report(
-        Evidence(make_rows()[:0], {}), report_program.all_parts()
-    )
+    pages = report.reports(Evidence(make_rows()[:0], {}), report_program.all_domains())
+    assert "## Synthetic gradients (Section 4.3)" in pages["report/synthetic_gradients.md"]
 
 
 # Table 1
@@ -400,7 +399,7 @@ def test_a_technique_of_ones_own_needs_no_shipped_file(
     rows = [read_rows(tmp_path / name / "synthetic_gradients" / "rows.csv.gz") for name in ("with", "without")]
     assert "mine" in [text.get_text() for text in draw("accuracy", rows[0]).legends[0].get_texts()]
     assert " | mine | " in (tmp_path / "with" / "tables" / "table_1.md").read_text()
-    assert "| digits | mine | " in (tmp_path / "with" / "REPORT.md").read_text()
+    assert "| digits | mine | " in (tmp_path / "with" / "report" / "synthetic_gradients.md").read_text()
     assert shown[""].keys() == {"sobolev", "critic", "mine"}
     assert {name: entry for name, entry in shown[""].items() if name != "mine"} == shown["mine"]
     assert verdicts(rows[0]) == verdicts(rows[1])

@@ -1,0 +1,113 @@
+"""Which recipe the rows of the search choose. The rule was written down before any of these rows were looked at.
+
+The rows are of `experiment=regression_recipes`: functions that are none of the paper's, other seeds, validation points.
+The error of a choice in a cell, that is on a function from a number of points, is the median over seeds of its mean
+squared error of values at the end of training.
+
+1. A choice counts where it has every cell of its stage: one whose training diverged somewhere is out.
+2. Value-only training is the choice with the least geometric mean of errors over the cells.
+3. The recipe is the choice with the greatest gain: the geometric mean over the cells of error of 2 / error, in which no
+   cell counts for more than a factor of 10, or less than a tenth. So a recipe must help nearly everywhere; a
+   thousandfold gain on one function makes up for no loss on two others.
+
+Stage 1 (`sweep=regression/recipes_networks`) varies the network and the learning rate, 30 choices for each of the two.
+For each the best choices of two activations go on. Stage 2 (`sweep=regression/recipes_value` and `recipes_terms`) has
+all functions and sizes; it decides by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from experiments.evidence.rows import finals, select
+
+SEARCH = "regression_recipes"
+LIMITS = "regression_recipe_limits"  # what was chosen, with other weights and with noise
+FUNCTIONS_CHOSEN_ON = ("branin", "eggholder", "friedman", "hartmann_6", "levy", "six_hump_camel")
+CELLS = frozenset((task, n_train) for task in FUNCTIONS_CHOSEN_ON for n_train in (20, 100, 10_000))
+CELLS_OF_NETWORKS = frozenset(  # stage 1
+    (task, n_train) for task in ("branin", "eggholder", "friedman", "levy") for n_train in (100, 10_000)
+)
+MOST = 10.0  # what a cell counts for, at most
+
+
+class Choice(NamedTuple):
+    """What a trial was trained by, in the words of its rows' method."""
+
+    activation: str
+    initialisation: str
+    learning_rate: str
+    batch_size: str
+    weight: str
+    falls: str
+    distance: str
+    derivative: str
+
+    @classmethod
+    def of(cls, method: str) -> Choice:
+        """The choice that a method names, such as `tanh-he_spread-0.003-32-unit-flat-square-exact`."""
+        return cls(*method.rsplit("-", len(cls._fields) - 1))
+
+    @property
+    def learns_gradients(self) -> bool:
+        return self.weight != "none"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """By the keys of a run's config."""
+        network = {key: getattr(self, key) for key in ("activation", "initialisation")}
+        optimizer = {f"optimizer.{key}": getattr(self, key) for key in ("learning_rate", "batch_size")}
+        term = {f"gradient.{key}": getattr(self, key) for key in ("weight", "falls", "distance", "derivative")}
+        return network | optimizer | term
+
+
+Cell = tuple[str, int]  # (task, n_train)
+Errors = dict[Choice, dict[Cell, float]]
+
+
+def errors_of(rows: pd.DataFrame, metric: str = "value_mse") -> Errors:
+    """The error of each choice in each cell, from rows of any experiments."""
+    measured = select(rows, experiment=SEARCH, split="validation", metric=metric)
+    errors: Errors = {}
+    for (method, task, n_train), by_seed in finals(measured, "method", "task", "n_train").items():
+        errors.setdefault(Choice.of(method), {})[task, n_train] = float(np.median([*by_seed.values()]))
+    return errors
+
+
+def complete(errors: Errors, cells: Collection[Cell]) -> Errors:
+    """The choices that have every cell, with those cells alone."""
+    return {
+        choice: {cell: of_choice[cell] for cell in sorted(cells)}
+        for choice, of_choice in errors.items()
+        if of_choice.keys() >= set(cells)
+    }
+
+
+def mean_error(of_choice: Mapping[Cell, float]) -> float:
+    """The geometric mean over cells."""
+    return float(np.exp(np.mean(np.log([*of_choice.values()]))))
+
+
+def gain(reference: Mapping[Cell, float], of_choice: Mapping[Cell, float], most: float = MOST) -> float:
+    """The geometric mean over cells of reference / error, each ratio held between 1/most and most."""
+    ratios = np.array([reference[cell] / error for cell, error in of_choice.items()])
+    return float(np.exp(np.mean(np.log(np.clip(ratios, 1 / most, most)))))
+
+
+def ranked(errors: Errors, cells: Collection[Cell] = CELLS) -> tuple[list[Choice], list[Choice]]:
+    """Value-only choices and recipes, the best first, by the rule above."""
+    whole = complete(errors, cells)
+    value = sorted((c for c in whole if not c.learns_gradients), key=lambda choice: mean_error(whole[choice]))
+    if not value:
+        return [], []
+    recipes = [choice for choice in whole if choice.learns_gradients]
+    return value, sorted(recipes, key=lambda choice: -gain(whole[value[0]], whole[choice]))
+
+
+def two_activations(choices: list[Choice]) -> list[Choice]:
+    """The best choice, and the best one with another activation: those that go on to stage 2."""
+    return choices[:1] + [choice for choice in choices if choice.activation != choices[0].activation][:1]

@@ -1,0 +1,63 @@
+"""What a surrogate learns from and is measured on: a file of one's own, or a task that is computed here, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.surrogates import basket, reactor
+from experiments.surrogates.files import SPLITS, Samples, read, sizes, split
+from experiments.surrogates.settings import DatasetConfig
+from sobolev.files import locked, replacing, sha256
+
+Parts = dict[str, Samples]  # by split
+
+
+def load(dataset: DatasetConfig) -> tuple[Parts, dict[str, float]]:
+    """The three parts, and what a sample with derivatives costs in samples without, by how they come about.
+
+    Raises:
+        BadInput: the file is not what is expected, or has too few samples.
+    """
+    if dataset.source == "reactor":
+        samples, costs = _solved(dataset)
+        return split(samples, dataset.split, dataset.seed, "dataset.n_samples"), costs
+    if dataset.source == "basket":
+        return _paths(dataset), {}
+    return split(read(dataset.path, tuple(dataset.outputs)), dataset.split, dataset.seed, dataset.path), {}
+
+
+def shape_of(dataset: DatasetConfig) -> tuple[int, int]:
+    """The numbers of inputs and of outputs. Raises BadInput for a file that is not what is expected."""
+    if dataset.source == "reactor":
+        return len(reactor.INPUTS), len(reactor.OUTPUTS)
+    if dataset.source == "basket":
+        return basket.N_ASSETS, 1
+    samples = read(dataset.path, tuple(dataset.outputs))
+    return samples.x.shape[1], samples.y.shape[1]
+
+
+def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
+    """The reactor's samples, from the folder where they are kept if they are there."""
+    folder = Path(dataset.folder)
+    code = sha256(Path(reactor.__file__))[:8]  # another reactor has other samples
+    path = folder / f"reactor-{code}-n{dataset.n_samples}-seed{dataset.seed}.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_suffix(".lock")):
+        if not path.exists():
+            samples, cost = reactor.samples(dataset.n_samples, dataset.seed)
+            with replacing(path) as partial, partial.open("wb") as file:
+                np.savez_compressed(file, x=samples.x, y=samples.y, dy=samples.dy, cost=cost)
+    with np.load(path, allow_pickle=False) as kept:
+        x, y, dy = (kept[name] for name in ("x", "y", "dy"))
+        costs = {"sensitivities": float(kept["cost"]), "differences": 1.0 + x.shape[1]}  # one-sided: the cheapest
+        return Samples(x, y, dy, reactor.INPUTS, reactor.OUTPUTS), costs
+
+
+def _paths(dataset: DatasetConfig) -> Parts:
+    """Paths to learn from and to choose by, which are noisy, and the closed form to be measured by."""
+    rng = np.random.default_rng(dataset.seed)
+    drawn = [basket.draw(n, rng) for n in sizes(dataset.n_samples, dataset.split)]
+    found = [basket.paths(x, rng) for x in drawn[:2]]
+    return dict(zip(SPLITS, (*found, basket.closed_form(drawn[2])), strict=True))

@@ -1,0 +1,30 @@
+"""What the tasks of surrogates are called in figures and tables, and their outputs.
+
+A file of one's own is shown under its name, and its outputs as y1, y2, ...
+"""
+
+from __future__ import annotations
+
+from experiments.evidence import names
+
+TASKS = {"reactor": "plug-flow reactor", "basket": "basket option, one path a sample"}
+METHODS = {"value": names.METHODS["value"], "sobolev": names.METHODS["sobolev"]}
+LOOKS = names.LOOKS
+METRICS = {"value_error": "values", "gradient_error": "derivatives"}
+SAMPLES = {"reactor": "solves", "basket": "paths"}
+OUTPUTS = {
+    "reactor": ("conversion", "yield", "peak temperature (K)", "cooling duty (K)"),
+    "basket": ("price",),
+}
+
+names.register("task", TASKS)
+
+
+def title_of(task: str) -> str:
+    return TASKS.get(task, task)
+
+
+def outputs_of(task: str, count: int) -> tuple[str, ...]:
+    """A name for each output."""
+    known = OUTPUTS.get(task, ())
+    return known if len(known) == count else tuple(f"y{k}" for k in range(1, count + 1)) if count > 1 else ("y",)

@@ -1,0 +1,279 @@
+"""A surrogate: a perceptron that learns values, or values and derivatives, of samples that somebody has.
+
+Inputs and outputs are z-scored, the terms of values and of derivatives are divided by their targets' mean squares, and
+the learning rate falls as half a cosine. Each method tries the same activations and learning rates for a while, and
+trains at length with the pair whose values are nearest on the validation part; the test part is looked at once, in the
+end.
+
+Shape suffixes: E networks, N samples of each, B samples of a batch, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.runner.divergence import check_convergence
+from experiments.runner.errors import BadInput
+from experiments.runner.limits import check_memory, mlp_bytes
+from experiments.runner.run import Run
+from experiments.runner.schedules import learning_rate
+from experiments.runner.settings import Activation, OptimizerConfig, Schedule
+from experiments.surrogates.data import Parts, load, shape_of
+from experiments.surrogates.files import SPLITS, Samples
+from experiments.surrogates.model import Scales, save
+from experiments.surrogates.settings import SurrogateConfig
+from sobolev import Derivatives, SobolevLoss, checking
+from sobolev.files import replacing
+from sobolev.networks import MLPEnsemble
+from sobolev.seeding import generator
+
+Choice = tuple[Activation, float]  # and a learning rate
+SHOWN = 200  # test samples whose predictions are kept for figures
+
+
+class Training:
+    """An ensemble, one network a seed, that trains on its own points with one activation and learning rate."""
+
+    def __init__(self, config: SurrogateConfig, data: tuple[Tensor, Tensor, Tensor], choice: Choice, steps: int):
+        (activation, rate), (x_ENI, y_ENO, dy_ENOI) = choice, data
+        self.data, self.steps = data, steps
+        self.ensemble = MLPEnsemble(
+            sizes=(x_ENI.shape[-1], *config.network.hidden, y_ENO.shape[-1]),
+            generators=[generator(seed, "init") for seed in seeds_of(config)],
+            activation=activation.name,
+            initialisation=config.network.initialisation.name,
+        ).to(x_ENI)
+        self.schedule = OptimizerConfig(rate, Schedule.cosine, steps, config.optimizer.batch_size)
+        self.adam = torch.optim.Adam(self.ensemble.parameters(), lr=rate)
+        self.loss = SobolevLoss(
+            order=1, weights=config.loss.weights[:2], balance="order", reduction="none", batch_dims=2
+        ).balance((y_ENO, dy_ENOI), x_ENI)
+
+    def update(self, step: int, picks_EB: Tensor) -> None:
+        """One step of Adam on a batch of each network."""
+        network_E1 = torch.arange(len(picks_EB), device=picks_EB.device)[:, None]
+        x_EBI, *targets = (tensor[network_E1, picks_EB] for tensor in self.data)
+        self.ensemble.zero_grad()
+        # Each network has its own parameters, so the sum over networks trains each on its own mean.
+        self.loss(self.ensemble, x_EBI, tuple(targets)).total.mean(1).sum().backward()
+        self.adam.param_groups[0]["lr"] = learning_rate(self.schedule, step)
+        self.adam.step()
+
+
+def main(config: SurrogateConfig, run: Run) -> dict:
+    """Search briefly, train the choice at length, and measure it; the objective is its test error of values."""
+    parts, costs = load(config.dataset)
+    x_ENI, y_ENO, dy_ENOI = training_points(config, parts["train"], run)
+    scales = Scales.of(x_ENI, y_ENO)
+    data = scales.scaled(x_ENI, y_ENO, dy_ENOI)
+    tried, brief, steps = choices(config), config.search.steps, config.optimizer.steps
+    searching = len(tried) * brief if len(tried) > 1 else 0
+    batch_size = min(config.n_train, config.optimizer.batch_size)
+    picks_SEB = torch.stack(
+        [batches(config.n_train, batch_size, max(steps, brief), seed) for seed in seeds_of(config)], 1
+    ).to(run.device)
+
+    def begin(step: int, errors: list[float]) -> Training:
+        """What trains at a step: the choices in turn, and then the one with the least validation error."""
+        if step < searching:
+            return Training(config, data, tried[step // brief], brief)
+        return Training(config, data, tried[int(np.argmin(errors or [0]))], steps)
+
+    first, errors = 0, []
+    if state := run.resume():
+        first, errors = state["step"], state["errors"]
+        training = begin(first, errors)
+        training.ensemble.load_state_dict(state["ensemble"])
+        training.adam.load_state_dict(state["adam"])
+    for step in run.progress(first, searching + steps):
+        within = step % brief if step < searching else step - searching
+        if not within:
+            training = begin(step, errors)
+        run.checkpoint(lambda step=step, training=training, errors=errors: state_of(step, training, errors))
+        training.update(within, picks_SEB[within])
+        if step < searching and within == brief - 1:
+            measured = measure(training.ensemble, scales, parts["validation"], run)["value_error"]
+            errors = [*errors, float(measured.nan_to_num(math.inf).median())]
+    run.record(searching + steps, facts(config, errors, costs))
+    return finish(config, run, training.ensemble, scales, parts) | chosen(tried, errors)
+
+
+def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, scales: Scales, parts: Parts) -> dict:
+    """Record the errors, and leave the model and what its figure needs."""
+    errors = {split: measure(ensemble, scales, parts[split], run) for split in SPLITS[1:]}
+    relative = dict(zip(seeds_of(config), errors["test"]["value_error"].tolist(), strict=True))
+    check_convergence(config.optimizer.steps, True, relative, lower="search.learning_rates")
+    rows = [
+        (seed, split, metric, value)
+        for split, measured in errors.items()
+        for metric, error_E in measured.items()
+        for seed, value in zip(seeds_of(config), error_E.tolist(), strict=True)
+    ]
+    run.record(config.optimizer.steps, rows)
+    e = int(errors["validation"]["value_error"].argmin())
+    save(run.directory / "surrogate.pt", ensemble, e, scales, parts["test"])
+    save_predictions(run, ensemble, scales, parts["test"], e)
+    return {
+        "objective": float(errors["test"]["value_error"].median()),
+        **{f"test_{metric}": float(error_E.median()) for metric, error_E in errors["test"].items()},
+    }
+
+
+def choices(config: SurrogateConfig) -> list[Choice]:
+    """What the search tries, in its order."""
+    return [*product(config.search.activations, config.search.learning_rates)]
+
+
+def facts(config: SurrogateConfig, errors: list[float], costs: dict[str, float]) -> Iterator[tuple]:
+    """Rows of what labels cost and of what the search found; a choice that diverged has none."""
+    for seed in seeds_of(config):
+        for way, cost in costs.items():
+            yield seed, "labels", way, cost
+        for (activation, rate), error in zip(choices(config), errors, strict=False):
+            if math.isfinite(error):
+                yield seed, "search", f"error/{activation.name}_{rate:g}", error
+
+
+def chosen(tried: list[Choice], errors: list[float]) -> dict:
+    """What the summary says of the choice."""
+    activation, rate = tried[int(np.argmin(errors or [0]))]
+    return {"activation": activation.name, "learning_rate": rate}
+
+
+def training_points(config: SurrogateConfig, train: Samples, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (E, N, I), values (E, N, O) and derivatives (E, N, O, I): each seed draws its own from the train part."""
+    index_EN = torch.stack(
+        [
+            torch.randperm(len(train.x), generator=generator(seed, "points"))[: config.n_train]
+            for seed in seeds_of(config)
+        ]
+    )
+    return tuple(torch.from_numpy(array)[index_EN].to(run.device, run.dtype) for array in (train.x, train.y, train.dy))
+
+
+def batches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
+    """Indices (S, B) of the points of each step: epochs, each in an order of its own."""
+    epochs = -(-steps * batch_size // n)
+    rng = generator(seed, "batches")
+    return torch.cat([torch.randperm(n, generator=rng) for _ in range(epochs)])[: steps * batch_size].view(steps, -1)
+
+
+def predictions(ensemble: MLPEnsemble, scales: Scales, samples: Samples, run: Run) -> tuple[Tensor, Tensor]:
+    """Values (E, N, O) and derivatives (E, N, O, I), in the units of the data."""
+    x_NI = torch.from_numpy(samples.x).to(run.device, run.dtype)
+    z_ENI = (x_NI - scales.x_mean) / scales.x_std
+    y_ENO, dy_ENOI = Derivatives(ensemble, batch_dims=2).eval()(z_ENI)
+    dy_ENOI = dy_ENOI * scales.y_std[..., None] / scales.x_std[:, :, None]
+    return scales.y_mean + scales.y_std * y_ENO, dy_ENOI
+
+
+def measure(ensemble: MLPEnsemble, scales: Scales, samples: Samples, run: Run) -> dict[str, Tensor]:
+    """Relative errors (E,) of values and, where samples have them, of derivatives; 1 is that of a constant.
+
+    Values are measured in standard deviations of these samples' outputs, and derivatives in these over those of the
+    inputs, so that outputs and inputs count alike in whatever units they are:
+
+        value_error^2 = sum ||m - y||^2 / sum ||y - mean y||^2
+        gradient_error^2 = sum ||D m - D y||^2 / sum ||D y||^2
+    """
+    y_ENO, dy_ENOI = predictions(ensemble, scales, samples, run)
+    y_NO, dy_NOI, x_NI = (torch.from_numpy(array).to(y_ENO) for array in (samples.y, samples.dy, samples.x))
+    own = Scales.of(x_NI[None], y_NO[None])
+    unit_O1, unit_I = own.y_std[0, 0, :, None], own.x_std[0, 0]
+    error_EN = _square((y_ENO - y_NO) / own.y_std, 2)
+    found = {"value_error": (error_EN / _square((y_NO - own.y_mean[0]) / own.y_std[0], 2)).sqrt()}
+    if samples.has_derivatives:
+        error = _square((dy_ENOI - dy_NOI) * unit_I / unit_O1, 3)
+        found["gradient_error"] = (error / _square(dy_NOI * unit_I / unit_O1, 3)).sqrt()
+    return found
+
+
+def _square(t: Tensor, last: int) -> Tensor:
+    """The sum over the last dimensions and samples of squares that are known."""
+    return t.square().nansum(tuple(range(t.dim() - last, t.dim())))
+
+
+def save_predictions(run: Run, ensemble: MLPEnsemble, scales: Scales, test: Samples, e: int) -> None:
+    """The test samples that are wholly known, with what network e predicts, for the figure."""
+    known = np.isfinite(test.y).all(1)
+    if test.has_derivatives:
+        known &= np.isfinite(test.dy).all((1, 2))
+    shown = test.at(np.flatnonzero(known)[:SHOWN])
+    if not len(shown.x):
+        return
+    y_ENO, dy_ENOI = predictions(ensemble, scales, shown, run)
+    of_kind = {"y": (shown.y, y_ENO)} | ({"dy": (shown.dy, dy_ENOI)} if test.has_derivatives else {})
+    arrays = {}
+    for kind, (true, found) in of_kind.items():
+        arrays[kind], arrays[f"{kind}_predicted"] = true.astype("f4"), found[e].numpy(force=True).astype("f4")
+    if test.has_derivatives:
+        run.save_arrays("predictions", **arrays, scale=np.array(run.scale))
+    from experiments.surrogates.figures import predicted  # slow to import, and needed once
+
+    labels = run.config.labels
+    title = f"{labels.task}, {labels.method}, {labels.n_train} points"
+    with replacing(run.directory / "predictions.png") as path:
+        predicted(title, {labels.method: arrays}, shown.outputs, run.scale).savefig(path, format="png")
+
+
+def state_of(step: int, training: Training, errors: list[float]) -> dict:
+    return {
+        "step": step,
+        "errors": errors,
+        "ensemble": training.ensemble.state_dict(),
+        "adam": training.adam.state_dict(),
+    }
+
+
+def seeds_of(config: SurrogateConfig) -> range:
+    """One seed a network."""
+    return range(config.seed, config.seed + config.networks)
+
+
+def check(config: SurrogateConfig) -> None:
+    """Refuse a file that is not what is expected, derivatives that contradict the values, and more points than it has.
+
+    Raises:
+        BadInput: what is wrong, in one line.
+    """
+    dataset = config.dataset
+    if dataset.source == "file":
+        check_samples(config, load(dataset)[0]["train"])
+    elif min(dataset.part_sizes().values()) < 2:
+        raise BadInput(f"dataset.n_samples={dataset.n_samples}: too few for dataset.split={dataset.split}")
+    n = dataset.part_sizes()["train"]
+    if not 2 <= config.n_train <= n:
+        raise BadInput(f"n_train={config.n_train}: expected 2 to {n}, which the training part has")
+    n_inputs, n_outputs = shape_of(dataset)
+    layers = (n_inputs, *config.network.hidden, n_outputs)
+    batch = min(config.n_train, config.optimizer.batch_size)
+    steps = max(config.optimizer.steps, config.search.steps)
+    check_memory(
+        {
+            "networks and network.hidden": mlp_bytes(config, layers, config.networks, batch),
+            "networks, optimizer.steps and optimizer.batch_size": 8 * config.networks * steps * batch,
+            "dataset.n_samples": 8 * dataset.n_samples * n_inputs * n_outputs if dataset.source != "file" else 0,
+        }
+    )
+
+
+def check_samples(config: SurrogateConfig, train: Samples) -> None:
+    """Refuse to learn derivatives that are not there, or are of another function than the values."""
+    path = config.dataset.path
+    if not train.has_derivatives:
+        if config.loss.weights[1]:
+            raise BadInput(f"{path} has no derivatives to learn from: loss=value learns values alone")
+        return
+    x, y, dy = (torch.from_numpy(array)[None] for array in (train.x, train.y, train.dy))
+    x, y, dy = (tensor[0] for tensor in Scales.of(x, y).scaled(x, y, dy))
+    student = MLPEnsemble((x.shape[1], 8, y.shape[1]), [generator(0, "check")], "tanh").network(0).to(x)
+    try:
+        checking.check(student, x, (y, dy))
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None

@@ -1,0 +1,87 @@
+"""The recipe that the rows choose:  python -m scripts.recipes [--results results] [--configs configs]
+
+From the rows of `experiment=regression_recipes` this writes configs/recipe: the networks with which stage 2 of the
+search begins, and, once stage 2 has rows, the recipe and the value-only training that it is judged against.
+`experiments.regression.choosing` has the rule. What was compared is printed, the best first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from experiments.evidence.reading import EvidenceError, rows_path
+from experiments.evidence.rows import read_rows
+from experiments.regression.choosing import (
+    CELLS,
+    CELLS_OF_NETWORKS,
+    Choice,
+    complete,
+    errors_of,
+    gain,
+    mean_error,
+    ranked,
+    two_activations,
+)
+from experiments.runner.command_line import one_line_errors
+from sobolev.files import replacing
+
+SHOWN = 12  # choices that are printed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what was compared, write what was chosen, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.recipes", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds regression/")
+    parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds recipe/")
+    options = parser.parse_args(arguments)
+    try:
+        errors = errors_of(read_rows(rows_path(options.results / "regression")))
+    except EvidenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for stage, cells in (("stage 1", CELLS_OF_NETWORKS), ("stage 2", CELLS)):
+        value, recipes = ranked(errors, cells)
+        if not value or not recipes:
+            print(f"{stage}: no choice of both has all {len(cells)} cells: `make recipes`", file=sys.stderr)
+            return int(stage == "stage 1")
+        whole = complete(errors, cells)
+        print(f"{stage}: {len(value)} value-only choices by geometric mean of errors, {len(recipes)} recipes by gain")
+        for choice in value[:SHOWN]:
+            print(f"  {mean_error(whole[choice]):10.4g}  {'-'.join(choice)}")
+        for choice in recipes[:SHOWN]:
+            print(f"  {gain(whole[value[0]], whole[choice]):10.4g}  {'-'.join(choice)}")
+        folder = options.configs / "recipe"
+        if stage == "stage 1":
+            said = "stage 1 of the search chose these settings"
+            for approach, choices in (("value", value), ("sobolev", recipes)):
+                for place, choice in enumerate(two_activations(choices), 1):
+                    write(folder / f"{approach}_{place}.yaml", choice, said)
+            relu = next(choice for choice in recipes if choice.activation == "relu")
+            write(folder / "sobolev_relu.yaml", relu, said)
+        else:
+            for approach, choices in (("value", value), ("sobolev", recipes)):
+                write(folder / f"{approach}.yaml", choices[0], "the search chose these settings", approach)
+    return 0
+
+
+def write(path: Path, choice: Choice, said: str, approach: str = "") -> None:
+    """One choice as a config."""
+    config: dict = {"approach": approach} if approach else {}
+    for key, word in choice.settings.items():
+        group, _, name = key.rpartition(".")
+        (config.setdefault(group, {}) if group else config)[name] = yaml.safe_load(word)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(
+            f"# @package _global_\n# Written by scripts.recipes: {said}.\n" + yaml.safe_dump(config, sort_keys=False)
+        )
+    print(path)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main())

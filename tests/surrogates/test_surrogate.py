@@ -1,0 +1,179 @@
+"""A surrogate learns, is resumed and loaded, and what cannot be learned from is refused before a run is opened."""
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.runner.errors import BadInput
+from experiments.runner.execute import execute
+from experiments.runner.identity import folder_of
+from experiments.runner.settings import file_sha256
+from experiments.surrogates import train
+from experiments.surrogates.files import read
+from experiments.surrogates.model import load
+from sobolev import Derivatives
+from tests.conftest import composed
+
+LEARNS = ("network.hidden=[24,24]", "optimizer.steps=400", "search.activations=[tanh]", "search.learning_rates=[0.01]")
+
+
+def rows_of(config, split="test"):
+    lines = (folder_of(config) / "metrics.csv").read_text().splitlines()[1:]
+    fields = [line.split(",") for line in lines]
+    return {(int(row[4]), row[7]): float(row[8]) for row in fields if row[6] == split}
+
+
+def test_the_model_file_predicts_values_and_derivatives_in_the_units_of_the_data(make_config, samples_file):
+    config = make_config("experiment=surrogate", *LEARNS)
+    execute(config)
+    surrogate, samples = load(folder_of(config) / "surrogate.pt"), read(str(samples_file))
+    y, dy = Derivatives(surrogate).eval()(torch.from_numpy(samples.x).float())
+    assert y.shape == (60, 2)
+    assert np.abs(y.numpy() - samples.y).max() < 0.3 * np.ptp(samples.y)
+    relative = np.linalg.norm(dy.numpy() - samples.dy) / np.linalg.norm(samples.dy)
+    assert relative < 0.3
+    assert (surrogate.inputs, surrogate.outputs) == (("x1", "x2", "x3"), ("y1", "y2"))
+    assert (folder_of(config) / "predictions.png").stat().st_size > 1000
+
+
+def test_derivatives_help_and_labels_say_what_was_learned(make_config):
+    found = {}
+    for loss in ("value", "sobolev"):
+        config = make_config("experiment=surrogate", *LEARNS, f"loss={loss}")
+        execute(config)
+        assert (config.labels.task, config.labels.method, config.labels.n_train) == ("mine", loss, 42)
+        found[loss] = rows_of(config)
+    for seed in (0, 1):
+        assert found["sobolev"][seed, "gradient_error"] < 0.7 * found["value"][seed, "gradient_error"]
+
+
+def test_units_do_not_matter(make_config, samples_file, tmp_path):
+    samples = read(str(samples_file))
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=1000 * samples.x + 7, y=0.01 * samples.y, dy=1e-5 * samples.dy)
+    found = []
+    for other in ((), (f"dataset.path={path}",)):
+        config = make_config("experiment=surrogate", "optimizer.steps=50", *other, runs=f"runs{len(other)}")
+        execute(config)
+        found.append(rows_of(config))
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+
+
+def test_unknown_derivatives_are_left_out(make_config, samples_file, tmp_path):
+    samples = read(str(samples_file))
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=samples.x, y=samples.y, dy=np.where(np.arange(60)[:, None, None] % 4 > 0, np.nan, samples.dy))
+    config = make_config("experiment=surrogate", *LEARNS, f"dataset.path={path}")
+    execute(config)
+    assert rows_of(config)[0, "gradient_error"] < 0.6
+
+
+def test_a_killed_run_ends_in_the_rows_of_one_that_never_was(make_config, monkeypatch):
+    whole = make_config("experiment=surrogate")
+    killed = make_config("experiment=surrogate", "compute.checkpoint_seconds=0", runs="killed")
+    execute(whole)
+    update, calls = train.Training.update, []
+
+    def dies(self, *arguments):
+        calls.append(1)
+        if len(calls) == 8:  # in the second choice of the search
+            raise KeyboardInterrupt
+        update(self, *arguments)
+
+    monkeypatch.setattr(train.Training, "update", dies)
+    with pytest.raises(KeyboardInterrupt):
+        execute(killed)
+    execute(killed)
+    assert len(calls) == 31
+    first, second = (folder_of(config) / "metrics.csv" for config in (whole, killed))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_each_seed_draws_points_of_its_own_and_smaller_sets_are_part_of_larger_ones(make_config):
+    samples = read(make_config("experiment=surrogate").dataset.path)
+    run = type("Run", (), {"device": "cpu", "dtype": torch.float64})
+    few, more = (
+        train.training_points(make_config("experiment=surrogate", f"n_train={n}"), samples, run)[0] for n in (5, 9)
+    )
+    assert torch.equal(more[:, :5], few)
+    assert not torch.equal(few[0], few[1])
+
+
+def test_other_data_are_another_question(make_config, samples_file, tmp_path):
+    path = tmp_path / "mine.npz"
+    samples = read(str(samples_file))
+    names = set()
+    for factor in (1, 2):
+        np.savez(path, x=samples.x, y=factor * samples.y)
+        config = make_config("experiment=surrogate", f"dataset.path={path}", "loss=value")
+        assert config.dataset.sha256 == file_sha256(str(path))
+        names.add(folder_of(config).name)
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "overrides", "said"),
+    [
+        ({}, ["n_train=43"], "n_train=43: expected 2 to 42"),
+        ({}, ["fraction=0.01"], "n_train=0: expected 2 to 42"),
+        ({"dy": None}, [], "has no derivatives to learn from: loss=value"),
+        ({"dy": lambda dy: -dy}, [], "they would agree negated"),
+        ({"x": lambda x: x[:8], "y": lambda y: y[:8], "dy": None}, ["loss=value"], "8 samples, of which 1"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused_before_a_folder_is_made(
+    make_config, samples_file, tmp_path, arrays, overrides, said
+):
+    samples, path = read(str(samples_file)), tmp_path / "mine.npz"
+    kept = {"x": samples.x, "y": samples.y, "dy": samples.dy}
+    changed = {name: change and change(kept[name]) for name, change in arrays.items()}
+    np.savez(path, **{name: array for name, array in (kept | changed).items() if array is not None})
+    config = make_config("experiment=surrogate", f"dataset.path={path}", *overrides)
+    with pytest.raises(BadInput) as refused:
+        execute(config)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_axes_that_are_swapped_are_found_where_no_shape_shows_it(make_config, tmp_path):
+    x = np.random.default_rng(0).uniform(-1, 1, (60, 2))
+    y = np.stack((x[:, 0] ** 2 + x[:, 1], x[:, 0] * x[:, 1]), 1)
+    dy = np.stack((np.stack((2 * x[:, 0], np.ones(60)), 1), x[:, ::-1]), 1)
+    path = tmp_path / "square.npz"
+    np.savez(path, x=x, y=y, dy=dy)
+    train.check(make_config("experiment=surrogate", f"dataset.path={path}"))
+    np.savez(path, x=x, y=y, dy=dy.swapaxes(1, 2))
+    with pytest.raises(BadInput, match="they would agree transposed"):
+        train.check(make_config("experiment=surrogate", f"dataset.path={path}"))
+
+
+def test_a_file_that_is_not_there_is_one_line_before_a_folder_is_made(make_config, tmp_path):
+    config = make_config("experiment=surrogate", "dataset.path=gone.npz")
+    with pytest.raises(BadInput, match=r"gone\.npz cannot be read: No such file"):
+        execute(config)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset.source=web", "choose from basket, file, reactor"),
+        ("dataset.split=[0.5,0.5]", "parts for train, validation and test"),
+        ("fraction=1.5", "above 0 and at most 1"),
+        ("loss.weights=[0,1]", "those of values, above 0"),
+        ("search.activations=[]", "search.activations is empty"),
+        ("search.learning_rates=[]", "search.learning_rates must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(samples_file, override, said):
+    with pytest.raises(BadInput, match=said):
+        composed("experiment=surrogate", f"dataset.path={samples_file}", override)
+
+
+def test_what_is_no_surrogate_is_not_loaded(tmp_path):
+    for name, content in (("other.pt", b"no torch file"), ("gone.pt", None)):
+        if content:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=name):
+            load(tmp_path / name)
