@@ -20,16 +20,15 @@ from matplotlib.lines import Line2D
 from experiments.distillation.names import ENDS, EXPERIMENT, GAMES, LOOKS, METHODS, METRICS, title
 from experiments.evidence import drawing
 from experiments.evidence.names import Look, looks_of
-from experiments.evidence.reading import expected, read_arrays, read_csv, read_json, rows_path
+from experiments.evidence.reading import expected, read_arrays, read_csv, read_json
 from experiments.evidence.rows import (
     MIN_SEEDS,
-    as_rows,
     curve,
     finals,
     groups,
     levels,
     median_interval,
-    read_rows,
+    rows_there,
     scale_of,
     select,
 )
@@ -295,8 +294,7 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
     Raises:
         EvidenceError: a file is damaged.
     """
-    files = rows_path(results / "distillation"), rows_path(results / "teachers")
-    rows, of_teachers = (read_rows(file) if expected(file) else as_rows([]) for file in files)
+    rows, of_teachers = rows_there(results / "distillation"), rows_there(results / "teachers")
     saliencies = read_saliencies(results / "distillation" / "saliency")
     steps_before = read_steps_before(results / "teachers")
     yield from draw(names, select(rows, experiment=EXPERIMENT), saliencies, of_teachers, steps_before)

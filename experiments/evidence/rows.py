@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from scipy import stats
 
 from experiments.evidence.names import in_order, place
-from experiments.evidence.reading import EvidenceError, read_arrays, read_columns, read_json
+from experiments.evidence.reading import EvidenceError, expected, read_arrays, read_columns, read_json, rows_path
 from experiments.evidence.schemas import CELL, ROWS, SURFACE, Settings
 
 TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "step"), "int64") | {"value": "float64"}
@@ -51,6 +51,16 @@ def read_rows(path: Path) -> pd.DataFrame:
     rows = as_rows({name: [*map(number.get(TYPES[name], str), entries)] for name, entries in columns.items()})
     _check(rows, path)
     return rows
+
+
+def rows_there(folder: Path) -> pd.DataFrame:
+    """The rows of a domain's results, none where there is no file of them.
+
+    Raises:
+        EvidenceError: they are damaged.
+    """
+    path = rows_path(folder)
+    return read_rows(path) if expected(path) else as_rows([])
 
 
 def _check(rows: pd.DataFrame, path: Path) -> None:

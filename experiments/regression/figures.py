@@ -19,7 +19,6 @@ from matplotlib.lines import Line2D
 
 from experiments.evidence import drawing
 from experiments.evidence.names import Look, looks_of
-from experiments.evidence.reading import expected, rows_path
 from experiments.evidence.rows import (
     MIN_SEEDS,
     Surfaces,
@@ -30,8 +29,8 @@ from experiments.evidence.rows import (
     log_ratio,
     loss_curve,
     median_interval,
-    read_rows,
     read_surfaces,
+    rows_there,
     scale_of,
     select,
 )
@@ -295,7 +294,5 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
         EvidenceError: a file is damaged.
     """
     folder = results / "regression"
-    if not expected(rows_path(folder)):
-        return
-    rows = read_rows(rows_path(folder))
-    yield from draw(names, rows, read_surfaces(folder / "surfaces", rows))
+    if len(rows := rows_there(folder)):
+        yield from draw(names, rows, read_surfaces(folder / "surfaces", rows))

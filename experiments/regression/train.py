@@ -104,17 +104,15 @@ def check_function(config: RegressionConfig | RecipeConfig) -> None:
     function = FUNCTIONS[config.dataset.name]
     if function is not SHIPPED.get(config.dataset.name, function):
         raise BadInput(f"dataset.name={config.dataset.name} ships, and an extension has put its own there: rename it")
-    networks, batch_size = config.networks, min(config.n_train, config.optimizer.batch_size)
+    inputs, networks = function.inputs, config.networks
+    batch_size = min(config.n_train, config.optimizer.batch_size)
     check_memory(
         {
             "networks, model.hidden and optimizer.batch_size": mlp_bytes(
-                config, (function.inputs, *config.model.hidden, 1), networks, batch_size
+                config, (inputs, *config.model.hidden, 1), networks, batch_size
             ),
             # Inputs, values, gradients and Hessians are drawn in float64.
-            "networks, n_train and n_test": 8
-            * (function.inputs + 1) ** 2
-            * networks
-            * max(config.n_train, config.n_test),
+            "networks, n_train and n_test": 8 * (inputs + 1) ** 2 * networks * max(config.n_train, config.n_test),
             "evaluations": A_MEASUREMENT * config.evaluations,
         }
     )

@@ -64,7 +64,7 @@ def explain(error: Exception) -> str:
         folder = CONFIGS / group
         files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
         options = [file.as_posix() for file in files] or error.options
-        implied = "" if any(choice in argument for argument in sys.argv) else ", which another choice implies,"
+        implied = "" if any(choice in argument for argument in sys.argv) else f", which {_cause(choice)} implies,"
         return f"{group}={choice}{implied} is not a choice{nearest(choice, options)}"
     if isinstance(error, MissingConfigException):  # of a file that another one is made of
         return str(error).partition("\n")[0]
@@ -88,6 +88,12 @@ def explain(error: Exception) -> str:
     return _first_line(error)
 
 
+def _cause(choice: str) -> str:
+    """What was typed that implies a choice, as dataset=booth implies optimizer=sgd_booth."""
+    typed = (argument for argument in sys.argv[1:] if choice.endswith(f"_{argument.partition('=')[2]}"))
+    return next(typed, "another choice")
+
+
 def _unreadable(override: str) -> str:
     """Of an override that Hydra's grammar does not take."""
     key, equals, value = override.partition("=")
@@ -105,14 +111,14 @@ def _of_another_experiment(message: str) -> str:
     An experiment has a use for it if its type has the group, and the group's type all that the choice sets.
     """
     if unused := re.match(r"Could not override '(\w+)'\. No match in the defaults list\.\nTo .* use \+(.+)", message):
-        group, choice, sets = unused[1], unused[2].partition("=")[2], set()
+        group, choice = unused[1], unused[2].partition("=")[2]
     elif unfit := re.match(r"In '(\w+)/(.+)': ConfigKeyError", message):
         group, choice = unfit[1], unfit[2]
         if not (CONFIGS / group / f"{choice}.yaml").is_file():  # a file of the user's, with a key that nothing has
             return ""
-        sets = set(_yaml(f"{group}/{choice}")) - {"defaults"}
     else:
         return ""
+    sets = set(_yaml(f"{group}/{choice}")) - {"defaults"}
     homes = []
     for path in sorted((CONFIGS / "experiment").glob("*.yaml")):
         first = str(_yaml(f"experiment/{path.stem}").get("defaults", [""])[0]).lstrip("/")
@@ -120,7 +126,9 @@ def _of_another_experiment(message: str) -> str:
         of_group = get_type_hints(OmegaConf.get_type(registered.node)).get(group) if registered else None
         if is_dataclass(of_group) and sets <= {field.name for field in fields(of_group)}:
             homes.append(f"experiment={path.stem}")
-    return f"{group}={choice} belongs to {' and '.join(homes)}" if homes else ""
+    # One choice may be made of another, as atari/pong is of atari/breakout: what was typed is named.
+    typed = (argument for argument in sys.argv[1:] if re.fullmatch(rf"{group}=[\w/]+", argument))
+    return f"{next(typed, f'{group}={choice}')} belongs to {' and '.join(homes)}" if homes else ""
 
 
 def _yaml(name: str) -> dict:

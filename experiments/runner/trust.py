@@ -30,13 +30,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.runner.errors import BadInput, nearest
+from experiments.runner.errors import CONFIGS, BadInput, nearest
 from experiments.runner.settings import RunConfig, file_sha256
 
 LAUNCHERS = ("basic", "local", "slurm")
@@ -109,6 +110,7 @@ class Loader(ConfigLoaderImpl):
         except Exception as error:  # a file that is not YAML, a defaults list that is none
             first = next(iter(str(error).splitlines()), "")
             raise BadInput(f"this does not compose: {type(error).__name__}: {first}") from error
+        self._refuse_choices_without_a_file(overrides)
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher not in LAUNCHERS:
             raise BadInput(f"hydra/launcher={launcher} is not a choice{nearest(str(launcher), [*LAUNCHERS])}")
@@ -123,6 +125,17 @@ class Loader(ConfigLoaderImpl):
             (shipped,) = (place for place in self.config_search_path.get_path() if place.provider == "main")
             if (Path(shipped.path.removeprefix("file://")) / name).is_file() or _is_stored(name):
                 raise BadInput(f"{path}: {name.removesuffix('.yaml')} ships: give yours another name")
+
+    def _refuse_choices_without_a_file(self, overrides: list[str]) -> None:
+        """Of a group that is optional, as tuned is, Hydra would leave a misspelt choice out without a word."""
+        for override in OverridesParser.create(config_loader=self).parse_overrides(overrides):
+            group, choice = override.key_or_group, None if override.is_sweep_override() else override.value()
+            if not isinstance(choice, str) or not self.repository.group_exists(group):
+                continue
+            if not self.repository.config_exists(f"{group}/{choice}"):
+                folder = CONFIGS / group
+                choices = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+                raise BadInput(f"{group}={choice} is not a choice{nearest(choice, choices)}")
 
     def _process_config_searchpath(self, *_: Any) -> None:
         """Let `hydra.searchpath` be refused with the rest: to look at it, Hydra imports the packages that it names."""

@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import expected, rows_path
-from experiments.evidence.rows import curve, final, mean_estimate, read_rows, scale_of, select
+from experiments.evidence.rows import curve, final, mean_estimate, rows_there, scale_of, select
 from experiments.synthetic_gradients.names import WITHOUT_SYNTHETIC, Line, Look, lines_of, looks_of, of_domain
 from experiments.synthetic_gradients.paper import TABLE_1, row_of_table_1
 
@@ -240,10 +239,7 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
     Raises:
         EvidenceError: a file is damaged.
     """
-    path = rows_path(results / "synthetic_gradients")
-    if not expected(path):
-        return
-    rows = read_rows(path)
-    for name in names:
+    rows = rows_there(results / "synthetic_gradients")
+    for name in names if len(rows) else ():
         if figure := draw(name, rows):
             yield name, f"synthetic_gradients_{name}", figure

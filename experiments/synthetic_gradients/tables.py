@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.evidence.markdown import format_number, format_spread, markdown
-from experiments.evidence.reading import expected, rows_path
-from experiments.evidence.rows import final, finals, groups, levels, mean_estimate, read_rows, select
+from experiments.evidence.rows import final, finals, groups, levels, mean_estimate, rows_there, select
 from experiments.evidence.verdicts import Evidence
 from experiments.synthetic_gradients.names import (
     WITHOUT_SYNTHETIC,
@@ -151,6 +150,5 @@ def tables(results: Path) -> Iterator[tuple[str, str, list[Accuracy]]]:
     Raises:
         EvidenceError: the rows are damaged.
     """
-    path = rows_path(results / "synthetic_gradients")
-    if expected(path) and (entries := accuracies(read_rows(path))):
+    if entries := accuracies(rows_there(results / "synthetic_gradients")):
         yield "table_1", table_1(entries), entries

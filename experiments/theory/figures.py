@@ -16,15 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.evidence import drawing
-from experiments.evidence.reading import expected, rows_path
+from experiments.evidence.reading import expected
 from experiments.evidence.rows import (
     Interval,
     final,
     groups,
     levels,
     median_interval,
-    read_rows,
     read_settings,
+    rows_there,
     scale_of,
     select,
 )
@@ -232,9 +232,7 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
         EvidenceError: a file is damaged.
     """
     folder = results / "theory"
-    if not expected(rows_path(folder)):
-        return
-    rows = read_rows(rows_path(folder))
+    rows = rows_there(folder)
     settings = read_settings(folder / "settings.json") if expected(folder / "settings.json") else {}
     for name in names:
         needed, draw = FIGURES[name]

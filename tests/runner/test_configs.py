@@ -136,6 +136,23 @@ def test_a_choice_that_nobody_typed_is_said_to_follow_from_another():
     assert explain(caught.value).startswith("model=convnet_imagenet, which another choice implies, is not a choice")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["dataset=atari/pong"], "dataset=atari/pong belongs to experiment=distill_atari and experiment=train_teacher"),
+        (
+            ["experiment=synthetic_gradients", "dataset=booth"],
+            "optimizer=sgd_booth, which dataset=booth implies, is not a choice; choose from ",
+        ),
+    ],
+)
+def test_what_was_typed_is_named(monkeypatch, arguments, answer):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("config", arguments)
+    assert explain(caught.value).startswith(answer)
+
+
 def test_what_an_experiment_or_a_sweep_says_of_seed_and_folder_counts(tmp_path):
     configs = shutil.copytree(CONFIGS, tmp_path / "configs")
     for group in ("experiment", "sweep"):

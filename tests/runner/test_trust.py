@@ -246,6 +246,7 @@ def test_a_secret_is_not_the_name_of_a_choice(ask):
         ["--experimental-rerun=theirs/config.pickle"],
         ["--exp", "theirs/config.pickle"],
         ["-m", "--cfg", "job"],
+        ["experiment=distill_atari", "tuned=atari/pong_sobolv"],
     ],
 )
 def test_what_is_composed_is_our_config(arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_files_and_functions_are_read_in_one_sight(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("room", [*DOMAINS, "evidence", "runner"])
+def test_the_map_names_every_module(room):
+    """A family of modules, such as claims_<of what>, may be named once."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = text.partition("\nexperiments/")[2].partition("\nhydra_plugins/")[0]
+    of_room = re.search(rf"^  {room}/ .*?(?=^  \w+/ |\Z)", tree, re.MULTILINE | re.DOTALL)[0]
+    named = set(re.findall(r"\w+", of_room))
+    modules = {path.stem for path in (ROOT / "experiments" / room).glob("*.py")} - {"__init__"}
+    assert not [module for module in modules if not {module, f"{module.partition('_')[0]}_"} & named]
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
