@@ -32,7 +32,7 @@ try:
     from experiments.registry import packages, register_settings
     from experiments.runner import limit, trust
     from experiments.runner.command_line import one_line_errors
-    from experiments.runner.errors import BadInput
+    from experiments.runner.errors import BadInput, check_no_labels
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
@@ -49,6 +49,7 @@ def main(config: DictConfig) -> float:
             raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
         packages()  # extensions, which a worker process of a sweep has not imported yet
         settings = trust.settings(config)
+        check_no_labels(asked.overrides.task, asked.runtime.choices["experiment"])
         if not settings.recorder.group:
             settings.recorder.group = asked.runtime.choices.get("sweep") or settings.name
         if settings.limit.seconds and not of_a_sweep:  # from the beginning of the command on

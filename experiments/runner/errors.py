@@ -6,6 +6,7 @@ import difflib
 import errno
 import math
 import re
+from collections.abc import Iterable
 
 from experiments.runner.settings import ROOT, MLPConfig, Precision, RunConfig
 
@@ -31,6 +32,15 @@ def check_names(config: RunConfig) -> None:
     for key, name in names.items():
         if not re.fullmatch(r"\w[\w.,:+=-]{0,99}", name):
             raise BadInput(f"{key}={name!r}: one word is expected, for rows, files and cells are named by it")
+
+
+def check_no_labels(overrides: Iterable[str], experiment: str) -> None:
+    """Refuse labels that were typed for an experiment that ships: collecting leaves out rows with such labels."""
+    typed = [override for override in overrides if re.match(r"[+~]*labels\b", override)]
+    if typed and (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
+        raise BadInput(
+            f"{typed[0]}: labels of experiment={experiment} follow from its settings; yours may give its own"
+        )
 
 
 def check_positive(**settings: float) -> None:

@@ -139,7 +139,6 @@ class PointsConfig(TrainingConfig):
 
     choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ("n_inputs", "n_train", "activation", "model.activation")
-    budget: ClassVar[tuple[str, ...]] = (*TrainingConfig.budget, "teacher_units")
     n_inputs: int = MISSING
     teacher_units: int = MISSING
     activation: str = MISSING  # the model's; a label shows it

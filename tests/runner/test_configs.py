@@ -258,3 +258,12 @@ def test_a_default_that_is_not_there_is_one_line(tmp_path):
     (tmp_path / "dataset" / "mine.yaml").write_text("defaults: [nowhere, _self_]\nname: mine\n")
     said = front_door.run("--config-dir", str(tmp_path), "dataset=mine").stderr
     assert said == "error: In 'dataset/mine': Could not load 'dataset/nowhere'.\n"
+
+
+def test_labels_of_what_ships_are_not_typed(tmp_path):
+    """Collecting would leave such rows out, after the hours that they took."""
+    for override in ("labels.task=booth", "++labels.method=mine"):
+        done = front_door.run(override, f"runs_dir='{tmp_path}'")
+        said = f"error: {override}: labels of experiment=regression follow from its settings; yours may name them\n"
+        assert (done.returncode, done.stderr) == (1, said)
+    assert not [*tmp_path.iterdir()]

@@ -92,3 +92,14 @@ def test_shipped_rows_have_the_scale_that_the_rule_gives(domain):
 )
 def test_axes_are_free_budgets_may_grow_and_nothing_else_may_change(overrides, scale):
     assert scale_of(composed("experiment=regression", *overrides)) == scale
+
+
+@pytest.mark.parametrize(
+    ("overrides", "scale"),
+    [
+        (["experiment=theory_points", "networks=20"], "paper"),
+        (["experiment=theory_points", "teacher_units=16"], "reduced"),  # harder to learn: another question
+    ],
+)
+def test_what_is_learned_is_no_budget(overrides, scale):
+    assert scale_of(composed(*overrides)) == scale
