@@ -38,9 +38,7 @@ def check_no_labels(overrides: Iterable[str], experiment: str) -> None:
     """Refuse labels that were typed for an experiment that ships: collecting leaves out rows with such labels."""
     typed = [override for override in overrides if re.match(r"[+~]*labels\b", override)]
     if typed and (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
-        raise BadInput(
-            f"{typed[0]}: labels of experiment={experiment} follow from its settings; yours may give its own"
-        )
+        raise BadInput(f"{typed[0]}: labels of experiment={experiment} follow from its settings; yours may name them")
 
 
 def check_positive(**settings: float) -> None:

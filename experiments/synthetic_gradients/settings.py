@@ -111,9 +111,7 @@ class DecoupledConfig(RunConfig):
     """Section 4.3: one network, trained by one technique."""
 
     choices: ClassVar[dict[str, str]] = {"dataset": "{dataset.name}", "technique": "{technique.name}"}
-    budget: ClassVar[tuple[str, ...]] = (
-        *("optimizer.steps", "optimizer.batch_size", "dataset.size", "evaluations", "gradient_samples"),
-    )
+    budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "dataset.size", "evaluations", "gradient_samples")
     several_processes: ClassVar[bool] = True
     autocasts: ClassVar[bool] = True
     fixed_shapes: ClassVar[bool] = True

@@ -124,7 +124,7 @@ def test_what_is_not_the_papers_is_not_called_so(names):
     for override in (
         *("dataset.hold_out=25000", "model.splits=[8,9]", "model.label_predictor.channels=[1]"),
         *("technique.targets=bootstrapped", "technique.reduction=mean"),
-        *("optimizer.steps=99999", "optimizer.batch_size=319", "optimizer.milestones=[]", "optimizer.momentum=0.8"),
+        *("optimizer.steps=99999", "optimizer.batch_size=640", "optimizer.milestones=[]", "optimizer.momentum=0.8"),
         *("optimizer.learning_rate=0.2", "optimizer.predictor_learning_rate=1e-3", "optimizer.weight_decay=0"),
     ):
         assert scale_of(shipped(*names, override)) == "reduced", override
