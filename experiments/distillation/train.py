@@ -53,8 +53,7 @@ def main(config: DistillConfig, run: Run) -> dict:
     policy = new_student(config, teacher.policy.n_actions).to(run.device, run.dtype)
     student = ReLUPasses(policy, getattr(torch, config.compute_dtype.name))
     step = distillation_step(config, student, teacher, train, measured["train"])
-    weight, until = step.gradient_weight, config.objective.falls_until
-    factor = schedules.cosine(until=until) if until else schedules.constant()
+    weight, factor = step.gradient_weight, falling(config.objective.falls_until)
     projection = PROJECTIONS[config.objective.projection](config.objective.samples)
     optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
 
@@ -203,6 +202,11 @@ def distillation_step(
         objective.norm,
         teacher_gradients(config, teacher, train.raw_NI) if objective.gradient_weight else None,
     )
+
+
+def falling(until: float) -> schedules.Schedule:
+    """From 1 to 0 over this share of the training, as half a cosine; 0 keeps 1."""
+    return schedules.cosine(until=until) if until else schedules.constant()
 
 
 def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -> RecordedGradients | ComputedGradients:
