@@ -125,6 +125,15 @@ synthetic_gradients/mnist 21
 synthetic_gradients/search 75
   digits-direct_rate0.0001-n1437-seed1000-2a00b6a3c2
   digits-sobolev_label_rate0.01-n1437-seed1002-41a0dd5258
+surrogates/basket 10
+  basket-value-n64-seed0-174c743298
+  basket-sobolev-n16384-seed0-2e8a70aec0
+surrogates/own 8
+  own-value-n0-seed0-eb66328823
+  own-sobolev-n0-seed0-d63ebe7754
+surrogates/reactor 12
+  reactor-value-n16-seed0-1eb26b3049
+  reactor-sobolev-n512-seed0-63b7f89ec5
 theory/approximation 108
   d1_w8-value_relu-n4096-seed100-57383cfadd
   d2_w256-differences_tanh-n4096-seed100-6e82c76bc4
