@@ -24,6 +24,7 @@ from experiments.regression.choosing import (
     gain,
     mean_error,
     ranked,
+    stage_1,
     two_activations,
 )
 from experiments.runner.command_line import one_line_errors
@@ -39,11 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds recipe/")
     options = parser.parse_args(arguments)
     try:
-        errors = errors_of(read_rows(rows_path(options.results / "regression")))
+        tried = errors_of(read_rows(rows_path(options.results / "regression")))
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for stage, cells in (("stage 1", CELLS_OF_NETWORKS), ("stage 2", CELLS)):
+    for stage, errors, cells in (("stage 1", stage_1(tried), CELLS_OF_NETWORKS), ("stage 2", tried, CELLS)):
         value, recipes = ranked(errors, cells)
         if not value or not recipes:
             print(f"{stage}: no choice of both has all {len(cells)} cells: `make recipes`", file=sys.stderr)

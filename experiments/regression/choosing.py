@@ -32,6 +32,7 @@ CELLS = frozenset((task, n_train) for task in FUNCTIONS_CHOSEN_ON for n_train in
 CELLS_OF_NETWORKS = frozenset(  # stage 1
     (task, n_train) for task in ("branin", "eggholder", "friedman", "levy") for n_train in (100, 10_000)
 )
+RATES_OF_NETWORKS = ("0.001", "0.003", "0.01")  # stage 1, with batches of 32 and the printed loss
 MOST = 10.0  # what a cell counts for, at most
 
 
@@ -55,6 +56,11 @@ class Choice(NamedTuple):
     @property
     def learns_gradients(self) -> bool:
         return self.weight != "none"
+
+    @property
+    def of_stage_1(self) -> bool:
+        printed = self[4:] in (("unit", "flat", "square", "exact"), ("none", "flat", "square", "exact"))
+        return printed and self.batch_size == "32" and self.learning_rate in RATES_OF_NETWORKS
 
     @property
     def settings(self) -> dict[str, str]:
@@ -106,6 +112,11 @@ def ranked(errors: Errors, cells: Collection[Cell] = CELLS) -> tuple[list[Choice
         return [], []
     recipes = [choice for choice in whole if choice.learns_gradients]
     return value, sorted(recipes, key=lambda choice: -gain(whole[value[0]], whole[choice]))
+
+
+def stage_1(errors: Errors) -> Errors:
+    """The choices of the first stage, which those of the second do not change."""
+    return {choice: of_choice for choice, of_choice in errors.items() if choice.of_stage_1}
 
 
 def two_activations(choices: list[Choice]) -> list[Choice]:

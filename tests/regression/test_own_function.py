@@ -51,7 +51,7 @@ def test_it_leaves_every_verdict_and_number_of_what_ships(results):
     assert set(select(with_own.rows, task="himmelblau")["method"]) == set(LOSSES)
     found = findings(with_own)
     assert found == findings(shipped)
-    assert {finding.scale for finding in found.values()} == {"paper"}
+    assert {finding.scale for finding in found.values() if finding.scale} == {"paper"}  # of what was run
     of_paper, of_both = (longer_training(evidence.of("regression").rows) for evidence in (shipped, with_own))
     assert of_both == of_paper, "a short training of one's own makes none of the others longer"
     entries_with_own = [entry for _, _, entries in tables(results) for entry in entries]

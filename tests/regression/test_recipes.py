@@ -202,6 +202,7 @@ def test_the_program_writes_what_the_rule_chooses(tmp_path, capsys):
         "optimizer": {"learning_rate": 0.001, "batch_size": 32},
         "gradient": {"weight": "balanced", "falls": "late", "distance": "square", "derivative": "exact"},
     }
+    assert (written["sobolev_1"]["activation"], written["sobolev_2"]["activation"]) == ("gelu", "relu")  # of stage 1
     assert (written["value"]["approach"], written["value"]["activation"]) == ("value", "tanh")
     assert written["sobolev_relu"]["optimizer"]["learning_rate"] == 0.003
     assert "8  tanh-he-0.001-32-balanced-late-square-exact" in capsys.readouterr().out

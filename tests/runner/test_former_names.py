@@ -47,6 +47,9 @@ distillation/search_reduced_value 24
 distillation/search_value 36
   breakout-value_lr1e-05_alpha0.0-n5000-seed1000-188bf210d7
   pong-value_lr0.001_alpha0.0-n5000-seed1000-6b7a678adc
+regression/decayed 4
+  rosenbrock-value-n10000-seed0-a987b6e445
+  styblinski_tang-sobolev-n10000-seed0-cdad7b512a
 regression/descent 28
   ackley-relu-n100-seed0-3db337abc8
   styblinski_tang-softplus-n10000-seed0-f282e33b78
@@ -62,6 +65,36 @@ regression/figure_2_normalised 42
 regression/quickstart 28
   ackley-value-n20-seed0-806186b654
   styblinski_tang-sobolev-n100-seed0-e07d1be439
+regression/recipe 42
+  ackley-value-n20-seed0-66dec4528b
+  styblinski_tang-sobolev-n10000-seed0-1420e4bbb2
+regression/recipe_limits_value 4
+  branin-value_weight1.0_noise0.0-n100-seed2000-2225416b83
+  friedman-value_weight1.0_noise0.0-n100-seed2000-94ce01edf2
+regression/recipe_noise 20
+  branin-sobolev_weight1.0_noise0.01-n100-seed2000-f2fbee2fb5
+  friedman-sobolev_weight1.0_noise1.0-n100-seed2000-6401ae8c55
+regression/recipe_weights 36
+  branin-sobolev_weight0.01_noise0.0-n100-seed2000-db0a020e90
+  friedman-sobolev_weight100.0_noise0.0-n100-seed2000-7af215f64d
+regression/recipes_differences 18
+  branin-relu-uniform_fan_in-0.003-32-balanced-late-square-finite-n100-seed1000-e5728d4896
+  six_hump_camel-relu-uniform_fan_in-0.003-32-balanced-late-square-finite-n20-seed1000-fe1e868105
+regression/recipes_networks 480
+  branin-relu-uniform_fan_in-0.001-32-none-flat-square-exact-n100-seed1000-5343905899
+  levy-tanh-he_spread-0.01-32-unit-flat-square-exact-n10000-seed1000-abe0f21866
+regression/recipes_norms 36
+  branin-tanh-uniform_fan_in-0.003-32-balanced-late-norm-exact-n100-seed1000-5691266fda
+  six_hump_camel-gelu-uniform_fan_in-0.01-32-balanced-late-norm-exact-n20-seed1000-9f6715eae6
+regression/recipes_terms 144
+  branin-tanh-uniform_fan_in-0.003-32-unit-flat-square-exact-n100-seed1000-ab2beca4c2
+  six_hump_camel-gelu-uniform_fan_in-0.01-32-balanced-late-square-exact-n20-seed1000-0771f6638a
+regression/recipes_value 144
+  branin-gelu-uniform_fan_in-0.01-32-none-flat-square-exact-n100-seed1000-70be01806a
+  six_hump_camel-silu-uniform_fan_in-0.02-64-none-flat-square-exact-n20-seed1000-55795c0e8f
+regression/recipes_value_rate 36
+  branin-gelu-uniform_fan_in-0.006-32-none-flat-square-exact-n100-seed1000-6ea942a5f2
+  six_hump_camel-gelu-uniform_fan_in-0.006-64-none-flat-square-exact-n20-seed1000-5347a69850
 regression/second_order 42
   ackley-value-n20-seed0-5120b499d4
   styblinski_tang-sobolev_2-n100-seed0-719e1eef00
@@ -92,6 +125,15 @@ synthetic_gradients/mnist 21
 synthetic_gradients/search 75
   digits-direct_rate0.0001-n1437-seed1000-2a00b6a3c2
   digits-sobolev_label_rate0.01-n1437-seed1002-41a0dd5258
+surrogates/basket 10
+  basket-value-n64-seed0-174c743298
+  basket-sobolev-n16384-seed0-2e8a70aec0
+surrogates/own 8
+  own-value-n0-seed0-eb66328823
+  own-sobolev-n0-seed0-d63ebe7754
+surrogates/reactor 12
+  reactor-value-n16-seed0-1eb26b3049
+  reactor-sobolev-n512-seed0-63b7f89ec5
 theory/approximation 108
   d1_w8-value_relu-n4096-seed100-57383cfadd
   d2_w256-differences_tanh-n4096-seed100-6e82c76bc4

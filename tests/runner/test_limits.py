@@ -63,7 +63,7 @@ def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch,
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*/*.yaml")))
-def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, file):
+def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, samples_file, file):
     monkeypatch.setattr(limits, "memory", lambda: 8 * 2**30)
     register_settings()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -71,7 +71,8 @@ def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, file)
         composed = compose("config", [f"{group}={choice}"], return_hydra_config=True)
         params = composed.hydra.sweeper.params or {}
         largest = [f"{key}={str(choices).split(',')[-1]}" for key, choices in params.items()]
-        config = OmegaConf.to_object(compose("config", [f"{group}={choice}", *largest]))
+        own = [f"dataset.path={samples_file}"] if "path" in composed.get("dataset", {}) else []
+        config = OmegaConf.to_object(compose("config", [f"{group}={choice}", *largest, *own]))
     sys.modules[find_entry(config).__module__].check(config)
 
 
