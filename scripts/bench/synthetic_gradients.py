@@ -5,8 +5,10 @@ python -m scripts.bench.synthetic_gradients
 The paper's 11-layer network for CIFAR-10 with three modules. Operations are those of products and convolutions, as
 PyTorch's counter sees them in a real step; elementwise work is not counted. `overhead` is the ratio of times over the
 ratio of operations: what a technique costs beyond its own arithmetic. `share_of_peak` is the time that they would take
-at the speed of one large matrix product in the same precision, as a share of what they took. Every technique takes its
-turn in each round and medians are compared, so that a noisy machine slows all of them alike.
+at the speed of one large matrix product in the same precision, as a share of what they took. `floor_ms` counts memory
+too (see `roofline`), and `times_floor` is how much longer the step took. On a GPU it is a CUDA graph, as a run's, and
+`eager_ms` is what it takes without. Every technique takes its turn in each round and medians are compared, so that a
+noisy machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
 
 from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
+from scripts.bench.roofline import COPIED, copy, operations_of
+from sobolev.cuda_graphs import CapturedStep
 from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
-from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork
+from sobolev.synthetic_gradients import TECHNIQUES, DecoupledNetwork, Step
 
 SPLITS = (2, 5, 8)  # of configs/model/convnet_cifar10.yaml, where the resolution halves
 SHAPES = ((64, 32, 32), (128, 16, 16), (256, 8, 8))  # at the splits
@@ -48,25 +51,35 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
     rows: list[dict[str, str | int]] = []
     for precision in PRECISIONS:
         steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
-        operations = {name: count(step) for name, step in steps.items()}
+        counted = {name: operations_of(step) for name, step in steps.items()}
         size = PRODUCT[device.type]
-        product = matrix_product(size, getattr(torch, precision), device)
-        seconds = alternate(steps | {"product": product}, rounds, device)
-        peak = 2 * size**3 / seconds["product"]
+        limits = {"product": matrix_product(size, getattr(torch, precision), device), "copy": copy(device)}
+        captured = {}
+        if device.type == "cuda":
+            captured = {f"captured {name}": step_of(name, batch, precision, device, True) for name in TECHNIQUES}
+        seconds = alternate(steps | captured | limits, rounds, device)
+        peak, bandwidth = 2 * size**3 / seconds["product"], 2 * COPIED / seconds["copy"]
+        best = {name: seconds.get(f"captured {name}", seconds[name]) for name in TECHNIQUES}
         for name in TECHNIQUES:
-            slower = seconds[name] / seconds["backprop"]
-            more = operations[name] / operations["backprop"]
+            slower = best[name] / best["backprop"]
+            more = counted[name].total / counted["backprop"].total
+            floor = counted[name].floor(peak, bandwidth)
             rows.append(
                 {
                     "precision": precision,
                     "technique": name,
-                    "ms_per_step": f"{1e3 * seconds[name]:.1f}",
-                    "images_per_s": f"{batch / seconds[name]:.0f}",
+                    "batch": batch,
+                    "ms_per_step": f"{1e3 * best[name]:.1f}",
+                    "eager_ms": f"{1e3 * seconds[name]:.1f}",
+                    "floor_ms": f"{1e3 * floor:.1f}",
+                    "times_floor": f"{best[name] / floor:.2f}",
+                    "images_per_s": f"{batch / best[name]:.0f}",
                     "times_backprop": f"{slower:.2f}",
                     "operations": f"{more:.2f}",
                     "overhead": f"{slower / more:.2f}",
-                    "share_of_peak": f"{operations[name] / seconds[name] / peak:.2f}",
+                    "share_of_peak": f"{counted[name].total / best[name] / peak:.2f}",
                     "peak_gflops": f"{peak / 1e9:.0f}",
+                    "copy_gb_per_s": f"{bandwidth / 1e9:.0f}",
                     "device": device_name(device),
                     "threads": torch.get_num_threads(),
                 }
@@ -74,41 +87,30 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
     return rows
 
 
-class Operations(TorchDispatchMode):
-    """Counts those of PyTorch's FlopCounterMode, whose hooks on modules do not bear `autograd.grad`."""
-
-    total = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        if formula := flop_registry.get(function._overloadpacket):
-            self.total += formula(*arguments, **(options or {}), out_val=result)
-        return result
-
-
-def count(step: Callable[[], None]) -> int:
-    with Operations() as operations:
-        step()
-    return operations.total
-
-
-def step_of(name: str, batch: int, precision: str, device: torch.device) -> Callable[[], None]:
+def step_of(name: str, batch: int, precision: str, device: torch.device, captured: bool = False) -> Callable[[], None]:
     """Gradients and both optimisers, as experiments/synthetic_gradients/train.py trains."""
     technique, n_classes = TECHNIQUES[name], 10
     parts = split(conv_blocks(CIFAR_CHANNELS, CIFAR_STRIDES, n_classes), SPLITS)
     kind = {"derivative": LabelPredictor, "output": DirectPredictor}.get(technique.crosses)
     predictors = [kind(shape, n_classes) for shape in SHAPES] if kind else []
     network = DecoupledNetwork(parts, predictors, technique).to(device, memory_format=torch.channels_last)
-    optimizers = [torch.optim.SGD(network.main_parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)]
+    on_gpu = device.type == "cuda"
+    options = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+    optimizers = [torch.optim.SGD(network.main_parameters(), **options, fused=on_gpu)]
     if predictors:
         optimizers.append(torch.optim.Adam(network.predictors.parameters(), lr=1e-4, fused=True))
     x_BCHW = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels_B = torch.randint(n_classes, (batch,), device=device)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
-    def step() -> None:
+    def learn(x_BCHW: Tensor, labels_B: Tensor) -> Step:
         with autocast():
-            network.step(x_BCHW, labels_B)
+            return network.step(x_BCHW, labels_B)
+
+    replayed = CapturedStep(learn, network.buffers()) if captured else learn
+
+    def step() -> None:
+        replayed(x_BCHW, labels_B)
         for optimizer in optimizers:
             optimizer.step()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.runner.process import prepare_gpu
+from sobolev.cuda_graphs import CapturedStep
 from sobolev.devices import to_device
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients
 from sobolev.images import photometric, shift_and_flip
@@ -25,20 +26,32 @@ from tests.gpu.conftest import DEVICE
 Gradients = Callable[[str, torch.dtype], list[Tensor]]  # of a device and a type of parameters
 
 
-def decoupled(technique: str, device: str, dtype: torch.dtype, reduced: bool = False) -> list[Tensor]:
-    """One step of Table 1's kind; `reduced` computes products in bfloat16."""
+def network_in_parts(technique: str, device: str, dtype: torch.dtype) -> DecoupledNetwork:
+    """Of Table 1's kind."""
     draw = generator(0, "network")
     parts = split(conv_blocks([16, 32, 32], [1, 2, 1], 10, generator=draw), [1, 2])
     kind = {"derivative": LabelPredictor, "output": DirectPredictor}.get(TECHNIQUES[technique].crosses)
     shapes = ((16, 32, 32), (32, 16, 16))
     predictors = [kind(shape, 10, generator=generator(0, "predictor", k)) for k, shape in enumerate(shapes) if kind]
     network = DecoupledNetwork(parts, predictors, TECHNIQUES[technique]).to(device, dtype)
-    network.to(memory_format=torch.channels_last)
-    x = torch.randn(32, 3, 32, 32, generator=generator(0, "x")).to(device, dtype)
-    labels = torch.randint(10, (32,), generator=generator(0, "labels")).to(device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=reduced):
-        network.step(x, labels)
+    return network.to(memory_format=torch.channels_last)
+
+
+def images(number: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x = torch.randn(32, 3, 32, 32, generator=generator(0, "x", number)).to(device, dtype)
+    return x, torch.randint(10, (32,), generator=generator(0, "labels", number)).to(device)
+
+
+def gradients_of(network: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+def decoupled(technique: str, device: str, dtype: torch.dtype, reduced: bool = False) -> list[Tensor]:
+    """One step; `reduced` computes products in bfloat16."""
+    network = network_in_parts(technique, device, dtype)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=reduced):
+        network.step(*images(0, device, dtype))
+    return gradients_of(network)
 
 
 def policies(dtype: torch.dtype) -> list[AtariPolicy]:
@@ -132,7 +145,7 @@ def test_gradients_in_bfloat16_are_close(name):
 
 
 def test_a_graph_of_a_step_goes_on_with_the_weights_that_it_has_changed():
-    """A captured step, its update and `refresh`, replayed, against the same without a graph."""
+    """A captured step and its update after `refresh`, replayed, against the same without a graph."""
 
     def updates(captured: bool) -> Tensor:
         student, teacher = (ReLUPasses(policy, torch.bfloat16).to(DEVICE) for policy in policies(torch.float32))
@@ -143,26 +156,37 @@ def test_a_graph_of_a_step_goes_on_with_the_weights_that_it_has_changed():
 
         @torch.no_grad()
         def update() -> None:
+            student.refresh()
             step(index, raw, log_q, v)
             for parameter in student.parameters():
                 parameter.sub_(parameter.grad, alpha=0.05)
-            student.refresh()
 
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                update()
-        torch.cuda.current_stream().wait_stream(aside)
-        if captured:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                update()
+        replayed = CapturedStep(update, student.parameters()) if captured else update
         for _ in range(5):
-            graph.replay() if captured else update()
+            replayed()
+        student.refresh()
         return student.values(raw)[1].log_softmax(-1)
 
     torch.testing.assert_close(updates(captured=True), updates(captured=False), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("technique", ["backprop", "noprop", "sobolev", "direct"])
+def test_a_graph_of_a_step_computes_the_gradients_of_each_batch(technique):
+    """And BatchNorm's statistics, which warming up leaves alone."""
+    results = []
+    for captured in (True, False):
+        network = network_in_parts(technique, DEVICE, torch.float32)
+
+        def learn(x: Tensor, labels: Tensor, network: DecoupledNetwork = network) -> Tensor:
+            return network.step(x, labels).loss_B
+
+        step = CapturedStep(learn, network.buffers()) if captured else learn
+        for number in range(3):
+            losses = step(*images(number, DEVICE, torch.float32)).clone()
+            results += [losses, *(gradient.clone() for gradient in gradients_of(network))]
+        results += [buffer.double() for buffer in network.buffers()]
+    half = len(results) // 2
+    assert relative_error(results[:half], results[half:]) < BOUNDS[technique]
 
 
 @pytest.mark.parametrize("kind", [shift_and_flip, photometric])

@@ -21,7 +21,7 @@ from experiments.runner.scale import scale_of
 from experiments.synthetic_gradients import train as experiment
 from experiments.synthetic_gradients.metrics import averages, comparison_sums, sums_of
 from experiments.synthetic_gradients.settings import technique_of
-from scripts.bench.synthetic_gradients import count
+from scripts.bench.roofline import operations_of
 from sobolev.images import IN_MEMORY
 from sobolev.losses import DISTANCES
 from sobolev.networks.gradient_predictors import LabelPredictor
@@ -429,4 +429,4 @@ def test_operations_of_a_sobolev_step_are_counted_as_on_paper():
     one |= {"convolution": 8 * 6 * 9 * side**2, "linear": 6 * side**2 * n_classes}
     products = {"below": 2, "above": 3, "head": 3, "convolution": 5, "linear": 7}
     expected = 2 * batch * sum(products[layer] * one[layer] for layer in one)
-    assert count(lambda: network.step(x, labels)) == expected
+    assert operations_of(lambda: network.step(x, labels)).total == expected
