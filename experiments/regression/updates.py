@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from sobolev.cuda_graphs import CapturedStep
 from torch import Tensor
 
+from sobolev.cuda_graphs import CapturedStep
 from sobolev.devices import to_device
 from sobolev.losses import SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
@@ -52,14 +52,19 @@ class Update:
         ensembles: the networks.
         gradients: of each ensemble, what fills its `.grad`.
         data: of each ensemble, all points (x, f, df, ...), of shape (E, N, ...).
+        record: whether it may be recorded.
     """
 
     def __init__(
-        self, ensembles: Sequence[MLPEnsemble], gradients: Sequence[Gradients], data: Sequence[Sequence[Tensor]]
+        self,
+        ensembles: Sequence[MLPEnsemble],
+        gradients: Sequence[Gradients],
+        data: Sequence[Sequence[Tensor]],
+        record: bool = True,
     ):
         parameters = [parameter for ensemble in ensembles for parameter in ensemble.parameters()]
         device = parameters[0].device
-        recorded = device.type == "cuda" and all(isinstance(each, ReLUSobolevStep) for each in gradients)
+        recorded = record and device.type == "cuda" and all(isinstance(each, ReLUSobolevStep) for each in gradients)
         self._steps = [*zip(gradients, data, strict=True)]
         self._adam = torch.optim.Adam(parameters, fused=True, capturable=recorded)
         for parameter in parameters:  # as Adam begins, but here already: a recorded step finds its memory
