@@ -32,7 +32,7 @@ try:
     from experiments.registry import packages, register_settings
     from experiments.runner import limit, trust
     from experiments.runner.command_line import one_line_errors
-    from experiments.runner.errors import BadInput, check_no_labels
+    from experiments.runner.errors import BadInput
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
@@ -48,10 +48,7 @@ def main(config: DictConfig) -> float:
         if not of_a_sweep and (launcher := asked.runtime.choices["hydra/launcher"]) != "basic":
             raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
         packages()  # extensions, which a worker process of a sweep has not imported yet
-        settings = trust.settings(config)
-        check_no_labels(asked.overrides.task, asked.runtime.choices["experiment"])
-        if not settings.recorder.group:
-            settings.recorder.group = asked.runtime.choices.get("sweep") or settings.name
+        settings = trust.asked_settings(config, asked)
         if settings.limit.seconds and not of_a_sweep:  # from the beginning of the command on
             settings.limit.deadline, settings.limit.seconds = limit.began + settings.limit.seconds, 0.0
         from experiments.runner.execute import execute  # with it comes torch, which takes seconds to load

@@ -125,8 +125,11 @@ class ResumingSweeper(BasicSweeper):
         from experiments.runner.identity import folder_of, is_complete
         from experiments.runner.limit import Timetable
 
-        if self.config.hydra.runtime.choices["hydra/launcher"] == "slurm":
+        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
+        if launcher == "slurm":
             raise BadInput("limit.seconds is for runs on this machine: a cluster has hydra.launcher.timeout_min")
+        if launcher == "together":
+            raise BadInput("limit.seconds counts what each run takes, and these are trained together: leave one out")
         jobs = {folder_of(config): job for config, job in asked}
         configs = {folder_of(config): config for config, _ in asked}
         table = Timetable(configs, self.config.hydra.launcher.get("n_jobs", 1))

@@ -24,11 +24,10 @@ from experiments.regression.train import (
     Normalizer,
     by_seed,
     draw,
-    gradient_computer,
     new_ensemble,
     rows,
-    shuffled_batches,
 )
+from experiments.regression.updates import gradient_computer, shuffled_batches
 from experiments.runner.divergence import check_convergence
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate

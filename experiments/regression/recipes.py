@@ -32,8 +32,8 @@ from experiments.regression.train import (
     draw,
     new_ensemble,
     rows,
-    shuffled_batches,
 )
+from experiments.regression.updates import shuffled_batches
 from experiments.runner.divergence import check_convergence
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate

@@ -8,14 +8,19 @@ Shape suffixes: E networks, N samples of each, I inputs (2 for the paper's funct
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from experiments.regression.settings import PIECEWISE_LINEAR, RecipeConfig, RegressionConfig
+from experiments.regression.updates import Update, batch_orders, gradient_computer
+from experiments.runner import together
 from experiments.runner.divergence import check_convergence
 from experiments.runner.errors import BadInput, nearest
 from experiments.runner.limits import A_MEASUREMENT, check_memory, mlp_bytes
@@ -23,8 +28,8 @@ from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
 from sobolev.functions import FUNCTIONS, SHIPPED, BenchmarkFunction
-from sobolev.losses import DISTANCES, SobolevLoss
-from sobolev.networks import MLPEnsemble, ReLUSobolevStep
+from sobolev.losses import DISTANCES
+from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 
 METRICS = ("value_mse", "gradient_mse", "hessian_mse")  # by order
@@ -33,60 +38,142 @@ TRAIN_POINTS_EVALUATED = 2_000  # at most: train errors cost as much as test err
 
 def main(config: RegressionConfig, run: Run) -> dict:
     """Train and evaluate one ensemble; the objective is the median test error of the values."""
-    function = FUNCTIONS[config.dataset.name]
-    seeds = range(config.seed, config.seed + config.networks)
-    highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
-    # Gradients are measured even where they are not trained on, and so are Hessians where they do not vanish.
-    measured = 1 if config.model.activation in PIECEWISE_LINEAR else 2
+    ((_, outcome),) = train_together([config], [run])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
-    # Data
-    train = draw(function, config.n_train, seeds, "train", measured, run)
-    test = draw(function, config.n_test, seeds, "test", measured, run)
-    normalizer = Normalizer.fit(function, train) if config.normalise else Normalizer.identity(train)
-    inputs, *targets = normalizer.normalise(train)
-    seen = tuple(tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in train)
-    of_zeros_E = test[1].double().square().mean((1, 2)).cpu()  # the error of a network of zeros
 
-    # Model and loss
-    ensemble = new_ensemble(config, function.inputs, seeds, run)
-    batch_size = min(config.n_train, config.optimizer.batch_size)
-    loss = config.loss
-    compute_gradients = gradient_computer(
-        ensemble, batch_size, loss.weights[: highest + 1], loss.distances[: highest + 1]
-    )
-    optimizer = torch.optim.Adam(ensemble.parameters(), lr=config.optimizer.learning_rate, fused=True)
+def in_common(config: RegressionConfig) -> str:
+    """What runs have in common that train together: all but the loss and the function, which has so many inputs."""
+    asked = {name: group for name, group in vars(config).items() if name not in ("dataset", "loss", "labels")}
+    return f"{FUNCTIONS[config.dataset.name].inputs} inputs, {asked}"
 
-    # Loop
-    first, steps = 0, config.optimizer.steps
-    if state := run.resume():
-        first = state["step"]
-        ensemble.load_state_dict(state["ensemble"])
-        optimizer.load_state_dict(state["optimizer"])
+
+def train_together(
+    configs: Sequence[RegressionConfig], runs: Sequence[Run]
+) -> Iterator[tuple[Run, dict[str, Any] | Exception]]:
+    """Train and evaluate an ensemble for each run; gives its summary, or the error that it ended with.
+
+    Those that go on from other steps than others do follow them.
+    """
+    cells = [Cell(config, run) for config, run in zip(configs, runs, strict=True)]
+    for first in dict.fromkeys(cell.first for cell in cells):
+        yield from train([cell for cell in cells if cell.first == first], first)
+
+
+def train(cells: Sequence[Cell], first: int) -> Iterator[tuple[Run, dict[str, Any] | Exception]]:
+    """Train and evaluate cells from update `first` on. One that diverges is left alone, and the others go on."""
+    config, seeds, device = cells[0].config, cells[0].seeds, cells[0].run.device
+    batch_size, steps = min(config.n_train, config.optimizer.batch_size), config.optimizer.steps
+    update = new_update(cells, batch_size)
+    going = []
+    for cell in cells:
+        try:
+            cell.restore()
+            going.append(cell)
+        except Exception as error:
+            yield cell.run, error
+    orders = batch_orders(config.n_train, batch_size, seeds, first, device)
     evaluate_at = set(evaluation_steps(steps, config.evaluations))
-    batches = shuffled_batches([inputs, *targets], batch_size, seeds, first)
-    for step in run.progress(first, steps + 1):
-        run.checkpoint(
-            lambda step=step: {"step": step, "ensemble": ensemble.state_dict(), "optimizer": optimizer.state_dict()}
-        )
-        if step in evaluate_at:
-            errors = {"train": normalizer.errors(ensemble, seen), "test": normalizer.errors(ensemble, test)}
-            run.record(step, rows(errors, seeds))
-            check_convergence(step, step == steps, by_seed((errors["test"][0] / of_zeros_E).sqrt(), seeds))
+    for step in together.progress([cell.run for cell in going], first, steps + 1) if going else ():
+        together.checkpoint({cell.run: partial(cell.state, step) for cell in going})
+        for cell in [*going] if step in evaluate_at else ():
+            try:
+                cell.measure(step, step == steps)
+            except BadInput as error:
+                going.remove(cell)
+                yield cell.run, error
+        if not going:
+            return
         if step < steps:
-            compute_gradients(*next(batches))
-            optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, step)
-            optimizer.step()
+            update(learning_rate(config.optimizer, step), next(orders))
+    for cell in going:
+        yield cell.run, cell.summary()
 
-    # Evaluate
-    final = errors["test"][0]  # value MSE of each network
-    shown = int(final.argsort()[(len(final) - 1) // 2])
-    if function.inputs == 2:
-        save_surface(run, function, normalizer, ensemble, shown, train, seeds[shown], run.scale)
-    return {
-        "objective": final.quantile(0.5).item(),
-        "steps": steps,
-        **{f"test_{name}": error.quantile(0.5).item() for name, error in zip(METRICS, errors["test"], strict=False)},
-    }
+
+def new_update(cells: Sequence[Cell], batch_size: int) -> Update:
+    """Networks for all cells, an ensemble for each loss, and what trains them."""
+    losses = defaultdict(list)
+    for cell in cells:
+        losses[repr(cell.config.loss)].append(cell)
+    ensembles, gradients, data = [], [], []
+    for alike in losses.values():
+        config, n_seeds = alike[0].config, len(alike[0].seeds)
+        ensembles.append(new_ensemble(config, alike[0].function.inputs, [*alike[0].seeds] * len(alike), alike[0].run))
+        data.append([torch.cat(tensors) for tensors in zip(*(cell.data for cell in alike), strict=True)])
+        highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
+        weights, distances = (each[: highest + 1] for each in (config.loss.weights, config.loss.distances))
+        gradients.append(gradient_computer(ensembles[-1], batch_size, weights, distances))
+    update = Update(ensembles, gradients, data)
+    for ensemble, alike in zip(ensembles, losses.values(), strict=True):
+        for number, cell in enumerate(alike):
+            networks = slice(number * n_seeds, (number + 1) * n_seeds)
+            cell.ensemble, cell.moments = ensemble.part(networks), update.moments(ensemble, networks)
+    return update
+
+
+class Cell:
+    """What is one run's alone: its function and data, its networks, its rows, checkpoints and summary."""
+
+    ensemble: MLPEnsemble  # in the memory of all networks of its loss
+    moments: dict[int, dict[str, Tensor]]  # what Adam holds of its networks, by the number of the parameter
+
+    def __init__(self, config: RegressionConfig, run: Run):
+        self.config, self.run = config, run
+        self.function = FUNCTIONS[config.dataset.name]
+        self.seeds = range(config.seed, config.seed + config.networks)
+        # Gradients are measured even where they are not trained on, and so are Hessians where they do not vanish.
+        measured = 1 if config.model.activation in PIECEWISE_LINEAR else 2
+
+        # Data
+        self.train = draw(self.function, config.n_train, self.seeds, "train", measured, run)
+        self.test = draw(self.function, config.n_test, self.seeds, "test", measured, run)
+        fit = Normalizer.fit(self.function, self.train) if config.normalise else Normalizer.identity(self.train)
+        self.normalizer, self.data = fit, fit.normalise(self.train)
+        self.of_zeros_E = self.test[1].double().square().mean((1, 2)).cpu()  # the error of a network of zeros
+        self.saved = run.resume()
+        self.first = self.saved["step"] if self.saved else 0
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What to go on from, alone or together with others."""
+        networks = {name: tensor.clone() for name, tensor in self.ensemble.state_dict().items()}
+        moments = {number: {name: held.clone() for name, held in of.items()} for number, of in self.moments.items()}
+        return {"step": step, "ensemble": networks, "optimizer": {"state": moments}}
+
+    def restore(self) -> None:
+        """Go on from what was saved."""
+        if not self.saved:
+            return
+        self.ensemble.load_state_dict(self.saved["ensemble"])
+        for number, of_parameter in self.moments.items():
+            for name, held in of_parameter.items():
+                saved = self.saved["optimizer"]["state"][number][name]
+                if saved.shape != held.shape:
+                    raise ValueError(f"{name} has shape {tuple(saved.shape)}, its parameter {tuple(held.shape)}")
+                held.copy_(saved)
+
+    def measure(self, step: int, last: bool) -> None:
+        """Record the errors of the networks, and refuse to go on with those that have diverged."""
+        seen = [tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in self.train]
+        errors = {
+            split: self.normalizer.errors(self.ensemble, data) for split, data in (("train", seen), ("test", self.test))
+        }
+        self.run.record(step, rows(errors, self.seeds))
+        self.final = errors["test"]
+        check_convergence(step, last, by_seed((self.final[0] / self.of_zeros_E).sqrt(), self.seeds))
+
+    def summary(self) -> dict[str, Any]:
+        value_E, run = self.final[0], self.run  # value MSE of each network
+        shown = int(value_E.argsort()[(len(value_E) - 1) // 2])
+        if self.function.inputs == 2:
+            network = self.ensemble, shown, self.train, self.seeds[shown]
+            save_surface(run, self.function, self.normalizer, *network, run.scale)
+        return {
+            "objective": value_E.quantile(0.5).item(),
+            "steps": self.config.optimizer.steps,
+            **{f"test_{name}": error.quantile(0.5).item() for name, error in zip(METRICS, self.final, strict=False)},
+        }
 
 
 def check(config: RegressionConfig) -> None:
@@ -129,7 +216,7 @@ def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: i
     return tuple(tensor.to(run.device, run.dtype) for tensor in exact)
 
 
-def new_ensemble(config: RegressionConfig | RecipeConfig, inputs: int, seeds: range, run: Run) -> MLPEnsemble:
+def new_ensemble(config: RegressionConfig | RecipeConfig, inputs: int, seeds: Sequence[int], run: Run) -> MLPEnsemble:
     """The networks as they begin, one a seed."""
     return MLPEnsemble(
         sizes=(inputs, *config.model.hidden, 1),
@@ -193,45 +280,6 @@ class Normalizer:
     def _chain_rule(self) -> tuple[Tensor, Tensor]:
         outer = self.half_width_I[:, None] * self.half_width_I
         return self.half_width_I / self.deviation_E11, outer / self.deviation_E11[..., None]
-
-
-def gradient_computer(ensemble: MLPEnsemble, batch_size: int, weights: list[float], distances: list[str]):
-    """A function of a batch (x, f, df, ...) that fills the parameters' `.grad` with those of the loss."""
-    fast = ensemble.activation.__class__ is torch.nn.ReLU and len(ensemble.sizes) > 2 and len(weights) <= 2
-    if fast and set(distances) == {"squared_l2"}:
-        value_weight, gradient_weight = (*weights, 0.0)[:2]
-        return ReLUSobolevStep(ensemble, batch_size, value_weight, gradient_weight)
-
-    loss = SobolevLoss(len(weights) - 1, weights=weights, distances=distances, reduction="none", batch_dims=2)
-
-    def by_autograd(x_ENI: Tensor, f_EN1: Tensor, *higher: Tensor) -> None:
-        target = (f_EN1, *(tensor.unsqueeze(2) for tensor in higher[: len(weights) - 1]))
-        ensemble.zero_grad()
-        # Each network has its own parameters, so the sum over networks trains each on its own mean.
-        loss(ensemble, x_ENI, target).total.mean(1).sum().backward()
-
-    return by_autograd
-
-
-def shuffled_batches(data: list[Tensor], batch_size: int, seeds: range, first: int) -> Iterator[list[Tensor]]:
-    """Endless batches from update `first` on; each network shuffles its own points anew each epoch.
-
-    The order of epoch k is drawn from (seed, k), so it does not matter where one begins. Points that do not
-    fill a last batch wait for the next epoch. With one batch an epoch there is nothing to shuffle.
-    """
-    n = data[0].shape[1]
-    per_epoch = n // batch_size
-    if n == batch_size:
-        while True:
-            yield data
-    for epoch in range(first // per_epoch, 2**62):
-        order = [torch.randperm(n, generator=generator(seed, "shuffle", epoch)) for seed in seeds]
-        order_EN = torch.stack(order).to(data[0].device)
-        network_E1 = torch.arange(len(seeds), device=order_EN.device)[:, None]
-        shuffled = [tensor[network_E1, order_EN] for tensor in data]
-        start = first % per_epoch if epoch == first // per_epoch else 0
-        for batch in range(start, per_epoch):
-            yield [tensor[:, batch * batch_size : (batch + 1) * batch_size] for tensor in shuffled]
 
 
 def by_seed(value_E: Tensor, seeds: range) -> dict[int, float]:

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("experiments", "sobolev")
 # What carries a run out and refuses it. The config that it reads is the run's identity.
 MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
-    f"experiments.runner.{name}" for name in ("run", "execute", "errors", "divergence", "limits", "settings", "scale")
+    f"experiments.runner.{name}"
+    for name in ("run", "execute", "together", "errors", "divergence", "limits", "settings", "scale")
 }
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]  # versions name their code
 

@@ -84,19 +84,37 @@ def execute(config: RunConfig) -> float:
     Raises:
         OutOfTime: the time that it was given is up.
     """
-    if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
-        raise OutOfTime(f"{folder_of(config)} was not begun: its time is up")
+    check_time(config)
     try:
         return _execute(config)
     except TimeUp:
         raise OutOfTime(f"{folder_of(config)}: its time is up, and the same command goes on") from None
 
 
-def _execute(config: RunConfig) -> float:
+def check_time(config: RunConfig) -> None:
+    """Refuse to begin a run whose time is up."""
+    if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
+        raise OutOfTime(f"{folder_of(config)} was not begun: its time is up")
+
+
+def checked_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:
+    """The experiment that a config names, which does not refuse it."""
     entry = find_entry(config)
     check = getattr(sys.modules[entry.__module__], "check", None)
     if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
         check(config)
+    return entry
+
+
+def finish(run: Run, summary: dict[str, Any]) -> None:
+    """Mark a run complete, and say so."""
+    run.finish({"scale": run.scale} | summary)
+    if not run.ranks.rank:
+        say(f"{run.directory} is complete")
+
+
+def _execute(config: RunConfig) -> float:
+    entry = checked_entry(config)
     with open_run(config) as run:
         if not run.complete:
             try:
@@ -106,9 +124,7 @@ def _execute(config: RunConfig) -> float:
                 if run._trial:
                     run._trial.refuse(error)
                 raise
-            run.finish({"scale": run.scale} | summary)
-            if not run.ranks.rank:
-                say(f"{run.directory} is complete")
+            finish(run, summary)
     if run._stop != signal.SIGALRM:  # its time was up, but it had done all
         end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
     return float(run.summary["objective"])

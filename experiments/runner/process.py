@@ -44,6 +44,8 @@ def prepare_process(config: RunConfig) -> torch.device:
     if tf32:
         check_tf32(device)
     prepare_gpu(tf32=tf32, fixed_shapes=config.fixed_shapes)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the one whose streams CUDA graphs are recorded on
     return device
 
 

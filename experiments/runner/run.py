@@ -75,6 +75,7 @@ class Run:
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision is Precision.bfloat16)
         self.ranks = ranks
         self.code = [code_of(config)]
+        self.together = 1  # runs whose networks learn in the same steps: `wall_seconds` is that of all
         self.summary: dict[str, Any] = _summary_of(directory)
         self._mirror: WandbMirror | None = None
         self._rows: io.TextIOWrapper | None = None
@@ -118,11 +119,15 @@ class Run:
             self._rows.flush()
         self._mirror.check()
 
-    def progress(self, start: int, stop: int) -> tqdm:
-        """A progress bar over range(start, stop), silent where stderr is not a terminal."""
+    def begin(self, start: int, stop: int) -> None:
+        """Updates begin, with number `start` of `stop`."""
         if self._trial and self._trial.going and not 0 <= start < stop:
             raise ValueError(f"step {start} of {stop}")
         self._stopwatch.begin(start, stop)
+
+    def progress(self, start: int, stop: int) -> tqdm:
+        """A progress bar over range(start, stop), silent where stderr is not a terminal."""
+        self.begin(start, stop)
         labels = self.config.labels
         description = f"{labels.task} {labels.method} n={labels.n_train}"
         return tqdm(range(start, stop), description, initial=start, total=stop, disable=None, mininterval=0.5)
@@ -169,6 +174,13 @@ class Run:
         Call it once a step: where the run was asked to stop, it saves and stops here. Several processes do so at the
         next step at which they ask each other.
         """
+        due, stop = self.asked()
+        if due:
+            self.save(state())
+        end_by(stop)
+
+    def asked(self) -> tuple[bool, int]:
+        """Whether it is to save, and the signal that it is to stop by, 0 for none. To be asked once a step."""
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
         stop = self._meetings.stop(self._stop)
         self._stopwatch.tick()
@@ -176,11 +188,11 @@ class Run:
             self._stop = self._stop or signal.SIGALRM
         if self._trial:
             self._trial.advance()
-        if (old or stop) and not self.ranks.rank and not (self._trial and self._trial.going):  # it is what was saved
-            self._save(state())
-        end_by(stop)
+        saved = self._trial and self._trial.going  # it is what was saved
+        return (old or bool(stop)) and not self.ranks.rank and not saved, stop
 
-    def _save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint."""
         length = self._sync_rows()
         Checkpoint(
             run_id=self.directory.name,
@@ -277,6 +289,7 @@ class Run:
             "precision": self.config.compute.precision.name,
             "wall_seconds": self._wall_seconds(),
             "code": self.code,
+            **({"runs_together": self.together} if self.together > 1 else {}),
             **checksums,
         }
         with replacing(self.directory / "manifest.json") as path:

@@ -17,6 +17,7 @@ ask for days of computing.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -33,14 +34,14 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.runner.errors import CONFIGS, BadInput, nearest
+from experiments.runner.errors import CONFIGS, BadInput, check_no_labels, nearest
 from experiments.runner.settings import RunConfig, file_sha256
 
-LAUNCHERS = ("basic", "local", "slurm")
+LAUNCHERS = ("basic", "local", "slurm", "together")
 NUMBERS = (
     *("n_jobs", "nodes", "tasks_per_node", "cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task"),
     *("mem_gb", "timeout_min", "array_parallelism", "max_num_timeout", "signal_delay_s"),
@@ -89,6 +90,23 @@ def settings(config: DictConfig) -> RunConfig:
         raise BadInput("no experiment's types are named: the defaults list of an experiment begins with them")
     asked = OmegaConf.to_object(config)
     _check_settings(asked, "")
+    return asked
+
+
+def asked_settings(config: DictConfig, hydra: DictConfig) -> RunConfig:
+    """What a run of a command asks, from its composed config and what that says of Hydra.
+
+    Raises:
+        BadInput: as `settings` does, and where labels were typed for an experiment that ships.
+    """
+    if "hydra" in config:
+        config = copy.copy(config)
+        with flag_override(config, ["struct", "readonly"], False):
+            del config["hydra"]
+    asked = settings(config)
+    check_no_labels(hydra.overrides.task, hydra.runtime.choices["experiment"])
+    if not asked.recorder.group:
+        asked.recorder.group = hydra.runtime.choices.get("sweep") or asked.name
     return asked
 
 

@@ -7,6 +7,12 @@ The machine's limit is its fastest measured float32 matrix product; a step's sha
 H x H products that the step needs at least (ours: 4 for Sobolev, 3 for values; see ReLUSobolevStep).
 Every candidate takes its turn in each round, and medians over rounds are compared, so a noisy machine
 slows all of them alike. With JAX installed, the same step as a vmap in a scan takes part too.
+
+A second table has an update of Figure 2's grid as `hydra/launcher=together` trains it, batches and all: half of the
+networks learn from values and half from gradients too. 10 are a cell, 140 the cells of one training size, 420 all. It
+cannot take less than `floor_ms`: the products that it needs at the machine's limit, or what it has to read and write
+(weights once, gradients once, and seven numbers a weight in Adam) as fast as a large copy, whichever is longer. On a
+GPU an update is a CUDA graph; `eager_ms` is what it takes without.
 """
 
 from __future__ import annotations
@@ -23,7 +29,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from experiments.regression.updates import Update, batch_orders, gradient_computer
 from experiments.runner.process import prepare_cpu, prepare_gpu
+from scripts.bench.roofline import COPIED, copy
 from sobolev.files import replacing
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
@@ -31,6 +39,10 @@ from sobolev.seeding import generator
 HIDDEN = 256
 LEARNING_RATE = 3e-5
 PRODUCT = {"cpu": 1024, "cuda": 8192}  # the side of a matrix whose product comes to the machine's limit
+SEEDS = 10  # of a cell of Figure 2
+GRID = {"cpu": ((20, 10), (20, 140), (100, 10), (100, 140))}  # training points and networks
+GRID["cuda"] = (*GRID["cpu"], (10_000, 10), (10_000, 140), (100, 420))
+BATCH = 32  # points, at most
 SCAN = 10  # steps that one call of the JAX program makes
 
 
@@ -43,8 +55,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/regression")
     arguments = parser.parse_args()
     device = prepare(arguments.threads, arguments.device)
-    rows = bench_regression(arguments.networks, arguments.rounds, device)
-    show(rows, arguments.out or default_out("regression", device))
+    out = arguments.out or default_out("regression", device)
+    show(bench_regression(arguments.networks, arguments.rounds, device), out)
+    show(bench_grid(arguments.rounds, device), out.with_stem(f"{out.stem}_grid"))
 
 
 def prepare(threads: int, device: str) -> torch.device:
@@ -108,6 +121,53 @@ def bench_regression(networks: int, rounds: int, device: torch.device) -> list[d
                     }
                 )
     return rows
+
+
+def bench_grid(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
+    """One row a (training points, networks): ms an update, and the least that it could take."""
+    size = PRODUCT[device.type]
+    rows: list[dict[str, str | int]] = []
+    for n, networks in GRID[device.type]:
+        update, count = grid_update(n, networks, device)
+        steps = {"update": update, "product": matrix_product(size, torch.float32, device), "copy": copy(device)}
+        if device.type == "cuda":
+            steps["eager"] = grid_update(n, networks, device, record=False)[0]
+        seconds = alternate(steps, rounds, device)
+        peak, bandwidth = 2 * size**3 / seconds["product"], 2 * COPIED / seconds["copy"]
+        operations = (3 + 4) / 2 * networks * 2 * min(n, BATCH) * HIDDEN * HIDDEN
+        bytes_moved = (2 + 7) * 4 * count
+        floor = max(operations / peak, bytes_moved / bandwidth)
+        rows.append(
+            {
+                "points": n,
+                "networks": networks,
+                "ms_per_step": f"{1e3 * seconds['update']:.3f}",
+                "eager_ms": f"{1e3 * seconds.get('eager', seconds['update']):.3f}",
+                "floor_ms": f"{1e3 * floor:.3f}",
+                "times_floor": f"{seconds['update'] / floor:.2f}",
+                "us_per_network": f"{1e6 * seconds['update'] / networks:.2f}",
+                "peak_gflops": f"{peak / 1e9:.0f}",
+                "copy_gb_per_s": f"{bandwidth / 1e9:.0f}",
+                "device": device_name(device),
+                "threads": torch.get_num_threads(),
+            }
+        )
+    return rows
+
+
+def grid_update(n: int, networks: int, device: torch.device, record: bool = True) -> tuple[Callable[[], None], int]:
+    """An update of networks on `n` points each, as a run learns, and how many weights they have."""
+    ensembles, gradients, data = [], [], []
+    for weights in ([1.0], [1.0, 1.0]):  # of the loss of values, and of values and gradients
+        seeds = range(networks // 2)
+        ensemble = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in seeds]).to(device)
+        ensembles.append(ensemble)
+        gradients.append(gradient_computer(ensemble, min(n, BATCH), weights, ["squared_l2"] * len(weights)))
+        data.append(batch(networks // 2, n, device))
+    update = Update(ensembles, gradients, data, record)
+    orders = batch_orders(n, min(n, BATCH), range(min(SEEDS, networks // 2)), 0, device)
+    count = sum(parameter.numel() for ensemble in ensembles for parameter in ensemble.parameters())
+    return lambda: update(LEARNING_RATE, next(orders)), count
 
 
 def alternate(candidates: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:

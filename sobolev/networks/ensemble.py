@@ -5,6 +5,7 @@ Shape suffixes: E networks, N samples of each, I inputs, H hidden units, O outpu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -109,6 +110,15 @@ class MLPEnsemble(nn.Module):
                 h = self.activation(h)
             h = torch.baddbmm(bias, h, weight)
         return h
+
+    def part(self, networks: slice) -> MLPEnsemble:
+        """Some of the networks as an ensemble in the same memory: whatever changes one changes the other."""
+        part = copy.copy(self)
+        part._modules = dict(self._modules)
+        for name in ("weights", "biases"):
+            tensors = (parameter.detach()[networks] for parameter in getattr(self, name))
+            setattr(part, name, nn.ParameterList(map(nn.Parameter, tensors)))
+        return part
 
     def network(self, e: int) -> nn.Sequential:
         """A copy of network e as an `nn.Sequential` of `nn.Linear` layers and activations."""

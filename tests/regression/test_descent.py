@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import experiments.regression.descent
-from experiments.regression.train import shuffled_batches
+from experiments.regression.updates import shuffled_batches
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of

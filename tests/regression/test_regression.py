@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from experiments.regression.train import gradient_computer
+from experiments.regression.updates import gradient_computer
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
 from experiments.runner.scale import scale_of
