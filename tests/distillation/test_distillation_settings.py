@@ -67,7 +67,8 @@ def test_another_loss_or_other_states_are_not_of_the_papers_scale(override):
 
 def test_an_alpha_that_falls_or_is_balanced_is_not_the_papers_although_it_ships():
     assert scale_of(shipped("objective=sobolev_falling")) == "reduced"
-    assert shipped().in_paper and not shipped("objective.balanced=true").in_paper
+    assert shipped().in_paper
+    assert not shipped("objective.balanced=true").in_paper
 
 
 def test_a_game_of_ones_own_and_its_teacher_are_an_axis():
