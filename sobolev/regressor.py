@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from numbers import Integral
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,11 +147,19 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         return d[:, 0] if self._flat else d
 
     def save(self, path: str | PathLike) -> None:
-        """Write settings and weights to a file that `load` reads, in which there is no code."""
+        """Write settings and weights to a file that `load` reads, in which there is no code.
+
+        What was there is replaced once the new file is whole. Of `random_state` a seed is kept, and no generator.
+        """
+        from sobolev.files import replacing  # which not every system can import
+
         check_is_fitted(self, "model_")
-        parameters = self.get_params() | {"hidden": list(self.hidden), "random_state": None}
+        seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
+        parameters = self.get_params() | {"hidden": list(self.hidden), "random_state": seed}
         sizes = [self.n_features_in_, *self.hidden, len(self.model_.normalizer.y_mean)]
-        torch.save({"parameters": parameters, "sizes": sizes, "flat": self._flat, **self.model_.state_dict()}, path)
+        state = {"parameters": parameters, "sizes": sizes, "flat": self._flat, **self.model_.state_dict()}
+        with replacing(Path(path)) as partial:
+            torch.save(state, partial)
 
     @classmethod
     def load(cls, path: str | PathLike) -> SobolevRegressor:

@@ -123,6 +123,31 @@ def test_a_saved_regressor_is_the_same(tmp_path):
         SobolevRegressor.load(tmp_path / "nowhere.pt")
 
 
+@pytest.mark.parametrize(("random_state", "kept"), [(7, 7), (np.int64(7), 7), (None, None)])
+def test_a_saved_regressor_keeps_its_seed(tmp_path, random_state, kept):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(max_iter=20, hidden=(8,), random_state=random_state).fit(X, y, dy)
+    model.save(tmp_path / "model.pt")
+    assert SobolevRegressor.load(tmp_path / "model.pt").random_state == kept
+
+
+def test_saving_that_is_interrupted_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(max_iter=20, hidden=(8,), random_state=0).fit(X, y, dy)
+    model.save(str(tmp_path / "model.pt"))
+    before = (tmp_path / "model.pt").read_bytes()
+
+    def killed(_, path):
+        path.write_bytes(b"half of a mod")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        model.save(tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
 X, Y, DY = sample(60, 0)
 REFUSED = {
     "sign": (lambda: SobolevRegressor(**QUICK).fit(X, Y, -DY), "contradicts the values .* agree negated"),
