@@ -153,14 +153,16 @@ def test_a_checkpoint_that_does_not_fit_stops_its_own_run_alone(make_config, mon
     assert path.read_bytes() == before
 
 
-def test_what_another_process_runs_and_what_is_complete_are_passed_over(make_config):
-    busy, free, done = configs_of(make_config, functions=("booth", "beale"))[:3]
+def test_what_another_process_runs_what_is_complete_and_what_is_refused_are_passed_over(make_config):
+    busy, free, done, unknown = configs_of(make_config, functions=("booth", "beale"))
+    unknown.dataset.name = "boot"
     objective = execute(done)
     folder_of(busy).mkdir(parents=True)
     with locked(folder_of(busy) / ".lock", wait=False):
-        outcomes = execute_together([busy, free, done])
+        outcomes = execute_together([busy, free, done, unknown])
     assert isinstance(outcomes[0], RunBusy)
     assert outcomes[2] == objective
+    assert str(outcomes[3]).startswith("dataset.name=boot is unknown")
     assert is_complete(folder_of(free))
     assert manifest(free).get("runs_together") is None  # nobody was left to train with
 
