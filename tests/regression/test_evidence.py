@@ -513,7 +513,7 @@ def test_every_figure_renders(small_results: Path, tmp_path: Path, capsys: pytes
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(printed) == sorted(tmp_path.iterdir())
     assert {path.stem.replace("_normalised", "") for path in printed} == {
-        "figure_2",
+        "test_errors",  # Figure 2 has the paper's protocol
         "figure_3",
         "ratios",
         "surfaces_styblinski_tang",
@@ -540,7 +540,11 @@ def test_figure_2_shows_medians_and_seeds() -> None:
         seeds = final(rows, task="booth", method=method, n_train=n_train, split="test", metric="value_mse")
         for value in (*seeds.values(), *median_interval(seeds.values())[:3]):
             assert np.isclose(drawn, value, rtol=1e-12).any()
+    lines = [line for line in panels["Booth"].lines if line.get_marker() in "os"]
+    assert [[*line.get_xdata()] for line in lines] == [[0, 1], [0, 1]]  # where they cross, the errors do
     assert panels["Booth"].get_yscale() == "log"
+    assert "Figure 2" in texts(figure)
+    assert "Figure 2" not in texts(figures.figure_2(make_rows(experiment="regression_normalised", sizes=(20,))))
 
 
 def test_ratio_figure_shows_the_ratio() -> None:
@@ -572,7 +576,10 @@ def test_cells_that_were_trained_longer_are_said_to_be() -> None:
     rows = make_rows(tasks=("booth",), sizes=(20, 100))
     rows.loc[rows["n_train"] == 100, "step"] *= 10
     first, last = f"{STEPS[-1]:,}", f"{10 * STEPS[-1]:,}"
-    assert f"{first} to {last} updates" in texts(figures.figure_2(rows))
+    figure = figures.figure_2(rows)
+    assert f"{first} to {last} updates" in texts(figure)
+    ticks = figure.axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == [f"20\n{STEPS[-1] / 1000:g}k", f"100\n{STEPS[-1] / 100:g}k"]
     assert f"8 seeds, {last} updates" in texts(figures.learning_curves(rows, 100))
     table = tables(rows)
     assert f"| Booth | 20 | {first} |" in table
