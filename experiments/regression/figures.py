@@ -42,6 +42,9 @@ from experiments.regression.recipe_figures import limits, recipes
 from experiments.regression.surfaces import figure_3, surface_view
 
 NAMES = (
+    *("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "functions_won"),
+    *("descent", "recipes", "recipe_limits"),
+)
     "figure_2",
     "figure_3",
     "surfaces",
@@ -99,7 +102,7 @@ def figure_2(rows: pd.DataFrame) -> Figure:
 
 
 def _draw_errors(axes: Axes, by_size: list[BySeed], side: float, look: Look) -> None:
-    """Errors of one function and method. A line goes through the sizes; bars and seeds lie on a side, -1 to 1, of it."""
+    """Errors of one function and method. A line goes through the sizes; bars and seeds lie on one side, -1 to 1."""
     intervals = [median_interval(seeds.values()) for seeds in by_size]
     for position, (seeds, interval) in enumerate(zip(by_size, intervals, strict=True)):
         dots = {"color": look["color"], "markersize": 3.5, "markeredgewidth": 0, "alpha": 0.4}
