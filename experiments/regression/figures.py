@@ -45,16 +45,6 @@ NAMES = (
     *("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "functions_won"),
     *("descent", "recipes", "recipe_limits"),
 )
-    "figure_2",
-    "figure_3",
-    "surfaces",
-    "learning_curves",
-    "ratios",
-    "functions_won",
-    "descent",
-    "recipes",
-    "recipe_limits",
-)
 REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
 DESCENT = "regression_descent"
 NOT_DRAWN = ("regression_steep", SEARCH, LIMITS)  # the report has the first as a table, two have their own figures
