@@ -177,7 +177,9 @@ class DistillationStep:
         p_BA = log_p_BA.exp()
         kl_B = DIVERGENCES[self.divergence](log_p_BA, teacher_BA)
         r_BA = self._kl_by_logits(log_p_BA, p_BA, kl_B, teacher_BA).mul_(self.kl_weight / len(raw_BI))
-        for v_BA in v_SBA if self.gradient_weight else ():
+        # A recorded step reads its weight from a tensor, which the host does not see.
+        learns_gradients = isinstance(self.gradient_weight, Tensor) or self.gradient_weight != 0
+        for v_BA in v_SBA if learns_gradients else ():
             r_BA += self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
         signals, _ = student.backward(r_BA, inputs, to_input=False)
         student.accumulate(inputs, signals, of_values=True)
@@ -207,7 +209,7 @@ class DistillationStep:
         if self.norm == "l2":
             factor_B1 = torch.where(distance_B1 > 0, weight / distance_B1, torch.zeros_like(distance_B1))
         else:
-            factor_B1 = torch.full_like(distance_B1, 2 * weight)
+            factor_B1 = torch.ones_like(distance_B1) * (2 * weight)
         tangents, change_BA = self.student.tangent(difference_BI, inputs)
         for g in signals:
             g *= factor_B1.view(-1, *[1] * (g.dim() - 1)).to(g.dtype)

@@ -20,25 +20,19 @@ from tqdm import tqdm
 from experiments.distillation.evaluate import Measured, play_beside, save_saliency
 from experiments.distillation.settings import SPLITS, DistillConfig
 from experiments.distillation.states import States, open_states, open_teacher, split_by_episodes
+from experiments.distillation.updates import PROJECTIONS, Update, batches_and_projections
 from experiments.runner.divergence import check_convergence
 from experiments.runner.errors import BadInput
 from experiments.runner.limits import A_MEASUREMENT, check_memory, number_bytes
 from experiments.runner.run import Run
 from experiments.runner.schedules import evaluation_steps, learning_rate
-from sobolev import projections, schedules
+from sobolev import schedules
 from sobolev.atari import Teacher
-from sobolev.devices import to_device
 from sobolev.distillation import DIVERGENCES, NORMS, ComputedGradients, DistillationStep, RecordedGradients
 from sobolev.networks.atari_policies import FRAME, INITIALISATIONS, Architecture, AtariPolicy, Convolution
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
-PROJECTIONS = {
-    "sphere": projections.Sphere,
-    "gaussian": projections.Gaussian,
-    "rademacher": projections.Rademacher,
-    "coordinate": projections.Coordinate,
-}
 LEARNED = 0.9  # share of its first KL that a student must reach to have learned the policy; ours
 
 
@@ -54,21 +48,19 @@ def main(config: DistillConfig, run: Run) -> dict:
     student = ReLUPasses(policy, getattr(torch, config.compute_dtype.name))
     step = distillation_step(config, student, teacher, train, measured["train"])
     weight, factor = step.gradient_weight, falling(config.objective.falls_until)
-    projection = PROJECTIONS[config.objective.projection](config.objective.samples)
-    optimizer = torch.optim.Adam(student.parameters(), lr=config.optimizer.learning_rate, fused=True)
+    learn = Update(student, step, train.raw_NI, train.teacher_NA)
 
     # Loop
     first, steps, kl_at_start = 0, config.optimizer.steps, math.nan
     if state := run.resume():
         first, kl_at_start = state["step"], state["kl_at_start"]
         student.load_state_dict(state["student"])
-        student.refresh()
-        optimizer.load_state_dict(state["optimizer"])
+        learn.load_state_dict(state["optimizer"])
     evaluate_at = set(evaluation_steps(steps, config.evaluations))
-    batches = shuffled_batches(config.n_train, config.optimizer.batch_size, config.seed, first)
+    drawn = batches_and_projections(config, first, teacher.policy.n_actions, run.dtype, run.device)
     progress = run.progress(first, steps + 1)
     for update in progress:
-        run.checkpoint(lambda update=update, kl=kl_at_start: checkpoint(update, kl, student, optimizer))
+        run.checkpoint(lambda update=update, kl=kl_at_start: checkpoint(update, kl, student, learn))
         if update in evaluate_at:
             now = ReLUPasses(student.store(policy))
             errors = {split: states.errors(now) for split, states in measured.items()}
@@ -79,15 +71,8 @@ def main(config: DistillConfig, run: Run) -> dict:
             check_convergence(update, update == steps, {config.seed: relative_error}, final.values())
             progress.set_postfix(kl=f"{final['kl']:.3g}")
         if update < steps:
-            index_B = to_device(next(batches), run.device)
-            targets_BA = train.teacher_NA[index_B]
-            like_BA = torch.empty(targets_BA.shape, dtype=run.dtype)
-            v_SBA = projection.draw(like_BA, 1, generator(config.seed, "projection", update))
-            step.gradient_weight = weight * factor(update / steps)
-            step(index_B, train.raw_NI.index_select(0, index_B), targets_BA, to_device(v_SBA, run.device))
-            optimizer.param_groups[0]["lr"] = learning_rate(config.optimizer, update)
-            optimizer.step()
-            student.refresh()
+            rate = learning_rate(config.optimizer, update)
+            learn(rate, weight * factor(update / steps), *next(drawn))
 
     # Evaluate
     played = play_beside(policy, teacher, config, run) if config.play_episodes else {}
@@ -221,25 +206,12 @@ def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -
         raise BadInput(f"{error} with recorded_gib=0") from None
 
 
-def shuffled_batches(n: int, batch_size: int, seed: int, first: int) -> Iterator[Tensor]:
-    """Endless batches of indices from update `first` on. The order of epoch k is drawn from (seed, k) alone.
-
-    States that do not fill a last batch wait for the next epoch.
-    """
-    batch_size = min(n, batch_size)
-    per_epoch = n // batch_size
-    for epoch in range(first // per_epoch, 2**62):
-        order = torch.randperm(n, generator=generator(seed, "shuffle", epoch))
-        start = first % per_epoch if epoch == first // per_epoch else 0
-        yield from order[: per_epoch * batch_size].view(per_epoch, batch_size)[start:]
-
-
-def checkpoint(update: int, kl_at_start: float, student: ReLUPasses, optimizer: torch.optim.Optimizer) -> dict:
+def checkpoint(update: int, kl_at_start: float, student: ReLUPasses, learn: Update) -> dict:
     return {
         "step": update,
         "kl_at_start": kl_at_start,
         "student": student.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": learn.state_dict(),
     }
 
 

@@ -1,7 +1,8 @@
 """Section 4.1: regression on optimisation benchmarks, with and without the target's derivatives.
 
 A run trains one ensemble: a network for each of `networks` seeds, on one function, one training size, one loss.
-Network s draws its points, its initial weights and its batches from seed s alone, so that methods compare pairwise.
+Network s draws its points, its initial weights and its batches from seed s alone, so that methods compare pairwise, and
+so that runs may train together (`train_together`): the cells of a grid are parts of an ensemble for each loss.
 
 Shape suffixes: E networks, N samples of each, I inputs (2 for the paper's functions).
 """
@@ -57,7 +58,12 @@ def train_together(
 
     Those that go on from other steps than others do follow them.
     """
-    cells = [Cell(config, run) for config, run in zip(configs, runs, strict=True)]
+    cells = []
+    for config, run in zip(configs, runs, strict=True):
+        try:
+            cells.append(Cell(config, run))
+        except Exception as error:
+            yield run, error
     for first in dict.fromkeys(cell.first for cell in cells):
         yield from train([cell for cell in cells if cell.first == first], first)
 
@@ -94,13 +100,13 @@ def train(cells: Sequence[Cell], first: int) -> Iterator[tuple[Run, dict[str, An
 
 def new_update(cells: Sequence[Cell], batch_size: int) -> Update:
     """Networks for all cells, an ensemble for each loss, and what trains them."""
-    losses = defaultdict(list)
+    losses, n_seeds = defaultdict(list), len(cells[0].seeds)
     for cell in cells:
         losses[repr(cell.config.loss)].append(cell)
     ensembles, gradients, data = [], [], []
     for alike in losses.values():
-        config, n_seeds = alike[0].config, len(alike[0].seeds)
-        ensembles.append(new_ensemble(config, alike[0].function.inputs, [*alike[0].seeds] * len(alike), alike[0].run))
+        config, seeds = alike[0].config, [*alike[0].seeds] * len(alike)
+        ensembles.append(new_ensemble(config, alike[0].function.inputs, seeds, alike[0].run))
         data.append([torch.cat(tensors) for tensors in zip(*(cell.data for cell in alike), strict=True)])
         highest = max(order for order, weight in enumerate(config.loss.weights) if weight)
         weights, distances = (each[: highest + 1] for each in (config.loss.weights, config.loss.distances))
@@ -145,10 +151,11 @@ class Cell:
         """Go on from what was saved."""
         if not self.saved:
             return
-        self.ensemble.load_state_dict(self.saved["ensemble"])
+        state, self.saved = self.saved, None
+        self.ensemble.load_state_dict(state["ensemble"])
         for number, of_parameter in self.moments.items():
             for name, held in of_parameter.items():
-                saved = self.saved["optimizer"]["state"][number][name]
+                saved = state["optimizer"]["state"][number][name]
                 if saved.shape != held.shape:
                     raise ValueError(f"{name} has shape {tuple(saved.shape)}, its parameter {tuple(held.shape)}")
                 held.copy_(saved)

@@ -84,17 +84,12 @@ def execute(config: RunConfig) -> float:
     Raises:
         OutOfTime: the time that it was given is up.
     """
-    check_time(config)
+    if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
+        raise OutOfTime(f"{folder_of(config)} was not begun: its time is up")
     try:
         return _execute(config)
     except TimeUp:
         raise OutOfTime(f"{folder_of(config)}: its time is up, and the same command goes on") from None
-
-
-def check_time(config: RunConfig) -> None:
-    """Refuse to begin a run whose time is up."""
-    if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
-        raise OutOfTime(f"{folder_of(config)} was not begun: its time is up")
 
 
 def checked_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:

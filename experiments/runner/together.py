@@ -9,7 +9,6 @@ together, and `train_together(configs, runs)`, which gives each run with its out
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -21,10 +20,9 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.runner.command_line import explain
-from experiments.runner.errors import BadInput, OutOfTime
-from experiments.runner.execute import check_time, checked_entry, find_entry, finish, open_run
+from experiments.runner.errors import BadInput
+from experiments.runner.execute import checked_entry, find_entry, finish, open_run
 from experiments.runner.identity import folder_of
-from experiments.runner.limit import TimeUp, ringing
 from experiments.runner.process import end_by, handling_signals, refusing_memory
 from experiments.runner.run import Run, say
 from experiments.runner.settings import RunConfig
@@ -35,6 +33,8 @@ Outcome = float | Exception  # what a sweep compares, or what a run ended with
 def progress(runs: Sequence[Run], start: int, stop: int) -> tqdm:
     """`Run.progress` of several runs."""
     first, *others = runs
+    for run in runs:
+        run.together = len(runs)
     for run in others:
         run.begin(start, stop)
     steps = first.progress(start, stop)
@@ -65,12 +65,16 @@ def execute_together(configs: Sequence[RunConfig]) -> list[Outcome]:
         BadInput: an experiment trains its runs one by one.
     """
     groups: dict[tuple[ModuleType, str], list[RunConfig]] = {}
+    outcomes: dict[Path, Outcome] = {}
     for config in configs:
         module = import_module(find_entry(config).__module__)
         if not hasattr(module, "train_together"):
             raise BadInput(f"hydra/launcher=together: {config.name} trains its runs one by one: leave it out")
-        groups.setdefault((module, module.in_common(config)), []).append(config)
-    outcomes: dict[Path, Outcome] = {}
+        try:
+            checked_entry(config)
+            groups.setdefault((module, module.in_common(config)), []).append(config)
+        except BadInput as error:
+            outcomes[folder_of(config)] = error
     for (module, _), group in groups.items():
         _execute_group(module, group, outcomes)
     return [outcomes[folder_of(config)] for config in configs]
@@ -82,8 +86,6 @@ def _execute_group(module: ModuleType, configs: Sequence[RunConfig], outcomes: d
         with ExitStack() as stack:
             for config in configs:
                 try:
-                    check_time(config)
-                    checked_entry(config)
                     run = (opened := open_run(config)).__enter__()
                 except Exception as error:
                     outcomes[folder_of(config)] = error
@@ -95,10 +97,9 @@ def _execute_group(module: ModuleType, configs: Sequence[RunConfig], outcomes: d
                     runs.append(run)
             if runs:
                 _train(module, runs, outcomes)
-    except (Exception, TimeUp) as error:  # it is that of all runs that have not ended
+    except Exception as error:  # it is that of all runs that have not ended
         for run in runs:
-            said = OutOfTime(f"{run.directory}: its time is up, and the same command goes on")
-            outcomes.setdefault(run.directory, _explained(run, error) if isinstance(error, Exception) else said)
+            outcomes.setdefault(run.directory, _explained(run, error))
 
 
 def _train(module: ModuleType, runs: Sequence[Run], outcomes: dict[Path, Outcome]) -> None:
@@ -106,9 +107,7 @@ def _train(module: ModuleType, runs: Sequence[Run], outcomes: dict[Path, Outcome
         for run in runs:
             run._ask_to_stop(number, frame)
 
-    for run in runs:
-        run.together = len(runs)
-    with handling_signals(ask_to_stop), ringing(runs[0].stop_at), refusing_memory():
+    with handling_signals(ask_to_stop), refusing_memory():
         for run, outcome in module.train_together([run.config for run in runs], runs):
             try:
                 if isinstance(outcome, Exception):
@@ -118,8 +117,7 @@ def _train(module: ModuleType, runs: Sequence[Run], outcomes: dict[Path, Outcome
             except Exception as error:
                 outcomes[run.directory] = _explained(run, error)
                 say(f"{run.directory}: {explain(outcomes[run.directory])}")
-    if runs[0]._stop != signal.SIGALRM:  # asked after the last checkpoint
-        end_by(runs[0]._stop)
+    end_by(runs[0]._stop)  # asked after the last checkpoint
 
 
 def _close(opened: AbstractContextManager, run: Run, outcomes: dict[Path, Outcome], *raised: Any) -> None:

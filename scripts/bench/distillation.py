@@ -7,11 +7,13 @@ milliseconds. The candidates, each with and without gradients:
     float32     the fused step, the teacher's gradient computed
     bfloat16    the same with derivative passes in bfloat16: as the experiment runs where recorded gradients do not fit
     recorded    bfloat16, and the teacher's gradients recorded beforehand: as the experiment runs
+    captured    the same as a CUDA graph: as the experiment runs on a GPU
 
 Beside the ratio of times stands that of the operations needed, counted layer by layer. Values need 3 products of each
 layer (2 of the first: nobody needs the derivative by the states); gradients need 6 (5), and 2 of the teacher's. A
-teacher's log-probabilities do not change, so value-only training does not run the teacher. Every candidate takes its
-turn in each round, and medians are compared, so a noisy machine slows all of them alike.
+teacher's log-probabilities do not change, so value-only training does not run the teacher. `floor_ms` is the least that
+the operations of a Sobolev step take, memory counted too (see `roofline`), and `times_floor` how much longer it took.
+Every candidate takes its turn in each round, and medians are compared, so a noisy machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from pathlib import Path
 
 import torch
 
+from experiments.distillation.updates import Update
 from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
+from scripts.bench.roofline import COPIED, copy, operations_of
 from sobolev import projections
 from sobolev.devices import to_device
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
@@ -31,8 +35,9 @@ from sobolev.networks.atari_policies import ARCHITECTURES, FRAME, AtariPolicy, t
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
-BATCH, ACTIONS, STATES = 200, 4, 1_000
+BATCH, ACTIONS, STATES = 200, 4, 2_000
 LEARNING_RATE, ALPHA = 3e-4, 0.1
+RECORDED = ("recorded", "captured")
 
 
 def main() -> None:
@@ -50,25 +55,35 @@ def main() -> None:
 def bench(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
     """One row a candidate: ms a value-only and a Sobolev step, their ratio, that of operations, share of the peak."""
     steps: dict[str, Callable[[], None]] = {}
-    for name, make in CANDIDATES.items():
+    candidates = {name: make for name, make in CANDIDATES.items() if name != "captured" or device.type == "cuda"}
+    for name, make in candidates.items():
         for method, alpha in (("value", 0.0), ("sobolev", ALPHA)):
             steps[f"{name} {method}"] = make(alpha, device)
+    counted = {name: operations_of(step) for name, step in steps.items() if not name.startswith("captured")}
     size = PRODUCT[device.type]
     products = {
         f"peak {dtype}": matrix_product(size, getattr(torch, dtype), device) for dtype in ("float32", "bfloat16")
     }
-    seconds = alternate(steps | products, rounds, device)
+    seconds = alternate(steps | products | {"copy": copy(device)}, rounds, device)
+    bandwidth = 2 * COPIED / seconds["copy"]
     peaks = {name.removeprefix("peak "): 2 * size**3 / seconds[name] for name in products}
+    by_dtype = {getattr(torch, dtype): peak for dtype, peak in peaks.items()}
     rows = []
-    for name in CANDIDATES:
+    for name in candidates:
         value, sobolev = (seconds[f"{name} {method}"] for method in ("value", "sobolev"))
-        counts = [operations(method, recorded=name == "recorded") for method in ("value", "sobolev")]
-        precision = "bfloat16" if name in ("bfloat16", "recorded") else "float32"
+        counts = [operations(method, recorded=name in RECORDED) for method in ("value", "sobolev")]
+        precision = "bfloat16" if name in ("bfloat16", *RECORDED) else "float32"
+        of_graph = name.replace("captured", "recorded")  # which has the same operations
+        floors = [counted[f"{of_graph} {method}"].floor(by_dtype, bandwidth) for method in ("value", "sobolev")]
         rows.append(
             {
                 "candidate": name,
-                "value_ms": f"{1e3 * value:.1f}",
-                "sobolev_ms": f"{1e3 * sobolev:.1f}",
+                "value_ms": f"{1e3 * value:.3f}",
+                "sobolev_ms": f"{1e3 * sobolev:.3f}",
+                "value_floor_ms": f"{1e3 * floors[0]:.3f}",
+                "sobolev_floor_ms": f"{1e3 * floors[1]:.3f}",
+                "value_times_floor": f"{value / floors[0]:.1f}",
+                "sobolev_times_floor": f"{sobolev / floors[1]:.1f}",
                 "ratio": f"{sobolev / value:.2f}",
                 "operations": f"{counts[1] / counts[0]:.2f}",
                 "of_sketch": f"{sobolev / seconds['sketch sobolev']:.2f}",
@@ -128,7 +143,9 @@ def sketch(alpha: float, device: torch.device) -> Callable[[], None]:
     return step
 
 
-def fused(alpha: float, device: torch.device, compute_dtype: torch.dtype, recorded: bool) -> Callable[[], None]:
+def fused(
+    alpha: float, device: torch.device, compute_dtype: torch.dtype, recorded: bool, captured: bool = False
+) -> Callable[[], None]:
     pupil, master = (ReLUPasses(policy, compute_dtype).to(device) for policy in (student(), teacher(ACTIONS)))
     raw, draw, projection = pupil.flat_patches(states().to(device)), batches(device), projections.Sphere()
     log_q = torch.cat([master.values(part)[1].log_softmax(-1) for part in raw.split(BATCH)])
@@ -136,14 +153,11 @@ def fused(alpha: float, device: torch.device, compute_dtype: torch.dtype, record
     if alpha:
         gradients = RecordedGradients(master, raw, compute_dtype) if recorded else ComputedGradients(master)
     compute_gradients = DistillationStep(pupil, 1.0, alpha, teacher_gradients=gradients)
-    optimizer = torch.optim.Adam(pupil.parameters(), lr=LEARNING_RATE, fused=True)
+    update = Update(pupil, compute_gradients, raw, log_q, record=captured)
+    like = torch.empty(BATCH, ACTIONS)
 
     def step() -> None:
-        index = draw()
-        targets = log_q[index]
-        compute_gradients(index, raw.index_select(0, index), targets, projection.draw(targets))
-        optimizer.step()
-        pupil.refresh()
+        update(LEARNING_RATE, alpha, draw(), to_device(projection.draw(like), device) if alpha else None)
 
     return step
 
@@ -153,6 +167,7 @@ CANDIDATES: dict[str, Callable[[float, torch.device], Callable[[], None]]] = {
     "float32": partial(fused, compute_dtype=torch.float32, recorded=False),
     "bfloat16": partial(fused, compute_dtype=torch.bfloat16, recorded=False),
     "recorded": partial(fused, compute_dtype=torch.bfloat16, recorded=True),
+    "captured": partial(fused, compute_dtype=torch.bfloat16, recorded=True, captured=True),
 }
 
 

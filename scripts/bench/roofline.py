@@ -4,13 +4,14 @@ Each operation of a real step reads its operands from memory and writes its resu
 
     max(operations / peak, bytes / bandwidth),
 
-and the step's floor is the sum. Peak and bandwidth are measured: those of one large matrix product in the step's
-precision, and of one large copy. What is in a cache, or what one kernel does of several operations, may be faster.
+and the step's floor is the sum. Peak and bandwidth are measured: those of one large matrix product in the precision of
+the operation's factors, and of one large copy. What is in a cache, or what one kernel does of several operations, may
+be faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +27,13 @@ ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_s
 
 @dataclass
 class Operations(TorchDispatchMode):
-    """The operations of what runs inside it, each as (floating-point operations, bytes read and written).
+    """The operations of what runs inside it, each as (floating-point operations, their type, bytes read and written).
 
     Floating-point operations are those of products and convolutions, as PyTorch's FlopCounterMode has them, whose hooks
     on modules do not bear `autograd.grad`.
     """
 
-    each: list[tuple[int, int]] = field(default_factory=list)
+    each: list[tuple[int, torch.dtype, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -46,17 +47,21 @@ class Operations(TorchDispatchMode):
             formula = flop_registry.get(function._overloadpacket)
             operations = formula(*arguments, **options, out_val=result) if formula else 0
             tensors = [leaf for leaf in tree_leaves((arguments, options, result)) if isinstance(leaf, Tensor)]
-            self.each.append((operations, sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
+            moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.each.append((operations, tensors[0].dtype if tensors else torch.float32, moved))
         return result
 
     @property
     def total(self) -> int:
         """Floating-point operations of all."""
-        return sum(operations for operations, _ in self.each)
+        return sum(operations for operations, _, _ in self.each)
 
-    def floor(self, peak: float, bandwidth: float) -> float:
-        """Seconds, at so many floating-point operations and bytes a second."""
-        return sum(max(operations / peak, moved / bandwidth) for operations, moved in self.each)
+    def floor(self, peaks: Mapping[torch.dtype, float], bandwidth: float) -> float:
+        """Seconds, at so many floating-point operations of each type and bytes a second."""
+        return sum(
+            max(operations / peaks[dtype] if operations else 0.0, moved / bandwidth)
+            for operations, dtype, moved in self.each
+        )
 
 
 def operations_of(step: Callable[[], object]) -> Operations:

@@ -53,17 +53,18 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
         steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
         counted = {name: operations_of(step) for name, step in steps.items()}
         size = PRODUCT[device.type]
-        limits = {"product": matrix_product(size, getattr(torch, precision), device), "copy": copy(device)}
+        products = {each: matrix_product(size, getattr(torch, each), device) for each in PRECISIONS}
         captured = {}
         if device.type == "cuda":
             captured = {f"captured {name}": step_of(name, batch, precision, device, True) for name in TECHNIQUES}
-        seconds = alternate(steps | captured | limits, rounds, device)
-        peak, bandwidth = 2 * size**3 / seconds["product"], 2 * COPIED / seconds["copy"]
+        seconds = alternate(steps | captured | products | {"copy": copy(device)}, rounds, device)
+        peaks = {getattr(torch, each): 2 * size**3 / seconds[each] for each in PRECISIONS}
+        peak, bandwidth = peaks[getattr(torch, precision)], 2 * COPIED / seconds["copy"]
         best = {name: seconds.get(f"captured {name}", seconds[name]) for name in TECHNIQUES}
         for name in TECHNIQUES:
             slower = best[name] / best["backprop"]
             more = counted[name].total / counted["backprop"].total
-            floor = counted[name].floor(peak, bandwidth)
+            floor = counted[name].floor(peaks, bandwidth)
             rows.append(
                 {
                     "precision": precision,

@@ -15,6 +15,7 @@ import experiments.distillation.train as distill
 from experiments.distillation.evaluate import Measured, evenly, play_beside, projected_gradients, save_saliency
 from experiments.distillation.settings import DistillConfig
 from experiments.distillation.states import split_by_episodes
+from experiments.distillation.updates import shuffled_batches
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
@@ -354,13 +355,13 @@ def test_bfloat16_changes_an_update_by_less_than_the_seed_does(make_config, monk
 
 
 def test_batches_are_an_epochs_permutation_from_any_update():
-    batches = [next(distill.shuffled_batches(10, 4, 3, first)) for first in range(6)]
-    running = distill.shuffled_batches(10, 4, 3, 0)
+    batches = [next(shuffled_batches(10, 4, 3, first)) for first in range(6)]
+    running = shuffled_batches(10, 4, 3, 0)
     for batch in batches:
         assert torch.equal(batch, next(running))
     for epoch in range(3):
         assert len(set(torch.cat(batches[2 * epoch : 2 * epoch + 2]).tolist())) == 8
-    assert len(next(distill.shuffled_batches(3, 200, 0, 0))) == 3
+    assert len(next(shuffled_batches(3, 200, 0, 0))) == 3
 
 
 def test_the_student_is_compared_on_the_states_it_visits(make_config):

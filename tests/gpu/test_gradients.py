@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.distillation.updates import Update
 from experiments.runner.process import prepare_gpu
 from sobolev.cuda_graphs import CapturedStep
 from sobolev.devices import to_device
@@ -168,6 +169,28 @@ def test_a_graph_of_a_step_goes_on_with_the_weights_that_it_has_changed():
         return student.values(raw)[1].log_softmax(-1)
 
     torch.testing.assert_close(updates(captured=True), updates(captured=False), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("norm", "divergence"), [("l2", "student_teacher"), ("squared_l2", "teacher_student")])
+@pytest.mark.parametrize("method", ["value", "recorded", "computed"])
+def test_a_recorded_update_of_a_student_does_what_it_does_without(method, norm, divergence):
+    """With a rate and a weight of gradients that fall, to 0 in the end."""
+    weights = []
+    for record in (True, False):
+        student, teacher = (ReLUPasses(policy).to(DEVICE) for policy in policies(torch.float32))
+        raw = torch.randint(0, 256, (60, 4 * 84 * 84), dtype=torch.uint8, generator=generator(0, "raw")).to(DEVICE)
+        made = {"recorded": lambda: RecordedGradients(teacher, raw, torch.float16)}  # noqa: B023
+        made |= {"computed": lambda: ComputedGradients(teacher)}  # noqa: B023
+        gradients = made[method]() if method in made else None
+        step = DistillationStep(student, 1.0, 1.0 if gradients else 0.0, divergence, norm, gradients)
+        update = Update(student, step, raw, teacher.values(raw)[1].log_softmax(-1), record)
+        for number in range(6):
+            index = torch.randperm(60, generator=generator(0, "batch", number))[:20].to(DEVICE)
+            v = Sphere().draw(torch.empty(20, 4), 1, generator(0, "v", number)).to(DEVICE)
+            learns = (0.1 * max(0, 4 - number), v) if gradients else (0.0, None)
+            update(1e-3 / (1 + number), learns[0], index, learns[1])
+        weights.append([parameter.detach().clone() for parameter in student.parameters()])
+    assert relative_error(*weights) < 1e-3
 
 
 @pytest.mark.parametrize("technique", ["backprop", "noprop", "sobolev", "direct"])

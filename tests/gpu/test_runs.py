@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+import experiments.distillation.train
 import experiments.regression.train
 import experiments.synthetic_gradients.train
 from experiments.runner.execute import execute
@@ -59,10 +60,11 @@ def test_a_training_measures_what_it_does_on_the_cpu(make_config, technique, pre
     [
         ("regression", experiments.regression.train, 1e-4),
         ("synthetic_gradients", experiments.synthetic_gradients.train, 0.1),  # cuDNN adds up in any order
+        ("distill_atari", experiments.distillation.train, 0.05),
     ],
 )
 def test_an_interrupted_run_ends_as_one_that_never_was(make_config, monkeypatch, experiment, module, tolerance):
-    options = (f"experiment={experiment}", ON_GPU, "compute.checkpoint_seconds=0")
+    options = (f"experiment={experiment}", ON_GPU, "compute.checkpoint_seconds=0", "optimizer.steps=20")
     whole, parts = make_config(*options, runs="whole"), make_config(*options, runs="parts")
     execute(whole)
     for updates in (3, 4):
@@ -70,7 +72,7 @@ def test_an_interrupted_run_ends_as_one_that_never_was(make_config, monkeypatch,
         assert (folder_of(parts) / "checkpoint.pt").exists()
     execute(parts)
     assert rows(parts).keys() == rows(whole).keys()
-    losses = [key for key in rows(whole) if key[3] in ("loss", "value_mse")]
+    losses = [key for key in rows(whole) if key[3] in ("loss", "value_mse", "kl")]
     assert losses
     for key in losses:
         assert rows(parts)[key] == pytest.approx(rows(whole)[key], rel=tolerance), key

@@ -18,6 +18,7 @@ CONVOLUTIONAL = "experiment=synthetic_gradients"
 @pytest.fixture
 def gpu(monkeypatch):
     """A process that believes in one GPU."""
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -40,6 +40,19 @@ def test_a_network_does_not_depend_on_its_neighbours(initialisation):
             assert not torch.equal(many[:1], one)
 
 
+def test_a_part_is_in_the_memory_of_the_whole():
+    ensemble = make()
+    part = ensemble.part(slice(1, 3))
+    x, _, _ = batch(ensemble)
+    assert torch.equal(part(x[1:3]), ensemble(x)[1:3])
+    first, later = ensemble(x)[0].clone(), ensemble(x)[1:].clone()
+    with torch.no_grad():
+        part.biases[-1].add_(1.0)
+    assert torch.equal(ensemble(x)[0], first)
+    torch.testing.assert_close(ensemble(x)[1:], later + 1.0)
+    assert [name for name, _ in part.named_parameters()] == [name for name, _ in ensemble.named_parameters()]
+
+
 def test_default_initialisation_is_that_of_linear():
     """Same bounds as nn.Linear, seen on a wide layer."""
     ensemble, linear = make((64, 512, 1), networks=1), nn.Linear(64, 512)
