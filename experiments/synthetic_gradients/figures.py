@@ -151,7 +151,7 @@ def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figu
                 axes.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(f"split {k}" if line == lines[0] else "")
-        panels[0].set_ylabel(panel_title(line, select(rows, **line._asdict()), "\n"))
+        panels[0].set_ylabel(panel_title(line, select(rows, **line._asdict()), "\n").replace(", ", "\n"))
     for axes in grid[-1]:
         axes.set_xlabel("updates")
     figure.align_ylabels()
@@ -181,7 +181,7 @@ def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
             drawing.numbers_axis(axes, evenly_below=3, between_below=30, labels=5)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(_plain(look.title) if line == lines[0] else "")
-        panels[0].set_ylabel(panel_title(line, select(rows, **line._asdict()), "\n"))
+        panels[0].set_ylabel(panel_title(line, select(rows, **line._asdict()), "\n").replace(", ", "\n"))
     for axes in grid[-1]:
         axes.set_xlabel("updates")
     figure.align_ylabels()
@@ -210,10 +210,9 @@ def draw_curve(
 
 def panel_title(line: Line, rows: pd.DataFrame, between: str = " ") -> str:
     """The name of a task and its scale, and that there is one seed where there is no more."""
-    seeds = rows.groupby("method", observed=True)["seed"].nunique()
-    alone = ", 1 seed" if seeds.max() == 1 else ""
-    name = _plain(line.title)
-    return f"{name.replace(', ', between) if between != ' ' else name}{between}({line.scale}{alone})"
+    if rows.groupby("method", observed=True)["seed"].nunique().max() == 1:
+        return f"{_plain(line.title)}\n({line.scale}, 1 seed)"
+    return f"{_plain(line.title)}{between}({line.scale})"
 
 
 def grid_of(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:

@@ -508,7 +508,7 @@ def test_intervals_lie_within_the_axis_and_one_seed_is_called_one() -> None:
     low, high = axes.get_ylim()
     assert all(low <= value <= high for line in axes.lines for value in line.get_ydata())
     alone = draw("table_1", make_rows(settings=[IMAGENETTE_1], seeds=1))
-    assert alone.axes[0].get_title() == "Imagenette, 1 module (reduced, 1 seed)"
+    assert alone.axes[0].get_title() == "Imagenette, 1 module\n(reduced, 1 seed)"
     assert texts(alone).endswith("\n1 seed")
     assert not any(line.get_markerfacecolor() == "none" for line in alone.axes[0].lines)  # the paper has ImageNet
 
