@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from mpl_toolkits.mplot3d.art3d import Path3DCollection, Poly3DCollection
 
 from experiments.evidence import report
 from experiments.evidence.markdown import format_interval
@@ -680,9 +680,30 @@ def test_surface_view_places_models_in_their_columns() -> None:
     }
     figure = figure_3(surfaces)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["target, 20 points", "value only", "Sobolev", "target, 100 points", "Sobolev"]
+    missed = make_surface().target_variance + make_surface()._mean(make_surface().value_GG) ** 2
+    assert titles == [
+        *("target,\n20 points", f"value only\nMSE {missed / 4:.2g}", f"Sobolev\nMSE {missed / 100:.2g}"),
+        *("target,\n100 points", "Sobolev\nMSE 0"),
+    ]
+    assert "seed 3;" in texts(figure)
     columns = [axes.get_subplotspec().colspan.start for axes in figure.axes]
     assert columns == [0, 1, 2, 0, 2]
+
+
+def test_each_model_stands_above_its_own_points_and_says_its_seed() -> None:
+    surfaces = {
+        ("regression", "booth", "value", 20): make_surface(n_train=20),
+        ("regression", "booth", "sobolev", 20): replace(
+            make_surface(), seed=5, x_train_P2=np.full((7, 2), 0.5, dtype=np.float32)
+        ),
+    }
+    figure = surface_view(surfaces, "regression", "booth")
+    dots = [len(c._offsets3d[0]) for axes in figure.axes for c in axes.collections if isinstance(c, Path3DCollection)]
+    assert dots == [0, 20, 7]  # the target has those that its models share
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes[1:]] == ["value only, seed 3", "Sobolev, seed 5"]
+    same = surface_view({key: make_surface(n_train=20) for key in surfaces}, "regression", "booth")
+    dots = [len(c._offsets3d[0]) for axes in same.axes for c in axes.collections if isinstance(c, Path3DCollection)]
+    assert dots == [20, 20, 20]
 
 
 def test_a_flat_model_has_arrows_of_length_zero() -> None:
@@ -691,7 +712,7 @@ def test_a_flat_model_has_arrows_of_length_zero() -> None:
         (arrows,) = (c for c in axes.collections if isinstance(c, Poly3DCollection) and len(c._faces[0]) == 3)
         lengths = np.ptp(arrows._faces, axis=1).max(axis=1)
         assert np.isfinite(lengths).all()
-        assert (lengths.max() > 0) == (axes.get_title() != "value only")
+        assert (lengths.max() > 0) == (not axes.get_title().startswith("value only"))
 
 
 @pytest.mark.parametrize("scale", ["paper", "reduced"])
