@@ -231,7 +231,9 @@ def teachers(rows: pd.DataFrame, steps_before: dict[str, int]) -> Figure:
         axes.set_title(title(game))
         axes.set_xlabel("million agent steps")
     figure.axes[0].set_ylabel("score of a game")
-    _title(figure, "Teachers", rows, "mean and standard deviation over games")
+    seeds = rows["seed"].nunique()
+    detail = f"{seeds} seed{'s' * (seeds > 1)}; mean and standard deviation over games"
+    drawing.title(figure, "Teachers", detail, scale_of(rows))
     return figure
 
 

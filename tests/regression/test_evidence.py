@@ -20,6 +20,7 @@ from mpl_toolkits.mplot3d.art3d import Path3DCollection, Poly3DCollection
 
 from experiments.evidence import report
 from experiments.evidence.markdown import format_interval
+from experiments.evidence.names import SPARE_LOOKS
 from experiments.evidence.reading import EvidenceError
 from experiments.evidence.rows import (
     Interval,
@@ -553,6 +554,21 @@ def test_ratio_figure_shows_the_ratio() -> None:
         marker = next(line for line in axes.lines if line.get_marker() == "o")
         assert marker.get_xdata()[0] == pytest.approx(10, rel=0.1)
         assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)  # the line at 1
+
+
+def test_other_losses_are_compared_with_value_only_training() -> None:
+    rows = make_rows(lambda *_: 1.0, "regression_steep", ("bukin", "ackley"), (100,))
+    other = select(rows, method="value").astype({"method": str})
+    other["method"] = "sobolev_norm"
+    (drawn,) = figures.draw(["losses", "ratios", "figure_2"], joined(rows, other), {})
+    assert drawn[:2] == ("losses", "losses_steep")
+    axes = drawn[2].axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Ackley, 100", "Bukin N. 6, 100"]
+    as_close = [line for line in axes.lines if line.get_marker() == SPARE_LOOKS[0]["marker"]]
+    assert [float(line.get_xdata()[0]) for line in as_close] == [1, 1]
+    ten_times = [line for line in axes.lines if line.get_marker() == "s"]
+    assert [float(line.get_xdata()[0]) for line in ten_times] == pytest.approx([10, 10], rel=0.1)
+    assert not list(figures.draw(["losses"], make_rows(tasks=("booth",)), {}))
 
 
 def test_the_ratio_figure_names_every_size_that_it_shows() -> None:
