@@ -35,7 +35,7 @@ quickstart: setup ## a first look at every domain, at a small budget (3 to 6 min
 	$(RUN) -m sweep=distillation/quickstart dataset.folder=quickstart/data runs_dir=quickstart/runs $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --runs quickstart/runs --results quickstart
 	$(BIN)/python -m scripts.figures figure_2 figure_3 surfaces learning_curves ratios figure_2_left gaussian_pair accuracy \
-	  gradient_cosine figure_4 saliency --results quickstart
+	  gradient_cosine figure_4 distillation_curves saliency --results quickstart
 
 regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 hours on 2 cores)
 	$(RUN) -m sweep=regression/figure_2 $(LOCAL) $(ARGS)

@@ -1,14 +1,11 @@
-"""Figures of distillation: Figure 4, the end of training, gradients beside frames, and how the teachers learned.
+"""Figures of distillation: Figure 4 and its curves, the end of training, and how the teachers learned.
 
-Each is a function of the rows in results/distillation or results/teachers, or of the gradients in
-results/distillation/saliency.
+Each is a function of the rows in results/distillation or results/teachers. `draw` adds gradients beside frames.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,68 +13,92 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from experiments.distillation.names import ENDS, EXPERIMENT, GAMES, LOOKS, METHODS, METRICS, title
+from experiments.distillation.saliency_figures import Saliencies, read_saliencies, saliency
 from experiments.evidence import drawing
 from experiments.evidence.names import Look, looks_of
-from experiments.evidence.reading import expected, read_arrays, read_csv, read_json
+from experiments.evidence.reading import expected, read_csv, read_json
 from experiments.evidence.rows import (
     MIN_SEEDS,
+    BySeed,
+    Interval,
     curve,
     finals,
     groups,
     levels,
+    log_ratio,
     median_interval,
     rows_there,
     scale_of,
     select,
 )
-from experiments.evidence.schemas import RUNS, SALIENCY, Card
+from experiments.evidence.schemas import RUNS, Card
 
-
-@dataclass(frozen=True)
-class Saliency:
-    """Gradients of the log-probability of the teacher's choice, by states in [0, 1]. S: states, C: frames of a stack.
-
-    Attributes:
-        state_SCHW: raw frames.
-        teacher_SCHW: the teacher's gradients.
-        student_SCHW: the student's.
-        scale: `paper` or `reduced`.
-    """
-
-    state_SCHW: np.ndarray
-    teacher_SCHW: np.ndarray
-    student_SCHW: np.ndarray
-    scale: str
-
-
-Saliencies = dict[tuple[str, str, int], Saliency]  # (game, method, n_train)
+TRAINED = {"linestyle": (0, (3, 1.5)), "linewidth": 0.7}
+RATIO_LOOKS = {  # and on which side of the training size the interval lies
+    "action_error": ({"color": "#009E73", "marker": "^", "markerfacecolor": "white"}, -0.5),
+    "kl": ({"color": "#000000", "marker": "D"}, 0.5),
+}
 
 
 def figure_4(rows: pd.DataFrame) -> Figure:
-    """Figure 4: action-prediction error and KL(student || teacher) over training, one column per training size.
+    """Figure 4 where training ends: action-prediction error and KL(student || teacher) on test episodes, by states.
 
-    Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states.
+    One row per game. Markers are medians over seeds with their 95% intervals. The last panel says who leads: the ratio
+    value only / Sobolev of either distance, paired by seed. It is left out where only one of both was run.
     """
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
-    panels = [(game, metric) for metric in ("action_error", "kl") for game in games]
-    figure = Figure(figsize=(7, 0.9 + 1.25 * len(panels)))
-    grid = figure.subplots(len(panels), len(sizes), sharex=True, sharey="row", squeeze=False)
+    ends = finals(select(rows, split="test"), "task", "method", "n_train", "metric")
+    distances = ("action_error", "kl")
+    columns = len(distances) + ({"value", "sobolev"} <= looks.keys())
+    figure = Figure(figsize=(7, 1.0 + 1.45 * len(games)))
+    grid = figure.subplots(len(games), columns, sharex=True, squeeze=False)
+    for game, line in zip(games, grid, strict=True):
+        for metric, axes in zip(distances, line, strict=False):
+            _draw_ends(axes, {m: {n: ends.get((game, m, n, metric), {}) for n in sizes} for m in looks}, looks)
+            _log_axis(axes)
+        line[0].set_ylabel(title(game))
+        for axes in line[len(distances) :]:
+            for metric, (look, side) in RATIO_LOOKS.items():
+                pairs = {n: [ends.get((game, m, n, metric), {}) for m in ("value", "sobolev")] for n in sizes}
+                ratios = {n: log_ratio(*pair) for n, pair in pairs.items()}
+                _draw_medians(axes, {n: Interval(*10 ** np.array(r[:3]), r.n) for n, r in ratios.items()}, side, look)
+            axes.axhline(1, color="black", linewidth=0.8)
+            drawing.numbers_axis(axes, evenly_below=3, between_below=200, labels=6)
+    names = (*(METRICS[metric] for metric in distances), "value only / Sobolev\n(above 1: Sobolev leads)")
+    for axes, name in zip(grid[0], names, strict=False):
+        axes.set_title(name, fontsize=7)
+    _label_sizes(grid, sizes)
+    handles = [_handle(method, look) for method, look in looks.items()]
+    if columns > len(distances):
+        handles += [Line2D([], [], label=f"ratio of {METRICS[m]}", **look) for m, (look, _) in RATIO_LOOKS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    _title(figure, "Figure 4: distance to the teacher at the end of training, test episodes", rows, _interval(rows))
+    return figure
+
+
+def curves(rows: pd.DataFrame) -> Figure:
+    """Figure 4's curves: action-prediction error and KL over training, one column per training size.
+
+    Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states. A
+    game's curves begin where its students part, and an axis is that of test curves: few states are fitted far below.
+    """
+    games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
+    panels = [(game, metric) for game in games for metric in ("action_error", "kl")]
+    figure = Figure(figsize=(7, 0.9 + 1.3 * len(panels)))
+    grid = figure.subplots(len(panels), len(sizes), sharex="row", sharey="row", squeeze=False)
     for (game, metric), line in zip(panels, grid, strict=True):
+        first, seen = _part(select(rows, task=game, split="test")), []
         for n_train, axes in zip(sizes, line, strict=True):
             of_panel = select(rows, task=game, n_train=n_train, metric=metric)
             for method, look in looks.items():
-                for split, dashes, alpha in (("test", "-", 0.18), ("train", (0, (3, 1.5)), 0.0)):
-                    cell = select(of_panel, method=method, split=split)
-                    steps, values_TS = curve(cell[cell["step"] > 0])
-                    if not values_TS.size:
-                        continue
-                    low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
-                    if alpha:
-                        axes.fill_between(steps, low, high, color=look["color"], alpha=alpha)
-                    axes.plot(steps, median, color=look["color"], linestyle=dashes, linewidth=1.2 if alpha else 0.7)
+                seen += _draw_curve(axes, select(of_panel[of_panel["step"] >= first], method=method), look)
             axes.set_xscale("log")
+        if any(seen):
+            line[0].set_ylim(min(filter(None, seen)) / 1.3, max(seen) * 1.15)
+        for axes in line:
             _log_axis(axes)
         line[0].set_ylabel(f"{title(game)}\n{METRICS[metric]}")
     for n_train, axes in zip(sizes, grid[0], strict=True):
@@ -86,87 +107,82 @@ def figure_4(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel("optimiser updates")
     figure.align_ylabels()
     dashes = [Line2D([], [], color="#555555", label="test states")]
-    dashes.append(Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), linewidth=0.7, label="training states"))
-    methods = [_handle(method, {"color": look["color"]}) for method, look in looks.items()]
+    dashes.append(Line2D([], [], color="#555555", label="training states (cut below)", **TRAINED))
+    methods = [_handle(method, look) for method, look in looks.items()]
     figure.legend(handles=methods + dashes, loc="outside lower center", ncols=5)
-    _title(figure, "Figure 4: distance to the teacher over training", rows, "median and quartiles")
+    _title(figure, "Figure 4's curves: distance to the teacher over training", rows, "median and quartiles")
     return figure
+
+
+def _draw_curve(axes: Axes, rows: pd.DataFrame, look: Look) -> list[float]:
+    """One method in a panel of `curves`; the ends of its test band."""
+    steps, trained_TS = curve(select(rows, split="train"))
+    if trained_TS.size:
+        axes.plot(steps, np.median(trained_TS, axis=1), color=look["color"], **TRAINED)
+    steps, values_TS = curve(select(rows, split="test"))
+    if not values_TS.size:
+        return []
+    low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
+    axes.fill_between(steps, low, high, color=look["color"], alpha=0.18)
+    axes.plot(steps, median, markevery=[-1], **look)
+    return [low.min(), high.max()]
+
+
+def _part(rows: pd.DataFrame) -> int:
+    """The last step before the medians of methods differ by a tenth in any distance, of any training size."""
+    rows = rows[rows["metric"].isin(["action_error", "kl"]) & (rows["step"] > 0)]
+    medians = rows.pivot_table("value", ["step", "n_train", "metric"], "method", "median", observed=True)
+    differ = (medians.max(axis="columns") > 1.1 * medians.min(axis="columns")).groupby("step").any()
+    steps = differ.index[: max(1, int(differ.to_numpy().argmax()))]  # all alike: from the first on
+    return int(steps[-1]) if len(steps) else 1
 
 
 def final_values(rows: pd.DataFrame) -> Figure:
-    """The end of training against the training size, one row per game: on test episodes and in play."""
+    """What else students are in the end, by states: their gradients on test episodes, and how they play."""
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(rows, "task", "method", "n_train", "split", "metric")
     columns = {key: name for key, name in ENDS.items() if any(cell[3:] == key for cell in ends)}
-    figure = Figure(figsize=(7, 0.9 + 1.45 * len(games)))
+    figure = Figure(figsize=(7, 1.0 + 1.45 * len(games)))
     grid = figure.subplots(len(games), len(columns), sharex=True, squeeze=False)
     for game, line in zip(games, grid, strict=True):
         for (split, metric), axes in zip(columns, line, strict=True):
-            for k, (method, look) in enumerate(looks.items()):
-                by_size = {n: ends.get((game, method, n, split, metric), {}) for n in sizes}
-                intervals = {n: median_interval(cell.values()) for n, cell in by_size.items() if cell}
-                x = np.array(list(intervals)) * 1.06 ** (k - (len(looks) - 1) / 2)
-                axes.plot(x, [i.median for i in intervals.values()], linewidth=0.8, **look)
-                for at, interval in zip(x, intervals.values(), strict=True):
-                    axes.plot([at] * 2, [interval.low, interval.high], color=look["color"])
-            axes.set_xscale("log")
+            _draw_ends(axes, {m: {n: ends.get((game, m, n, split, metric), {}) for n in sizes} for m in looks}, looks)
             if metric != "score":
                 _log_axis(axes)
         line[0].set_ylabel(title(game))
-    for name, axes in zip(columns.values(), grid[0], strict=True):
+    for axes, name in zip(grid[0], columns.values(), strict=True):
         axes.set_title(name, fontsize=7)
-    for axes in grid[-1]:
-        axes.set_xlabel("training states")
+    _label_sizes(grid, sizes)
     methods = [_handle(method, look) for method, look in looks.items()]
     figure.legend(handles=methods, loc="outside lower center", ncols=len(methods))
-    enough = rows["seed"].nunique() >= MIN_SEEDS
-    _title(figure, "The end of training", rows, "median, 95% interval" if enough else "median and range: few seeds")
+    _title(figure, "Gradients and play at the end of training", rows, _interval(rows))
     return figure
 
 
-def saliency(saliencies: Saliencies, game: str, n_train: int) -> Figure:
-    """The gradient of the log-probability of the teacher's choice by the newest frame, beside that frame.
-
-    One row per state. Red raises it and blue lowers it. A panel's range is the 99.5th percentile of its own absolute
-    values; the number is the cosine between student's and teacher's gradient over all frames of the state.
-    """
-    students = {m: saliencies[game, m, n_train] for m in METHODS if (game, m, n_train) in saliencies}
-    first = next(iter(students.values()))
-    n_states, columns = len(first.state_SCHW), 2 + len(students)
-    figure = Figure(figsize=(1.45 * columns, 0.85 + 1.4 * n_states))
-    grid = figure.subplots(n_states, columns, squeeze=False)
-    for s, line in enumerate(grid):
-        line[0].imshow(first.state_SCHW[s, -1], cmap="gray", vmin=0, vmax=255)
-        _heat(line[1], first.teacher_SCHW[s, -1])
-        for axes, (method, student) in zip(line[2:], students.items(), strict=True):
-            _heat(axes, student.student_SCHW[s, -1])
-            alike = cosine(student.student_SCHW[s], student.teacher_SCHW[s])
-            axes.text(0.03, 0.03, f"{alike:.2f}", transform=axes.transAxes, color=LOOKS[method]["color"], weight="bold")
-    for axes, name in zip(grid[0], ("newest frame", "teacher", *(METHODS[m] for m in students)), strict=True):
-        axes.set_title(name)
-    for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.grid(False)
-    drawing.title(
-        figure,
-        f"{title(game)}, {n_train:,} training states",
-        "gradient of log pi (chosen action)\nnumber: cosine with the teacher's",
-        "paper" if all(student.scale == "paper" for student in students.values()) else "reduced",
-    )
-    return figure
+def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, Look]) -> None:
+    """Medians and their intervals against training sizes, of each method."""
+    for k, (method, look) in enumerate(looks.items()):
+        intervals = {n: median_interval(cell.values()) for n, cell in ends[method].items() if cell}
+        _draw_medians(axes, intervals, k - (len(looks) - 1) / 2, look)
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.ravel().astype(float), b.ravel().astype(float)
-    norms = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / norms) if norms else 0.0
+def _draw_medians(axes: Axes, intervals: dict[int, Interval], side: float, look: Look) -> None:
+    """A line through the sizes, and intervals beside it: lines cross where medians do."""
+    for n_train, interval in intervals.items():
+        axes.plot([n_train * 1.12**side] * 2, [interval.low, interval.high], color=look["color"])
+    axes.plot([*intervals], [interval.median for interval in intervals.values()], linewidth=0.8, **look)
 
 
-def _heat(axes: Axes, gradient_HW: np.ndarray) -> None:
-    gradient_HW = gradient_HW.astype(float)
-    reach = np.quantile(np.abs(gradient_HW), 0.995) or 1.0
-    axes.imshow(gradient_HW, cmap="RdBu_r", vmin=-reach, vmax=reach)
+def _label_sizes(grid: np.ndarray, sizes: list[int]) -> None:
+    for axes in grid[-1]:
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("training states")
+
+
+def _interval(rows: pd.DataFrame) -> str:
+    return "median, 95% interval" if rows["seed"].nunique() >= MIN_SEEDS else "median and range (few seeds)"
 
 
 def _games(rows: pd.DataFrame) -> list[str]:
@@ -186,28 +202,7 @@ def _handle(method: str, look: Look) -> Line2D:
 
 
 def _title(figure: Figure, text: str, rows: pd.DataFrame, spread: str) -> None:
-    seeds = rows["seed"].nunique()
-    drawing.title(figure, text, f"{seeds} seed{'s' * (seeds > 1)}: {spread}", scale_of(rows))
-
-
-def read_saliencies(folder: Path) -> Saliencies:
-    """Read every `distill_atari_<game>_<method>_<n_train>.npz` of a folder; none if the folder is missing.
-
-    Raises:
-        EvidenceError: an array is missing or damaged.
-    """
-    pattern = re.compile(rf"{EXPERIMENT}_(.+)_({'|'.join(LOOKS)})_(\d+)")
-    found: Saliencies = {}
-    for path in sorted(folder.glob("*.npz")):
-        match = pattern.fullmatch(path.stem)
-        if match is None:
-            continue  # another experiment's
-        game, method, n_train = match.groups()
-        arrays = read_arrays(path, SALIENCY)
-        found[game, method, int(n_train)] = Saliency(
-            arrays["state"], arrays["teacher_gradient"], arrays["student_gradient"], str(arrays["scale"])
-        )
-    return found
+    drawing.title(figure, text, drawing.counted([rows["seed"].nunique()], spread), scale_of(rows))
 
 
 def teachers(rows: pd.DataFrame, steps_before: dict[str, int]) -> Figure:
@@ -236,7 +231,9 @@ def teachers(rows: pd.DataFrame, steps_before: dict[str, int]) -> Figure:
         axes.set_title(title(game))
         axes.set_xlabel("million agent steps")
     figure.axes[0].set_ylabel("score of a game")
-    _title(figure, "Teachers", rows, "mean and standard deviation over games")
+    seeds = rows["seed"].nunique()
+    detail = f"{seeds} seed{'s' * (seeds > 1)}; mean and standard deviation over games"
+    drawing.title(figure, "Teachers", detail, scale_of(rows))
     return figure
 
 
@@ -266,7 +263,7 @@ def read_steps_before(folder: Path) -> dict[str, int]:
 
 
 REMEDY = "`make teachers distillation` makes it"
-NAMES = ("figure_4", "final_values", "saliency", "teachers")
+NAMES = ("figure_4", "final_values", "distillation_curves", "saliency", "teachers")
 
 
 def draw(
@@ -283,6 +280,8 @@ def draw(
         yield "figure_4", "figure_4", figure_4(rows)
     if "final_values" in names and len(rows):
         yield "final_values", "distillation_final_values", final_values(rows)
+    if "distillation_curves" in names and len(rows):
+        yield "distillation_curves", "distillation_curves", curves(rows)
     if "saliency" in names:
         for game, n_train in sorted({(game, n_train) for game, _, n_train in saliencies}):
             yield "saliency", f"distillation_saliency_{game}_{n_train}", saliency(saliencies, game, n_train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.style
@@ -23,36 +24,61 @@ def title(figure: Figure, title: str, detail: str, scale: str, mark: str = "REDU
         figure.text(0.99, 0.985, mark, color="#D55E00", ha="right", va="top", weight="bold")
 
 
+def counted(seeds: Iterable[int], spread: str, more: str = "") -> str:
+    """How many seeds cells have, and what is shown of them: `6 seeds: median and quartiles`, but `1 seed` alone.
+
+    Args:
+        seeds: How many seeds each cell has.
+        spread: What lines, bars and bands are. Of one seed they are that seed.
+        more: What follows the number, `, 5,000 updates`.
+    """
+    fewest, most = min(counts := [*seeds]), max(counts)
+    if most == 1:
+        return f"1 seed{more}"
+    return f"{most if fewest == most else f'{fewest} to {most}'} seeds{more}: {spread}"
+
+
 def decades_axis(axes: Axes) -> None:
-    """A logarithmic y axis with few labels, powers of ten. It shows one decade at least."""
+    """A logarithmic y axis with few labels: powers of ten and, where there would be one, three times them.
+
+    It shows one decade at least.
+    """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < 10 * low:
         middle = (low * high) ** 0.5
         axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
-    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 30 * low else (1,), numticks=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(_scientific))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def numbers_axis(axes: Axes, evenly_below: float, between_below: float, labels: int) -> None:
-    """A logarithmic y axis that is labelled with plain numbers.
+def _scientific(number: float, _: int) -> str:
+    """10^k or 3 x 10^k, as a formula."""
+    digits, power = f"{number:.0e}".split("e")
+    times = "" if digits == "1" else rf"{digits}\times "
+    return f"${times}10^{{{int(power)}}}$"
+
+
+def numbers_axis(axes: Axes, evenly_below: float, between_below: float, labels: int, which: str = "y") -> None:
+    """A logarithmic axis that is labelled with plain numbers.
 
     Args:
         axes: The axes, which hold their curves already.
         evenly_below: Labels lie evenly spaced where the axis's ends have a ratio below this one.
         between_below: Labels are 1, 2 and 5 times powers of ten below this ratio, and powers of ten alone above.
         labels: How many there are, at most or about.
+        which: `y` or `x`.
     """
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    axes.set(**{f"{which}scale": "log"})
+    axis, (low, high) = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")()
     if high < evenly_below * low:  # 1, 2 and 5 would leave one label or none
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axis.set_major_locator(MaxNLocator(4))
     else:
-        axes.yaxis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if high < between_below * low else (1,), numticks=labels)
-        )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < between_below * low else (1,), numticks=labels))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, stem: Path, pdf: bool = False) -> None:

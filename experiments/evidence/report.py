@@ -34,8 +34,9 @@ and its command in the details: {details}.
 """
 
 FIGURES = {  # of the front page, in the folder `figures` beside the report
+    "functions_won.png": "Regression: functions on which Sobolev Training has the lower test error, by updates",
     "ratios.png": "Regression: errors of value-only over those of Sobolev Training, by function and points",
-    "distillation_final_values.png": "Distillation: where students end, by game and states",
+    "figure_4.png": "Distillation: where students end, by game and states",
     "theory_points_against_dimension.png": "Theory: points that suffice to learn a random teacher, by its inputs",
 }
 

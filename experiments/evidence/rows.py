@@ -224,7 +224,7 @@ class Surface:
 
     Attributes:
         x_GG2: The grid.
-        value_GG: The model's values, of the seed whose final test MSE is the median.
+        value_GG: The model's values, of one seed: the run's first, or the one of median test MSE in older runs.
         gradient_GG2: The model's gradients.
         target_value_GG: The target's values.
         target_gradient_GG2: The target's gradients.
@@ -244,13 +244,20 @@ class Surface:
 
     @property
     def target_variance(self) -> float:
-        """Variance of the target over its domain, under the uniform density (Simpson's rule: G is odd)."""
-        along = [np.where(np.arange(points) % 2, 4.0, 2.0) for points in self.target_value_GG.shape]
+        """Variance of the target over its domain."""
+        return self._mean((self.target_value_GG - self._mean(self.target_value_GG)) ** 2)
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the model's values over the domain."""
+        return self._mean((self.value_GG - self.target_value_GG) ** 2)
+
+    def _mean(self, of_GG: np.ndarray) -> float:
+        """The mean under the uniform density (Simpson's rule: G is odd)."""
+        along = [np.where(np.arange(points) % 2, 4.0, 2.0) for points in of_GG.shape]
         for weights in along:
             weights[[0, -1]] = 1
-        weights = np.outer(*along)
-        mean = np.average(self.target_value_GG, weights=weights)
-        return float(np.average((self.target_value_GG - mean) ** 2, weights=weights))
+        return float(np.average(of_GG, weights=np.outer(*along)))
 
 
 Surfaces = dict[Cell, Surface]

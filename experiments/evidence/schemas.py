@@ -210,7 +210,7 @@ SURFACE = {
 }
 SALIENCY = {
     **{"state": ("u", "SCHW"), "teacher_gradient": ("f", "SCHW"), "student_gradient": ("f", "SCHW")},
-    "scale": ("U", ""),
+    **{"seed": ("i", ""), "scale": ("U", "")},
 }
 SCORES = {"score": ("fi", "E"), "score_greedy": ("fi", "F")}
 PREDICTIONS = {  # of N test samples, with O outputs and their derivatives by I inputs

@@ -6,7 +6,6 @@ A figure with any reduced row says so on its face.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,66 +19,57 @@ from matplotlib.lines import Line2D
 from experiments.evidence import drawing
 from experiments.evidence.names import Look, looks_of
 from experiments.evidence.rows import (
-    MIN_SEEDS,
+    BySeed,
     Surfaces,
     curve,
     finals,
     groups,
     levels,
-    log_ratio,
     loss_curve,
     median_interval,
     read_surfaces,
     rows_there,
-    scale_of,
     select,
 )
+from experiments.regression.budget_figures import functions_won
 from experiments.regression.choosing import LIMITS, SEARCH
-from experiments.regression.names import LOOKS, METHODS, METRICS, PROTOCOLS, REDUCED, SIZE_LOOKS, TASKS
+from experiments.regression.headings import head, interval_words, shortest_and_longest
+from experiments.regression.names import LOOKS, METHODS, METRICS, TASKS
+from experiments.regression.ratio_figures import losses, ratios
 from experiments.regression.recipe_figures import limits, recipes
 from experiments.regression.surfaces import figure_3, surface_view
 
-NAMES = ("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "descent", "recipes", "recipe_limits")
+NAMES = (
+    *("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "losses", "functions_won"),
+    *("descent", "recipes", "recipe_limits"),
+)
 REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
 DESCENT = "regression_descent"
-NOT_DRAWN = ("regression_steep", SEARCH, LIMITS)  # the report has the first as a table, two have their own figures
+NOT_DRAWN = ("regression_steep", SEARCH, LIMITS)  # as the others are: these have figures of their own
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
     """Figure 2, right: test MSE against training size, one panel per function, for the rows of one experiment.
 
-    A faint dot is a seed; a marker the median over seeds and its bar the 95% interval of the median.
+    A marker is the median over seeds, the bar beside it the median's 95% interval, and a faint dot a seed. Where cells
+    were trained for different numbers of updates, each size has its own below it.
     """
     rows = select(rows, split="test", metric="value_mse")
     errors = finals(rows, "task", "method", "n_train")
     # Derivatives alone fix the values only up to a constant.
     looks = looks_of((method for method in levels(rows, "method") if method != "derivative"), LOOKS)
-    tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
+    tasks, sizes, differ = levels(rows, "task"), levels(rows, "n_train"), len(shortest_and_longest(rows)) > 1
     columns = min(4, len(tasks) + 1)  # the last panel holds the legend
     lines = math.ceil((len(tasks) + 1) / columns)
-    figure = Figure(figsize=(7, 0.6 + 1.65 * lines))
+    figure = Figure(figsize=(7, 0.6 + (1.8 if differ else 1.65) * lines))
     panels = iter(figure.subplots(lines, columns).flat)
     for task, axes in zip(tasks, panels, strict=False):
         for k, (method, look) in enumerate(looks.items()):
-            positions = np.arange(len(sizes)) + 0.25 * (k - (len(looks) - 1) / 2)
-            medians = []
-            for position, n_train in zip(positions, sizes, strict=True):
-                seeds = errors.get((task, method, n_train), {})
-                interval = median_interval(seeds.values())
-                axes.plot(
-                    [position + 0.09] * len(seeds),
-                    list(seeds.values()),
-                    ".",
-                    color=look["color"],
-                    markersize=3.5,
-                    markeredgewidth=0,
-                    alpha=0.4,
-                )
-                axes.plot([position] * 2, [interval.low, interval.high], color=look["color"])
-                medians.append(interval.median)
-            axes.plot(positions, medians, linewidth=0.5, **look)
+            side = (2 * k - len(looks) + 1) / len(looks)
+            _draw_errors(axes, [errors.get((task, method, n), {}) for n in sizes], side, look)
         axes.set_title(TASKS.get(task, task))
-        axes.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
+        updates = [f"\n{_updates(select(rows, task=task, n_train=n))}" if differ else "" for n in sizes]
+        axes.set_xticks(range(len(sizes)), [f"{n:,}{below}" for n, below in zip(sizes, updates, strict=True)])
         axes.set_xlim(-0.5, len(sizes) - 0.5)
         axes.grid(axis="x", visible=False)
         drawing.decades_axis(axes)
@@ -92,42 +82,28 @@ def figure_2(rows: pd.DataFrame) -> Figure:
         ],
         loc="center",
     )
-    figure.supxlabel("training points", fontsize=8)
+    figure.supxlabel("training points" + " (below them: updates)" * differ, fontsize=8)
     figure.supylabel("test MSE of values", fontsize=8)
-    _head(figure, "Figure 2 (right): test error by training size", rows, _interval_words(rows))
+    of_paper = "Figure 2 (right): test" if rows["experiment"].iloc[0] == "regression" else "Test"
+    head(figure, f"{of_paper} error by training size", rows, interval_words(rows))
     return figure
 
 
-def ratios(rows: pd.DataFrame) -> Figure:
-    """How many times smaller Sobolev Training's test error is: median over seeds of the paired ratio, 95% interval."""
-    rows = select(rows, split="test")
-    tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
-    metrics = [metric for metric in METRICS if metric in levels(rows, "metric") and metric != "hessian_mse"]
-    figure = Figure(figsize=(7, 3.4))
-    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False).flat, metrics, strict=True):
-        errors = finals(select(rows, metric=metric), "task", "method", "n_train")
-        for k, n_train in enumerate(sizes):
-            look = SIZE_LOOKS[k % len(SIZE_LOOKS)]
-            for position, task in enumerate(tasks):
-                ratio = log_ratio(*(errors.get((task, method, n_train), {}) for method in ("value", "sobolev")))
-                if ratio.n:
-                    height = position + 0.22 * (k - (len(sizes) - 1) / 2)
-                    axes.plot([10**ratio.low, 10**ratio.high], [height, height], color=look["color"])
-                    axes.plot(10**ratio.median, height, **look)
-        axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_title(f"MSE of {METRICS[metric]}")
-        axes.set_xlabel("value only / Sobolev\n$\\leftarrow$ value only better      Sobolev better $\\rightarrow$")
-        axes.set_yticks(range(len(tasks)), [TASKS.get(task, task) for task in tasks])
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-    handles = [
-        Line2D([], [], label=f"{n_train:,} points", **look)
-        for n_train, look in zip(sizes, itertools.cycle(SIZE_LOOKS), strict=False)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(sizes))
-    _head(figure, "Ratio of test errors, paired by seed", rows, _interval_words(rows))
-    return figure
+def _draw_errors(axes: Axes, by_size: list[BySeed], side: float, look: Look) -> None:
+    """Errors of one function and method. A line goes through the sizes; bars and seeds lie on one side, -1 to 1."""
+    intervals = [median_interval(seeds.values()) for seeds in by_size]
+    for position, (seeds, interval) in enumerate(zip(by_size, intervals, strict=True)):
+        dots = {"color": look["color"], "markersize": 3.5, "markeredgewidth": 0, "alpha": 0.4}
+        bar = position + 0.22 * side
+        axes.plot([bar, bar], [interval.low, interval.high], color=look["color"])
+        axes.plot([bar + (0.1 if side >= 0 else -0.1)] * len(seeds), list(seeds.values()), ".", **dots)
+    axes.plot(range(len(by_size)), [interval.median for interval in intervals], linewidth=0.7, markersize=3.5, **look)
+
+
+def _updates(rows: pd.DataFrame) -> str:
+    """How many thousand updates the cells of a panel's size were trained for; each method's where they differ."""
+    ends = rows.groupby("method", observed=True)["step"].max()
+    return " / ".join(f"{steps / 1000:g}k" for steps in sorted({*ends}))
 
 
 def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
@@ -159,7 +135,7 @@ def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
         loc="outside lower center",
         ncols=len(looks) + 2,
     )
-    _head(figure, f"Learning curves, {n_train:,} training points", rows, "median and quartiles")
+    head(figure, f"Learning curves, {n_train:,} training points", rows, "median and quartiles")
     return figure
 
 
@@ -218,41 +194,12 @@ def descent(rows: pd.DataFrame) -> Figure:
     grid[-1, len(tasks) // 2].set_xlabel("updates on values and gradients")
     figure.supylabel("Sobolev loss / where it began", fontsize=8)
     figure.legend(handles=_handles(looks), loc="outside lower center", ncols=len(looks))
-    _head(figure, "Descent on the Sobolev loss, from networks that fit their values", rows, "median and quartiles")
+    head(figure, "Descent on the Sobolev loss, from networks that fit their values", rows, "median and quartiles")
     return figure
 
 
 def _handles(looks: dict[str, Look]) -> list[Line2D]:
     return [Line2D([], [], label=METHODS.get(method, method), **look) for method, look in looks.items()]
-
-
-def _interval_words(rows: pd.DataFrame) -> str:
-    """What the bars of ``median_interval`` are: with few seeds it reaches over all of them."""
-    counts = _seeds_of_cells(rows)
-    if max(counts) < MIN_SEEDS:
-        return "median, range (too few for an interval)"
-    return "median, 95% interval" + (f" (range of fewer than {MIN_SEEDS})" if min(counts) < MIN_SEEDS else "")
-
-
-def _seeds_of_cells(rows: pd.DataFrame) -> list[int]:
-    """How many seeds each cell has."""
-    return rows.groupby(["task", "method", "n_train"], observed=True)["seed"].nunique().tolist()
-
-
-def _head(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
-    """Name the figure, its protocol, seeds and updates and, where rows are reduced, that they are."""
-    counts = _seeds_of_cells(rows)
-    seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
-    updates = " to ".join(f"{steps:,}" for steps in _shortest_and_longest(rows))
-    experiment = rows["experiment"].iloc[0]
-    detail = f"{PROTOCOLS.get(experiment, experiment)}; {seeds} seeds, {updates} updates: {spread}"
-    drawing.title(figure, title, detail, scale_of(rows), mark=REDUCED)
-
-
-def _shortest_and_longest(rows: pd.DataFrame) -> list[int]:
-    """After how many updates the training of cells ended, shortest and longest; one number if all agree."""
-    ends = rows.groupby(["task", "method", "n_train"], observed=True)["step"].max()
-    return sorted({ends.min(), ends.max()})
 
 
 def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
@@ -264,17 +211,23 @@ def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iter
     if "recipe_limits" in names and (figure := limits(rows)):
         yield "recipe_limits", "recipe_limits", figure
     for (experiment,), of_experiment in groups(rows, "experiment"):
+        suffix = experiment.removeprefix("regression")
+        others = {*of_experiment["method"]} - {"value", "sobolev", "derivative"}
+        if "losses" in names and others and experiment not in (SEARCH, LIMITS, DESCENT):
+            yield "losses", f"losses{suffix}", losses(of_experiment)
         if experiment in NOT_DRAWN:
             continue
-        suffix = experiment.removeprefix("regression")
         if experiment == DESCENT:
             if "descent" in names:
                 yield "descent", "descent", descent(of_experiment)
             continue
         if "figure_2" in names:
-            yield "figure_2", f"figure_2{suffix}", figure_2(of_experiment)
+            yield "figure_2", f"test_errors{suffix}" if suffix else "figure_2", figure_2(of_experiment)
         if "ratios" in names and {"value", "sobolev"} <= set(of_experiment["method"]):
             yield "ratios", f"ratios{suffix}", ratios(of_experiment)
+        # Where a rate falls towards the end, what was measured on the way is no shorter training.
+        if "functions_won" in names and experiment == "regression" and (figure := functions_won(of_experiment)):
+            yield "functions_won", "functions_won", figure
         if "learning_curves" in names:
             for n_train in levels(of_experiment, "n_train"):
                 yield "learning_curves", f"learning_curves{suffix}_{n_train}", learning_curves(of_experiment, n_train)

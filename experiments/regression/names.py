@@ -39,6 +39,7 @@ PROTOCOLS = {
     "regression": "paper's protocol",
     "regression_normalised": "normalised protocol",
     "regression_second_order": "normalised protocol, smooth activation",
+    "regression_steep": "normalised protocol",
     "regression_descent": "normalised protocol",
     "regression_decayed": "paper's protocol, learning rate falling in the end",
     "regression_recipe": "normalised protocol, each method's best choice",

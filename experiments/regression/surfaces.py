@@ -23,8 +23,10 @@ def figure_3(surfaces: Surfaces, experiment: str = "regression") -> Figure:
 def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
     """Target and models as surfaces, each above its gradient field; one row per training size, one column per method.
 
-    Dots beneath the target are training points, 100 at most. An arrow's length is the cube root of the gradient's norm,
-    on one scale for the whole figure, so that flat regions can be seen beside steep ones.
+    Dots beneath a model are the points that it was trained on, 100 at most, and the target has those that all models of
+    its row share. Above a model stand its seed, where they are not all the same, and its MSE over the domain. An
+    arrow's length is the cube root of the gradient's norm, on one scale for the whole figure, so that flat regions can
+    be seen beside steep ones.
     """
     sizes = sorted({n for e, t, _, n in surfaces if (e, t) == (experiment, task)})
     methods = in_order("method", (m for e, t, m, _ in surfaces if (e, t) == (experiment, task)))
@@ -36,31 +38,41 @@ def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
 
     # In inches: square panels, a gap for the labels between rows, and room for the title and the last labels.
     columns = 1 + len(methods)
-    side, gap, head, foot = 6.8 / columns, 0.2, 0.65, 0.2
+    side, gap, head, foot = 6.8 / columns, 0.35, 0.95, 0.2
     height = head + len(sizes) * side + (len(sizes) - 1) * gap + foot
     figure = Figure(figsize=(7, height), layout="none")
     figure.subplots_adjust(
         left=0, right=6.8 / 7, bottom=foot / height, top=1 - head / height, wspace=0, hspace=gap / side
     )
+    seeds = {surface.seed for surface in recorded}
     for row, n_train in enumerate(sizes):
         models = {m: shown[m, n_train] for m in methods if shown[m, n_train] is not None}
         target = next(iter(models.values()))
-        panels = {0: (f"target, {n_train:,} points", target, target.target_value_GG, target.target_gradient_GG2)}
+        shared = target.x_train_P2 if len({model.seed for model in models.values()}) == 1 else target.x_train_P2[:0]
+        panels = {0: (f"target,\n{n_train:,} points", shared, target.target_value_GG, target.target_gradient_GG2)}
         for m, model in models.items():
-            panels[1 + methods.index(m)] = (METHODS.get(m, m), model, model.value_GG, model.gradient_GG2)
-        for column, (title, surface, value_GG, gradient_GG2) in panels.items():
+            whose = f", seed {model.seed}" if len(seeds) > 1 else ""
+            title = f"{METHODS.get(m, m)}{whose}\nMSE {_two_digits(model.mse)}"
+            panels[1 + methods.index(m)] = (title, model.x_train_P2, model.value_GG, model.gradient_GG2)
+        for column, (title, x_train_P2, value_GG, gradient_GG2) in panels.items():
             axes = figure.add_subplot(len(sizes), columns, row * columns + column + 1, projection="3d")
-            _draw_surface(axes, surface.x_GG2, value_GG, z_range)
-            _draw_gradients(axes, surface.x_GG2, gradient_GG2, _floor(z_range), max(norms))
-            if column == 0:
-                _draw_points(axes, surface.x_train_P2, _floor(z_range))
-            _frame(axes, surface.x_GG2, z_range)
-            axes.set_title(title, y=1.02)
+            _draw_surface(axes, target.x_GG2, value_GG, z_range)
+            _draw_gradients(axes, target.x_GG2, gradient_GG2, _floor(z_range), max(norms))
+            _draw_points(axes, x_train_P2, _floor(z_range))
+            _frame(axes, target.x_GG2, z_range)
+            axes.set_title(title, y=1.0)
     scale = "paper" if all(surface.scale == "paper" for surface in recorded) else "reduced"
-    heading = f"{TASKS.get(task, task)}: values and gradient fields"
-    detail = f"{PROTOCOLS.get(experiment, experiment)}; the seed of median test error"
-    drawing.title(figure, heading, detail, scale, mark=REDUCED)
+    whose = f"seed {min(seeds)}" if len(seeds) == 1 else "of each model the seed of median test error"
+    detail = (
+        f"{PROTOCOLS.get(experiment, experiment)}; {whose}; dots: points learned from\n"
+        f"z: f(x, y), no unit; arrows: as long as |gradient|^(1/3), the longest {_two_digits(max(norms))} or more"
+    )
+    drawing.title(figure, f"{TASKS.get(task, task)}: values and gradient fields", detail, scale, mark=REDUCED)
     return figure
+
+
+def _two_digits(number: float) -> str:
+    return f"{float(f'{number:.2g}'):,.12g}"
 
 
 def _floor(z_range: tuple[float, float]) -> float:

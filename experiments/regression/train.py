@@ -172,10 +172,8 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         value_E, run = self.final[0], self.run  # value MSE of each network
-        shown = int(value_E.argsort()[(len(value_E) - 1) // 2])
-        if self.function.inputs == 2:
-            network = self.ensemble, shown, self.train, self.seeds[shown]
-            save_surface(run, self.function, self.normalizer, *network, run.scale)
+        if self.function.inputs == 2:  # of the first seed, which has the same points whatever the method
+            save_surface(run, self.function, self.normalizer, self.ensemble, self.train, self.seeds[0], run.scale)
         return {
             "objective": value_E.quantile(0.5).item(),
             "steps": self.config.optimizer.steps,
@@ -308,13 +306,12 @@ def save_surface(
     function: BenchmarkFunction,
     normalizer: Normalizer,
     ensemble: MLPEnsemble,
-    network: int,
     train: tuple[Tensor, ...],
     seed: int,
     scale: str,
     resolution: int = 41,
 ) -> None:
-    """Values and gradients of target and network over the domain, for Figure 3 and SM 5-11."""
+    """Values and gradients of target and first network over the domain, for Figure 3 and SM 5-11."""
     axes = [torch.linspace(low, high, resolution, dtype=run.dtype, device=run.device) for low, high in function.domain]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     flat = x.reshape(1, -1, 2).expand(len(ensemble), -1, 2)
@@ -322,11 +319,11 @@ def save_surface(
     value, gradient = (torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True))
     arrays = {
         "x": x,
-        "value": value[network].view(resolution, resolution),
-        "gradient": gradient[network].view(resolution, resolution, 2),
+        "value": value[0].view(resolution, resolution),
+        "gradient": gradient[0].view(resolution, resolution, 2),
         "target_value": function.value(x),
         "target_gradient": function.gradient(x),
-        "x_train": train[0][network, :100],
+        "x_train": train[0][0, :100],
     }
     numbers = {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
     run.save_arrays("surface", **numbers, seed=np.array(seed), scale=np.array(scale))

@@ -30,62 +30,93 @@ Looks = Mapping[str, Look]
 
 
 def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Table 1: top-1 accuracy at the end of training, one panel per task, beside the paper's number where it has one.
+    """Table 1: test error at the end of training, one panel per task, beside the paper's number where it has one.
 
-    A dot is a seed; a marker the mean over seeds and its bar Student's 95% interval, cut off at the panel's edge. A
-    hollow diamond is the paper's number: of a full-scale run, and for Imagenette of ImageNet.
+    The error is 100% less the top-1 accuracy, and its axis logarithmic: 99% and 96% are four times apart. A dot is a
+    seed, at the lower edge where it makes no error; a marker the mean over seeds and its bar Student's 95% interval. A
+    hollow diamond is the paper's number of a full-scale run on the same images.
     """
     rows = select(rows, metric="accuracy_top1")
     lines = lines_of(rows)
-    papers = [TABLE_1.get((row_of_table_1(line.label), "accuracy_top1"), {}) for line in lines]
-    figure, panels = grid_of(len(lines), 1.75)
+    papers = [_of_the_same_images(line) for line in lines]
+    figure, panels = grid_of(len(lines), 2.25)
     hollow = {"color": "#555555", "marker": "d", "linestyle": "", "markerfacecolor": "none", "markersize": 4.5}
     for line, paper, axes in zip(lines, papers, panels, strict=True):
-        seen = []
-        for position, (technique, look) in enumerate(looks.items()):
-            seeds = [100 * value for value in final(rows, **line._asdict(), method=technique).values()]
-            estimate = mean_estimate(seeds)
-            if seeds:
-                axes.plot([position - 0.28] * len(seeds), seeds, ".", color=look.color, markersize=4, alpha=0.5)
-                axes.plot([position] * 2, [estimate.low, estimate.high], color=look.color)
-                axes.plot(position, estimate.value, **look.drawn)
-            if technique in paper:
-                axes.plot(position + 0.28, paper[technique][0], **hollow)
-                seen.append(paper[technique][0])
-            seen += seeds
-        reach = max(np.ptp(seen), 5) / 10
-        axes.set_ylim(min(seen) - reach, max(seen) + reach)
-        axes.set_title(f"{_plain(line.title)} ({line.scale})", fontsize=7)
-        axes.set_xticks([])
-        axes.set_xlim(-0.6, len(looks) - 0.4)
+        of_line = select(rows, **line._asdict())
+        errors = {t: [100 - 100 * value for value in final(of_line, method=t).values()] for t in looks}
+        errors = {technique: seeds for technique, seeds in errors.items() if seeds}
+        seen = [value for technique in errors for value in (*errors[technique], *paper_error(paper, technique))]
+        for position, technique in enumerate(errors):
+            look, estimate = looks[technique], mean_estimate(errors[technique])
+            seen += [estimate.low, estimate.high]
+            axes.plot([position - 0.28] * estimate.n, errors[technique], ".", color=look.color, markersize=4, alpha=0.5)
+            axes.plot([position] * 2, [estimate.low, estimate.high], color=look.color)
+            axes.plot(position, estimate.value, **look.drawn)
+            for value in paper_error(paper, technique):
+                axes.plot(position + 0.28, value, **hollow)
+        _error_axis(axes, seen)
+        axes.set_title(panel_title(line, of_line), fontsize=7)
+        axes.set_xticks(range(len(errors)), [_plain(looks[t].title) for t in errors], rotation=45, ha="right")
+        axes.tick_params(axis="x", labelsize=6)
+        axes.set_xlim(-0.6, len(errors) - 0.4)
+        axes.grid(axis="x", visible=False)
     for axes in first_column(figure):
-        axes.set_ylabel("accuracy, %")
-    handles = [*map(_handle, looks.values())]
-    handles.append(Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label="one seed"))
+        axes.set_ylabel("test error, %")
+    handles = [Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label="one seed")]
+    handles.append(Line2D([], [], color="#777777", marker="o", label="mean, 95% interval"))
     if any(papers):
         handles.append(Line2D([], [], label="paper, full scale", **hollow))
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    of_another = any(line.task.startswith("imagenette") for line in lines)
-    beside = "; Imagenette beside the paper's ImageNet" if of_another else ""
-    _head(figure, rows, "Table 1: test accuracy", f"mean and its 95% interval{beside}")
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    _head(figure, rows, "Table 1: test error (100% less accuracy)", "mean and its 95% interval")
     return figure
 
 
+def _of_the_same_images(line: Line) -> dict[str, tuple[float, float]]:
+    """The paper's numbers for a task, none where its images are not the paper's: Imagenette is no ImageNet."""
+    task = row_of_table_1(line.label)
+    return {} if task != line.label.removesuffix("_60_epochs") else TABLE_1.get((task, "accuracy_top1"), {})
+
+
+def paper_error(paper: Mapping[str, tuple[float, float]], technique: str) -> list[float]:
+    return [100 - paper[technique][0]] if technique in paper else []
+
+
+def _error_axis(axes: Axes, seen: Sequence[float]) -> None:
+    """A logarithmic axis of errors in per cent that holds all that is seen. Errors of 0 lie on its lower edge."""
+    positive = [value for value in seen if value > 0] or [100.0]
+    low, high = min(positive) / 1.15, max(positive) * 1.15
+    axes.set_ylim(low, high)
+    for line in axes.lines:
+        line.set_ydata(np.maximum(line.get_ydata(), low))
+        line.set_clip_on(False)
+    drawing.numbers_axis(axes, evenly_below=3, between_below=200, labels=8)
+    axes.set_ylim(low, high)
+
+
 def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Top-1 accuracy over training, one panel per task. Lines are means over seeds, bands reach over all seeds."""
+    """Test error (100% less top-1 accuracy) over training, one panel per task.
+
+    Lines are means over seeds, bands reach over all seeds. The axis is logarithmic and begins below the means.
+    """
     rows = select(rows, metric="accuracy_top1")
+    rows = rows.assign(value=100 - 100 * rows["value"])
     lines = lines_of(rows)
     figure, panels = grid_of(len(lines), 1.9)
     for line, axes in zip(lines, panels, strict=True):
+        of_line = select(rows, **line._asdict())
         for technique, look in looks.items():
-            draw_curve(axes, select(rows, **line._asdict(), method=technique), 100, **look.drawn)
-        axes.set_title(f"{_plain(line.title)} ({line.scale})", fontsize=7)
+            draw_curve(axes, select(of_line, method=technique), markersize=3, every=1, **look.drawn)
+        means = np.concatenate([drawn.get_ydata() for drawn in axes.lines])
+        drawing.numbers_axis(axes, evenly_below=3, between_below=200, labels=8)
+        if means.any():
+            axes.set_ylim(means[means > 0].min() / 1.4, means.max() * 1.1)
+        axes.set_title(panel_title(line, of_line), fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("updates")
     for axes in first_column(figure):
-        axes.set_ylabel("accuracy, %")
+        axes.set_ylabel("test error, %")
     figure.legend(handles=[*map(_handle, looks.values())], loc="outside lower center", ncols=4)
-    _head(figure, rows, "Test accuracy over training", "mean and range")
+    _head(figure, rows, "Test error (100% less accuracy) over training", "mean and range")
     return figure
 
 
@@ -120,7 +151,7 @@ def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figu
                 axes.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(f"split {k}" if line == lines[0] else "")
-        panels[0].set_ylabel(on_lines(line))
+        panels[0].set_ylabel(panel_title(line, select(rows, **line._asdict()), "\n").replace(", ", "\n"))
     for axes in grid[-1]:
         axes.set_xlabel("updates")
     figure.align_ylabels()
@@ -150,7 +181,7 @@ def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
             drawing.numbers_axis(axes, evenly_below=3, between_below=30, labels=5)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(_plain(look.title) if line == lines[0] else "")
-        panels[0].set_ylabel(on_lines(line))
+        panels[0].set_ylabel(panel_title(line, select(rows, **line._asdict()), "\n").replace(", ", "\n"))
     for axes in grid[-1]:
         axes.set_xlabel("updates")
     figure.align_ylabels()
@@ -163,19 +194,25 @@ def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
     return figure
 
 
-def draw_curve(axes: Axes, cell: pd.DataFrame, factor: float = 1.0, marker: str | None = None, **look: object) -> None:
-    """The mean over seeds as a line that ends in the marker, in a band over all seeds. `cell` is of one metric."""
+def draw_curve(
+    axes: Axes, cell: pd.DataFrame, marker: str | None = None, every: int | None = None, **look: object
+) -> None:
+    """The mean over seeds as a line, in a band over all seeds, with a marker at its end or at `every` measurement.
+
+    `cell` is of one metric.
+    """
     steps, values_TS = curve(cell)
     if not values_TS.size:
         return
-    values_TS = factor * values_TS
     axes.fill_between(steps, values_TS.min(axis=1), values_TS.max(axis=1), color=look["color"], alpha=0.15)
-    axes.plot(steps, values_TS.mean(axis=1), marker=marker, markevery=[-1], **look)
+    axes.plot(steps, values_TS.mean(axis=1), marker=marker, markevery=every or [-1], **look)
 
 
-def on_lines(line: Line) -> str:
-    """The name of a task and its scale, beside a line of panels."""
-    return f"{_plain(line.title).replace(', ', chr(10))}\n({line.scale})"
+def panel_title(line: Line, rows: pd.DataFrame, between: str = " ") -> str:
+    """The name of a task and its scale, and that there is one seed where there is no more."""
+    if rows.groupby("method", observed=True)["seed"].nunique().max() == 1:
+        return f"{_plain(line.title)}\n({line.scale}, 1 seed)"
+    return f"{_plain(line.title)}{between}({line.scale})"
 
 
 def grid_of(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
@@ -204,9 +241,7 @@ def _handle(look: Look) -> Line2D:
 
 def _head(figure: Figure, rows: pd.DataFrame, title: str, spread: str) -> None:
     seeds = rows.groupby(["experiment", "task", "method", "scale"], observed=True)["seed"].nunique().tolist()
-    fewest, most = min(seeds), max(seeds)
-    count = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
-    drawing.title(figure, title, f"{count}: {spread}", scale_of(rows))
+    drawing.title(figure, title, drawing.counted(seeds, spread), scale_of(rows))
 
 
 # The metric without which there is nothing to show, the techniques that are left out, and what draws the others.

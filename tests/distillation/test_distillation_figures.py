@@ -3,13 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.distillation import figures as distillation_figures
-from experiments.distillation.figures import cosine, read_saliencies
+from experiments.distillation.saliency_figures import cosine, read_saliencies, saliency
 from experiments.evidence.collect import as_csv
 from experiments.evidence.reading import EvidenceError, read_csv
-from experiments.evidence.rows import as_rows, read_rows
+from experiments.evidence.rows import as_rows, read_rows, select
 from experiments.evidence.schemas import RUNS
 from scripts import figures as draw_figures
 from tests.conftest import CONFIGS
@@ -33,6 +34,7 @@ def results(tmp_path):
             state=state,
             teacher_gradient=teacher,
             student_gradient=student.astype(np.float16),
+            seed=7,
             scale="reduced",
         )
     return tmp_path
@@ -104,7 +106,7 @@ def test_a_training_that_goes_on_is_drawn_where_the_one_before_ended(tmp_path):
 def test_every_figure_renders(results, tmp_path, capsys):
     assert draw_figures.main(["--results", str(results), "--out", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out.split()
-    assert len(printed) == 3
+    assert len(printed) == 4
     drawn = tmp_path / "figures" / "distillation_final_values.png"
     content = drawn.read_bytes()
     assert draw_figures.main(["final_values", "--results", str(results), "--out", str(drawn.parent)]) == 0
@@ -113,24 +115,49 @@ def test_every_figure_renders(results, tmp_path, capsys):
 
 def test_the_gradient_figure_shows_what_was_recorded(results):
     saliencies = read_saliencies(results / "distillation" / "saliency")
-    figure = distillation_figures.saliency(saliencies, "breakout", 1_000)
+    figure = saliency(saliencies, "breakout", 1_000)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["newest frame", "teacher", "value only", "Sobolev"]
-    numbers = [float(axes.texts[0].get_text()) for axes in figure.axes[2:4]]
-    assert abs(numbers[0]) < 0.05
-    assert numbers[1] == 1.0
+    numbers = [[float(number) for number in axes.texts[0].get_text().split(", ")] for axes in figure.axes[2:4]]
+    assert abs(numbers[0][0]) < 0.05
+    assert numbers[1] == [1.0, 1.0]
+    assert len({axes.images[0].get_clim() for axes in figure.axes[1:4]}) == 1  # what is compared has one scale
+    assert "seed 7" in figure._suptitle.get_text()
     shown = figure.axes[1].images[0].get_array()
     np.testing.assert_allclose(shown, saliencies["breakout", "value", 1_000].teacher_SCHW[0, -1].astype(float))
     assert cosine(np.zeros(3), np.ones(3)) == 0
 
 
-def test_figure_4_draws_the_medians(results):
+def test_curves_are_medians_from_where_students_part(results):
     rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
-    figure = distillation_figures.figure_4(rows)
+    figure = distillation_figures.curves(rows)
     assert len(figure.axes) == 2
     cell = rows[(rows["method"] == "value") & (rows["metric"] == "action_error") & (rows["split"] == "test")]
     expected = [np.median(cell[cell["step"] == step]["value"]) for step in STEPS[1:]]
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), expected)
+    (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "o")
+    np.testing.assert_allclose(line.get_ydata(), expected)
     assert not any("REDUCED" in text.get_text() for text in figure.texts)
+    alike = rows["step"] == STEPS[1]
+    rows.loc[alike, "value"] = 1.0
+    early = rows[alike].assign(step=5)
+    figure = distillation_figures.curves(as_rows(pd.concat([rows, early])))
+    (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "o")
+    assert [*line.get_xdata()] == [*STEPS[1:]]  # what they have in common is left out
+
+
+def test_figure_4_says_who_leads():
+    """Medians through the sizes themselves, and the ratio of both methods, paired by seed."""
+    rows = make_rows(games=("breakout",), sizes=(1_000, 5_000), seeds=7)
+    of_errors, of_kl, ratios = distillation_figures.figure_4(rows).axes
+    for axes, metric in ((of_errors, "action_error"), (of_kl, "kl")):
+        cell = select(rows, split="test", metric=metric, method="value", step=STEPS[-1])
+        (line,) = (line for line in axes.lines if line.get_marker() == "o")
+        assert [*line.get_xdata()] == [1_000, 5_000]
+        np.testing.assert_allclose(line.get_ydata(), cell.groupby("n_train")["value"].median())
+    wide = select(rows, split="test", metric="kl", step=STEPS[-1]).pivot_table(
+        "value", ["n_train", "seed"], "method", observed=True
+    )
+    (line,) = (line for line in ratios.lines if line.get_marker() == "D")
+    np.testing.assert_allclose(line.get_ydata(), (wide["value"] / wide["sobolev"]).groupby("n_train").median())
 
 
 def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
@@ -148,14 +175,15 @@ def test_missing_rows_and_names_are_said(tmp_path, results, capsys):
 def test_errors_that_are_all_0_are_drawn_too():
     rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
     rows.loc[rows["metric"] == "action_error", "value"] = 0
-    of_errors, of_kl = distillation_figures.figure_4(rows).axes
+    of_errors, of_kl = distillation_figures.curves(rows).axes
     assert (of_errors.get_yscale(), of_kl.get_yscale()) == ("linear", "log")
 
 
 def test_a_method_of_ones_own_is_drawn_under_its_name():
     rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
     rows = as_rows(rows.astype({"method": str}).replace({"method": {"sobolev": "mine"}}))
-    for figure in (distillation_figures.figure_4(rows), distillation_figures.final_values(rows)):
+    for draw in (distillation_figures.figure_4, distillation_figures.curves, distillation_figures.final_values):
+        figure = draw(rows)
         (legend,) = figure.legends
         methods = dict(zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True))
         assert {"value only", "mine"} <= methods.keys()

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.evidence import results
+from experiments.evidence import report, results
 from experiments.evidence.collect import Results, as_csv, collect, compressed
 from experiments.evidence.reading import ROWS_FILE, SUMS, EvidenceError, read_csv, read_json, read_sums, rows_path
 from experiments.evidence.results import replace_together
@@ -423,3 +423,7 @@ def test_what_lies_in_the_way_of_results_is_named_before_any_of_them_changes(tmp
         replace_together(tmp_path, {"rows.csv.gz": b"new", "settings.json": b"[]", "surfaces/one.npz": b"new"})
     assert caught.value.filename == str(tmp_path / name)
     assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_the_front_page_shows_figures_that_ship():
+    assert set(report.FIGURES) <= {path.name for path in (SHIPPED / "figures").iterdir()}

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from mpl_toolkits.mplot3d.art3d import Path3DCollection, Poly3DCollection
 
 from experiments.evidence import report
 from experiments.evidence.markdown import format_interval
+from experiments.evidence.names import SPARE_LOOKS
 from experiments.evidence.reading import EvidenceError
 from experiments.evidence.rows import (
     Interval,
@@ -513,7 +514,7 @@ def test_every_figure_renders(small_results: Path, tmp_path: Path, capsys: pytes
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(printed) == sorted(tmp_path.iterdir())
     assert {path.stem.replace("_normalised", "") for path in printed} == {
-        "figure_2",
+        "test_errors",  # Figure 2 has the paper's protocol
         "figure_3",
         "ratios",
         "surfaces_styblinski_tang",
@@ -540,7 +541,11 @@ def test_figure_2_shows_medians_and_seeds() -> None:
         seeds = final(rows, task="booth", method=method, n_train=n_train, split="test", metric="value_mse")
         for value in (*seeds.values(), *median_interval(seeds.values())[:3]):
             assert np.isclose(drawn, value, rtol=1e-12).any()
+    lines = [line for line in panels["Booth"].lines if line.get_marker() in "os"]
+    assert [[*line.get_xdata()] for line in lines] == [[0, 1], [0, 1]]  # where they cross, the errors do
     assert panels["Booth"].get_yscale() == "log"
+    assert "Figure 2" in texts(figure)
+    assert "Figure 2" not in texts(figures.figure_2(make_rows(experiment="regression_normalised", sizes=(20,))))
 
 
 def test_ratio_figure_shows_the_ratio() -> None:
@@ -549,6 +554,21 @@ def test_ratio_figure_shows_the_ratio() -> None:
         marker = next(line for line in axes.lines if line.get_marker() == "o")
         assert marker.get_xdata()[0] == pytest.approx(10, rel=0.1)
         assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)  # the line at 1
+
+
+def test_other_losses_are_compared_with_value_only_training() -> None:
+    rows = make_rows(lambda *_: 1.0, "regression_steep", ("bukin", "ackley"), (100,))
+    other = select(rows, method="value").astype({"method": str})
+    other["method"] = "sobolev_norm"
+    (drawn,) = figures.draw(["losses", "ratios", "figure_2"], joined(rows, other), {})
+    assert drawn[:2] == ("losses", "losses_steep")
+    axes = drawn[2].axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Ackley, 100", "Bukin N. 6, 100"]
+    as_close = [line for line in axes.lines if line.get_marker() == SPARE_LOOKS[0]["marker"]]
+    assert [float(line.get_xdata()[0]) for line in as_close] == [1, 1]
+    ten_times = [line for line in axes.lines if line.get_marker() == "s"]
+    assert [float(line.get_xdata()[0]) for line in ten_times] == pytest.approx([10, 10], rel=0.1)
+    assert not list(figures.draw(["losses"], make_rows(tasks=("booth",)), {}))
 
 
 def test_the_ratio_figure_names_every_size_that_it_shows() -> None:
@@ -572,7 +592,10 @@ def test_cells_that_were_trained_longer_are_said_to_be() -> None:
     rows = make_rows(tasks=("booth",), sizes=(20, 100))
     rows.loc[rows["n_train"] == 100, "step"] *= 10
     first, last = f"{STEPS[-1]:,}", f"{10 * STEPS[-1]:,}"
-    assert f"{first} to {last} updates" in texts(figures.figure_2(rows))
+    figure = figures.figure_2(rows)
+    assert f"{first} to {last} updates" in texts(figure)
+    ticks = figure.axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == [f"20\n{STEPS[-1] / 1000:g}k", f"100\n{STEPS[-1] / 100:g}k"]
     assert f"8 seeds, {last} updates" in texts(figures.learning_curves(rows, 100))
     table = tables(rows)
     assert f"| Booth | 20 | {first} |" in table
@@ -673,9 +696,30 @@ def test_surface_view_places_models_in_their_columns() -> None:
     }
     figure = figure_3(surfaces)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["target, 20 points", "value only", "Sobolev", "target, 100 points", "Sobolev"]
+    missed = make_surface().target_variance + make_surface()._mean(make_surface().value_GG) ** 2
+    assert titles == [
+        *("target,\n20 points", f"value only\nMSE {missed / 4:.2g}", f"Sobolev\nMSE {missed / 100:.2g}"),
+        *("target,\n100 points", "Sobolev\nMSE 0"),
+    ]
+    assert "seed 3;" in texts(figure)
     columns = [axes.get_subplotspec().colspan.start for axes in figure.axes]
     assert columns == [0, 1, 2, 0, 2]
+
+
+def test_each_model_stands_above_its_own_points_and_says_its_seed() -> None:
+    surfaces = {
+        ("regression", "booth", "value", 20): make_surface(n_train=20),
+        ("regression", "booth", "sobolev", 20): replace(
+            make_surface(), seed=5, x_train_P2=np.full((7, 2), 0.5, dtype=np.float32)
+        ),
+    }
+    figure = surface_view(surfaces, "regression", "booth")
+    dots = [len(c._offsets3d[0]) for axes in figure.axes for c in axes.collections if isinstance(c, Path3DCollection)]
+    assert dots == [0, 20, 7]  # the target has those that its models share
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes[1:]] == ["value only, seed 3", "Sobolev, seed 5"]
+    same = surface_view({key: make_surface(n_train=20) for key in surfaces}, "regression", "booth")
+    dots = [len(c._offsets3d[0]) for axes in same.axes for c in axes.collections if isinstance(c, Path3DCollection)]
+    assert dots == [20, 20, 20]
 
 
 def test_a_flat_model_has_arrows_of_length_zero() -> None:
@@ -684,7 +728,7 @@ def test_a_flat_model_has_arrows_of_length_zero() -> None:
         (arrows,) = (c for c in axes.collections if isinstance(c, Poly3DCollection) and len(c._faces[0]) == 3)
         lengths = np.ptp(arrows._faces, axis=1).max(axis=1)
         assert np.isfinite(lengths).all()
-        assert (lengths.max() > 0) == (axes.get_title() != "value only")
+        assert (lengths.max() > 0) == (not axes.get_title().startswith("value only"))
 
 
 @pytest.mark.parametrize("scale", ["paper", "reduced"])

@@ -81,7 +81,10 @@ def test_it_is_shown_by_its_name_and_a_loss_of_ones_own_has_a_look(results, monk
     assert title in [text.get_text() for text in figures.ratios(rows).axes[0].get_yticklabels()]
     surfaces = {key: s for key, s in read_evidence(results).surfaces.items() if key[1] == "himmelblau"}
     view = surface_view(surfaces, "regression", "himmelblau")
-    assert [axes.get_title() for axes in view.axes] == ["target, 20 points", "value only", "Sobolev", "mine"]
+    titles = [axes.get_title().split("\n")[0] for axes in view.axes]
+    assert titles == ["target,", "value only", "Sobolev", "mine"]  # of one seed, and from the same points
+    assert {surface.seed for surface in surfaces.values()} == {0}
+    assert len({surface.x_train_P2.tobytes() for surface in surfaces.values()}) == 1
     assert view._suptitle.get_text().startswith(f"{title}: ")
     ((_, text, _),) = (table for table in tables(results) if table[0] == "regression")
     (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} | 20 |"))

@@ -444,6 +444,7 @@ def test_a_technique_that_is_not_listed_is_drawn_under_its_own_name(name: str) -
     figure = draw(name, joined(rows, mine))
     shown = [text.get_text() for axes in figure.axes for text in [axes.title]]
     shown += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    shown += [tick.get_text() for axes in figure.axes for tick in axes.get_xticklabels()]
     assert r"mine\$x\$" in shown
     figure.canvas.draw()
     if name != "predicted_loss":
@@ -481,11 +482,13 @@ def test_the_table_figure_shows_seeds_means_and_the_paper() -> None:
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
     assert list(panels) == ["digits (reduced)", "CIFAR-10 (paper)"]
     drawn = np.concatenate([line.get_ydata() for line in panels["CIFAR-10 (paper)"].lines])
-    for value in (*(88.5 + 0.05 * SCATTER[:3]), mean_estimate(88.5 + 0.05 * SCATTER[:3]).low):
+    for value in (*(11.5 - 0.05 * SCATTER[:3]), 100 - mean_estimate(88.5 + 0.05 * SCATTER[:3]).low):
         assert np.isclose(drawn, value).any()
     hollow = [line for line in panels["CIFAR-10 (paper)"].lines if line.get_markerfacecolor() == "none"]
     shown = {round(float(line.get_ydata()[0]), 1) for line in hollow}
-    assert shown == {94.3, 54.5, 79.2, 88.5, 93.2, 93.5}
+    assert shown == {round(100 - accuracy, 1) for accuracy in (94.3, 54.5, 79.2, 88.5, 93.2, 93.5)}
+    names = [tick.get_text() for tick in panels["CIFAR-10 (paper)"].get_xticklabels()]
+    assert names == ["backpropagation", "Noprop", "Direct SG", "VFBN", "Critic", "Sobolev", "Sobolev and labels"]
     assert not any(line.get_markerfacecolor() == "none" for line in panels["digits (reduced)"].lines)
 
 
@@ -493,8 +496,21 @@ def test_curves_are_means_over_seeds() -> None:
     rows = make_rows(settings=[CIFAR], techniques=["sobolev"])
     (line,) = draw("accuracy", rows).axes[0].lines
     cell = select(rows, split="test", metric="accuracy_top1")
-    expected = [100 * cell["value"][cell["step"] == step].mean() for step in STEPS]
+    expected = [100 - 100 * cell["value"][cell["step"] == step].mean() for step in STEPS]
     np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_intervals_lie_within_the_axis_and_one_seed_is_called_one() -> None:
+    rows = make_rows(settings=[DIGITS], seeds=3)
+    perfect = rows["method"] == "sobolev"
+    rows.loc[perfect & (rows["metric"] == "accuracy_top1"), "value"] = 1.0
+    (axes,) = (axes for axes in draw("table_1", rows).axes if axes.axison)
+    low, high = axes.get_ylim()
+    assert all(low <= value <= high for line in axes.lines for value in line.get_ydata())
+    alone = draw("table_1", make_rows(settings=[IMAGENETTE_1], seeds=1))
+    assert alone.axes[0].get_title() == "Imagenette, 1 module\n(reduced, 1 seed)"
+    assert texts(alone).endswith("\n1 seed")
+    assert not any(line.get_markerfacecolor() == "none" for line in alone.axes[0].lines)  # the paper has ImageNet
 
 
 def test_gradients_have_a_panel_a_split() -> None:
