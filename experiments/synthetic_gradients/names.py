@@ -47,6 +47,7 @@ TASKS = {
     "digits": "digits",
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
+    "cifar10_30_epochs": "CIFAR-10, 30 epochs",
     "cifar10_60_epochs": "CIFAR-10, 60 epochs",
     "imagenet_resnet50_1": "ImageNet, 1 module",
     "imagenet_resnet50_3": "ImageNet, 3 modules",

@@ -104,6 +104,9 @@ regression/steep 20
 synthetic_gradients/cifar10 18
   cifar10-backprop-n50000-seed0-3c2bcf8df5
   cifar10-sobolev-n50000-seed2-8158d8089a
+synthetic_gradients/cifar10_30_epochs 18
+  cifar10_30_epochs-backprop-n50000-seed0-9d907b8d51
+  cifar10_30_epochs-sobolev-n50000-seed2-01ccd49567
 synthetic_gradients/cifar10_60_epochs 18
   cifar10_60_epochs-backprop-n50000-seed0-88bce34672
   cifar10_60_epochs-sobolev-n50000-seed2-e6620adb89
