@@ -83,7 +83,7 @@ synthetic-gradients: setup ## Table 1's techniques on the digits, 10 seeds (10 m
 	$(RUN) -m sweep=synthetic_gradients/digits $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-surrogates: setup ## a reactor and a basket option, values against values and derivatives (15 minutes on 2 cores)
+surrogates: setup ## a reactor and a basket option, values against values and derivatives (20 minutes on 2 cores)
 	for task in reactor basket; do $(RUN) -m sweep=surrogates/$$task $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 

@@ -51,9 +51,12 @@ def main(config: DictConfig) -> float:
         settings = trust.asked_settings(config, asked)
         if settings.limit.seconds and not of_a_sweep:  # from the beginning of the command on
             settings.limit.deadline, settings.limit.seconds = limit.began + settings.limit.seconds, 0.0
-        from experiments.runner.execute import execute  # with it comes torch, which takes seconds to load
+        # With these comes torch, which takes seconds to load.
+        from experiments.runner.bundle import packing
+        from experiments.runner.execute import execute
 
-        return execute(settings)
+        with nullcontext() if of_a_sweep else packing(settings):
+            return execute(settings)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from numbers import Integral
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from sobolev.agreement import remedy_of
 from sobolev.derivatives import derivatives
+from sobolev.distances import DISTANCES, Distance
 from sobolev.losses import SobolevLoss
 from sobolev.networks.ensemble import MLPEnsemble
 from sobolev.normalizer import InUnits, Normalizer
@@ -36,24 +39,32 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("SobolevRegressor needs scikit-learn: pip install scikit-learn") from missing
 
 FEW = 100  # samples of which none is held out to stop early by: each is dear
+FALLS = ("cosine", "linear", "constant")  # those of `sobolev.schedules` that have no parameter
 MEASUREMENTS = 50  # of the error on held-out samples, evenly over training
 
 
 class SobolevRegressor(RegressorMixin, BaseEstimator):
     """A multi-layer perceptron trained on values and, where they are known, on first derivatives (Eq. 1, K = 1).
 
-    Inputs and values are normalised, and with them derivatives (`sobolev.Normalizer`). The loss is
+    Inputs and values are normalised, and with them derivatives (`sobolev.Normalizer`). After t of T updates the loss is
 
-        mean_i [ ||m(x_i) - y_i||^2 / S_0 + w || D m(x_i) - D y_i ||^2 / S_1 ]
+        mean_i [ ||m(x_i) - y_i||^2 / S_0 + w phi(t / T) d(D m(x_i), D y_i) / S_1 ]
 
-    with S_j the mean squares of the targets. Adam's learning rate falls to 0 as half a cosine. Without derivatives
-    it is ordinary regression.
+    with S_0 the mean square of the values about their mean, and S_1 = mean_i d(0, D y_i). Adam's learning rate falls
+    to 0 as half a cosine. Without derivatives it is ordinary regression.
+
+    The defaults, but for the widths, are the recipe that docs/recipes.md chose on functions other than those that it
+    was judged on: GELU, PyTorch's initialisation, a rate of 0.01, batches of 32, the norm as d, and a phi that falls
+    with the learning rate.
 
     Args:
         hidden: widths of the hidden layers.
         activation: a key of `sobolev.networks.ensemble.ACTIVATIONS`. Kinks of piecewise linear ones (relu) do not
             learn from derivatives, so a smooth one is the default.
+        initialisation: a key of `sobolev.networks.ensemble.INITIALISATIONS`.
         derivative_weight: w.
+        derivative_distance: d, a key of `sobolev.distances.DISTANCES`.
+        derivative_schedule: phi, which falls from 1 to 0 as a "cosine" or on a line ("linear"), or is "constant".
         learning_rate: of Adam, at the beginning.
         max_iter: the number of updates.
         batch_size: samples of an update; fewer samples than these make a full batch.
@@ -69,7 +80,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
     Attributes:
         model_: the network as a `torch.nn.Module` in the user's units, float64: X (n, I) to values (n, O).
         loss_curve_: the loss of every update.
-        validation_scores_: the error of held-out samples, in units of the loss; empty if there are none.
+        validation_scores_: the loss of held-out samples, with phi = 1; empty if there are none.
         n_iter_: updates that were made.
         n_features_in_: I.
     """
@@ -78,11 +89,14 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         self,
         hidden: Sequence[int] = (64, 64),
         *,
-        activation: str = "silu",
+        activation: str = "gelu",
+        initialisation: str = "uniform_fan_in",
         derivative_weight: float = 1.0,
+        derivative_distance: str = "l2",
+        derivative_schedule: str = "cosine",
         learning_rate: float = 1e-2,
         max_iter: int = 3000,
-        batch_size: int = 256,
+        batch_size: int = 32,
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 20,
@@ -92,7 +106,10 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
     ) -> None:
         self.hidden = hidden
         self.activation = activation
+        self.initialisation = initialisation
         self.derivative_weight = derivative_weight
+        self.derivative_distance = derivative_distance
+        self.derivative_schedule = derivative_schedule
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.batch_size = batch_size
@@ -126,7 +143,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         units = Normalizer.fit(*recorded)
         data = [units.inputs(recorded[0]), *units.targets(*recorded[1:])]
         sizes = (X.shape[1], *self.hidden, y.shape[1])
-        network = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, "glorot").network(0)
+        network = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, self.initialisation).network(0)
         trained = self._train(network.to(self.device), [part.float().to(self.device) for part in data], seed)
         self.model_ = units.wrap(trained.double().cpu()).eval()
         return self
@@ -145,11 +162,19 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         return d[:, 0] if self._flat else d
 
     def save(self, path: str | PathLike) -> None:
-        """Write settings and weights to a file that `load` reads, in which there is no code."""
+        """Write settings and weights to a file that `load` reads, in which there is no code.
+
+        What was there is replaced once the new file is whole. Of `random_state` a seed is kept, and no generator.
+        """
+        from sobolev.files import replacing  # which not every system can import
+
         check_is_fitted(self, "model_")
-        parameters = self.get_params() | {"hidden": list(self.hidden), "random_state": None}
+        seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
+        parameters = self.get_params() | {"hidden": list(self.hidden), "random_state": seed}
         sizes = [self.n_features_in_, *self.hidden, len(self.model_.normalizer.y_mean)]
-        torch.save({"parameters": parameters, "sizes": sizes, "flat": self._flat, **self.model_.state_dict()}, path)
+        state = {"parameters": parameters, "sizes": sizes, "flat": self._flat, **self.model_.state_dict()}
+        with replacing(Path(path)) as partial:
+            torch.save(state, partial)
 
     @classmethod
     def load(cls, path: str | PathLike) -> SobolevRegressor:
@@ -183,6 +208,10 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not 0 <= self.derivative_weight < np.inf:
             raise ValueError(f"derivative_weight must be 0 or more, and finite, not {self.derivative_weight}")
+        choices = {"derivative_distance": DISTANCES, "derivative_schedule": FALLS}
+        for name, names in choices.items():
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name} must be one of {', '.join(names)}, not {getattr(self, name)!r}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}")
         if self.early_stopping not in (True, False, "auto"):
@@ -222,6 +251,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         best = copy.deepcopy(network.state_dict())
         every = max(1, self.max_iter // MEASUREMENTS)
         for step, (x, *target) in zip(range(1, self.max_iter + 1), self._batches(data, seed), strict=False):
+            loss.progress = (step - 1) / self.max_iter
             total = loss(network, x, target).total
             optimizer.zero_grad()
             total.backward()
@@ -229,6 +259,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             schedule.step()
             self.loss_curve_.append(total.detach())
             if n_held and (step % every == 0 or step == self.max_iter):
+                loss.progress = 0.0  # these are measured alike throughout
                 with torch.no_grad():
                     self.validation_scores_.append(float(loss(network, held[0], held[1:]).total))
                 if self.validation_scores_[-1] <= min(self.validation_scores_):
@@ -246,9 +277,15 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         learns = len(data) > 2 and bool(data[2].nan_to_num().any()) and self.derivative_weight > 0
         order = int(learns)
         varies = bool((data[1] != data[1][:1]).any())
-        balance = {j: "order" for j, has in enumerate((varies, learns)) if has}
-        loss = SobolevLoss(order, weights=(1.0, self.derivative_weight)[: order + 1], balance=balance or None)
-        return loss.balance(data[1:], data[0]) if balance else loss
+        distance = DISTANCES[self.derivative_distance]
+        loss = SobolevLoss(
+            order,
+            weights=(1.0, self.derivative_weight / _size(data[2], distance)) if learns else 1.0,
+            balance={0: "order"} if varies else None,
+            distances={1: distance} if learns else "squared_l2",
+            schedule={1: self.derivative_schedule} if learns else None,
+        )
+        return loss.balance(data[1:], data[0]) if varies else loss
 
     def _batches(self, data: list[Tensor], seed: int) -> Any:
         """Endless batches; each epoch is shuffled anew, and what does not fill its last batch waits."""
@@ -264,3 +301,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _size(dy: Tensor, distance: Distance) -> float:
+    """S_1: the mean distance of derivatives (n, O, I) from 0, over the samples of which any is known."""
+    known = dy.flatten(1)[~dy.isnan().flatten(1).all(1)].nan_to_num().double()
+    return float(distance(torch.zeros_like(known), known).mean())

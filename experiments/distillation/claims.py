@@ -281,6 +281,6 @@ DISTILLATION = Part(
 PARTS = (DISTILLATION,)  # of the report
 ANSWERS = (Answer("Are students closer to their teachers (Figure 4)?", nearer_by_states),)
 CHANGED = (
-    "Distillation: when there were results of Pong alone, D1's and D3's rules came to ask for three training sizes or "
-    "more in place of five, and D2's to leave out students that learned nothing.",
+    "Distillation: when there were results of Pong alone, the rules came to ask for three sizes or more in place of "
+    "five, and D2 to leave out students that learned nothing.",
 )

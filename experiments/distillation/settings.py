@@ -215,9 +215,13 @@ class DistillConfig(RunConfig):
 
     @property
     def in_paper(self) -> bool:
-        """Whether the learning rate is in the paper's range, and gradients count where the objective's name says it."""
+        """Whether the learning rate is in the paper's range, and gradients count as its objective has them.
+
+        That is by a constant and absolute alpha, and where the objective's name says it.
+        """
         in_range = 1e-5 <= self.optimizer.learning_rate <= 1e-3
-        return in_range and (self.objective.gradient_weight > 0) == (self.objective.name != "value")
+        constant = self.objective.falls_until == 0 and not self.objective.balanced
+        return in_range and constant and (self.objective.gradient_weight > 0) == (self.objective.name != "value")
 
     def __post_init__(self) -> None:
         super().__post_init__()

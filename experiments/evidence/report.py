@@ -37,7 +37,7 @@ FIGURES = {  # of the front page, in the folder `figures` beside the report
     "functions_won.png": "Regression: functions on which Sobolev Training has the lower test error, by updates",
     "ratios.png": "Regression: errors of value-only over those of Sobolev Training, by function and points",
     "figure_4.png": "Distillation: where students end, by game and states",
-    "theory_points_against_dimension.png": "Theory: points that suffice to learn a function, by its inputs",
+    "theory_points_against_dimension.png": "Theory: points that suffice to learn a random teacher, by its inputs",
 }
 
 

@@ -115,7 +115,8 @@ class Objective:
         self.ensemble, self.term = ensemble, term
         self.weight_E11 = term.factor * weights(term, gradient_ENI)
         distances = ["squared_l2", DISTANCES[term.distance]]
-        self.on_both = SobolevLoss(1, distances=distances, reduction="none", batch_dims=2)
+        way = {"mode": "differences", "step": STEP} if term.derivative == "finite" else {}
+        self.on_both = SobolevLoss(1, distances=distances, reduction="none", batch_dims=2, **way)
         self.relu = self.relu_values = self.smooth = None
         if isinstance(ensemble.activation, torch.nn.ReLU):
             self.relu = ReLUSobolevStep(ensemble, batch_size, 1.0, self.weight_E11)
@@ -140,13 +141,8 @@ class Objective:
 
     def per_sample(self, phi: float, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> Tensor:
         """The loss of each sample (E, N), by autograd."""
-        weight_E1 = phi * self.weight_E11[..., 0]
-        if self.term.derivative == "exact":
-            by_order = self.on_both(self.ensemble, x_ENI, (f_EN1, df_ENI.unsqueeze(2))).by_order
-            return by_order[0] + weight_E1 * by_order[1]
-        value_EN1, difference_ENI = differences(self.ensemble, x_ENI)
-        distance = self.on_both.distances[1](difference_ENI, df_ENI)
-        return (value_EN1 - f_EN1).square().sum(-1) + weight_E1 * distance
+        by_order = self.on_both(self.ensemble, x_ENI, (f_EN1, df_ENI.unsqueeze(2))).by_order
+        return by_order[0] + phi * self.weight_E11[..., 0] * by_order[1]
 
 
 def weights(term: GradientTermConfig, gradient_ENI: Tensor) -> Tensor:
@@ -157,12 +153,3 @@ def weights(term: GradientTermConfig, gradient_ENI: Tensor) -> Tensor:
     size_EN1 = gradient_ENI.norm(dim=-1, keepdim=True)
     size_E11 = (size_EN1.square() if term.distance == "square" else size_EN1).mean(1, keepdim=True)
     return torch.where(size_E11 > 0, 1 / size_E11, ones_E11)
-
-
-def differences(ensemble: MLPEnsemble, x_ENI: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (E, N, 1), and their central differences along each input (E, N, I), in one pass."""
-    inputs = x_ENI.shape[-1]
-    shifts_I1I = STEP * torch.eye(inputs, dtype=x_ENI.dtype, device=x_ENI.device).unsqueeze(1)
-    points = [x_ENI, *(x_ENI + shift for shift in shifts_I1I), *(x_ENI - shift for shift in shifts_I1I)]
-    value, *shifted = ensemble(torch.cat(points, dim=1)).split(x_ENI.shape[1], dim=1)
-    return value, torch.cat([a - b for a, b in zip(shifted[:inputs], shifted[inputs:], strict=True)], -1) / (2 * STEP)

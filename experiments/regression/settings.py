@@ -53,16 +53,7 @@ class RegressionConfig(RunConfig):
         return modules_of(self.dataset.name, self.loss.distances)
 
     def check_values(self) -> None:
-        check_seed(self)
-        check_precision(self)
-        check_positive(
-            n_train=self.n_train,
-            n_test=self.n_test,
-            networks=self.networks,
-            evaluations=self.evaluations,
-            **of_optimizer("optimizer", self.optimizer),
-            **{"model.hidden": min(self.model.hidden, default=0)},
-        )
+        check_ensemble(self)
         weights, distances = self.loss.weights, self.loss.distances
         if not any(weights) or not all(0 <= weight < math.inf for weight in weights) or len(weights) > 3:
             raise BadInput(f"loss.weights={weights}: expected up to 3 weights by order, none negative, not all 0")
@@ -73,8 +64,6 @@ class RegressionConfig(RunConfig):
                 f"loss={self.loss.name} matches second derivatives, and those of {self.model.activation.name} vanish: "
                 "use a smooth activation (model=mlp_smooth)"
             )
-        check_updates(**{"optimizer.steps": self.optimizer.steps})
-        check_evaluations(self.evaluations, self.optimizer.steps)
 
 
 @dataclass
@@ -141,16 +130,8 @@ class RecipeConfig(RunConfig):
         return modules_of(self.dataset.name)
 
     def check_values(self) -> None:
-        check_seed(self)
-        check_precision(self)
-        check_positive(
-            n_train=self.n_train,
-            n_test=self.n_test,
-            networks=self.networks,
-            evaluations=self.evaluations,
-            **of_optimizer("optimizer", self.optimizer),
-            **{"model.hidden": min(self.model.hidden, default=0), "gradient.factor": self.gradient.factor},
-        )
+        check_ensemble(self)
+        check_positive(**{"gradient.factor": self.gradient.factor})
         check_labelled_activation(self.activation, self.model)
         if self.initialisation != (of_model := self.model.initialisation.name):
             raise BadInput(f"model.initialisation={of_model} is not initialisation={self.initialisation}, a label's")
@@ -161,8 +142,6 @@ class RecipeConfig(RunConfig):
             raise BadInput(f"gradient.noise={self.gradient.noise}: expected 0 or more, and finite")
         if self.split not in ("validation", "test"):
             raise BadInput(f"split={self.split}: expected validation or test")
-        check_updates(**{"optimizer.steps": self.optimizer.steps})
-        check_evaluations(self.evaluations, self.optimizer.steps)
 
 
 @dataclass
@@ -190,6 +169,22 @@ def modules_of(function: str, distances: Sequence[str] = ()) -> set[str]:
     names = ("formula", "partials", "second_partials")
     parts = [getattr(FUNCTIONS.get(function), name, None) for name in names] + [*map(DISTANCES.get, distances)]
     return {part.__module__ for part in parts if isinstance(getattr(part, "__module__", None), str)}
+
+
+def check_ensemble(config: RegressionConfig | RecipeConfig) -> None:
+    """Refuse numbers that no training of an ensemble has."""
+    check_seed(config)
+    check_precision(config)
+    check_positive(
+        n_train=config.n_train,
+        n_test=config.n_test,
+        networks=config.networks,
+        evaluations=config.evaluations,
+        **of_optimizer("optimizer", config.optimizer),
+        **{"model.hidden": min(config.model.hidden, default=0)},
+    )
+    check_updates(**{"optimizer.steps": config.optimizer.steps})
+    check_evaluations(config.evaluations, config.optimizer.steps)
 
 
 def of_optimizer(name: str, optimizer: OptimizerConfig) -> dict[str, float]:

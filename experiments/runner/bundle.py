@@ -1,4 +1,4 @@
-"""The rows of a grid in one file, to be carried from a machine that nobody comes back to.
+"""The rows of a grid, or of one run, in one file, to be carried from a machine that nobody comes back to.
 
 A bundle is a .tgz of runs' folders, `<experiment>/<run_id>/`, complete or not, without checkpoints and weights.
 `python -m scripts.collect --runs runs.tgz` takes it in the place of a folder.
@@ -14,6 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 from experiments.runner.errors import BadInput
+from experiments.runner.identity import folder_of
+from experiments.runner.ranks import torchrun_ranks
+from experiments.runner.settings import RunConfig
 from sobolev.files import replacing
 
 CARRIED = (
@@ -39,6 +42,19 @@ def pack(folders: Sequence[Path], path: Path) -> None:
                 entry = tarfile.TarInfo(f"{folder.parent.name}/{folder.name}/{name}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
+
+
+@contextmanager
+def packing(config: RunConfig) -> Iterator[None]:
+    """Pack the rows of one run at its end, however it ends, where its recorder is asked to.
+
+    Of several processes that train one network the first one does, and a run that was refused leaves nothing to pack.
+    """
+    try:
+        yield
+    finally:
+        if config.recorder.bundle and not torchrun_ranks()[0] and (folder := folder_of(config)).is_dir():
+            pack([folder], Path(config.recorder.bundle))
 
 
 @contextmanager

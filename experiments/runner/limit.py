@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from experiments.runner.errors import BadInput
 from experiments.runner.identity import run_id
 from experiments.runner.settings import RunConfig
 from sobolev.files import replacing
@@ -27,10 +28,19 @@ began = time.time()  # when this command did: run.py knows it better
 SAVING = 8.0  # seconds before its end in which a run saves and what follows it ends
 TRIAL = 3.0  # seconds of training at least for which a kind of run is tried, to learn its pace
 TRIALS = 0.25  # of all the time, at most, for such trials
+YEAR = 365 * 24 * 3600
 
 
 class TimeUp(BaseException):
     """The time is up. Like a KeyboardInterrupt it is no error, so that nothing in between takes it for one."""
+
+
+def check_limit(config: RunConfig) -> None:
+    """Refuse a time that no command has."""
+    if not 0 <= config.limit.seconds <= YEAR:
+        raise BadInput(
+            f"limit.seconds={config.limit.seconds:g}: expected 0, for as long as it takes, to a year's {YEAR}"
+        )
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from experiments.runner.errors import CONFIGS
 from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
 from experiments.runner.settings import RunConfig
 
-OWN_DATA = ("dataset.name", "dataset.game", "dataset.actions")  # what a data set that does not ship has of its own
+# What a data set that does not ship has of its own.
+OWN_DATA = ("dataset.name", "dataset.game", "dataset.actions", "dataset.teacher")
 FREE = (*OUTSIDE_IDENTITY, "labels", "seed", *(f"dataset.{key}" for key in OUTSIDE_IDENTITY_OF_DATASETS))
 
 

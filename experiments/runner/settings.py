@@ -43,7 +43,7 @@ class RecorderConfig:
     wandb: WandbMode = MISSING
     project: str = MISSING
     group: str = MISSING
-    bundle: str = ""  # a .tgz that a sweep packs its rows into, again and again until it ends; empty: none
+    bundle: str = ""  # a .tgz for the rows, of a run at its end, of a sweep again and again until it ends; empty: none
 
 
 @dataclass

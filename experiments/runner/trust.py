@@ -39,6 +39,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.runner.errors import CONFIGS, BadInput, check_no_labels, nearest
+from experiments.runner.limit import check_limit
 from experiments.runner.settings import RunConfig, file_sha256
 
 LAUNCHERS = ("basic", "local", "slurm", "together")
@@ -90,6 +91,7 @@ def settings(config: DictConfig) -> RunConfig:
         raise BadInput("no experiment's types are named: the defaults list of an experiment begins with them")
     asked = OmegaConf.to_object(config)
     _check_settings(asked, "")
+    check_limit(asked)
     return asked
 
 

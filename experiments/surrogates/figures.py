@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from experiments.evidence import drawing
 from experiments.evidence.names import looks_of
-from experiments.evidence.reading import expected, read_arrays, rows_path
-from experiments.evidence.rows import levels, read_rows, scale_of, select
+from experiments.evidence.reading import expected, read_arrays
+from experiments.evidence.rows import levels, rows_there, scale_of, select
 from experiments.evidence.schemas import PREDICTIONS
 from experiments.surrogates.analysis import errors_of, label_costs, tasks_of
 from experiments.surrogates.names import LOOKS, METHODS, METRICS, SAMPLES, outputs_of, title_of
@@ -121,7 +121,6 @@ def _finish(axes: Axes, title: str, of_x: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     drawing.numbers_axis(axes, 3, 200, 8)
     axes.set_ylabel("relative error")
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
@@ -131,9 +130,7 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
         EvidenceError: a file is damaged.
     """
     folder = results / "surrogates"
-    if not expected(rows_path(folder)):
-        return
-    rows = read_rows(rows_path(folder))
+    rows = rows_there(folder)
     for experiment, task in tasks_of(rows):
         stem = experiment if experiment.endswith(f"_{task}") else f"{experiment}_{task}"
         if "surrogate_errors" in names:

@@ -20,7 +20,11 @@ from sobolev.networks import ACTIVATIONS, MLPEnsemble
 
 
 class Scales(NamedTuple):
-    """Means and standard deviations of inputs and outputs, of each of E networks' own training points."""
+    """Means and standard deviations of inputs and outputs, of each of E networks' own training points.
+
+    `sobolev.Normalizer` measures those of one network, in double precision, from which rows that ship differ in their
+    last digits.
+    """
 
     x_mean: Tensor  # (E, 1, I)
     x_std: Tensor

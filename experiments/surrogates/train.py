@@ -28,7 +28,7 @@ from experiments.surrogates.data import Parts, load, shape_of
 from experiments.surrogates.files import SPLITS, Samples
 from experiments.surrogates.model import Scales, save
 from experiments.surrogates.settings import SurrogateConfig
-from sobolev import Derivatives, SobolevLoss, checking
+from sobolev import Derivatives, Normalizer, SobolevLoss, checking
 from sobolev.files import replacing
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
@@ -270,8 +270,9 @@ def check_samples(config: SurrogateConfig, train: Samples) -> None:
         if config.loss.weights[1]:
             raise BadInput(f"{path} has no derivatives to learn from: loss=value learns values alone")
         return
-    x, y, dy = (torch.from_numpy(array)[None] for array in (train.x, train.y, train.dy))
-    x, y, dy = (tensor[0] for tensor in Scales.of(x, y).scaled(x, y, dy))
+    x, y, dy = (torch.from_numpy(array) for array in (train.x, train.y, train.dy))
+    units = Normalizer.fit(x, y)
+    x, (y, dy) = units.inputs(x), units.targets(y, dy)
     student = MLPEnsemble((x.shape[1], 8, y.shape[1]), [generator(0, "check")], "tanh").network(0).to(x)
     try:
         checking.check(student, x, (y, dy))

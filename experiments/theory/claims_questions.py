@@ -115,8 +115,8 @@ def points_saved(evidence: Evidence) -> str:
     fewer = [n_inputs for n_inputs, ratio in ratios.items() if above(ratio, 0)]
     words = "; ".join(f"{format_factor(ratio)} at {n_inputs}" for n_inputs, ratio in ratios.items())
     return (
-        f"A random ReLU teacher is learned from fewer points in {len(fewer)} of {len(ratios)} numbers of inputs. "
-        f"Points needed, value-only over Sobolev: {words} inputs."
+        f"ReLU networks learn a random teacher of tanh units from fewer points in {len(fewer)} of {len(ratios)} "
+        f"numbers of inputs. Points needed, value-only over Sobolev: {words} inputs."
     )
 
 
@@ -134,7 +134,9 @@ def gradients_learned(evidence: Evidence) -> str:
             medians += [10 ** log_ratio(value[width], sobolev[width]).median for width in value if width in sobolev]
         if medians:
             said.append(f"{min(medians):.2g} to {max(medians):.2g} with {activation}")
-    return f"Error of gradients, value-only over Sobolev, networks of one layer: {', '.join(said)}." if said else ""
+    if not said:
+        return ""
+    return f"Error of gradients, value-only over Sobolev, networks of one hidden layer: {', '.join(said)}."
 
 
 ANSWERS = (

@@ -65,6 +65,18 @@ def test_another_loss_or_other_states_are_not_of_the_papers_scale(override):
     assert scale_of(shipped(override)) == "reduced"
 
 
+def test_an_alpha_that_falls_or_is_balanced_is_not_the_papers_although_it_ships():
+    assert scale_of(shipped("objective=sobolev_falling")) == "reduced"
+    assert shipped().in_paper
+    assert not shipped("objective.balanced=true").in_paper
+
+
+def test_a_game_of_ones_own_and_its_teacher_are_an_axis():
+    assert scale_of(shipped("dataset.game=qbert", "dataset.teacher=runs/teacher.safetensors")) == "paper"
+    assert scale_of(shipped("dataset.game=qbert", "dataset.teacher=runs/teacher.safetensors", "n_train=50")) == "paper"
+    assert scale_of(shipped("dataset.game=qbert", "optimizer.steps=100")) == "reduced"
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_teachers_digest_is_resolved_by_game(path, monkeypatch):
     monkeypatch.chdir(ROOT)

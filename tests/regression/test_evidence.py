@@ -861,6 +861,13 @@ def test_the_front_page_counts_what_was_run_and_names_what_was_not():
     assert "![" not in front
     shown = report.reports(Evidence(make_rows(seeds=6), {}), report_program.all_domains(), {"ratios.png"})["REPORT.md"]
     assert shown.count("](figures/") == 1
+    assert all((ROOT / "results" / "figures" / name).is_file() for name in report.FIGURES)
+
+
+def test_the_front_page_lists_what_changed_in_every_domain_that_has_something_to_say():
+    listed = pages(Evidence(make_rows(seeds=6), {}))["REPORT.md"].partition("## Changed after results were seen\n")[2]
+    for subject in ("Regression", "Regression, the recipe", "Theory", "Distillation", "Surrogates"):
+        assert f"\n- {subject}: " in listed
 
 
 def test_functions_won_are_counted_on_the_way():

@@ -14,7 +14,7 @@ from experiments.evidence.verdicts import Evidence
 from experiments.regression import choosing, figures, recipe_claims, recipes
 from experiments.regression.choosing import CELLS, Choice, complete, errors_of, gain, ranked, two_activations
 from experiments.regression.recipe_figures import recipes as search_figure
-from experiments.regression.recipes import FALLS, STEP, Objective, differences, weights, with_noise
+from experiments.regression.recipes import FALLS, STEP, Objective, weights, with_noise
 from experiments.regression.rules import PAPER_TASKS
 from experiments.regression.settings import GradientTermConfig
 from experiments.regression.smooth_step import ORDERS
@@ -88,20 +88,20 @@ def test_weights_fall_with_the_learning_rate_or_earlier():
 
 
 def test_differences_see_a_kink_that_gradients_hide():
-    smooth = networks("tanh")
-    x = batch()[0]
-    value, difference = differences(smooth, x)
-    torch.testing.assert_close(value, smooth(x))
-    x.requires_grad_()
-    (exact,) = torch.autograd.grad(smooth(x).sum(), x)
-    torch.testing.assert_close(difference, exact, rtol=0, atol=STEP**2)
+    data = batch()
+    exact, finite = (
+        Objective(networks("tanh"), 7, term(derivative=word), data[2]).per_sample(1.0, *data)
+        for word in ("exact", "finite")
+    )
+    assert not torch.equal(exact, finite)
+    torch.testing.assert_close(finite, exact, rtol=0, atol=STEP**2)
     kink = MLPEnsemble((1, 1, 1), [torch.Generator().manual_seed(0)], "relu")
     for parameter, number in zip(kink.parameters(), (1.0, 1.0, 0.0, 0.0), strict=True):  # weights, then biases
         torch.nn.init.constant_(parameter, number)
-    at_its_foot = torch.full((1, 1, 1), STEP / 2)
-    moved = differences(kink, at_its_foot)[1].sum()
-    (slope,) = torch.autograd.grad(moved, [kink.biases[0]])
-    assert slope.item() == pytest.approx(1 / (2 * STEP))  # that of the exact gradient is 0
+    at_its_foot, flat = torch.full((1, 1, 1), STEP / 2), torch.zeros(1, 1, 1)
+    Objective(kink, 1, term(weight="unit", derivative="finite"), flat)(0.0, at_its_foot, at_its_foot, flat)
+    # The loss is the square of a difference of 3/4, which grows by 1 / 2h with the bias; the exact gradient would not.
+    assert kink.biases[0].grad.item() == pytest.approx(2 * 0.75 / (2 * STEP))
 
 
 def test_noise_is_relative_and_of_the_seed_alone():

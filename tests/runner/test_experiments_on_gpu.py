@@ -26,3 +26,16 @@ def test_every_tensor_is_where_its_step_is(make_config, tmp_path, experiment):
         run.dtype = torch.float64 if config.compute.precision is Precision.float64 else torch.float32
         getattr(import_module(module), function)(config, run)
     assert gpu.launches or run.steps
+
+
+@pytest.mark.parametrize("n_train", [20, 100])
+def test_an_update_of_regression_waits_for_nothing(make_config, tmp_path, n_train):
+    """Its batches are taken there many at a time, from pinned memory."""
+    config = make_config(f"n_train={n_train}", "optimizer.steps=100", "evaluations=2")
+    with FakeGPU() as gpu:
+        run = FakeRun(config, gpu, tmp_path)
+        import_module("experiments.regression.train").main(config, run)
+    updates = run.between_measurements()
+    assert len(updates) > 90
+    assert not any(update["pageable"] or update["waits"] for update in updates)
+    assert sum(update["pinned"] for update in updates) <= 2

@@ -8,6 +8,7 @@ import pytest
 
 import experiments.regression.train as train
 from experiments.runner import limit
+from experiments.runner.bundle import unpacked
 from experiments.runner.errors import OutOfTime
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, is_complete
@@ -131,6 +132,35 @@ def test_a_single_run_ends_in_time_without_an_error(tmp_path):
     done = front_door.run("experiment=regression", *tiny, "optimizer.steps=1000000", "limit.seconds=11")
     assert done.returncode == 0
     assert "its time is up, and the same command goes on" in done.stderr
+
+
+def test_a_single_run_is_packed_when_it_ends_and_when_it_is_stopped(tmp_path):
+    tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path / 'runs'}"]
+    single = ("experiment=regression", *tiny, f"recorder.bundle={tmp_path / 'runs.tgz'}")
+
+    def packed() -> dict[str, bytes]:
+        with unpacked([tmp_path / "runs.tgz"]) as (folder,):
+            (run,) = folder.glob("regression/*")
+            return {path.name: path.read_bytes() for path in run.iterdir()}
+
+    assert front_door.run(*single, "limit.seconds=nan").returncode == 1
+    assert not (tmp_path / "runs.tgz").exists()
+    stopped = front_door.run(*single, "optimizer.steps=1000000", "limit.seconds=11")
+    assert stopped.returncode == 0, stopped.stderr
+    assert packed().keys() >= {"config.yaml", "metrics.csv", "manifest.json"}
+    assert "summary.json" not in packed()
+    assert front_door.run(*single).returncode == 0
+    (rows,) = (path.with_name("metrics.csv") for path in (tmp_path / "runs").glob("*/*/summary.json"))
+    assert packed()["metrics.csv"] == rows.read_bytes()
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "1e300"])
+@pytest.mark.parametrize("many", [(), ("-m",)])
+def test_a_time_that_no_command_has_is_refused(tmp_path, seconds, many):
+    done = front_door.run(*many, "experiment=regression", f"runs_dir={tmp_path / 'runs'}", f"limit.seconds={seconds}")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: limit.seconds=\S+: expected 0, for as long as it takes, to .*\n", done.stderr)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("several", ["limit.seconds=10,20", "recorder.bundle=a.tgz,b.tgz"])

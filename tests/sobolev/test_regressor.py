@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sobolev import Derivatives, SobolevRegressor
+from tests.conftest import ROOT
 
 QUICK = {"max_iter": 60, "hidden": (16,)}
 
@@ -84,6 +86,46 @@ def test_what_is_not_known_is_left_out():
     np.testing.assert_array_equal(nothing.predict(X), SobolevRegressor(**QUICK, random_state=0).fit(X, y).predict(X))
 
 
+def test_its_defaults_are_the_recipe_that_the_study_chose():
+    chosen = yaml.safe_load((ROOT / "configs" / "recipe" / "sobolev.yaml").read_text())
+    defaults, gradient = SobolevRegressor().get_params(), chosen["gradient"]
+    same = {key: chosen[key] for key in ("activation", "initialisation")} | chosen["optimizer"]
+    assert {key: defaults[key] for key in same} == same
+    assert (gradient["weight"], gradient["derivative"], defaults["derivative_weight"]) == ("balanced", "exact", 1.0)
+    assert {"norm": "l2", "square": "squared_l2"}[gradient["distance"]] == defaults["derivative_distance"]
+    assert {"late": "cosine", "flat": "constant"}[gradient["falls"]] == defaults["derivative_schedule"]
+
+
+@pytest.mark.parametrize("distance", ["l2", "squared_l2", "l1"])
+@pytest.mark.parametrize("n_known", [40, 10])
+def test_its_loss_is_the_equation_of_its_docstring(distance, n_known):
+    X, y, dy = sample(40, 0, outputs=2)
+    dy[n_known:] = np.nan
+    one_update = {"max_iter": 1, "learning_rate": 1e-12, "batch_size": 40, "early_stopping": False, "hidden": (8,)}
+    model = SobolevRegressor(**one_update, derivative_weight=3, derivative_distance=distance, random_state=0)
+    model.fit(X, y, dy)
+    units = model.model_.normalizer
+    scale = units.x_scale.numpy() / units.y_scale.numpy()[:, None]
+    of = {
+        "l2": lambda d: np.sqrt((d**2).sum((1, 2))),
+        "squared_l2": lambda d: (d**2).sum((1, 2)),
+        "l1": lambda d: abs(d).sum((1, 2)),
+    }[distance]
+    error_y = ((model.predict(X) - y) / units.y_scale.numpy()) ** 2
+    error_dy = of(((model.predict_derivative(X) - dy) * scale)[:n_known]).sum() / 40
+    expected = error_y.sum(1).mean() / 2 + 3 * error_dy / of((dy * scale)[:n_known]).mean()
+    assert model.loss_curve_[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("schedule", "left"), [("cosine", 0.0), ("linear", 1 / 200), ("constant", 1.0)])
+def test_the_weight_of_derivatives_falls_unless_it_is_constant(schedule, left):
+    """Far above that of values, and with steps too small to learn anything, it is all that changes the loss."""
+    X, y, dy = sample(20, 0)
+    settings = {"max_iter": 200, "learning_rate": 1e-12, "derivative_weight": 1e4, "hidden": (8,), "random_state": 0}
+    curve = SobolevRegressor(**settings, derivative_schedule=schedule).fit(X, y, dy).loss_curve_
+    assert curve[-1] / curve[0] == pytest.approx(left, abs=3e-4)
+
+
 def test_it_stops_early_and_keeps_the_best_network():
     X, y, _ = sample(60, 0)
     noisy = y + 1e4 * np.random.default_rng(2).standard_normal(y.shape)
@@ -123,6 +165,31 @@ def test_a_saved_regressor_is_the_same(tmp_path):
         SobolevRegressor.load(tmp_path / "nowhere.pt")
 
 
+@pytest.mark.parametrize(("random_state", "kept"), [(7, 7), (np.int64(7), 7), (None, None)])
+def test_a_saved_regressor_keeps_its_seed(tmp_path, random_state, kept):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(max_iter=20, hidden=(8,), random_state=random_state).fit(X, y, dy)
+    model.save(tmp_path / "model.pt")
+    assert SobolevRegressor.load(tmp_path / "model.pt").random_state == kept
+
+
+def test_saving_that_is_interrupted_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(max_iter=20, hidden=(8,), random_state=0).fit(X, y, dy)
+    model.save(str(tmp_path / "model.pt"))
+    before = (tmp_path / "model.pt").read_bytes()
+
+    def killed(_, path):
+        path.write_bytes(b"half of a mod")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        model.save(tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
 X, Y, DY = sample(60, 0)
 REFUSED = {
     "sign": (lambda: SobolevRegressor(**QUICK).fit(X, Y, -DY), "contradicts the values .* agree negated"),
@@ -137,6 +204,9 @@ REFUSED = {
     "weight": (lambda: SobolevRegressor(derivative_weight=-1).fit(X, Y), "derivative_weight must be 0 or more"),
     "held": (lambda: SobolevRegressor(validation_fraction=1).fit(X, Y), "between 0 and 1"),
     "early": (lambda: SobolevRegressor(early_stopping="yes").fit(X, Y), "'auto'"),
+    "distance": (lambda: SobolevRegressor(derivative_distance="norm").fit(X, Y), "must be one of squared_l2, l2, l1"),
+    "schedule": (lambda: SobolevRegressor(derivative_schedule="switch").fit(X, Y), "cosine, linear, constant, not"),
+    "initialisation": (lambda: SobolevRegressor(initialisation="zeros").fit(X, Y), "'zeros' is not one of uniform_fan"),
     "activation": (lambda: SobolevRegressor(activation="step").fit(X, Y), "'step' is not one of relu"),
 }
 
