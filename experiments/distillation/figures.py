@@ -124,7 +124,7 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, look: Look) -> list[float]:
         return []
     low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
     axes.fill_between(steps, low, high, color=look["color"], alpha=0.18)
-    axes.plot(steps, median, markevery=[-1], **look)
+    axes.plot(steps, median, markevery=drawing.some(len(steps)), markersize=3, **look)
     return [low.min(), high.max()]
 
 

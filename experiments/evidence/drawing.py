@@ -38,6 +38,12 @@ def counted(seeds: Iterable[int], spread: str, more: str = "") -> str:
     return f"{most if fewest == most else f'{fewest} to {most}'} seeds{more}: {spread}"
 
 
+def some(count: int, markers: int = 5) -> slice:
+    """About so many of the points of a line, the last among them, to mark: in grey, colours do not tell lines apart."""
+    every = max(1, (count - 1) // (markers - 1))
+    return slice((count - 1) % every, None, every)
+
+
 def decades_axis(axes: Axes) -> None:
     """A logarithmic y axis with few labels: powers of ten and, where there would be one, three times them.
 

@@ -64,7 +64,7 @@ def functions_won(rows: pd.DataFrame) -> Figure | None:
     below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     drawing.numbers_axis(below, evenly_below=3, between_below=200, labels=6)
     below.set_xlabel("optimiser updates, of each cell as far as it was trained")
-    below.set_ylabel("value only / Sobolev\n(mean of all functions)")
+    below.set_ylabel("value only / Sobolev\n(mean over functions)")
     panels[0].set_ylabel(f"functions won, of {len(PAPER_TASKS)}")
     below.legend(loc="upper left", ncols=len(sizes))
     handles = [

@@ -159,7 +159,8 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None
                 median,
                 color=look["color"],
                 linestyle=dashes,
-                markevery=[-1],
+                markevery=drawing.some(len(steps)),
+                markersize=3,
                 marker=look["marker"] if split == "test" else None,
             )
     axes.set_xscale("log")
@@ -185,7 +186,7 @@ def descent(rows: pd.DataFrame) -> Figure:
                 if loss_TS.size:  # step 0, which is 1, has no place on a logarithmic axis
                     low, median, high = np.quantile(loss_TS[1:], (0.25, 0.5, 0.75), axis=1)
                     axes.fill_between(steps[1:], low, high, color=look["color"], alpha=0.2)
-                    axes.plot(steps[1:], median, markevery=[-1], **look)
+                    axes.plot(steps[1:], median, markevery=drawing.some(len(median)), markersize=3, **look)
         line[0].set_ylabel(f"{n_train:,} points")
     for task, axes in zip(tasks, grid[0], strict=True):
         axes.set_title(TASKS.get(task, task), fontsize=6.5)

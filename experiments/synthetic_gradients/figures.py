@@ -104,7 +104,7 @@ def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
     for line, axes in zip(lines, panels, strict=True):
         of_line = select(rows, **line._asdict())
         for technique, look in looks.items():
-            draw_curve(axes, select(of_line, method=technique), markersize=3, every=1, **look.drawn)
+            draw_curve(axes, select(of_line, method=technique), every=1, **look.drawn)
         means = np.concatenate([drawn.get_ydata() for drawn in axes.lines])
         drawing.numbers_axis(axes, evenly_below=3, between_below=200, labels=8)
         if means.any():
@@ -196,7 +196,7 @@ def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
 def draw_curve(
     axes: Axes, cell: pd.DataFrame, marker: str | None = None, every: int | None = None, **look: object
 ) -> None:
-    """The mean over seeds as a line, in a band over all seeds, with a marker at its end or at `every` measurement.
+    """The mean over seeds as a line, in a band over all seeds, marked at some of its points or at `every` one.
 
     `cell` is of one metric.
     """
@@ -204,7 +204,9 @@ def draw_curve(
     if not values_TS.size:
         return
     axes.fill_between(steps, values_TS.min(axis=1), values_TS.max(axis=1), color=look["color"], alpha=0.15)
-    axes.plot(steps, values_TS.mean(axis=1), marker=marker, markevery=every or [-1], **look)
+    axes.plot(
+        steps, values_TS.mean(axis=1), marker=marker, markevery=every or drawing.some(len(steps)), markersize=3, **look
+    )
 
 
 def panel_title(line: Line, rows: pd.DataFrame, between: str = " ") -> str:
