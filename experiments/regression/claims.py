@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from experiments.evidence.verdicts import Answer, Claim, Part
+from experiments.evidence.verdicts import OURS_WHOLE, Answer, Claim, Part
 from experiments.regression.appendix import descent, dominated, gradient_terms, longer_training, tables
 from experiments.regression.recipe_claims import ANSWER, RECIPE
 from experiments.regression.rules import (
@@ -108,6 +108,7 @@ NORMALISED_PROTOCOL = Part(
     "paper's setting, and a verdict here is no verdict on the paper's experiment.",
     claims=claims("regression_normalised", "make regression-normalised report"),
     of_paper=False,
+    whole=OURS_WHOLE,
     appendix=lambda evidence: tables(evidence.of("regression_normalised").rows),
 )
 STEEP = Part(
@@ -119,6 +120,7 @@ STEEP = Part(
     "a length of 1, where 100 points lie 1 apart. The paper has no such experiment, so there is no claim to judge. "
     "`python run.py -m sweep=regression/steep` runs it.",
     claims=(),
+    whole=OURS_WHOLE,
     appendix=lambda evidence: gradient_terms(evidence.of("regression_steep").rows),
 )
 SECOND_ORDER = Part(
@@ -126,6 +128,7 @@ SECOND_ORDER = Part(
     introduction="Values, gradients and Hessians, in the normalised protocol with a smooth activation. The paper has "
     "no such experiment, so there is no claim to judge. `make second-order` runs it.",
     claims=(),
+    whole=OURS_WHOLE,
     appendix=lambda evidence: "\n\n".join(
         filter(None, (part(evidence.of("regression_second_order").rows) for part in (tables, gradient_terms)))
     ),
@@ -142,6 +145,7 @@ DESCENT = Part(
     "with other seeds; *rose* and *fell* say that the 95% interval of the median ratio lies above or below 1. `make "
     "descent` runs it.",
     claims=(),
+    whole=OURS_WHOLE,
     appendix=lambda evidence: "\n\n".join(
         filter(None, (dominated(evidence), descent(evidence.of("regression_descent").rows)))
     ),

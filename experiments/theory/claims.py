@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.evidence.verdicts import Claim, Part
+from experiments.evidence.verdicts import OURS_WHOLE, Claim, Part
 from experiments.theory import claims_propositions, claims_questions, claims_theorems
 from experiments.theory.claims_tables import tables
 
@@ -22,6 +22,7 @@ THEORY = Part(
     "experiment. Targets, networks and budgets are ours. Three rules were made stricter or clearer when results were "
     "known (units that a construction has, a second solution that differs, whole grids); no verdict changed.",
     claims=CLAIMS,
+    whole=OURS_WHOLE,
     appendix=tables,
 )
 

@@ -635,7 +635,7 @@ def test_cells_that_value_only_training_fits_more_closely_are_named() -> None:
     rows.loc[exact, "value"] = 0.0
     few = make_rows(lambda *_: -0.3, "regression_normalised", sizes=(20,), seeds=3)
     lines = dominated(Evidence(joined(rows, few), {})).splitlines()
-    assert re.fullmatch(r"\| the paper's, ReLU \| 1 of 7 \| Beale, 100 \(0\.\d+ \[.*\]\) \| paper \|", lines[-2])
+    assert re.fullmatch(r"\| the paper's, ReLU \| 1 of 7 \| Beale, 100 \(0\.\d+ \[.*\]\) \| whole \|", lines[-2])
     assert lines[-1].startswith("| normalised, ReLU | 0 of 7 | - |")
     alone = select(rows, method="value")
     assert dominated(Evidence(alone, {})) == "" == dominated(Evidence(rows[:0], {}))
