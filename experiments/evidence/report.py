@@ -14,7 +14,7 @@ import pandas as pd
 
 from experiments.evidence.markdown import markdown
 from experiments.evidence.reading import expected, rows_path
-from experiments.evidence.rows import MIN_SEEDS, as_rows, read_rows, read_settings, read_surfaces
+from experiments.evidence.rows import MIN_SEEDS, RANGE, as_rows, read_rows, read_settings, read_surfaces
 from experiments.evidence.verdicts import (
     NOT_RUN,
     NOT_TESTABLE,
@@ -29,7 +29,8 @@ from experiments.evidence.verdicts import (
 
 HOW_TO_READ = f"""\
 - An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise; a comparison of two
-  methods is paired by seed. With as few as 6 to 10 seeds such intervals contain the median in 92 to 95% of trials.
+  methods is paired by seed. With 8 to 10 seeds such intervals contain the median in 92 to 95% of trials. With
+  {RANGE} or fewer the interval is their range, which contains it in {1 - 2 ** (1 - MIN_SEEDS):.1%} with {MIN_SEEDS}.
 - **reproduced**: the rule holds. **not reproduced**: it does not hold, whichever way the open comparisons would fall.
   **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or
   another number that a part gives). **{NOT_TESTABLE}**: the claim's premise does not hold of what was trained here, so

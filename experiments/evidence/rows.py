@@ -7,7 +7,9 @@ Words are categories, which pandas compares and groups as numbers. What needs ma
 the rows (`groups`, `finals`) in place of one `select` each.
 
 An interval of a median over seeds is a 95% percentile bootstrap. It resamples from a fixed generator, so that the same
-rows always give the same interval. Where there are three seeds, which no bootstrap can bear, it is Student's of a mean.
+rows always give the same interval. Of seven seeds or fewer, which a bootstrap takes to be surer than they are (of seven
+it covers the median in 87% of trials), it is their whole range: an exact interval, of 96.9% with six. Where there are
+three seeds, which bear neither, it is Student's of a mean.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "ste
 
 # Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
 MIN_SEEDS = 6
+RANGE = 7  # seeds up to which an interval of their median is their range
 
 
 def as_rows(entries: Iterable[tuple] | Mapping[str, Iterable] | pd.DataFrame) -> pd.DataFrame:
@@ -183,10 +186,16 @@ class Interval(NamedTuple):
 
 
 def median_interval(values: Iterable[float]) -> Interval:
-    """The median of the values with its 95% percentile-bootstrap interval (fixed generator)."""
+    """The median of the values with its 95% percentile-bootstrap interval (fixed generator).
+
+    Of `RANGE` values or fewer it is their range, which contains the median of what they are drawn from with
+    probability 1 - 2^(1 - n).
+    """
     values = np.asarray(list(values), dtype=float)
     if len(values) < 2:
         return Interval(float(np.median(values)) if len(values) else np.nan, np.nan, np.nan, len(values))
+    if len(values) <= RANGE:
+        return Interval(float(np.median(values)), float(values.min()), float(values.max()), len(values))
     interval = stats.bootstrap(
         (values,), np.median, n_resamples=4999, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval

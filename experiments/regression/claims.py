@@ -1,6 +1,7 @@
 """Section 4.1 of the paper, regression on optimisation benchmarks: its claims, and the parts of the report.
 
-The rules were written down before any of the results existed; `experiments.regression.rules` has them as code.
+The rules for the end of training were written down before any of the results existed; `experiments.regression.rules`
+has them as code. Those for what holds during training came later (`experiments.regression.budget_rules`).
 """
 
 from __future__ import annotations

@@ -429,9 +429,23 @@ def test_shape_is_captured_by_the_variance_explained(sobolev_share: float, value
     assert verdicts(rows, surfaces)["R4"] == verdict
 
 
+def test_few_seeds_have_their_whole_range_which_is_exact() -> None:
+    """Five of six on one side decide nothing: a range of n misses the median with probability 2^(1-n)."""
+    assert median_interval([1, 1, 1, 1, 1, -0.01]) == (1, -0.01, 1, 6)
+    assert above(median_interval([1, 1, 1, 1, 1, -0.01]), 0) is None
+    assert above(median_interval([1, 1, 1, 1, 1, 0.01]), 0) is True
+    rng = np.random.default_rng(0)
+    for n in (2, 5, 6):
+        intervals = [median_interval(rng.exponential(size=n)) for _ in range(4_000)]
+        covered = np.mean([interval.low <= np.log(2) <= interval.high for interval in intervals])
+        assert covered == pytest.approx(1 - 2.0 ** (1 - n), abs=0.02)
+    assert median_interval(range(7)).low == 0
+    assert median_interval(range(8)).low > 0  # so many are resampled
+
+
 def test_intervals_contain_the_median_about_as_often_as_the_report_says() -> None:
     rng = np.random.default_rng(0)
-    for n in (6, 8, 10):
+    for n in (8, 9, 10):
         intervals = [median_interval(rng.standard_t(2, n)) for _ in range(200)]
         covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
         assert 0.87 < covered < 0.99  # 92 to 95% of many trials; 200 have a standard error of 2%
@@ -857,7 +871,7 @@ def test_the_shipped_report_is_what_the_shipped_rows_give(tmp_path):
 def test_the_front_page_counts_what_was_run_and_names_what_was_not():
     front = pages(Evidence(make_rows(seeds=6), {}))["REPORT.md"]
     assert (
-        "| R1, at the end | Sobolev Training has the lower test error on 6 of the 7 functions (all but Ackley). | **repro"
+        "| R1, at the end | Sobolev Training has the lower test error on 6 of the 7 functions (all but Ackley). | **re"
         in front
     )
     assert "R4; " in front.partition("Not run: ")[2]
