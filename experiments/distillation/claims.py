@@ -1,8 +1,9 @@
 """Section 4.2 of the paper, Atari policy distillation: its claims and our rules.
 
-The rules were written down before any of the results existed, but for what `CHANGED` lists. L is log10(value-only / Sobolev) of a test metric at the end of training, paired by seed: above 0 Sobolev
-Training is better. A cell, a game and a training size, is won where the 95% interval of the median of L lies above 0.
-The paper gives neither training sizes nor numbers.
+The rules were written down before any of the results existed, but for what `CHANGED` lists. L is log10(value-only /
+Sobolev) of a test metric at the end of training, paired by seed: above 0 Sobolev Training is better. A cell, a game and
+a training size, is won where the 95% interval of the median of L lies above 0. The paper gives neither training sizes
+nor numbers.
 """
 
 from __future__ import annotations

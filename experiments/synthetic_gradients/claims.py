@@ -1,11 +1,11 @@
 """Section 4.3 of the paper, synthetic gradients: its claims and our rules.
 
-The rules were written down before techniques were compared on any test images, but for what `CHANGED` lists. There are 3 to 10 seeds, too few for a
-bootstrap: intervals of means and of differences of means are Student's, those of ratios of standard deviations come
-from the F distribution. All are 95% intervals, and suppose that seeds scatter normally. A comparison is open where its
-interval contains the threshold, where there are fewer than 3 seeds, and where seeds do not differ at all. Accuracies
-are top-1, per cent, on the test set at the end of training. Every task and scale is judged by itself; scales are never
-compared.
+The rules were written down before techniques were compared on any test images, but for what `CHANGED` lists. There are
+3 to 10 seeds, too few for a bootstrap: intervals of means and of differences of means are Student's, those of ratios of
+standard deviations come from the F distribution. All are 95% intervals, and suppose that seeds scatter normally. A
+comparison is open where its interval contains the threshold, where there are fewer than 3 seeds, and where seeds do not
+differ at all. Accuracies are top-1, per cent, on the test set at the end of training. Every task and scale is judged by
+itself; scales are never compared.
 """
 
 from __future__ import annotations
