@@ -13,31 +13,32 @@ from torch import Tensor, nn
 
 from sobolev.networks.ensemble import MLPEnsemble
 
-Orders = tuple[Tensor, Tensor, Tensor]  # act(z), act'(z) and act''(z)
+# act(z), act'(z), and a function that computes act''(z), which values alone do not need
+Orders = tuple[Tensor, Tensor, Callable[[], Tensor]]
 
 
 def _tanh(z: Tensor) -> Orders:
     h = z.tanh()
     s = 1 - h * h
-    return h, s, -2 * h * s
+    return h, s, lambda: -2 * h * s
 
 
 def _softplus(z: Tensor) -> Orders:
     s = z.sigmoid()
-    return nn.functional.softplus(z), s, s * (1 - s)
+    return nn.functional.softplus(z), s, lambda: s * (1 - s)
 
 
 def _silu(z: Tensor) -> Orders:
     p = z.sigmoid()
     h = z * p
     slope = p * (1 - p)
-    return h, p + z * slope, slope * (2 + z - 2 * h)
+    return h, p + z * slope, lambda: slope * (2 + z - 2 * h)
 
 
 def _gelu(z: Tensor) -> Orders:
-    cumulative = torch.special.ndtr(z)
-    density = (z * z).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-    return z * cumulative, cumulative + z * density, density * (2 - z * z)
+    cumulative, z2 = torch.special.ndtr(z), z * z
+    density = (-0.5 * z2).exp_().mul_(1 / math.sqrt(2 * math.pi))
+    return z * cumulative, (z * density).add_(cumulative), lambda: (2 - z2).mul_(density)
 
 
 ORDERS: dict[type[nn.Module], Callable[[Tensor], Orders]] = {
@@ -123,8 +124,8 @@ class SmoothSobolevStep:
         weights, biases = [*self.ensemble.weights], [*self.ensemble.biases]
         h, s, c = [x_ENI], [], []
         for weight, bias in zip(weights[:-1], biases, strict=False):
-            for entries, tensor in zip((h, s, c), self.orders(torch.baddbmm(bias, h[-1], weight)), strict=True):
-                entries.append(tensor)
+            for entries, order in zip((h, s, c), self.orders(torch.baddbmm(bias, h[-1], weight)), strict=True):
+                entries.append(order)
         r_EN1 = torch.baddbmm(biases[-1], h[-1], weights[-1]).sub_(f_EN1)
         loss_E11 = self.value_weight * r_EN1.square().mean(1, keepdim=True)
         r_EN1.mul_(2 / x_ENI.shape[1] * self.value_weight)
@@ -180,12 +181,12 @@ class SmoothSobolevStep:
         return gradient_weight * size_EN1.mean(1, keepdim=True)
 
     def _tangent(
-        self, e_ENI: Tensor, s: list[Tensor], c: list[Tensor], signal: list[Tensor]
+        self, e_ENI: Tensor, s: list[Tensor], c: list[Callable[[], Tensor]], signal: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """c_l q_l G_l of the hidden layers, and t_l from t_0 on."""
         t, bends = [e_ENI], []
         for layer in range(len(s)):
             q = torch.bmm(t[-1], self.ensemble.weights[layer])
-            bends.append((c[layer] * q).mul_(signal[layer]))
+            bends.append(c[layer]().mul_(q).mul_(signal[layer]))
             t.append(q.mul_(s[layer]))
         return bends, t
