@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,13 +185,23 @@ class Interval(NamedTuple):
 
 def median_interval(values: Iterable[float]) -> Interval:
     """The median of the values with its 95% percentile-bootstrap interval (fixed generator)."""
-    values = np.asarray(list(values), dtype=float)
+    return _median_interval(tuple(map(float, values)))
+
+
+@cache  # a report asks for the same ones in claims and tables
+def _median_interval(values: tuple[float, ...]) -> Interval:
     if len(values) < 2:
-        return Interval(float(np.median(values)) if len(values) else np.nan, np.nan, np.nan, len(values))
-    interval = stats.bootstrap(
-        (values,), np.median, n_resamples=4999, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return Interval(float(np.median(values)), float(interval.low), float(interval.high), len(values))
+        return Interval(values[0] if values else np.nan, np.nan, np.nan, len(values))
+    # As `scipy.stats.bootstrap` has it, which would draw the same samples each time.
+    medians = np.median(np.array(values)[_resamples(len(values))], axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return Interval(float(np.median(values)), float(low), float(high), len(values))
+
+
+@cache
+def _resamples(n: int) -> np.ndarray:
+    """Which of n values each bootstrap sample has, (4999, n)."""
+    return np.random.default_rng(0).integers(0, n, (4999, n))
 
 
 class Estimate(NamedTuple):

@@ -271,6 +271,6 @@ SYNTHETIC_GRADIENTS = Part(
 PARTS = (SYNTHETIC_GRADIENTS,)  # of the report
 CHANGED = (
     "Synthetic gradients: the digits had 3 seeds first, which left every claim open, and have 10 now.",
-    "Synthetic gradients: 30 epochs of CIFAR-10 are what a GPU had time for with 3 seeds. They were chosen when the time "
-    "of an update was known, and no accuracy; the third run of Sobolev had not ended when the time was up.",
+    "Synthetic gradients: 30 epochs of CIFAR-10 are what a GPU had time for with 3 seeds. They were chosen when the "
+    "time of an update was known, and no accuracy; the third run of Sobolev had not ended when the time was up.",
 )

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Path3DCollection, Poly3DCollection
+from scipy import stats
 
 from experiments.evidence import report
 from experiments.evidence.markdown import format_interval
@@ -260,6 +261,14 @@ def test_intervals_are_deterministic_and_contain_the_median() -> None:
 def test_interval_equals_the_exact_bootstrap_of_three() -> None:
     """Of the 27 resamples of 3 values, 7 have the least as their median: the 2.5% quantile is the least."""
     assert median_interval([5.0, 1.0, 2.0]) == Interval(2.0, 1.0, 5.0, 3)
+
+
+def test_interval_is_scipys() -> None:
+    for n in (2, 6, 7, 10):
+        values = np.random.default_rng(n).normal(size=n)
+        options = {"n_resamples": 4999, "method": "percentile", "rng": np.random.default_rng(0)}
+        expected = stats.bootstrap((values,), np.median, **options).confidence_interval
+        assert median_interval(values)[1:3] == pytest.approx(tuple(expected), rel=1e-12)
 
 
 def test_interval_covers_the_true_median() -> None:
