@@ -13,7 +13,7 @@ It needs scikit-learn, which the rest of the library does not.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sobolev.agreement import remedy_of
 from sobolev.derivatives import derivatives
 from sobolev.distances import DISTANCES, Distance
 from sobolev.losses import SobolevLoss
 from sobolev.networks.ensemble import MLPEnsemble
+from sobolev.networks.smooth_step import DISTANCES as BY_HAND
+from sobolev.networks.smooth_step import SmoothSobolevStep
 from sobolev.normalizer import InUnits, Normalizer
 from sobolev.seeding import generator
 
@@ -41,6 +43,8 @@ except ModuleNotFoundError as missing:
 FEW = 100  # samples of which none is held out to stop early by: each is dear
 FALLS = ("cosine", "linear", "constant")  # those of `sobolev.schedules` that have no parameter
 MEASUREMENTS = 50  # of the error on held-out samples, evenly over training
+# What "auto" is for the loss of values (False), and for that of derivatives too (True): configs/recipe/ has them.
+AUTO = {"learning_rate": {False: 6e-3, True: 1e-2}, "batch_size": {False: 64, True: 32}}
 
 
 class SobolevRegressor(RegressorMixin, BaseEstimator):
@@ -53,9 +57,13 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
     with S_0 the mean square of the values about their mean, and S_1 = mean_i d(0, D y_i). Adam's learning rate falls
     to 0 as half a cosine. Without derivatives it is ordinary regression.
 
-    The defaults, but for the widths, are the recipe that docs/recipes.md chose on functions other than those that it
-    was judged on: GELU, PyTorch's initialisation, a rate of 0.01, batches of 32, the norm as d, and a phi that falls
-    with the learning rate.
+    The defaults, but for the widths, are what docs/recipes.md chose on functions other than those that it was judged
+    on: GELU, PyTorch's initialisation, the norm as d, and a phi that falls with the learning rate. It chose rates and
+    batches for each loss by itself, and "auto" takes them: a rate of 0.01 and batches of 32 with derivatives, 0.006
+    and 64 for values alone, which are learned where `dy` is not given or w is 0.
+
+    Networks that `SmoothSobolevStep` takes learn by it, without autograd, from squared or L2 distances of derivatives
+    of which each is known.
 
     Args:
         hidden: widths of the hidden layers.
@@ -94,9 +102,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         derivative_weight: float = 1.0,
         derivative_distance: str = "l2",
         derivative_schedule: str = "cosine",
-        learning_rate: float = 1e-2,
+        learning_rate: float | str = "auto",
         max_iter: int = 3000,
-        batch_size: int = 32,
+        batch_size: int | str = "auto",
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 20,
@@ -143,9 +151,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         units = Normalizer.fit(*recorded)
         data = [units.inputs(recorded[0]), *units.targets(*recorded[1:])]
         sizes = (X.shape[1], *self.hidden, y.shape[1])
-        network = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, self.initialisation).network(0)
-        trained = self._train(network.to(self.device), [part.float().to(self.device) for part in data], seed)
-        self.model_ = units.wrap(trained.double().cpu()).eval()
+        alone = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, self.initialisation).to(self.device)
+        self._train(alone, [part.float().to(self.device) for part in data], seed)
+        self.model_ = units.wrap(alone.network(0).double().cpu()).eval()
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -204,8 +212,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
     def _check_settings(self) -> None:
         positive = ("learning_rate", "max_iter", "batch_size", "n_iter_no_change")
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+            value, auto = getattr(self, name), name in AUTO
+            if not (auto and value == "auto") and (isinstance(value, str) or not value > 0):
+                raise ValueError(f"{name} must be positive{' or auto' * auto}, not {value!r}")
         if not 0 <= self.derivative_weight < np.inf:
             raise ValueError(f"derivative_weight must be 0 or more, and finite, not {self.derivative_weight}")
         choices = {"derivative_distance": DISTANCES, "derivative_schedule": FALLS}
@@ -237,40 +246,39 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
                 "dy as it is)"
             )
 
-    def _train(self, network: nn.Sequential, data: list[Tensor], seed: int) -> nn.Sequential:
-        """The network after training, or when it was best on samples that were held out."""
+    def _train(self, alone: MLPEnsemble, data: list[Tensor], seed: int) -> None:
+        """Train an ensemble of one, and leave it as it was when it was best on samples that were held out."""
         n = len(data[0])
         holds_out = self.early_stopping if self.early_stopping != "auto" else n >= FEW
         n_held = max(1, round(self.validation_fraction * n)) if holds_out and n > 1 else 0
         order = torch.randperm(n, generator=generator(seed, "hold out")).to(data[0].device)
         held, data = ([part[chosen] for part in data] for chosen in (order[:n_held], order[n_held:]))
         loss = self._loss(data)
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        learns = {name: of_loss[1 in loss.weights] for name, of_loss in AUTO.items()}
+        rate, size = (learns[name] if getattr(self, name) == "auto" else getattr(self, name) for name in AUTO)
+        compute_gradients = _gradients(alone, loss, self.derivative_distance, data)
+        optimizer = torch.optim.Adam(alone.parameters(), lr=rate, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_iter)
         self.loss_curve_, self.validation_scores_ = [], []
-        best = copy.deepcopy(network.state_dict())
+        best = copy.deepcopy(alone.state_dict())
         every = max(1, self.max_iter // MEASUREMENTS)
-        for step, (x, *target) in zip(range(1, self.max_iter + 1), self._batches(data, seed), strict=False):
+        for step, batch in zip(range(1, self.max_iter + 1), _batches(data, size, seed), strict=False):
             loss.progress = (step - 1) / self.max_iter
-            total = loss(network, x, target).total
-            optimizer.zero_grad()
-            total.backward()
+            self.loss_curve_.append(compute_gradients(*batch))
             optimizer.step()
             schedule.step()
-            self.loss_curve_.append(total.detach())
             if n_held and (step % every == 0 or step == self.max_iter):
                 loss.progress = 0.0  # these are measured alike throughout
                 with torch.no_grad():
-                    self.validation_scores_.append(float(loss(network, held[0], held[1:]).total))
+                    self.validation_scores_.append(float(loss(_function(alone), held[0], held[1:]).total))
                 if self.validation_scores_[-1] <= min(self.validation_scores_):
-                    best = copy.deepcopy(network.state_dict())
+                    best = copy.deepcopy(alone.state_dict())
                 elif min(self.validation_scores_[-self.n_iter_no_change :]) > min(self.validation_scores_):
                     break
         self.n_iter_ = len(self.loss_curve_)
         self.loss_curve_ = torch.stack(self.loss_curve_).tolist()
         if n_held:
-            network.load_state_dict(best)
-        return network
+            alone.load_state_dict(best)
 
     def _loss(self, data: list[Tensor]) -> SobolevLoss:
         """Balanced by the samples that are learned from, where they have anything to balance by."""
@@ -287,16 +295,6 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         )
         return loss.balance(data[1:], data[0]) if varies else loss
 
-    def _batches(self, data: list[Tensor], seed: int) -> Any:
-        """Endless batches; each epoch is shuffled anew, and what does not fill its last batch waits."""
-        n = len(data[0])
-        size = min(self.batch_size, n)
-        rng = generator(seed, "shuffle")
-        while True:
-            order = torch.randperm(n, generator=rng).to(data[0].device) if size < n else None
-            for first in range(0, n - size + 1, size):
-                yield data if order is None else [part[order[first : first + size]] for part in data]
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -307,3 +305,41 @@ def _size(dy: Tensor, distance: Distance) -> float:
     """S_1: the mean distance of derivatives (n, O, I) from 0, over the samples of which any is known."""
     known = dy.flatten(1)[~dy.isnan().flatten(1).all(1)].nan_to_num().double()
     return float(distance(torch.zeros_like(known), known).mean())
+
+
+def _function(alone: MLPEnsemble) -> Callable[[Tensor], Tensor]:
+    """An ensemble of one as a function from inputs (n, I) to values (n, O)."""
+    return lambda x: alone(x)[0]
+
+
+def _gradients(alone: MLPEnsemble, loss: SobolevLoss, distance: str, data: list[Tensor]) -> Callable[..., Tensor]:
+    """What fills `.grad` from a batch (x, y, dy) and returns its loss: without autograd where a step allows that."""
+    learns = 1 in loss.weights
+
+    def by_autograd(x: Tensor, *target: Tensor) -> Tensor:
+        alone.zero_grad()
+        total = loss(_function(alone), x, target).total
+        total.backward()
+        return total.detach()
+
+    if not SmoothSobolevStep.takes(alone) or (learns and (distance not in BY_HAND or data[2].isnan().any())):
+        return by_autograd
+    step = SmoothSobolevStep(alone, distance if learns else "l2", 1 / float(loss.mean_squares.get(0, 1.0)))
+
+    def by_hand(x: Tensor, y: Tensor, *dy: Tensor) -> Tensor:
+        if not learns:
+            return step(x[None], y[None])[0]
+        return step(x[None], y[None], dy[0][None, :, 0], loss.weights[1] * loss.schedules[1](loss.progress))[0]
+
+    return by_hand
+
+
+def _batches(data: list[Tensor], batch_size: int, seed: int) -> Iterator[list[Tensor]]:
+    """Endless batches; each epoch is shuffled anew, and what does not fill its last batch waits."""
+    n = len(data[0])
+    size = min(batch_size, n)
+    rng = generator(seed, "shuffle")
+    while True:
+        order = torch.randperm(n, generator=rng).to(data[0].device) if size < n else None
+        for first in range(0, n - size + 1, size):
+            yield data if order is None else [part[order[first : first + size]] for part in data]

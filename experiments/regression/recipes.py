@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from experiments.regression.settings import GradientTermConfig, RecipeConfig
-from experiments.regression.smooth_step import ORDERS, SmoothSobolevStep
 from experiments.regression.train import (
     METRICS,
     Normalizer,
@@ -40,7 +39,7 @@ from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev import schedules
 from sobolev.functions import FUNCTIONS
 from sobolev.losses import SobolevLoss
-from sobolev.networks import MLPEnsemble, ReLUSobolevStep
+from sobolev.networks import MLPEnsemble, ReLUSobolevStep, SmoothSobolevStep
 from sobolev.seeding import generator
 
 STEP = 0.05  # h of differences, where inputs reach from -1 to 1
@@ -121,14 +120,14 @@ class Objective:
         if isinstance(ensemble.activation, torch.nn.ReLU):
             self.relu = ReLUSobolevStep(ensemble, batch_size, 1.0, self.weight_E11)
             self.relu_values = ReLUSobolevStep(ensemble, batch_size, 1.0, 0.0)
-        elif type(ensemble.activation) in ORDERS:
-            self.smooth = SmoothSobolevStep(ensemble, norm=term.distance == "norm")
+        elif SmoothSobolevStep.takes(ensemble):
+            self.smooth = SmoothSobolevStep(ensemble, DISTANCES[term.distance])
 
     def __call__(self, s: float, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> None:
         phi = 0.0 if self.term.weight == "none" else FALLS[self.term.falls](s)
         exact = self.term.derivative == "exact"
         if self.smooth and (exact or not phi):
-            self.smooth(x_ENI, f_EN1, df_ENI, phi * self.weight_E11 if phi else None)
+            self.smooth(x_ENI, f_EN1, df_ENI, phi * self.weight_E11 if phi else 0.0)
         elif self.relu and not phi:
             self.relu_values(x_ENI, f_EN1, df_ENI)
         elif self.relu and exact and self.term.distance == "square":

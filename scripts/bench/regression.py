@@ -2,11 +2,12 @@
 
 python -m scripts.bench.regression
 
-Regression: one training step (gradients and Adam) of a 2 x 256 ReLU network, full batch, time per network.
-The machine's limit is its fastest measured float32 matrix product; a step's share of it counts only the
-H x H products that the step needs at least (ours: 4 for Sobolev, 3 for values; see ReLUSobolevStep).
-Every candidate takes its turn in each round, and medians over rounds are compared, so a noisy machine
-slows all of them alike. With JAX installed, the same step as a vmap in a scan takes part too.
+Regression: one training step (gradients and Adam) of a 2 x 256 network of ReLU or GELU, full batch, time per network:
+of a loop by hand, of an ensemble with SobolevLoss by autograd, and of an ensemble with the step that takes none.
+The machine's limit is its fastest measured float32 matrix product; a step's share of it counts only the H x H
+products that the step needs at least: 3 for values, and for Sobolev 4 with ReLU (see ReLUSobolevStep) and 6 with GELU
+(see SmoothSobolevStep). Every candidate takes its turn in each round, and medians over rounds are compared, so a noisy
+machine slows all of them alike. With JAX installed, the same step as a vmap in a scan takes part too.
 
 A second table has an update of Figure 2's grid as `hydra/launcher=together` trains it, batches and all: half of the
 networks learn from values and half from gradients too. 10 are as many as a run has, 140 those of the 14 runs of one
@@ -19,11 +20,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +36,8 @@ from experiments.regression.updates import Update, batch_orders, gradient_comput
 from experiments.runner.process import prepare_cpu, prepare_gpu
 from scripts.bench.roofline import COPIED, copy
 from sobolev.files import replacing
-from sobolev.networks import MLPEnsemble, ReLUSobolevStep
+from sobolev.losses import SobolevLoss
+from sobolev.networks import ACTIVATIONS, MLPEnsemble, ReLUSobolevStep, SmoothSobolevStep
 from sobolev.seeding import generator
 
 HIDDEN = 256
@@ -44,6 +48,8 @@ GRID = {"cpu": ((20, 10), (20, 140), (100, 10), (100, 140))}  # training points 
 GRID["cuda"] = (*GRID["cpu"], (10_000, 10), (10_000, 140), (100, 420))
 BATCH = 32  # points, at most
 SCAN = 10  # steps that one call of the JAX program makes
+METHODS = {"value": 0.0, "sobolev": 1.0}  # and the weight of gradients
+PRODUCTS = {"relu": {"value": 3, "sobolev": 4}, "gelu": {"value": 3, "sobolev": 6}}  # H x H, at least
 
 
 def main() -> None:
@@ -91,25 +97,27 @@ def show(rows: list[dict[str, str | int]], out: Path) -> None:
 
 
 def bench_regression(networks: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
-    """One row a (points, method, candidate): ms a network, ratio to the loop, share of the measured peak."""
+    """One row a (activation, points, method, candidate): ms a network, ratio to the loop, share of the peak."""
     rows: list[dict[str, str | int]] = []
-    for n in (20, 100):
-        for method, gradient_weight, products in (("value", 0.0, 3), ("sobolev", 1.0, 4)):
+    for activation, needed in PRODUCTS.items():
+        for n, (method, gradient_weight) in itertools.product((20, 100), METHODS.items()):
             candidates = {
-                "loop": (loop_by_hand(n, gradient_weight, device), 1),
-                "ensemble": (ensemble(n, gradient_weight, networks, device), networks),
+                "loop": (loop_by_hand(n, gradient_weight, activation, device), 1),
+                "autograd": (ensemble_by_autograd(n, gradient_weight, activation, networks, device), networks),
+                "ensemble": (ensemble(n, gradient_weight, activation, networks, device), networks),
             }
-            if device.type == "cpu" and (jax_step := jax_program(n, gradient_weight, networks)):
+            if device.type == "cpu" and (jax_step := jax_program(n, gradient_weight, activation, networks)):
                 candidates["jax"] = (jax_step, networks * SCAN)
             size = PRODUCT[device.type]
             peak = matrix_product(size, torch.float32, device)
             steps = {name: step for name, (step, _) in candidates.items()} | {"peak": peak}
             seconds = alternate(steps, rounds, device)
-            limit = products * 2 * n * HIDDEN * HIDDEN / (2 * size**3 / seconds["peak"])
+            limit = needed[method] * 2 * n * HIDDEN * HIDDEN / (2 * size**3 / seconds["peak"])
             per_network = {name: seconds[name] / count for name, (_, count) in candidates.items()}
             for name, time_per_network in per_network.items():
                 rows.append(
                     {
+                        "activation": activation,
                         "points": n,
                         "method": method,
                         "candidate": name,
@@ -202,9 +210,10 @@ def batch(networks: int, n: int, device: torch.device) -> list[torch.Tensor]:
     return [torch.randn(networks, n, width, generator=generator(0, "bench")).to(device) for width in (2, 1, 2)]
 
 
-def loop_by_hand(n: int, gradient_weight: float, device: torch.device) -> Callable[[], None]:
+def loop_by_hand(n: int, gradient_weight: float, activation: str, device: torch.device) -> Callable[[], None]:
     """What one writes first: one nn.Sequential, double backpropagation, Adam."""
-    network = nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+    act = ACTIVATIONS[activation]
+    network = nn.Sequential(nn.Linear(2, HIDDEN), act(), nn.Linear(HIDDEN, HIDDEN), act(), nn.Linear(HIDDEN, 1))
     optimizer = torch.optim.Adam(network.to(device).parameters(), lr=LEARNING_RATE)
     x, value, gradient = (tensor[0] for tensor in batch(1, n, device))
 
@@ -222,12 +231,38 @@ def loop_by_hand(n: int, gradient_weight: float, device: torch.device) -> Callab
     return step
 
 
-def ensemble(n: int, gradient_weight: float, networks: int, device: torch.device) -> Callable[[], None]:
-    """Ours, as experiments/regression/train.py trains."""
-    model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)]).to(device)
-    compute_gradients = ReLUSobolevStep(model, n, 1.0, gradient_weight)
+def new_ensemble(activation: str, networks: int) -> MLPEnsemble:
+    return MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)], activation)
+
+
+def ensemble_by_autograd(
+    n: int, gradient_weight: float, activation: str, networks: int, device: torch.device
+) -> Callable[[], None]:
+    """The ensemble as it learns from any loss."""
+    model = new_ensemble(activation, networks).to(device)
+    loss = SobolevLoss(1, weights=(1.0, gradient_weight), reduction="none", batch_dims=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    x, value, gradient = batch(networks, n, device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(model, x, (value, gradient.unsqueeze(2))).total.mean(1).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def ensemble(
+    n: int, gradient_weight: float, activation: str, networks: int, device: torch.device
+) -> Callable[[], None]:
+    """Ours, as experiments/regression trains."""
+    model = new_ensemble(activation, networks).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     data = batch(networks, n, device)
+    if activation == "relu":
+        compute_gradients = ReLUSobolevStep(model, n, 1.0, gradient_weight)
+    else:
+        compute_gradients, data = SmoothSobolevStep(model), [*data, gradient_weight]
 
     def step() -> None:
         compute_gradients(*data)
@@ -236,7 +271,7 @@ def ensemble(n: int, gradient_weight: float, networks: int, device: torch.device
     return step
 
 
-def jax_program(n: int, gradient_weight: float, networks: int) -> Callable[[], None] | None:
+def jax_program(n: int, gradient_weight: float, activation: str, networks: int) -> Callable[[], None] | None:
     """The same step compiled by JAX, vmapped over networks, SCAN steps a call; None where JAX is not installed."""
     try:
         import jax
@@ -244,14 +279,15 @@ def jax_program(n: int, gradient_weight: float, networks: int) -> Callable[[], N
     except ImportError:
         print("JAX is not installed: left out (pip install jax)", file=sys.stderr)
         return None
-    model = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in range(networks)])
+    model = new_ensemble(activation, networks)
+    act = {"relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}[activation]
     parameters = [jnp.asarray(parameter.detach().numpy()) for parameter in model.parameters()]
     x, value, gradient = (jnp.asarray(tensor.numpy()) for tensor in batch(networks, n, torch.device("cpu")))
 
     def predict(parameters, x_I):
         w1, w2, w3, b1, b2, b3 = parameters
-        h = jax.nn.relu(x_I @ w1 + b1[0])
-        return (jax.nn.relu(h @ w2 + b2[0]) @ w3 + b3[0])[0]
+        h = act(x_I @ w1 + b1[0])
+        return (act(h @ w2 + b2[0]) @ w3 + b3[0])[0]
 
     def loss(parameters, x, value, gradient):
         y = jax.vmap(predict, (None, 0))(parameters, x)

@@ -17,12 +17,12 @@ from experiments.regression.recipe_figures import recipes as search_figure
 from experiments.regression.recipes import FALLS, STEP, Objective, weights, with_noise
 from experiments.regression.rules import PAPER_TASKS
 from experiments.regression.settings import GradientTermConfig
-from experiments.regression.smooth_step import ORDERS
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, read_summary
 from scripts import recipes as program
 from sobolev.networks import MLPEnsemble
+from sobolev.networks.smooth_step import ORDERS
 from tests.conftest import CONFIGS, ROOT
 from tests.runner.test_run import interrupted, metrics
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sobolev import Derivatives, SobolevRegressor
+from sobolev.networks import SmoothSobolevStep
 from tests.conftest import ROOT
 
 QUICK = {"max_iter": 60, "hidden": (16,)}
@@ -86,14 +88,60 @@ def test_what_is_not_known_is_left_out():
     np.testing.assert_array_equal(nothing.predict(X), SobolevRegressor(**QUICK, random_state=0).fit(X, y).predict(X))
 
 
-def test_its_defaults_are_the_recipe_that_the_study_chose():
-    chosen = yaml.safe_load((ROOT / "configs" / "recipe" / "sobolev.yaml").read_text())
+@pytest.mark.parametrize("learns", ["value", "sobolev"])
+def test_its_defaults_are_the_recipe_that_the_study_chose(learns):
+    chosen = yaml.safe_load((ROOT / "configs" / "recipe" / f"{learns}.yaml").read_text())
+    X, y, dy = sample(150, 0)
+    dy = dy if learns == "sobolev" else None
+    quick = {"max_iter": 3, "random_state": 0}
+    by_default = SobolevRegressor(**quick).fit(X, y, dy)
+    of_recipe = {key: chosen[key] for key in ("activation", "initialisation")} | chosen["optimizer"]
+    by_recipe = SobolevRegressor(**quick, **of_recipe).fit(X, y, dy)
+    np.testing.assert_array_equal(by_default.predict(X), by_recipe.predict(X))
+    for another in ({"learning_rate": 0.02}, {"batch_size": 16}):
+        assert (SobolevRegressor(**quick, **of_recipe | another).fit(X, y, dy).predict(X) != by_recipe.predict(X)).any()
     defaults, gradient = SobolevRegressor().get_params(), chosen["gradient"]
-    same = {key: chosen[key] for key in ("activation", "initialisation")} | chosen["optimizer"]
-    assert {key: defaults[key] for key in same} == same
-    assert (gradient["weight"], gradient["derivative"], defaults["derivative_weight"]) == ("balanced", "exact", 1.0)
-    assert {"norm": "l2", "square": "squared_l2"}[gradient["distance"]] == defaults["derivative_distance"]
-    assert {"late": "cosine", "flat": "constant"}[gradient["falls"]] == defaults["derivative_schedule"]
+    if learns == "sobolev":
+        assert (gradient["weight"], gradient["derivative"], defaults["derivative_weight"]) == ("balanced", "exact", 1.0)
+        assert {"norm": "l2", "square": "squared_l2"}[gradient["distance"]] == defaults["derivative_distance"]
+        assert {"late": "cosine", "flat": "constant"}[gradient["falls"]] == defaults["derivative_schedule"]
+    else:
+        assert gradient["weight"] == "none"
+
+
+@pytest.mark.parametrize("distance", ["l2", "squared_l2", None])
+@pytest.mark.parametrize("activation", ["gelu", "tanh"])
+def test_the_step_without_autograd_ends_in_the_same_network(monkeypatch, activation, distance):
+    X, y, dy = sample(120, 0)
+    model = SobolevRegressor(
+        max_iter=100, hidden=(16, 8), activation=activation, derivative_distance=distance or "l2", random_state=0
+    )
+    mine = clone(model).fit(X, y, dy if distance else None)
+    monkeypatch.setattr(SmoothSobolevStep, "takes", lambda ensemble: False)
+    other = clone(model).fit(X, y, dy if distance else None)
+    for parameter, expected in zip(mine.model_.parameters(), other.model_.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(mine.loss_curve_, other.loss_curve_, rtol=1e-3)
+    np.testing.assert_allclose(mine.validation_scores_, other.validation_scores_, rtol=1e-3)
+    assert len(mine.validation_scores_) == 50
+
+
+def test_what_the_step_does_not_take_is_learned_by_autograd(monkeypatch):
+    """Unknown derivatives, other distances and several outputs."""
+
+    def refuse(*_):
+        raise AssertionError("the step was made")
+
+    monkeypatch.setattr(SmoothSobolevStep, "__init__", refuse)
+    X, y, dy = sample(20, 0, outputs=2)
+    partly = dy.copy()
+    partly[10:] = np.nan
+    SobolevRegressor(max_iter=2).fit(X, y, dy)
+    SobolevRegressor(max_iter=2).fit(X, y[:, :1], partly[:, :1])
+    SobolevRegressor(max_iter=2, derivative_distance="l1").fit(X, y[:, :1], dy[:, :1])
+    for known in (dy[:, :1], None):
+        with pytest.raises(AssertionError, match="was made"):
+            SobolevRegressor(max_iter=2).fit(X, y[:, :1], known)
 
 
 @pytest.mark.parametrize("distance", ["l2", "squared_l2", "l1"])
@@ -201,6 +249,8 @@ REFUSED = {
     "infinite": (lambda: SobolevRegressor(**QUICK).fit(X, Y, np.full_like(DY, np.inf)), "infinity"),
     "unknown": (lambda: SobolevRegressor(**QUICK).fit(X, Y, DY * np.nan), "nothing but NaN"),
     "updates": (lambda: SobolevRegressor(max_iter=0).fit(X, Y), "max_iter must be positive"),
+    "rate": (lambda: SobolevRegressor(learning_rate="fast").fit(X, Y), "must be positive or auto, not 'fast'"),
+    "batch": (lambda: SobolevRegressor(batch_size=0).fit(X, Y), "batch_size must be positive or auto, not 0"),
     "weight": (lambda: SobolevRegressor(derivative_weight=-1).fit(X, Y), "derivative_weight must be 0 or more"),
     "held": (lambda: SobolevRegressor(validation_fraction=1).fit(X, Y), "between 0 and 1"),
     "early": (lambda: SobolevRegressor(early_stopping="yes").fit(X, Y), "'auto'"),
