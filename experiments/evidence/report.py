@@ -14,16 +14,29 @@ import pandas as pd
 
 from experiments.evidence.markdown import markdown
 from experiments.evidence.reading import expected, rows_path
-from experiments.evidence.rows import MIN_SEEDS, as_rows, read_rows, read_settings, read_surfaces
-from experiments.evidence.verdicts import NOT_RUN, VERDICTS, Answer, Claim, Evidence, Finding, Part
+from experiments.evidence.rows import MIN_SEEDS, RANGE, as_rows, read_rows, read_settings, read_surfaces
+from experiments.evidence.verdicts import (
+    NOT_RUN,
+    NOT_TESTABLE,
+    OURS_WHOLE,
+    VERDICTS,
+    Answer,
+    Claim,
+    Evidence,
+    Finding,
+    Part,
+)
 
 HOW_TO_READ = f"""\
 - An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise; a comparison of two
-  methods is paired by seed. With as few as 6 to 10 seeds such intervals contain the median in 92 to 95% of trials.
+  methods is paired by seed. With 8 to 10 seeds such intervals contain the median in 92 to 95% of trials. With
+  {RANGE} or fewer the interval is their range, which contains it in {1 - 2 ** (1 - MIN_SEEDS):.1%} with {MIN_SEEDS}.
 - **reproduced**: the rule holds. **not reproduced**: it does not hold, whichever way the open comparisons would fall.
   **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or
-  another number that a part gives). **not run**: no rows.
-- Scale **paper** is the full budget; **reduced** is a smaller one, and no statement about the paper's numbers.
+  another number that a part gives). **{NOT_TESTABLE}**: the claim's premise does not hold of what was trained here, so
+  that its rule decides nothing; where the premise is open, the claim is inconclusive. **not run**: no rows.
+- Scale **paper** is the paper's protocol at its full budget, what the paper leaves open being ours. **{OURS_WHOLE}** is
+  a protocol of ours at its full budget. **reduced** is a smaller budget, and no statement about the paper's numbers.
 """
 
 FRONT = """\
@@ -81,7 +94,7 @@ def front(evidence: Evidence, domains: Sequence[Domain], judged: Mapping[str, Ju
     if any(said for _, said in answers):
         sections += ["## The answers\n", *(f"**{question}** {said}\n" for question, said in answers if said)]
     sections += [f"![{title}](figures/{name})\n" for name, title in FIGURES.items() if name in figures]
-    lines, not_run, counts = [], [], dict.fromkeys((*VERDICTS.values(), NOT_RUN), 0)
+    lines, not_run, counts = [], [], dict.fromkeys((*VERDICTS.values(), NOT_TESTABLE, NOT_RUN), 0)
     for domain in domains:
         for part, claims in judged[domain.name]:
             for claim, finding in claims if part.of_paper else ():
@@ -89,7 +102,7 @@ def front(evidence: Evidence, domains: Sequence[Domain], judged: Mapping[str, Ju
                 if finding.verdict == NOT_RUN:
                     not_run.append(claim.key)
                 else:
-                    lines.append([claim.key, claim.sentence, f"**{finding.verdict}**", finding.scale])
+                    lines.append([claim.key, claim.sentence, _verdict(finding), _scale(part, finding)])
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     sections += [f"## Claim by claim\n\n{counted}.\n"]
     if lines:
@@ -107,15 +120,24 @@ def details(evidence: Evidence, parts: Judged) -> str:
     for part, claims in parts:
         sections += [f"## {part.title}\n", f"{part.introduction}\n"]
         if claims:
-            lines = [[claim.key, claim.sentence, f"**{f.verdict}**", f.scale or "-"] for claim, f in claims]
+            lines = [[claim.key, claim.sentence, _verdict(f), _scale(part, f)] for claim, f in claims]
             sections.append(markdown(["claim", "what the paper says", "verdict", "scale"], lines) + "\n")
-        sections += [_detail(claim, finding) for claim, finding in claims]
+        sections += [_detail(part, claim, finding) for claim, finding in claims]
         if appendix := part.appendix(evidence):
-            sections.append(appendix + "\n")
+            sections.append(appendix.replace("| paper |", f"| {part.whole} |") + "\n")  # the column of the scale
     return "\n".join(sections)
 
 
-def _detail(claim: Claim, finding: Finding) -> str:
+def _verdict(finding: Finding) -> str:
+    return f"**{finding.verdict}**" + (f": {finding.because}" if finding.because else "")
+
+
+def _scale(part: Part, finding: Finding) -> str:
+    """The scale as the part calls it: its full scale is not always the paper's."""
+    return part.whole if finding.scale == "paper" else finding.scale or "-"
+
+
+def _detail(part: Part, claim: Claim, finding: Finding) -> str:
     ours = finding.ours or "nothing"
     if finding.verdict == NOT_RUN:
         ours += f". `{claim.command}` makes it"
@@ -123,9 +145,11 @@ def _detail(claim: Claim, finding: Finding) -> str:
         f"### {claim.key}: {finding.verdict}\n\n"
         f"> {claim.sentence}\n\n"
         f"- Paper: {claim.paper}\n"
-        f"- Ours ({finding.scale or 'no rows'}): {ours}\n"
-        f"- Rule: {claim.rule}\n"
-        f"- Remake: `{claim.command}`\n"
+        f"- Ours ({_scale(part, finding) if finding.scale else 'no rows'}): {ours}\n"
+        + (f"- Verdict: {finding.because}\n" if finding.because else "")
+        + f"- Rule: {claim.rule}\n"
+        + (f"- Limit: {claim.limit}\n" if claim.limit else "")
+        + f"- Remake: `{claim.command}`\n"
     )
 
 

@@ -3,6 +3,10 @@
 A claim is a statement that is true, false or open, in Kleene's three-valued logic. It is built from comparisons of an
 interval with a number: true where the whole interval lies above the number, false where it lies below, open where it
 contains the number or rests on too few seeds. Each domain has its claims in a module `claims`.
+
+Some claims have a premise: they speak of teachers that are uniform, or of students that overfit. Where the premise does
+not hold of what we trained, the claim cannot be tested by it, whichever way its comparisons fall; where the premise is
+open, so is the claim.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from experiments.evidence.rows import MIN_SEEDS, Cell, Interval, Surfaces, scale
 Statement = bool | None
 
 VERDICTS = {True: "reproduced", False: "not reproduced", None: "inconclusive"}
+NOT_TESTABLE = "not testable"
 NOT_RUN = "not run"
 
 
@@ -40,22 +45,52 @@ class Finding:
     """What the evidence says of one claim.
 
     Attributes:
-        verdict: One of ``VERDICTS``' values, or ``NOT_RUN``.
+        verdict: One of ``VERDICTS``' values, ``NOT_TESTABLE`` or ``NOT_RUN``.
         ours: Our numbers, as Markdown.
         scale: `paper` or `reduced`; empty where nothing was run.
+        because: In a clause, what the verdict depends on; empty where the numbers say all.
     """
 
     verdict: str
     ours: str
     scale: str = ""
+    because: str = ""
 
 
-def find(evidence: Evidence, statement: Callable[[], Statement], missing: str, ours: str) -> Finding:
-    """The verdict on a statement; if evidence for it is missing, the statement is not looked at."""
+@dataclass(frozen=True)
+class Premise:
+    """What a claim supposes of the experiment.
+
+    Attributes:
+        holds: whether it does, by our rows.
+        otherwise: the clause that says why there is no verdict where it does not, or where that is open.
+    """
+
+    holds: Callable[[], Statement]
+    otherwise: str
+
+
+def find(
+    evidence: Evidence,
+    statement: Callable[[], Statement],
+    missing: str,
+    ours: str,
+    premise: Premise | None = None,
+    because: Callable[[], str] = str,
+) -> Finding:
+    """The verdict on a statement; if evidence for it is missing, neither it nor its premise is looked at."""
     scale = scale_of(evidence.rows) if len(evidence.rows) else ""
     if missing:
         return Finding(NOT_RUN, ". ".join(filter(None, (ours, f"Missing: {missing}"))), scale)
-    return Finding(VERDICTS[statement()], ours, scale)
+    if premise and (holds := premise.holds()) is not True:
+        return Finding(VERDICTS[None] if holds is None else NOT_TESTABLE, ours, scale, premise.otherwise)
+    return Finding(VERDICTS[statement()], ours, scale, because())
+
+
+def each(statements: Mapping[str, Statement]) -> str:
+    """Verdicts by what they depend on, in words: `reproduced at 1, 3; inconclusive at 2`."""
+    by_verdict = {v: [name for name, s in statements.items() if s is decided] for decided, v in VERDICTS.items()}
+    return "; ".join(f"{verdict} at {', '.join(names)}" for verdict, names in by_verdict.items() if names)
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,7 @@ class Claim:
         rule: When it counts as reproduced, written down before there were results.
         command: What makes the evidence and judges it.
         judge: The rule as code.
+        limit: What the evidence cannot tell apart; empty where there is nothing to say.
     """
 
     key: str
@@ -77,6 +113,10 @@ class Claim:
     rule: str
     command: str
     judge: Callable[[Evidence], Finding]
+    limit: str = ""
+
+
+OURS_WHOLE = "ours, whole"  # a protocol of ours, at all of its budget
 
 
 @dataclass(frozen=True)
@@ -88,6 +128,7 @@ class Part:
     claims: Sequence[Claim]
     appendix: Callable[[Evidence], str]
     of_paper: bool = True  # whether its claims are judged in the paper's own protocol
+    whole: str = "paper"  # what rows of full scale are called: the paper's own protocol, or `OURS_WHOLE`
 
 
 @dataclass(frozen=True)

@@ -158,14 +158,15 @@ def dominated(evidence: Evidence) -> str:
             f"{TASKS.get(task, task)}, {n:,} ({format_factor(of[1])})" for (task, n), of in found.items()
         )
         if ratios:
-            lines.append([protocol, f"{len(found)} of {len(ratios)}", listed or "-", scale_of(rows)])
+            budget = "whole" if scale_of(rows) == "paper" else "reduced"
+            lines.append([protocol, f"{len(found)} of {len(ratios)}", listed or "-", budget])
     if not lines:
         return ""
     return (
         "#### Functions and sizes that value-only training fits more closely in values and in gradients\n\nOn the "
         "training points, at the end of training: the 95% intervals of both ratios, value-only / Sobolev, lie below 1. "
         "In parentheses the ratio of the gradients' errors.\n\n"
-        + markdown(["protocol", "functions and sizes", "which", "scale"], lines)
+        + markdown(["protocol", "functions and sizes", "which", "budget"], lines)
     )
 
 

@@ -10,14 +10,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from experiments.evidence import drawing
-from experiments.evidence.rows import MIN_SEEDS, Interval, groups, levels, median_interval, scale_of, select
+from experiments.evidence.rows import MIN_SEEDS, levels, scale_of, select
+from experiments.regression.budget_rules import on_the_way
 from experiments.regression.names import PROTOCOLS, REDUCED, SIZE_LOOKS
 from experiments.regression.rules import (
     PAPER_TASKS,
     SIX_OF_SEVEN,
     Ratios,
     log_ratios,
-    mean_log_ratio,
     named_by_the_rules,
     outcome,
 )
@@ -81,19 +81,6 @@ def functions_won(rows: pd.DataFrame) -> Figure | None:
         figure, "Functions won (R1) and by how much (R3), by training budget", detail, scale_of(rows), REDUCED
     )
     return figure
-
-
-def on_the_way(rows: pd.DataFrame, n_train: int) -> dict[int, tuple[Ratios, Interval]]:
-    """L of each function and its mean over them, after each number of updates at which the longest cell was measured.
-
-    `rows` are test errors of one training size.
-    """
-    longest = max((cell["step"] for _, cell in groups(rows, "task", "method")), key=lambda steps: steps.max())
-    found = {}
-    for updates in sorted({*longest.tolist()} - {0}):
-        until = rows[rows["step"] <= updates]
-        found[updates] = log_ratios(until), median_interval(mean_log_ratio(until, n_train).values())
-    return found
 
 
 def _whole(ratios: Ratios) -> bool:

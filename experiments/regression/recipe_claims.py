@@ -11,7 +11,7 @@ from functools import partial
 
 from experiments.evidence.markdown import format_factor, markdown
 from experiments.evidence.rows import median_interval, select
-from experiments.evidence.verdicts import Answer, Claim, Evidence, Finding, Part
+from experiments.evidence.verdicts import OURS_WHOLE, Answer, Claim, Evidence, Finding, Part
 from experiments.regression.appendix import tables
 from experiments.regression.choosing import (
     CELLS,
@@ -145,6 +145,7 @@ RECIPE = Part(
     "are ours; no verdict here is one on the paper's experiment.",
     claims=CLAIMS,
     of_paper=False,
+    whole=OURS_WHOLE,
     appendix=lambda evidence: "\n\n".join(
         filter(None, (networks(evidence), search(evidence), tables(evidence.of(EXPERIMENT).rows)))
     ),

@@ -59,6 +59,16 @@ def ratio_of_deviations(a: BySeed, b: BySeed) -> Estimate:
     return Estimate(float(x / y), *(float(x / y / np.sqrt(f)) for f in reach), n)
 
 
+def ratio_that_decides(seeds: int) -> float:
+    """A ratio of standard deviations, of so many seeds each, above which its 95% interval lies above 1."""
+    return float(np.sqrt(stats.f.ppf(0.975, seeds - 1, seeds - 1)))
+
+
+def seeds_that_decide(ratio: float, most: int = 1_000) -> int | None:
+    """How many seeds each technique needs for the interval of such a ratio to lie above 1; none where `most` do not."""
+    return next((seeds for seeds in range(2, most + 1) if ratio > ratio_that_decides(seeds)), None)
+
+
 def gap(rows: pd.DataFrame, line: Line, with_loss: Sequence[str], without_loss: Sequence[str]) -> BySeed:
     """For each seed, mean accuracy of the techniques that match the loss, less that of those that do not."""
     groups = [[accuracy(rows, line, t) for t in group] for group in (with_loss, without_loss)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from experiments.evidence.markdown import format_factor, format_interval
-from experiments.evidence.rows import groups, levels, log_ratio, select
-from experiments.evidence.verdicts import Answer, Claim, Evidence, Finding, above, every, find
+from experiments.evidence.rows import BySeed, groups, levels, log_ratio, median_interval, select
+from experiments.evidence.verdicts import Answer, Claim, Evidence, Finding, above, each, every, find
 from experiments.theory.analysis import COMMAND, LEARNED, among, by_width, of_experiment, points_needed, rates
 
 # The cells that are judged: those of sweep=theory/points with ReLU networks, and of sweep=theory/approximation.
@@ -22,10 +23,11 @@ METHODS = ("value", "sobolev")
 TRAINED = tuple(itertools.product(TRAINED_INPUTS, ACTIVATIONS))
 
 
-def fewer_points(evidence: Evidence) -> Finding:
+def needed_by_inputs(evidence: Evidence) -> tuple[Evidence, dict[int, list[BySeed]], str]:
+    """The points that value-only and Sobolev Training need, by number of inputs; and what was not run, in words."""
     evidence = of_experiment(evidence, "theory_points")
     evidence = among(evidence, n_inputs=INPUTS, activation=("relu",), n_train=SIZES, matched=METHODS)
-    missing, statements, words = "" if len(evidence.rows) else "the trainings", [], []
+    missing, needed = "" if len(evidence.rows) else "the trainings", {}
     for n_inputs in () if missing else INPUTS:
         of_dimension = select(evidence.rows, n_inputs=n_inputs, metric="value_nmse")
         value, sobolev = (levels(select(of_dimension, matched=matched), "n_train") for matched in METHODS)
@@ -33,12 +35,34 @@ def fewer_points(evidence: Evidence) -> Finding:
         if not value or value != sobolev:
             missing = f"both methods at the same sizes in {n_inputs} dimensions"
             break
-        needed = [points_needed(evidence.rows, n_inputs, matched) for matched in METHODS]
-        ratio = log_ratio(*needed)
-        statements.append(above(ratio, 0))
-        words.append(f"{n_inputs}: {format_factor(ratio)}")
+        needed[n_inputs] = [points_needed(evidence.rows, n_inputs, matched) for matched in METHODS]
+    return evidence, needed, missing
+
+
+def fewer_points(evidence: Evidence) -> Finding:
+    evidence, needed, missing = needed_by_inputs(evidence)
+    ratios = {n_inputs: log_ratio(*both) for n_inputs, both in needed.items()}
+    statements = {str(n_inputs): above(ratio, 0) for n_inputs, ratio in ratios.items()}
+    words = [f"{n_inputs}: {format_factor(ratio)}" for n_inputs, ratio in ratios.items()]
     ours = "points needed, value only / Sobolev, by number of inputs: " + "; ".join(words)
-    return find(evidence, lambda: every(statements), missing, ours)
+    return find(
+        evidence, lambda: every(statements.values()), missing, ours, because=lambda: f"{each(statements)} inputs"
+    )
+
+
+def more_with_inputs(evidence: Evidence) -> Finding:
+    """Whether the ratio of points needed grows with the number of inputs d: log ratio ~ p log d, for each seed."""
+    evidence, needed, missing = needed_by_inputs(evidence)
+    if missing:
+        return find(evidence, lambda: None, missing, "")
+    seeds = sorted(set.intersection(*(set(of_seeds) for both in needed.values() for of_seeds in both)))
+    log_inputs = np.log(list(needed))
+    power = median_interval(
+        np.polyfit(log_inputs, [np.log(value[seed] / sobolev[seed]) for value, sobolev in needed.values()], 1)[0]
+        for seed in seeds
+    )
+    ours = f"points needed, value only / Sobolev, as a power of the number of inputs: {format_interval(power)}"
+    return find(evidence, lambda: above(power, 0), "", ours)
 
 
 def of_trained(evidence: Evidence, methods: Sequence[str]) -> Evidence:
@@ -154,6 +178,15 @@ CLAIMS: Sequence[Claim] = (
         "Sobolev, paired by seed) of the points needed lies above 1.",
         COMMAND,
         fewer_points,
+    ),
+    Claim(
+        "RQ1, trend",
+        "The more inputs there are, the more points a derivative saves. (Our reading of Proposition 3.)",
+        "no number",
+        "The ratio of RQ1 in practice, for each seed, is fitted by a power of the number of inputs over the same "
+        "dimensions (least squares of logarithms); the interval of the median power lies above 0.",
+        COMMAND,
+        more_with_inputs,
     ),
     Claim(
         "RQ2, both at once",

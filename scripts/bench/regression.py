@@ -9,10 +9,10 @@ Every candidate takes its turn in each round, and medians over rounds are compar
 slows all of them alike. With JAX installed, the same step as a vmap in a scan takes part too.
 
 A second table has an update of Figure 2's grid as `hydra/launcher=together` trains it, batches and all: half of the
-networks learn from values and half from gradients too. 10 are a cell, 140 the cells of one training size, 420 all. It
-cannot take less than `floor_ms`: the products that it needs at the machine's limit, or what it has to read and write
-(weights once, gradients once, and seven numbers a weight in Adam) as fast as a large copy, whichever is longer. On a
-GPU an update is a CUDA graph; `eager_ms` is what it takes without.
+networks learn from values and half from gradients too. 10 are as many as a run has, 140 those of the 14 runs of one
+training size, which train together, and 420 those of all 42. It cannot take less than `floor_ms`: the products that it
+needs at the machine's limit, or what it has to read and write (weights once, gradients once, and seven numbers a weight
+in Adam) as fast as a large copy, whichever is longer. On a GPU an update is a CUDA graph; `eager_ms` is without.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from torch.utils.flop_counter import flop_registry
 COPIED = 2**28  # bytes of a copy that is in no cache
 ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach")
 
+OUTPUTS = ("out", "grad_input")  # options that name where a result goes
+
 
 @dataclass
 class Operations(TorchDispatchMode):
@@ -46,7 +48,8 @@ class Operations(TorchDispatchMode):
         if not function.is_view and function._overloadpacket.__name__ not in ALLOCATIONS:
             formula = flop_registry.get(function._overloadpacket)
             operations = formula(*arguments, **options, out_val=result) if formula else 0
-            tensors = [leaf for leaf in tree_leaves((arguments, options, result)) if isinstance(leaf, Tensor)]
+            read = [value for name, value in options.items() if name not in OUTPUTS]
+            tensors = [leaf for leaf in tree_leaves((arguments, read, result)) if isinstance(leaf, Tensor)]
             moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             self.each.append((operations, tensors[0].dtype if tensors else torch.float32, moved))
         return result

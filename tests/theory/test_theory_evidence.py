@@ -15,7 +15,7 @@ from experiments.theory import claims
 from experiments.theory import figures as theory_figures
 from experiments.theory.analysis import by_width, of_experiment, points_needed, rates
 from experiments.theory.claims_propositions import proposition_2, proposition_3_gaussian
-from experiments.theory.claims_questions import INPUTS, fewer_points
+from experiments.theory.claims_questions import INPUTS, fewer_points, more_with_inputs
 from experiments.theory.claims_theorems import MISMATCHES, theorem_1, theorem_2
 from scripts import collect
 from scripts import figures as draw_figures
@@ -82,6 +82,29 @@ def test_the_rule_on_points_wins_loses_and_ties(factor, verdict):
     without_a_size = [row for row in rows if row[1]["loss.name"] == "value" or row[3] < 128]
     for part in (without_a_dimension, without_a_size):
         assert fewer_points(evidence_of(part)).verdict == "not run"
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(1, "reproduced"), (-1, "not reproduced"), (0, "inconclusive")])
+def test_the_points_saved_grow_with_the_inputs_or_fall_or_neither(power, verdict):
+    """A ratio of d^power, and one that rises in half of the seeds and falls in the others."""
+    rows = []
+    for n_inputs, n in itertools.product(INPUTS, (2, 8, 32, 128, 512)):
+        powers = np.full(8, float(power)) if power else np.resize([0.5, -0.5], 8)
+        for method, ratio in (("value", np.ones(8)), ("sobolev", float(n_inputs) ** powers)):
+            rows += rows_of("theory_points", points(n_inputs, method), n, 1 / n / ratio, "value_nmse")
+    assert more_with_inputs(evidence_of(rows)).verdict == verdict
+    assert more_with_inputs(evidence_of(rows[:100])).verdict == "not run"
+
+
+def test_fewer_points_are_judged_in_each_number_of_inputs():
+    rows = []
+    for n_inputs, n in itertools.product(INPUTS, (2, 8, 32, 128)):
+        ratios = {1: np.full(8, 0.5), 2: np.resize([0.5, 2], 8)}.get(n_inputs, np.full(8, 2.0))
+        for method, ratio in (("value", np.ones(8)), ("sobolev", ratios)):
+            rows += rows_of("theory_points", points(n_inputs, method), n, 1 / n / ratio, "value_nmse")
+    finding = fewer_points(evidence_of(rows))
+    assert finding.verdict == "not reproduced"
+    assert finding.because == "reproduced at 3, 5, 8, 12, 20; not reproduced at 1; inconclusive at 2 inputs"
 
 
 def mismatch_rows(lowest: float, mismatches=MISMATCHES, n_train: int = 256) -> list[tuple]:
