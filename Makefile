@@ -140,7 +140,7 @@ test-gpu: setup ## the tests that need a GPU (a few minutes on one; elsewhere th
 site: setup ## the documentation as a site that opens from its folder, site/ (10 seconds)
 	$(BIN)/python -m scripts.site
 
-test: setup ## the tests (7 minutes on 2 cores, no GPU, no network)
+test: setup ## the tests (10 minutes on 2 cores, no GPU, no network)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup ## ruff: style and format
