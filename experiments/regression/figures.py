@@ -70,7 +70,8 @@ def figure_2(rows: pd.DataFrame) -> Figure:
         axes.set_title(TASKS.get(task, task))
         updates = [f"\n{_updates(select(rows, task=task, n_train=n))}" if differ else "" for n in sizes]
         axes.set_xticks(range(len(sizes)), [f"{n:,}{below}" for n, below in zip(sizes, updates, strict=True)])
-        axes.set_xlim(-0.5, len(sizes) - 0.5)
+        reach = max(len(sizes), 3) / 2  # bars stay near their markers where sizes are fewer than the paper's
+        axes.set_xlim((len(sizes) - 1) / 2 - reach, (len(sizes) - 1) / 2 + reach)
         axes.grid(axis="x", visible=False)
         drawing.decades_axis(axes)
     for axes in panels:
