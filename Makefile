@@ -143,9 +143,10 @@ site: setup ## the documentation as a site that opens from its folder, site/ (10
 test: setup ## the tests (10 minutes on 2 cores, no GPU, no network)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-lint: setup ## ruff: style and format
+lint: setup ## ruff: style and format; mypy: the types of sobolev (half a minute, then seconds)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean: ## remove the environment and caches; runs and results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
