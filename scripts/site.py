@@ -8,12 +8,15 @@ the site opens from a folder, without a network.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import sobolev
@@ -51,24 +54,42 @@ def gather(pages: Path) -> None:
         if source.is_dir():
             shutil.copytree(source, pages / name, ignore=LEFT_OUT)
         elif source.is_file():
-            shutil.copy(source, pages / ("index.md" if name == "README.md" else name))
-    figures = sorted((pages / "results" / "figures").glob("*.png"))
-    listed = "\n".join(f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in figures)
-    (pages / "results" / "figures" / "index.md").write_text(f"# Figures\n\n{listed}")
+            shutil.copy(source, pages / name)
+    # Without columns beside it, so that the table of answers is on the first screen.
+    (pages / "index.md").write_text(f"---\nhide: [navigation, toc]\n---\n\n{(pages / 'README.md').read_text()}")
+    (pages / "README.md").unlink()
+    figures = sorted((pages / "results" / "figures").glob("*.*"))
+    named = [(path.stem.replace("_", " ").capitalize(), path.name) for path in figures]
+    listed = "\n\n".join(f"## {name}\n\n![{name}]({file})" for name, file in named)
+    (pages / "results" / "figures" / "index.md").write_text(f"# Figures\n\n{listed}\n")
 
 
 def write_reference(folder: Path) -> None:
-    """One page per package of the library, with the docstrings of its modules."""
+    """One page per package of the library, with the docstrings of its modules, and a list of the names of `sobolev`."""
     folder.mkdir(parents=True)
     modules = [found.name for found in pkgutil.walk_packages(sobolev.__path__, "sobolev.") if not found.ispkg]
+    first = {f"sobolev.{place.partition('.')[0]}" for _, place, _ in public_names()}  # modules of what is used most
     pages: dict[str, list[str]] = {"sobolev": []}
     for module in modules:
         pages.setdefault(module.rpartition(".")[0], []).append(module)
     for package, of_package in pages.items():
+        of_package.sort(key=lambda module: module not in first)
         entries = "\n".join(f"::: {module}\n" for module in of_package)
         (folder / f"{package}.md").write_text(f"# {package}\n\n{entries}")
-    listed = "\n".join(f"- [{package}]({package}.md)" for package in pages)
-    (folder / "index.md").write_text(f"# Reference\n\nEvery public name of the library, by package.\n\n{listed}\n")
+    names = [f"- [`sobolev.{name}`](sobolev.md#sobolev.{place}): {summary}" for name, place, summary in public_names()]
+    packages = [f"- [{package}]({package}.md)" for package in pages]
+    parts = ("# Reference", *("\n".join(part) for part in (names, ["The whole library, by package:"], packages)))
+    (folder / "index.md").write_text("\n\n".join(parts) + "\n")
+
+
+def public_names() -> Iterator[tuple[str, str, str]]:
+    """Each name of `sobolev`: its place in the reference and the first sentence of its docstring."""
+    for name in sobolev.__all__:
+        found = getattr(sobolev, name)
+        place = name if inspect.ismodule(found) else f"{found.__module__.removeprefix('sobolev.')}.{name}"
+        paragraph = " ".join(found.__doc__.split("\n\n")[0].split())
+        sentence = re.split(r"\. (?=[A-Z])", paragraph)[0].rstrip(".:")  # "Eq. 1" ends none
+        yield name, place, sentence
 
 
 if __name__ == "__main__":

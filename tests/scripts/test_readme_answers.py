@@ -97,6 +97,13 @@ def test_an_answer_has_the_reports_numbers(claim):
     assert [text for text in found(words, ANSWERS[claim]) if text] == expected
 
 
+def test_the_short_answer_has_no_number_but_the_tables():
+    short = " ".join(README.partition("**In short:**")[2].partition("\n\n")[0].split())
+    won_in_the_end, smaller = functions_won()[-3:], sorted(recipe()[2::3], key=float)
+    expected = [smaller[0], smaller[-1], min(won_in_the_end), max(won_in_the_end), "7"]
+    assert re.findall(NUMBER, short) == expected
+
+
 def test_the_scores_beside_the_moving_picture_are_those_of_its_runs():
     rows = pd.read_csv(RESULTS / "distillation" / "rows.csv.gz")
     shown = rows.query("experiment == 'distill_atari' and task == 'breakout' and n_train == 1000 and seed == 0")

@@ -80,17 +80,18 @@ def test_a_browser_shows_the_front_page_and_no_page_is_wider_than_the_screen(bui
     page = built / "measured.html"
     page.write_text(
         f"<iframe id=page src=index.html width={width} height={height}></iframe><script>"
-        "onload = () => { const body = document.getElementById('page').contentDocument; document.title = "
-        "JSON.stringify([body.documentElement.scrollWidth, body.querySelector('h1').getBoundingClientRect().bottom]) }"
+        "onload = () => { const body = document.getElementById('page').contentDocument; "
+        "const bottom = (part) => body.querySelector(part).getBoundingClientRect().bottom; "
+        "document.title = JSON.stringify([body.documentElement.scrollWidth, bottom('#the-answer + p')]) }"
         "</script>"
     )
     with tempfile.TemporaryDirectory() as profile:
         command = [BROWSER, *QUIET, "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom"]
         shown = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, env=os.environ)
     title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
-    widest, heading = (float(number) for number in title.strip("[]").split(","))
+    widest, in_short = (float(number) for number in title.strip("[]").split(","))
     assert widest <= width
-    assert heading < height
+    assert in_short < height
 
 
 def test_a_folder_that_is_no_site_is_kept(tmp_path, capsys):
@@ -105,6 +106,9 @@ def test_doctests_become_code_and_an_issues_number_no_heading():
     assert found == "What it does (\n\\#12).\n\n```pycon\n>>> x = 1\n>>> x\n1\n```\n\nMore."
 
 
-def test_navigation_has_every_guide():
+def test_navigation_has_every_guide_and_package(built):
     named = (ROOT / "mkdocs.yml").read_text()
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in named] == []
+    packages = [path.stem for path in (built / "reference").glob("*.html")]
+    assert len(packages) > 5
+    assert [name for name in packages if f"reference/{name}.md" not in named] == []
