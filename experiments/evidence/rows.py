@@ -169,8 +169,11 @@ def final(rows: pd.DataFrame, **cell: Any) -> BySeed:
 
 def finals(rows: pd.DataFrame, *columns: str) -> dict[tuple, BySeed]:
     """`final` of every cell at once, by what the columns hold: ``finals(rows, "task", "method")["booth", "value"]``."""
-    last = rows.groupby(list(columns), observed=True)["step"].transform("max")
-    return {key: _by_seed(cell) for key, cell in groups(rows[rows["step"] == last], *columns)}
+    last = rows[rows["step"] == rows.groupby(list(columns), observed=True)["step"].transform("max")]
+    found: dict[tuple, BySeed] = {}
+    for *key, seed, value in zip(*(last[name].tolist() for name in (*columns, "seed", "value")), strict=True):
+        found.setdefault(tuple(key), {})[seed] = value
+    return dict(sorted(found.items(), key=lambda cell: tuple(map(place, columns, cell[0]))))
 
 
 def _by_seed(rows: pd.DataFrame) -> BySeed:
