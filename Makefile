@@ -10,7 +10,7 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
+.PHONY: help setup quickstart test test-slow lint regression regression-longer regression-normalised second-order descent \
   recipes recipe-limits theory synthetic-gradients surrogates surrogate teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
 
 help: ## this list
@@ -140,8 +140,11 @@ test-gpu: setup ## the tests that need a GPU (a few minutes on one; elsewhere th
 site: setup ## the documentation as a site that opens from its folder, site/ (10 seconds)
 	$(BIN)/python -m scripts.site
 
-test: setup ## the tests (10 minutes on 2 cores, no GPU, no network)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+test: setup ## the tests (6 minutes on 2 cores, no GPU, no network)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+
+test-slow: setup ## those that kill runs, build the wheel and the site, run notebooks (3 minutes more)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 lint: setup ## ruff: style and format
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ def start(overrides: list[str], runs: Path, **environment: str) -> FrontDoor:
     )
 
 
+@pytest.mark.slow
 def test_a_broken_run_ends_in_the_same_rows(tmp_path, monkeypatch):
     for module in (faults, disturbed_runs):
         monkeypatch.setattr(module, "start", start, raising=False)
@@ -38,6 +39,7 @@ def test_what_ends_otherwise_than_by_the_kill_is_not_survived(tmp_path, status, 
     assert list(faults.kill(bench, 3)) == [survived] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_a_fault_at_any_file_operation_is_one_line_and_the_rows_are_the_same(tmp_path):
     """A few of them, spread over a run that begins and one that goes on."""

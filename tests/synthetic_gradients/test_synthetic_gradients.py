@@ -370,6 +370,7 @@ needs_torchrun = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_torchrun
 def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(tmp_path):
     """Their only checkpoint is the one that they save when asked, at the same step."""
