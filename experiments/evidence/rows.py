@@ -204,8 +204,10 @@ def _median_interval(values: tuple[float, ...]) -> Interval:
         return Interval(values[0] if values else np.nan, np.nan, np.nan, len(values))
     if len(values) <= RANGE:
         return Interval(float(np.median(values)), min(values), max(values), len(values))
-    # As `scipy.stats.bootstrap` has it, which would draw the same samples each time.
-    medians = np.median(np.array(values)[_resamples(len(values))], axis=1)
+    # As `scipy.stats.bootstrap` has it, which would draw the same samples each time. Short rows sort sooner than
+    # `np.median` selects.
+    samples = np.sort(np.array(values)[_resamples(len(values))], axis=1)
+    medians = samples[:, [(len(values) - 1) // 2, len(values) // 2]].mean(axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
     return Interval(float(np.median(values)), float(low), float(high), len(values))
 
