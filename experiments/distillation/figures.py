@@ -180,7 +180,7 @@ def longer(rows: pd.DataFrame) -> Figure:
         line[1].axhline(1, color="black", linewidth=0.8)
         drawing.numbers_axis(line[1], evenly_below=3, between_below=200, labels=6)
         line[0].set_ylabel(title(game))
-    for axes, name in zip(grid[0], (METRICS["kl"], "value only / method (above 1: the method leads)"), strict=True):
+    for axes, name in zip(grid[0], (METRICS["kl"], "value only / method\n(above 1: the method leads)"), strict=True):
         axes.set_title(name, fontsize=7)
     _label_sizes(grid, sizes)
     figure.legend(handles=[_handle(*each) for each in looks.items()], loc="outside lower center", ncols=len(looks))
