@@ -77,6 +77,9 @@ regression/recipe_noise 20
 regression/recipe_weights 36
   branin-sobolev_weight0.01_noise0.0-n100-seed2000-db0a020e90
   friedman-sobolev_weight100.0_noise0.0-n100-seed2000-7af215f64d
+regression/recipe_unseen 40
+  borehole-value-n20-seed0-8a8715547b
+  wing_weight-sobolev-n10000-seed0-1aefc5cfd0
 regression/recipes_differences 18
   branin-relu-uniform_fan_in-0.003-32-balanced-late-square-finite-n100-seed1000-e5728d4896
   six_hump_camel-relu-uniform_fan_in-0.003-32-balanced-late-square-finite-n20-seed1000-fe1e868105
