@@ -62,6 +62,12 @@ regression/figure_2_longer 24
 regression/figure_2_normalised 42
   ackley-value-n20-seed0-725ff68528
   styblinski_tang-sobolev-n10000-seed0-59e5f5f5d3
+regression/projections 36
+  hartmann_6-sobolev_sphere1-n100-seed2000-6c51482f38
+  wing_weight-sobolev_coordinate4-n100-seed2000-ba5ca4f33f
+regression/projections_full 6
+  hartmann_6-value_full1-n100-seed2000-625f4e7bed
+  wing_weight-sobolev_full1-n100-seed2000-02f89e3c5a
 regression/quickstart 28
   ackley-value-n20-seed0-806186b654
   styblinski_tang-sobolev-n100-seed0-e07d1be439
