@@ -137,9 +137,9 @@ synthetic_gradients/mnist 21
 synthetic_gradients/search 75
   digits-direct_rate0.0001-n1437-seed1000-2a00b6a3c2
   digits-sobolev_label_rate0.01-n1437-seed1002-41a0dd5258
-surrogates/basket 10
-  basket-value-n64-seed0-174c743298
-  basket-sobolev-n16384-seed0-2e8a70aec0
+surrogates/basket 15
+  basket-value-n64-seed0-20932f43e3
+  basket-sobolev_norm-n16384-seed0-3a0048739e
 surrogates/own 8
   own-value-n0-seed0-eb66328823
   own-sobolev-n0-seed0-d63ebe7754
