@@ -6,6 +6,7 @@ page that it links.
 
 import re
 from collections import defaultdict
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -46,8 +47,8 @@ def functions_won() -> list[str]:
     return ["30,000", *after, *(row[-1] for row in rows)]
 
 
-def recipe() -> list[str]:
-    won = rf"(\d) of 7 functions at ([\d,]+) points \(geometric mean of all ratios ({NUMBER})"
+def recipe(functions: int = 7) -> list[str]:
+    won = rf"(\d) of {functions} functions at ([\d,]+) points \(geometric mean of all ratios ({NUMBER})"
     return found(won, said("With which recipe"))
 
 
@@ -81,6 +82,7 @@ def table_1() -> list[str]:
 SOURCES = {
     "R1, at the end": functions_won,
     "Recipe": recipe,
+    "Recipe, functions of no choice": partial(recipe, 5),
     "RQ1, in practice": fewer_points,
     "RQ2, gradients": gradients_learned,
     "D1": students,
