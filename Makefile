@@ -11,7 +11,7 @@ LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
-  recipes recipe-limits theory synthetic-gradients surrogates surrogate teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
+  recipes recipe-limits theory synthetic-gradients surrogates surrogate teachers distillation distillation-search playing collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ distillation-search: setup ## learning rates and alphas of Figure 4, on validati
 	$(RUN) -m sweep=distillation/search $(LOCAL) $(ARGS)
 	$(RUN) -m sweep=distillation/search_value $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.tune
+
+playing: setup ## a teacher beside two students, playing: results/figures/playing.gif (10 minutes on 2 cores)
+	$(RUN) -m sweep=distillation/figure_4_reduced dataset=atari/breakout n_train=1000 seed=0 \
+	  runs_dir=playing/runs $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.playing playing/runs/distill_atari/breakout-*
 
 collect: setup ## complete runs in runs/ into results/ (seconds)
 	@$(BIN)/python -m scripts.collect
