@@ -10,8 +10,10 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint regression regression-longer regression-normalised second-order descent \
-  recipes recipe-unseen recipe-limits projections theory synthetic-gradients surrogates surrogate teachers distillation distillation-search collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
+.PHONY: help setup quickstart test test-slow test-gpu lint regression regression-longer regression-normalised \
+  second-order descent recipes recipe-unseen recipe-limits projections theory synthetic-gradients surrogates surrogate \
+  teachers distillation distillation-search playing collect collect-what-is-whole figures report site wandb-sync bench \
+  faults revision clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +116,11 @@ distillation-search: setup ## learning rates and alphas of Figure 4, on validati
 	$(RUN) -m sweep=distillation/search_value $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.tune
 
+playing: setup ## a teacher beside two students, playing: results/figures/playing.gif (10 minutes on 2 cores)
+	$(RUN) -m sweep=distillation/figure_4_reduced dataset=atari/breakout n_train=1000 seed=0 \
+	  runs_dir=playing/runs $(LOCAL) $(ARGS)
+	$(BIN)/python -m scripts.playing playing/runs/distill_atari/breakout-*
+
 collect: setup ## complete runs in runs/ into results/ (seconds)
 	@$(BIN)/python -m scripts.collect
 
@@ -155,9 +162,10 @@ test: setup ## the tests (6 minutes on 2 cores, no GPU, no network)
 test-slow: setup ## those that kill runs, build the wheel and the site, run notebooks (3 minutes more)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
-lint: setup ## ruff: style and format
+lint: setup ## ruff: style and format; mypy: the types of sobolev (half a minute, then seconds)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean: ## remove the environment and caches; runs and results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info

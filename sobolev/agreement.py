@@ -80,7 +80,7 @@ def remedy_of(lower: Tensor | Callable[..., Any], d: Tensor, x: Tensor, outputs:
         after = pairs(j_NOI=j_NOI)
         known = before.known() & after.known()
         kept = known & after.smooth()
-        if kept.sum() < max(PAIRS, known.sum() / 2):  # waves too short for the samples look like a wrong scale
+        if kept.sum() < max(PAIRS, int(known.sum()) / 2):  # waves too short for the samples look like a wrong scale
             continue
         expected = after.of(kept).expected
         without = expected - before.of(kept).terms.sum(-1)

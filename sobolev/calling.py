@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+Function = Callable[..., Any]  # it returns a tensor, or several outputs of which `Select` names one
 Condition = Tensor | tuple | Mapping[str, Any] | None
 Select = Callable[[Any], Tensor] | str | int | None
 
 
-def output(
-    f: Callable[..., Any], x: Tensor, batch_dims: int, condition: Condition = None, select: Select = None
-) -> Tensor:
+class Call(TypedDict):
+    """How f is called, as `output` says."""
+
+    batch_dims: int
+    condition: Condition
+    select: Select
+
+
+def output(f: Function, x: Tensor, batch_dims: int, condition: Condition = None, select: Select = None) -> Tensor:
     """The tensor of f's outputs (*batch, *out) for samples x (*batch, *in).
 
     Args:

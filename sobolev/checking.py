@@ -29,11 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from sobolev.agreement import remedy_of
-from sobolev.calling import Condition, Select, of_samples, output
+from sobolev.calling import Call, Condition, Function, Select, of_samples, output
 from sobolev.derivatives import Derivatives, derivatives
 from sobolev.exact import leaves_of, nodes
-from sobolev.guards import Function
-from sobolev.targets import Projected, Recorded, as_recorded, check_shape
+from sobolev.targets import Projected, Recorded, as_recorded, checked
 
 SAMPLES = 8
 DIRECTIONS = 3  # an error shows along all of them, but a kink of a ReLU lies on few
@@ -125,7 +124,7 @@ def _check_recorded(
                 raise ValueError(
                     f"the target's derivatives of order {j} contradict {against}: they would agree {remedy}"
                 )
-        check_shape(j, d, expected)
+        checked(j, d, expected)
 
 
 def _check_function(
@@ -141,7 +140,7 @@ def _check_function(
     if x.dtype not in STEP:
         raise ValueError(f"derivatives are checked in float64 or float32, not {x.dtype}")
     _check_samples_one_by_one(f, x, batch_dims, condition, select)
-    options = {"batch_dims": batch_dims, "condition": condition, "select": select}
+    call: Call = {"batch_dims": batch_dims, "condition": condition, "select": select}
     random = torch.Generator().manual_seed(0)
 
     def draw(like: Tensor) -> Tensor:
@@ -149,15 +148,15 @@ def _check_function(
 
     def derivative(j: int, x: Tensor) -> Tensor:
         with _same_randomness():
-            return derivatives(f, x, j, mode="reverse", **options)[j]
+            return derivatives(f, x, j, mode="reverse", **call)[j]
 
     h = STEP[x.dtype]
     with _same_randomness(), torch.enable_grad():
-        y = output(f, x.clone(), **options)
+        y = output(f, x.clone(), **call)
         leaves = leaves_of(nodes(y))
     for j in range(1, order + 1):
         with _same_randomness():
-            d_j = derivatives(f, x, j, create_graph=True, mode=mode, **options)[j]
+            d_j = derivatives(f, x, j, create_graph=True, mode=mode, **call)[j]
         weights = draw(d_j)
 
         def along_x(h: float, j: int = j, d_j: Tensor = d_j) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +170,7 @@ def _check_function(
         gradients = torch.autograd.grad((d_j * weights).sum(), leaves, allow_unused=True)
 
         def along_parameters(
-            h: float, j: int = j, weights: Tensor = weights, gradients=gradients
+            h: float, j: int = j, weights: Tensor = weights, gradients: Sequence[Tensor | None] = gradients
         ) -> tuple[Tensor, Tensor, Tensor]:
             w = [draw(leaf) for leaf in leaves]
             pairs = zip(gradients, w, strict=True)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sobolev.calling import Condition, Select
+from sobolev.calling import Call, Condition, Function, Select
 from sobolev.derivatives import Derivatives, Vectors, derivatives, projected_derivatives
 from sobolev.finite_differences import StepSize, Values, along, by_axes, stacked, steps_of
-from sobolev.guards import Function
 from sobolev.projections import Projection
 
 # The attribute with the wrapped module, by the name of the wrapper's class.
@@ -31,10 +30,10 @@ class InFull:
 
     def of(self, f: Function, x: Tensor, order: int, select: Select, create_graph: bool) -> list[Tensor]:
         """What is compared of a function."""
-        options = {"batch_dims": self.batch_dims, "condition": self.condition, "select": select}
-        return list(derivatives(f, x, order, create_graph=create_graph, mode=self.mode, **options))
+        call: Call = {"batch_dims": self.batch_dims, "condition": self.condition, "select": select}
+        return list(derivatives(f, x, order, create_graph=create_graph, mode=self.mode, **call))
 
-    def of_module(self, module: Derivatives, x: Tensor, order: int) -> list[Tensor]:
+    def of_module(self, module: Function, x: Tensor, order: int) -> list[Tensor]:
         """What is compared of a student that is a `Derivatives`, or a wrapper around one."""
         return list(module(x, order=order, condition=self.condition))
 
@@ -51,35 +50,29 @@ class InFull:
         return 1.0
 
 
-class OnVectors(InFull):
-    """(y, D <y, v_1>, D <D <y, v_1>, v_2>, ...), S times for as many vectors a sample: drawn once y is known."""
+class GivenVectors(InFull):
+    """(y, D <y, v_1>, D <D <y, v_1>, v_2>, ...), S times for as many vectors a sample, which were recorded.
+
+    Their second moments are not known.
+    """
 
     sampled, mixed = True, "output"
 
-    def __init__(
-        self, projection: Projection, generator: torch.Generator | None, batch_dims: int, condition: Condition
-    ) -> None:
+    def __init__(self, vectors: Sequence[Tensor], batch_dims: int, condition: Condition) -> None:
         super().__init__("auto", batch_dims, condition)
-        self.projection, self.generator = projection, generator
-        self.vectors: list[Tensor] | None = None
+        self.vectors = list(vectors)
 
     def _vectors(self, x: Tensor, order: int) -> Vectors:
-        """v_1 for the outputs and v_2, ... for the inputs; at first a function that draws them."""
-
-        def draw(y: Tensor) -> list[Tensor]:
-            likes = [y, *[x] * (order - 1)]
-            self.vectors = [self.projection.draw(like, self.batch_dims, self.generator) for like in likes]
-            return self.vectors
-
-        return draw if self.vectors is None else self.vectors
+        """v_1 for the outputs and v_2, ... for the inputs."""
+        return self.vectors
 
     def of(self, f: Function, x: Tensor, order: int, select: Select, create_graph: bool) -> list[Tensor]:
         if order == 0:
             return super().of(f, x, order, select, create_graph)
-        options = {"batch_dims": self.batch_dims, "condition": self.condition, "select": select}
-        return list(projected_derivatives(f, x, self._vectors(x, order), create_graph=create_graph, **options))
+        call: Call = {"batch_dims": self.batch_dims, "condition": self.condition, "select": select}
+        return list(projected_derivatives(f, x, self._vectors(x, order), create_graph=create_graph, **call))
 
-    def of_module(self, module: Derivatives, x: Tensor, order: int) -> list[Tensor]:
+    def of_module(self, module: Function, x: Tensor, order: int) -> list[Tensor]:
         if order == 0:
             return super().of_module(module, x, order)
         return list(module(x, self._vectors(x, order), condition=self.condition))
@@ -89,20 +82,29 @@ class OnVectors(InFull):
             return derivative
         return contract(derivative, self.vectors[:j], self.batch_dims).reshape(len(self.vectors[0]), *x.shape)
 
+
+class OnVectors(GivenVectors):
+    """The same on random vectors, which are drawn once y is known."""
+
+    def __init__(
+        self, projection: Projection, generator: torch.Generator | None, batch_dims: int, condition: Condition
+    ) -> None:
+        super().__init__([], batch_dims, condition)
+        self.projection, self.generator = projection, generator
+
+    def _vectors(self, x: Tensor, order: int) -> Vectors:
+        """v_1 for the outputs and v_2, ... for the inputs; at first a function that draws them."""
+
+        def draw(y: Tensor) -> list[Tensor]:
+            likes = [y, *[x] * (order - 1)]
+            self.vectors = [self.projection.draw(like, self.batch_dims, self.generator) for like in likes]
+            return self.vectors
+
+        return self.vectors or draw
+
     def moment(self, j: int, outputs: int, inputs: int) -> float:
         c = self.projection.second_moment
         return c(outputs) * c(inputs) ** (j - 1) if j else 1.0
-
-
-class GivenVectors(OnVectors):
-    """The same on vectors that were recorded, whose second moments are not known."""
-
-    def __init__(self, vectors: Sequence[Tensor], batch_dims: int, condition: Condition) -> None:
-        super().__init__(None, None, batch_dims, condition)
-        self.vectors = list(vectors)
-
-    def moment(self, j: int, outputs: int, inputs: int) -> float:
-        return 1.0
 
 
 class ByDifferences(InFull):
@@ -116,7 +118,7 @@ class ByDifferences(InFull):
         with torch.set_grad_enabled(create_graph):
             return self._quotients(stacked(f, self.batch_dims, self.condition, select), x, order)
 
-    def of_module(self, module: Derivatives, x: Tensor, order: int) -> list[Tensor]:
+    def of_module(self, module: Function, x: Tensor, order: int) -> list[Tensor]:
         condition = {"order": 0, "condition": self.condition}  # its values alone, which are the first that it returns
         return self._quotients(stacked(module, self.batch_dims, condition, select=0), x, order)
 
@@ -198,14 +200,14 @@ def way_to_compare(
     condition: Condition,
 ) -> InFull:
     """What one call of the loss compares: on vectors that were recorded, or else drawn, or else in full."""
-    common = {"batch_dims": batch_dims, "condition": condition}
+    common = batch_dims, condition
     if mode == "differences":
         if given is not None:
-            return GivenVectorsByDifferences(given, step, **common)
-        return AlongDirections(*drawn, step, **common) if drawn else ByDifferences(step, **common)
+            return GivenVectorsByDifferences(given, step, *common)
+        return AlongDirections(*drawn, step, *common) if drawn else ByDifferences(step, *common)
     if given is not None:
-        return GivenVectors(given, **common)
-    return OnVectors(*drawn, **common) if drawn else InFull(mode, **common)
+        return GivenVectors(given, *common)
+    return OnVectors(*drawn, *common) if drawn else InFull(mode, *common)
 
 
 def contract(derivative: Tensor, vectors: Sequence[Tensor], batch_dims: int) -> Tensor:

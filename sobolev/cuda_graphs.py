@@ -43,17 +43,16 @@ class CapturedStep(Generic[Result]):
         Raises:
             ValueError: arguments of other shapes or types than those of the first call.
         """
-        if self._graph is None:
-            self._record(arguments)
+        graph = self._record(arguments) if self._graph is None else self._graph
         for place, argument in zip(self._arguments, arguments, strict=True):
             if place.shape != argument.shape or place.dtype != argument.dtype:
                 found, expected = (f"{tuple(each.shape)} of {each.dtype}" for each in (argument, place))
                 raise ValueError(f"a recorded step takes what it was recorded with: expected {expected}, got {found}")
             place.copy_(argument, non_blocking=True)
-        self._graph.replay()
+        graph.replay()
         return self._result
 
-    def _record(self, arguments: tuple[Tensor, ...]) -> None:
+    def _record(self, arguments: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
         self._arguments = [argument.clone() for argument in arguments]
         before = [tensor.clone() for tensor in self._state]
         aside = torch.cuda.Stream()
@@ -69,3 +68,4 @@ class CapturedStep(Generic[Result]):
         with torch.cuda.graph(graph):
             self._result = self._function(*self._arguments)
         self._graph = graph  # nothing was computed while it was recorded
+        return graph

@@ -32,9 +32,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sobolev.calling import Condition, Select, output
+from sobolev.calling import Call, Condition, Function, Select, output
 from sobolev.exact import FORMULAS, WRONG, Node, derivatives_known, exact_formulas, leaves_of, nodes
-from sobolev.guards import Function, check_samples_apart, refusing_modules, warn_if_vanishing
+from sobolev.guards import check_samples_apart, refusing_modules, warn_if_vanishing
 
 Vectors = Sequence[Tensor] | Callable[[Tensor], Sequence[Tensor]]
 
@@ -197,15 +197,12 @@ class Derivatives(nn.Module):
     def _forward(
         self, x: Tensor, vectors: Vectors | None, order: int | None, condition: Condition
     ) -> tuple[Tensor, ...]:
-        options = {
-            "create_graph": self.training and torch.is_grad_enabled(),
-            "batch_dims": self.batch_dims,
-            "condition": condition,
-            "select": self.select,
-        }
-        if vectors is None:
-            return derivatives(self.model, x, self.order if order is None else order, mode=self.mode, **options)
-        return projected_derivatives(self.model, x, vectors, **options)
+        call: Call = {"batch_dims": self.batch_dims, "condition": condition, "select": self.select}
+        graph = self.training and torch.is_grad_enabled()
+        if vectors is not None:
+            return projected_derivatives(self.model, x, vectors, create_graph=graph, **call)
+        order = self.order if order is None else order
+        return derivatives(self.model, x, order, create_graph=graph, mode=self.mode, **call)
 
 
 def _check(x: Tensor, order: int, batch_dims: int) -> None:
@@ -261,7 +258,7 @@ def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: i
     pull = partial(_vjp_of_values, batch_dims=batch_dims) if of_values else _vjp
     if not outputs * inputs:
         return t.new_zeros(*t.shape, *x.shape[batch_dims:])
-    columns = []
+    columns: list[Tensor | None] = []
     if mode == "forward" or (mode == "auto" and outputs > inputs):
         # A backward pass is linear in the vector u that it pulls back, u -> (dt/dx)^T u. Pulling a vector e back
         # through that map gives (dt/dx) e: forward mode from two reverse passes. It needs no forward-mode formulas,
@@ -270,8 +267,9 @@ def _jacobian(t: Tensor, x: Tensor, create_graph: bool, mode: str, batch_dims: i
         pulled = pull(t, x, u, create_graph=True)
         if not _is_cut(pulled):
             columns = [_grad(pulled, u, e, create_graph) for e in _unit_vectors(x, batch_dims)]
-    if columns and all(column is not None for column in columns):
-        jacobian = torch.stack(columns, dim=-1)
+    known = [column for column in columns if column is not None]
+    if known and len(known) == len(columns):
+        jacobian = torch.stack(known, dim=-1)
     else:  # also if t is constant, or its backward pass cannot be differentiated, so that nothing depends on u
         rows = [pull(t, x, e, create_graph) for e in _unit_vectors(t, batch_dims)]
         jacobian = torch.stack(rows, dim=batch_dims)

@@ -166,6 +166,9 @@ class DistillationStep:
             raw_BI: its states, as flat patches of raw frames.
             teacher_BA: the teacher's log-probabilities.
             v_SBA: the projections; None for value-only training.
+
+        Raises:
+            ValueError: a gradient weight without projections.
         """
         student = self.student
         for parameter in student.parameters():
@@ -179,8 +182,13 @@ class DistillationStep:
         r_BA = self._kl_by_logits(log_p_BA, p_BA, kl_B, teacher_BA).mul_(self.kl_weight / len(raw_BI))
         # A recorded step reads its weight from a tensor, which the host does not see.
         learns_gradients = isinstance(self.gradient_weight, Tensor) or self.gradient_weight != 0
-        for v_BA in v_SBA if learns_gradients else ():
-            r_BA += self._gradient_term(index_B, raw_BI, inputs, p_BA, teacher_BA, v_BA, len(v_SBA))
+        if learns_gradients:
+            if v_SBA is None or self.teacher_gradients is None:
+                raise ValueError("a gradient weight needs teacher_gradients and projections, v_SBA")
+            for v_BA in v_SBA:
+                w_BA = v_BA - v_BA.sum(-1, keepdim=True) * teacher_BA.exp()
+                teacher_BI = self.teacher_gradients(index_B, raw_BI, w_BA)
+                r_BA += self._gradient_term(inputs, p_BA, teacher_BI, v_BA, len(v_SBA))
         signals, _ = student.backward(r_BA, inputs, to_input=False)
         student.accumulate(inputs, signals, of_values=True)
 
@@ -190,19 +198,13 @@ class DistillationStep:
         return p_BA * (_log_ratio(log_p_BA, teacher_BA) - kl_B[:, None])
 
     def _gradient_term(
-        self,
-        index_B: Tensor,
-        raw_BI: Tensor,
-        inputs: list[Tensor],
-        p_BA: Tensor,
-        teacher_BA: Tensor,
-        v_BA: Tensor,
-        samples: int,
+        self, inputs: list[Tensor], p_BA: Tensor, teacher_BI: Tensor, v_BA: Tensor, samples: int
     ) -> Tensor:
-        """Add to `.grad` what one projection does through the tangent, and return its term of r."""
+        """Add to `.grad` what one projection, of which the teacher's gradients are `teacher_BI`, does through the
+        tangent, and return its term of r."""
         sigma_B1 = v_BA.sum(-1, keepdim=True)
         signals, difference_BI = self.student.backward(v_BA - sigma_B1 * p_BA, inputs, to_input=True)
-        difference_BI -= self.teacher_gradients(index_B, raw_BI, v_BA - sigma_B1 * teacher_BA.exp())
+        difference_BI -= teacher_BI
         distance_B1 = torch.linalg.vector_norm(difference_BI, dim=1, keepdim=True).to(p_BA.dtype)
         # e is D times one number per sample. The tangent pass is linear: it runs along D, and the signals are scaled.
         weight = self.gradient_weight / (len(p_BA) * samples)

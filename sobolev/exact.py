@@ -59,12 +59,11 @@ def instance_norm(
     **__: Any,
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias, over the positions of each channel of (B, C, *positions)."""
-    options = {"use_input_stats": use_input_stats, "momentum": momentum, "eps": eps}
     if not use_input_stats:  # running statistics are constants, so PyTorch's derivatives are right
-        return F.instance_norm(input, running_mean, running_var, weight, bias, **options)
+        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     if running_mean is not None:
         with torch.no_grad():  # PyTorch's own operation updates the running statistics
-            F.instance_norm(input, running_mean, running_var, **options)
+            F.instance_norm(input, running_mean, running_var, momentum=momentum, eps=eps)
     normalised = _normalise(input, tuple(range(2, input.dim())), eps)
     per_channel = (-1, *[1] * (input.dim() - 2))
     weight, bias = (None if tensor is None else tensor.view(per_channel) for tensor in (weight, bias))
@@ -144,7 +143,8 @@ WRONG: Formulas = {  # for operations whose derivatives PyTorch gets wrong witho
     torch.instance_norm: instance_norm,
 }
 
-FORMULAS: Formulas = WRONG | {
+FORMULAS: Formulas = {
+    **WRONG,
     F.hardsigmoid: hardsigmoid,
     torch.cdist: cdist,
     torch.logcumsumexp: logcumsumexp,
@@ -208,10 +208,9 @@ def derivatives_known(graph: Iterable[Node]) -> tuple[float, str]:
     for node in graph:
         if name := _limited(node.name()):
             times, advice = KNOWN[name]
-            if times is None:
-                times = 2 if getattr(node, "_saved_training", True) else math.inf
-            if times < known:
-                known, why = times, f"{node.name()} ({advice})"
+            limit = times or (2 if getattr(node, "_saved_training", True) else math.inf)
+            if limit < known:
+                known, why = limit, f"{node.name()} ({advice})"
     return known, why
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sobolev.calling import Condition, Select, of_samples, output, selected
-from sobolev.guards import Function, check_is_due, check_samples_apart, refusing_modules
+from sobolev.calling import Condition, Function, Select, of_samples, output, selected
+from sobolev.guards import check_is_due, check_samples_apart, refusing_modules
 
 StepSize = float | Tensor | None
 Values = Callable[[Tensor], Tensor]  # of points (P, *batch, *in), to (P, *batch, *out)
@@ -103,7 +103,7 @@ def by_axes(values: Values, x: Tensor, steps: Sequence[Tensor], batch_dims: int)
     return results
 
 
-def along(values: Values, x: Tensor, directions: Sequence[Tensor], steps: Sequence[float]) -> list[Tensor]:
+def along(values: Values, x: Tensor, directions: Sequence[Tensor], steps: Sequence[Tensor]) -> list[Tensor]:
     """(y, D y [u_1], D^2 y [u_1, u_2], ...) with each u_k (S, *batch, *in), and one step h for each order.
 
     All but y have the shape (S, *batch, *out).
@@ -118,7 +118,9 @@ def moved(values: Values, x: Tensor, moves: Sequence[Sequence[Tensor]]) -> list[
     signs = [list(itertools.product((1, -1), repeat=len(each))) for each in moves]
     shifts = [x.new_zeros(1, *x.shape)]
     for each, patterns in zip(moves, signs, strict=True):
-        shifts += [sum(s * m for s, m in zip(pattern, each, strict=True)).expand(-1, *x.shape) for pattern in patterns]
+        for pattern in patterns:
+            first, *others = (s * m for s, m in zip(pattern, each, strict=True))
+            shifts.append(sum(others, first).expand(-1, *x.shape))
     found = iter(values(x + torch.cat(shifts)).split([len(shift) for shift in shifts]))
     y = next(found)[0]
     return [y, *(sum(math.prod(pattern) * next(found) for pattern in patterns) for patterns in signs)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-Function = Callable[..., Tensor]
+from sobolev.calling import Function
 
 # Wrappers whose hooks act on gradients during a backward pass. Backward passes to the input must not trigger them.
 INSIDE_OUT = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")

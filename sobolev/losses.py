@@ -34,7 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from sobolev.calling import Condition, Select
+from sobolev.calling import Condition, Function, Select
 from sobolev.comparing import InFull, inside, way_to_compare
 from sobolev.derivatives import MODES, Derivatives
 from sobolev.distances import DISTANCES as DISTANCES
@@ -43,10 +43,10 @@ from sobolev.distances import huber as huber
 from sobolev.distances import l1 as l1
 from sobolev.distances import l2 as l2
 from sobolev.finite_differences import StepSize
-from sobolev.guards import Function, warn_if_vanishing
+from sobolev.guards import warn_if_vanishing
 from sobolev.projections import Projection
 from sobolev.schedules import SCHEDULES, Schedule
-from sobolev.targets import Recorded, as_recorded, check_shape, given_vectors, known_or, of_target, values_shape
+from sobolev.targets import Recorded, as_recorded, checked, given_vectors, known_or, of_target, values_shape
 from sobolev.weights import check_balance, learns, mean_square, one_per_order, present, relative
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -162,7 +162,7 @@ class SobolevLoss:
         self.mean_squares: dict[int, Tensor] = {}
         self.schedules = {} if schedule is None else _schedules(schedule, order)
         self._progress: float | None = None
-        self.distances = dict.fromkeys(range(order + 1), squared_l2)
+        self.distances: dict[int, Distance] = dict.fromkeys(range(order + 1), squared_l2)
         self.distances |= {j: distance_of(d) for j, d in one_per_order("distances", distances, order).items()}
         self.projection = projection
         self.generator = generator
@@ -191,10 +191,11 @@ class SobolevLoss:
 
     def _present(self) -> dict[int, float | Tensor]:
         """The weights that are not 0 now, by order, times the factors of the schedule."""
-        if self.schedules and self._progress is None:
+        if not self.schedules:
+            return present(self.weights)
+        if self._progress is None:
             raise ValueError("the loss has a schedule: set loss.progress = step / steps before each call")
-        factors = {j: schedule(self._progress) for j, schedule in self.schedules.items()}
-        return present(self.weights, factors)
+        return present(self.weights, {j: schedule(self._progress) for j, schedule in self.schedules.items()})
 
     def balance(self, target: Function | Recorded, x: Tensor, *, condition: Condition = None) -> SobolevLoss:
         """Measure the S_j of the orders that are balanced and whose weight is not 0. Returns this loss.
@@ -269,11 +270,12 @@ class SobolevLoss:
         self._measure_once(target, x, weights, condition)
         by_order = {}
         for j in weights:
-            check_shape(j, targets[j], predictions[j].shape)
-            known = targets[j] if callable(target) else known_or(targets[j], predictions[j])
+            compared = checked(j, targets[j], predictions[j].shape)
+            known = compared if callable(target) else known_or(compared, predictions[j])
             moment = way.moment(j, y_shape[self.batch_dims :].numel(), x.shape[self.batch_dims :].numel())
             by_order[j] = self.reduction(self._per_sample(way, j, predictions[j], known, moment))
-        return SobolevTerms(sum(w * by_order[j] for j, w in weights.items()), by_order)
+        first, *others = (w * by_order[j] for j, w in weights.items())
+        return SobolevTerms(sum(others, first), by_order)
 
     def _way(self, target: Function | Recorded, x: Tensor, orders: Collection[int], condition: Condition) -> InFull:
         """What one call of the loss compares."""

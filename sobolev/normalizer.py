@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -89,12 +89,24 @@ class Normalizer(nn.Module):
         """x^ of samples x (*batch, *in)."""
         return (x - self.x_mean) / self.x_scale
 
+    @overload
+    def targets(self, y: Tensor, *derivatives: Tensor) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def targets(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]: ...
+
     def targets(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]:
         """(y^, D y^, ...) of values y (*batch, *out) and derivatives (*batch, *out, *in, ...); None stays None."""
         self._check_shapes(y, *derivatives, batch=y.shape[: y.dim() - self.y_mean.dim()])
         factors = (self._factor(j) for j in range(1, len(derivatives) + 1))
         scaled = (None if d is None else d * factor for d, factor in zip(derivatives, factors, strict=True))
         return ((y - self.y_mean) / self.y_scale, *scaled)
+
+    @overload
+    def inverse(self, y: Tensor, *derivatives: Tensor) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def inverse(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]: ...
 
     def inverse(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]:
         """(y, D y, ...) in the user's units, of those in normalised ones."""

@@ -44,7 +44,7 @@ FEW = 100  # samples of which none is held out to stop early by: each is dear
 FALLS = ("cosine", "linear", "constant")  # those of `sobolev.schedules` that have no parameter
 MEASUREMENTS = 50  # of the error on held-out samples, evenly over training
 # What "auto" is for the loss of values (False), and for that of derivatives too (True): configs/recipe/ has them.
-AUTO = {"learning_rate": {False: 6e-3, True: 1e-2}, "batch_size": {False: 64, True: 32}}
+AUTO: dict[str, dict[bool, Any]] = {"learning_rate": {False: 6e-3, True: 1e-2}, "batch_size": {False: 64, True: 32}}
 
 
 class SobolevRegressor(RegressorMixin, BaseEstimator):
@@ -329,7 +329,8 @@ def _gradients(alone: MLPEnsemble, loss: SobolevLoss, distance: str, data: list[
     def by_hand(x: Tensor, y: Tensor, *dy: Tensor) -> Tensor:
         if not learns:
             return step(x[None], y[None])[0]
-        return step(x[None], y[None], dy[0][None, :, 0], loss.weights[1] * loss.schedules[1](loss.progress))[0]
+        weight = loss.weights[1] * loss.schedules[1](loss.progress or 0.0)
+        return step(x[None], y[None], dy[0][None, :, 0], weight)[0]
 
     return by_hand
 

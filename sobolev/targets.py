@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sobolev.calling import Select
+from sobolev.calling import Function, Select
 from sobolev.comparing import InFull
 from sobolev.derivatives import Derivatives
-from sobolev.guards import Function
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ class Projected:
 
     def known(self, batch_dims: int) -> Tensor:
         """p_j, NaN where a number of its vectors is not known."""
-        unknown = sum(v.isnan().flatten(batch_dims + 1).any(-1) for v in self.vectors).bool()
+        unknown = torch.stack([v.isnan().flatten(batch_dims + 1).any(-1) for v in self.vectors]).any(0)
         spread = unknown.view(*unknown.shape, *[1] * (self.derivatives.dim() - unknown.dim()))
         return self.derivatives.masked_fill(spread, torch.nan)
 
@@ -95,7 +94,7 @@ def given_vectors(target: Function | Recorded, x: Tensor, orders: Collection[int
     if callable(target):
         return None
     recorded = as_recorded(target, orders)
-    projected = {j: recorded[j].of_samples(x) for j in orders if isinstance(recorded[j], Projected)}
+    projected = {j: d.of_samples(x) for j, d in enumerate(recorded) if j in orders and isinstance(d, Projected)}
     if not projected:
         return None
     longest = projected[max(projected)].vectors
@@ -120,14 +119,14 @@ def of_target(
     orders: Collection[int],
     select: Select = None,
     y_shape: Sequence[int] | None = None,
-) -> list[Tensor | None]:
+) -> dict[int, Tensor]:
     """What is compared of a target at these orders, without a graph.
 
     Args:
         way: what is compared.
         target: a function; or tensors (y, D y, ...), in which NaN is what is not known.
         x: the samples (*batch, *in).
-        orders: those whose entries in the result are used.
+        orders: those whose entries the result needs; of a function it has those below them, too.
         select: which of a function's outputs counts; a `Derivatives` has its own.
         y_shape: the student's (*batch, *out), which recorded tensors must have; by default what they say themselves.
 
@@ -136,18 +135,20 @@ def of_target(
         ValueError: a recorded tensor that is missing, or of another shape.
     """
     if isinstance(target, Derivatives):
-        return way.of_teacher(target, x, max(orders))
+        return dict(enumerate(way.of_teacher(target, x, max(orders))))
     if callable(target):
-        return way.of(target, x, max(orders), select, create_graph=False)
+        return dict(enumerate(way.of(target, x, max(orders), select, create_graph=False)))
     recorded = as_recorded(target, orders)
     y_shape = values_shape(recorded, x, way.batch_dims) if y_shape is None else y_shape
+    found = {}
     for j in orders:
-        if isinstance(recorded[j], Projected) and j:
-            recorded[j] = recorded[j].of_samples(x).known(way.batch_dims)
-            continue
-        check_shape(j, recorded[j], (*y_shape, *x.shape[way.batch_dims :] * j))
-        recorded[j] = way.of_recorded(recorded[j].detach(), j, x)
-    return recorded
+        d = recorded[j]
+        if isinstance(d, Projected) and j:
+            found[j] = d.of_samples(x).known(way.batch_dims)
+        else:
+            d = checked(j, d, (*y_shape, *x.shape[way.batch_dims :] * j))
+            found[j] = way.of_recorded(d.detach(), j, x)
+    return found
 
 
 def values_shape(recorded: Sequence[Tensor | Projected | None], x: Tensor, batch_dims: int) -> torch.Size:
@@ -160,13 +161,14 @@ def values_shape(recorded: Sequence[Tensor | Projected | None], x: Tensor, batch
     return x.shape[:batch_dims]
 
 
-def check_shape(j: int, target: Tensor | None, expected: Sequence[int]) -> None:
-    """Refuse a target of order j that is missing, or of another type or shape than is expected."""
+def checked(j: int, target: Tensor | Projected | None, expected: Sequence[int]) -> Tensor:
+    """A target of order j, refused where it is missing, or of another type or shape than is expected."""
     if not isinstance(target, Tensor | None):
         raise TypeError(f"the target's derivative of order {j} must be a tensor, not {type(target).__name__}")
     found = "missing" if target is None else f"of shape {tuple(target.shape)}"
     if target is None or target.shape != tuple(expected):
         raise ValueError(f"the target's derivative of order {j} is {found}, expected {tuple(expected)} to match")
+    return target
 
 
 def known_or(target: Tensor, prediction: Tensor) -> Tensor:

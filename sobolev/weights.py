@@ -30,7 +30,7 @@ def one_per_order(name: str, given: Any, order: int) -> dict[int, Any]:
     """
     if isinstance(given, Mapping):
         by_order = dict(given)
-    elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0):  # or an array
+    elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0) > 0:  # or an array
         if len(given) != order + 1:
             raise ValueError(f"{name} must number {order + 1}, for orders 0 to {order}, not {len(given)}")
         # Iterating would unbind a tensor that is trained, and PyTorch forbids the optimizer to change that in place.

@@ -77,6 +77,7 @@ def main(config: DistillConfig, run: Run) -> dict:
     # Evaluate
     played = play_beside(policy, teacher, config, run) if config.play_episodes else {}
     run.record(steps, rows({"play": played}, config.seed))
+    run.save_arrays("student", **{name: tensor.cpu().numpy() for name, tensor in policy.state_dict().items()})
     passes = ReLUPasses(policy), ReLUPasses(teacher.policy)
     save_saliency(run, measured[config.evaluate_on], *passes, config.seed, run.scale)
     return {

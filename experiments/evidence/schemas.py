@@ -80,6 +80,7 @@ Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_line)]
 Scale = Annotated[str, AfterValidator(_scale)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(ge=1, le=10**6)]
 # The same as a CSV has them.
 CountText = Annotated[str, AfterValidator(_count)]
 NumberText = Annotated[str, AfterValidator(_number)]
@@ -141,6 +142,33 @@ class Training(BaseModel):
 class TeacherConfig(BaseModel):
     seed: Count
     teacher: Training
+
+
+class Played(BaseModel):
+    """What a student's teacher is, as far as the two are shown playing."""
+
+    game: Name
+    teacher: str
+    teacher_sha256: str
+
+
+class Layers(BaseModel):
+    convolutions: list[tuple[Size, Size, Size]]
+    hidden: Size
+
+
+class Updates(BaseModel):
+    steps: Size
+
+
+class StudentConfig(Config):
+    """A run of distillation, as far as its student is shown playing."""
+
+    dataset: Played
+    student: Layers
+    optimizer: Updates
+    n_train: Size
+    play_episodes: Annotated[int, Field(ge=1, le=1000)]
 
 
 class Manifest(BaseModel):

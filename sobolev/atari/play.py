@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sobolev.atari.actor_critic import sample
-from sobolev.atari.environments import AtariOptions, Environments
+from sobolev.atari.environments import AtariOptions, Environments, Transition
 from sobolev.devices import to_device
 from sobolev.seeding import generator
 
@@ -31,6 +31,7 @@ def play(
     greedy: bool = False,
     threads: int = 0,
     device: str | torch.device = "cpu",
+    watch: Callable[[Transition], None] = lambda step: None,
 ) -> np.ndarray:
     """The scores (episodes,) of whole games with all their lives, as the game counts them.
 
@@ -44,6 +45,7 @@ def play(
         greedy: whether to take the most probable action instead of drawing one.
         threads: of the emulators; 0 stands for as many as there are cores.
         device: where `log_probs` expects states.
+        watch: is called with each step of all episodes. One that has ended goes on, as a new one that is not counted.
     """
     environments = Environments(options, episodes, threads)
     states = environments.reset(environment_seeds(seed, "play", episodes))
@@ -56,6 +58,7 @@ def play(
         chosen = log_probs_NA.argmax(1) if greedy else sample(log_probs_NA, noise_NA)
         actions[playing] = chosen.numpy()
         step = environments.step(actions)
+        watch(step)
         scores += step.rewards_N * playing
         playing &= ~(step.terminated_N | step.truncated_N)
         states = step.states_NCHW

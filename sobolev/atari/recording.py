@@ -119,7 +119,7 @@ def _record(recording: Recording, path: Path, threads: int, progress: Callable[[
     environments = Environments(recording.teacher.options, n, threads)
     states_NCHW = environments.reset(environment_seeds(recording.seed, "recorded environments", n))
     alive_N = np.ones(n, bool)
-    missing, checksums = recording.states, {}
+    missing, checksums = recording.states, dict[str, str]()
     while missing > 0:
         file = path / shards.shard_name(len(checksums))
         known = shards.read_shard(file, recording.description) if os.path.lexists(file) else None
@@ -151,7 +151,8 @@ def _record(recording: Recording, path: Path, threads: int, progress: Callable[[
                 break
         if known is None:
             with replacing(file) as partial, partial.open("wb") as stream:
-                np.savez_compressed(stream, **{name: np.stack(arrays) for name, arrays in shard.items()})
+                stacked = {name: np.stack(arrays) for name, arrays in shard.items()}
+                np.savez_compressed(stream, **stacked)  # type: ignore[arg-type] # none is named allow_pickle
         elif not all(np.array_equal(known[name], arrays) for name, arrays in shard.items()):
             raise foreign
         checksums[file.name] = sha256(file)

@@ -52,11 +52,12 @@ def friedman(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:
 
 def hartmann_6(*x: Tensor) -> Tensor:
     """Dixon and Szego 1978: four bumps."""
-    bumps = [
-        height * torch.exp(-sum(w * (x_i - c) ** 2 for w, x_i, c in zip(widths, x, center, strict=True)))
+    zero = torch.zeros_like(x[0])
+    bumps = (
+        height * torch.exp(-sum((w * (x_i - c) ** 2 for w, x_i, c in zip(widths, x, center, strict=True)), zero))
         for height, widths, center in zip(HARTMANN_HEIGHTS, HARTMANN_WIDTHS, HARTMANN_CENTERS, strict=True)
-    ]
-    return -sum(bumps)
+    )
+    return -sum(bumps, zero)
 
 
 def levy(*x: Tensor) -> Tensor:

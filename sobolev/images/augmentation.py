@@ -40,11 +40,11 @@ def shift_and_flip(pixels_BCHW: Tensor, generator: torch.Generator, padding: int
     device = pixels_BCHW.device
     places_2B = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device)
     mirrored_B = torch.randint(2, (n,), generator=generator, device=generator.device)
-    *places_2B, mirrored_B = to_device(torch.cat([places_2B, mirrored_B[None]]), device)  # in one copy
+    *places, mirrored_B = to_device(torch.cat([places_2B, mirrored_B[None]]), device)  # in one copy
     if padding:
         padded = functional.pad(pixels_BCHW, (padding,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, place, place, H, W), a view
-        pixels_BCHW = windows[torch.arange(n, device=device), :, *places_2B]
+        pixels_BCHW = windows[torch.arange(n, device=device), :, *places]
     if flip:
         pixels_BCHW = torch.where(mirrored_B.bool()[:, None, None, None], pixels_BCHW.flip(-1), pixels_BCHW)
     return pixels_BCHW

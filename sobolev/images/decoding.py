@@ -42,9 +42,10 @@ def decode(path: Path, size: int, crop: Crop) -> tuple[np.ndarray, bool]:
             raise ValueError(f"{width} x {height} pixels, expected {MAX_PIXELS:,} at most")
         scale = reduced[1][2] / width if reduced else 1  # 1, 1/2, 1/4 or 1/8
         box = (left * scale, top * scale, min(right * scale, image.width), min(bottom * scale, image.height))
+        picture: Image.Image = image
         if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        pixels_HWC = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
+            picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels_HWC = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
     return pixels_HWC[:, ::-1] if mirrored else pixels_HWC, turned
 
 

@@ -177,11 +177,12 @@ def _unpack(path: Path, directory: str) -> None:
             if name.parts[:1] != (directory,) or ".." in name.parts or not (member.isfile() or member.isdir()):
                 raise tarfile.ReadError(f"it holds {member.name!r}, which is no file or folder in {directory}")
             target = path.parent.joinpath(*name.parts[1:])
-            if member.isdir():
+            source = archive.extractfile(member)
+            if source is None:  # a folder
                 target.mkdir(parents=True, exist_ok=True)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.extractfile(member) as source, target.open("xb") as file:
+                with source, target.open("xb") as file:
                     shutil.copyfileobj(source, file)
 
 

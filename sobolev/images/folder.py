@@ -179,7 +179,7 @@ class ImageFolder:
 
     def _list_files(self) -> tuple[np.ndarray, np.ndarray]:
         """The images' paths below the split's folder, as bytes of one width, and their labels."""
-        names, passed_over = [], Counter()
+        names, passed_over = [], Counter[str]()
         for name in self.classes:
             there = sorted(file for file in os.listdir(self.directory / name) if not file.startswith("."))
             files = [file for file in there if file.lower().endswith(SUFFIXES)]
@@ -271,14 +271,14 @@ class _Batches(Dataset):
         epoch, number = epoch_and_number
         order, crops = self.of_epoch(epoch)
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size][self.share]
-        crops = islice(crops.of_batch(number), self.share.start, None, self.share.step)
+        of_batch = islice(crops.of_batch(number), self.share.start, None, self.share.step)
         pixels_BHWC = torch.empty(len(chosen), self.size, self.size, 3, dtype=torch.uint8)
         n_turned = 0
         # Around the whole batch: after every such block Python forgets which warnings it has already shown.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # of palettes and damaged EXIF
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            for pixels_HWC, index, crop in zip(pixels_BHWC.numpy(), chosen, crops, strict=False):
+            for pixels_HWC, index, crop in zip(pixels_BHWC.numpy(), chosen, of_batch, strict=False):
                 path = self.folder.directory / os.fsdecode(self.folder.names_N[index])
                 try:
                     pixels_HWC[:], turned = decode(path, self.size, crop)

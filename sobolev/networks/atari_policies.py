@@ -43,15 +43,17 @@ ARCHITECTURES = {
 
 def _uniform_fan_in(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
     """PyTorch's default: weights and biases uniform in +-1/sqrt(fan_in), without a gain."""
-    bound = layer.weight[0].numel() ** -0.5
-    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    weight, bias = layer.parameters()
+    bound = weight[0].numel() ** -0.5
+    nn.init.uniform_(weight, -bound, bound, generator=generator)
+    nn.init.uniform_(bias, -bound, bound, generator=generator)
 
 
 def _orthogonal(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
     """Orthogonal weights and zero biases, as is common in policy-gradient training."""
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)
-    nn.init.zeros_(layer.bias)
+    weight, bias = layer.parameters()
+    nn.init.orthogonal_(weight, gain, generator=generator)
+    nn.init.zeros_(bias)
 
 
 INITIALISATIONS = {"uniform_fan_in": _uniform_fan_in, "orthogonal": _orthogonal}

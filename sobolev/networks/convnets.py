@@ -63,13 +63,14 @@ def conv_blocks(
     if head == "flatten" and size is None:
         raise ValueError("head=flatten needs size, the side of the images")
     blocks: list[nn.Module] = []
+    side = size or 0
     for before, after, stride in zip((in_channels, *channels), channels, strides, strict=False):
         blocks.append(nn.Sequential(convolution(before, after, 3, stride, generator), nn.BatchNorm2d(after), nn.ReLU()))
-        size = size and -(-size // stride)
+        side = -(-side // stride)
     if head == "average":
         blocks.append(average_head(channels[-1], n_classes, generator))
     else:
-        blocks.append(nn.Sequential(nn.Flatten(), linear(channels[-1] * size**2, n_classes, generator)))
+        blocks.append(nn.Sequential(nn.Flatten(), linear(channels[-1] * side**2, n_classes, generator)))
     return blocks
 
 

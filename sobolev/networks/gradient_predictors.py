@@ -8,8 +8,9 @@ Shape suffixes: B samples, C channels, H rows and W columns of the hidden layer,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +72,14 @@ class LabelPredictor(nn.Module):
         The masks of the ReLUs are constant almost everywhere, so the derivative is a tangent pass through the layers.
         That makes the gradient of any function of dm/dh an ordinary backward pass: <dm/dh, v> = D_h m v.
         """
-        masks = []
-        for convolution in self.convolutions:
+        convolutions, masks = cast("Iterable[nn.Conv2d]", self.convolutions), []
+        for convolution in convolutions:
             h_BCHW = convolution(h_BCHW).relu()
             masks.append(h_BCHW.detach() > 0)
         log_p_BK = at_least_float32(self.linear(self._pool(h_BCHW))).log_softmax(1)
 
         def tangent(v_BCHW: Tensor) -> Tensor:
-            for convolution, mask in zip(self.convolutions, masks, strict=True):
+            for convolution, mask in zip(convolutions, masks, strict=True):
                 v_BCHW = functional.conv2d(v_BCHW, convolution.weight, None, convolution.stride, padding=1) * mask
             v_BK = functional.linear(self._pool(v_BCHW), self.linear.weight).to(log_p_BK.dtype)
             return v_BK - (log_p_BK.exp() * v_BK).sum(1, keepdim=True)
@@ -118,8 +119,8 @@ class DirectPredictor(nn.Module):
         widths = [shape[0] + n_classes, *channels, shape[0]]
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         initialise(self, generator)
-        nn.init.zeros_(self.convolutions[-1].weight)
-        nn.init.zeros_(self.convolutions[-1].bias)
+        for parameter in self.convolutions[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, h_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """The synthetic gradient, of h's shape."""
@@ -136,8 +137,8 @@ def initialise(predictor: nn.Module, generator: torch.Generator | None) -> None:
     for layer in predictor.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = layer.weight[0].numel() ** -0.5
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

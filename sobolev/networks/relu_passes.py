@@ -18,7 +18,7 @@ There are L layers: the convolutions, the hidden layer and the actions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +85,9 @@ class ReLUPasses(nn.Module):
             side = (side - convolution.kernel) // convolution.stride + 1
         self.sides = (side, policy.architecture.convolutions[-1].channels)  # of the hidden layer's input
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for layer in (*policy.convolutions, policy.hidden, policy.actions):
-            self.weights.append(nn.Parameter(torch.empty_like(layer.weight)))
-            self.biases.append(nn.Parameter(torch.empty_like(layer.bias)))
+        for layer in self._layers(policy):
+            for parameters, like in zip((self.weights, self.biases), layer.parameters(), strict=True):
+                parameters.append(nn.Parameter(torch.empty_like(like)))
         self._scaled: list[Tensor] = []  # the first layer's weights, divided by WHITE
         self._reduced: list[Tensor] = []  # weights in `compute_dtype`, where that is another type
         self.load(policy)
@@ -107,14 +107,14 @@ class ReLUPasses(nn.Module):
     def load(self, policy: AtariPolicy) -> None:
         """Copy the parameters of a policy of this architecture."""
         side, channels = self.sides
-        for weight, bias, layer in zip(self.weights, self.biases, self._layers(policy), strict=True):
-            own = layer.weight.detach()
+        for own_weight, own_bias, layer in zip(self.weights, self.biases, self._layers(policy), strict=True):
+            weight, bias = (parameter.detach() for parameter in layer.parameters())
             if isinstance(layer, nn.Conv2d):
-                own = space_to_depth(own, layer.stride[0])
+                weight = space_to_depth(weight, layer.stride[0])
             elif layer is policy.hidden:
-                own = own.view(-1, channels, side, side).permute(0, 2, 3, 1).flatten(1)
-            weight.data = own.clone(memory_format=torch.preserve_format)
-            bias.data = layer.bias.detach().clone()
+                weight = weight.view(-1, channels, side, side).permute(0, 2, 3, 1).flatten(1)
+            own_weight.data = weight.clone(memory_format=torch.preserve_format)
+            own_bias.data = bias.clone()
         self.refresh()
 
     @torch.no_grad()
@@ -127,8 +127,9 @@ class ReLUPasses(nn.Module):
                 own = depth_to_space(own, layer.stride[0])
             elif layer is policy.hidden:
                 own = own.view(-1, side, side, channels).permute(0, 3, 1, 2).flatten(1)
-            layer.weight.copy_(own)
-            layer.bias.copy_(self.biases[index])
+            weight, bias = layer.parameters()
+            weight.copy_(own)
+            bias.copy_(self.biases[index])
         return policy
 
     @staticmethod
@@ -175,6 +176,12 @@ class ReLUPasses(nn.Module):
             h = h.relu_()
         inputs.append(h)
         return inputs, torch.addmm(self.biases[-1], h, self.weights[-1].mT)
+
+    @overload
+    def backward(self, w_BA: Tensor, inputs: list[Tensor], to_input: Literal[True]) -> tuple[list[Tensor], Tensor]: ...
+
+    @overload
+    def backward(self, w_BA: Tensor, inputs: list[Tensor], to_input: Literal[False]) -> tuple[list[Tensor], None]: ...
 
     @torch.no_grad()
     def backward(self, w_BA: Tensor, inputs: list[Tensor], to_input: bool) -> tuple[list[Tensor], Tensor | None]:

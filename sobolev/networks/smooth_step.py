@@ -119,20 +119,23 @@ class SmoothSobolevStep:
         Returns:
             The loss of each network (E,).
         """
-        learns = df_ENI is not None and (isinstance(gradient_weight, Tensor) or gradient_weight != 0)
-        self._check(x_ENI, f_EN1, df_ENI if learns else None)
+        if not isinstance(gradient_weight, Tensor) and gradient_weight == 0:
+            df_ENI = None
+        self._check(x_ENI, f_EN1, df_ENI)
         weights, biases = [*self.ensemble.weights], [*self.ensemble.biases]
-        h, s, c = [x_ENI], [], []
+        h, s, c = [x_ENI], list[Tensor](), list[Callable[[], Tensor]]()
         for weight, bias in zip(weights[:-1], biases, strict=False):
-            for entries, order in zip((h, s, c), self.orders(torch.baddbmm(bias, h[-1], weight)), strict=True):
-                entries.append(order)
+            of_layer = self.orders(torch.baddbmm(bias, h[-1], weight))
+            h.append(of_layer[0])
+            s.append(of_layer[1])
+            c.append(of_layer[2])
         r_EN1 = torch.baddbmm(biases[-1], h[-1], weights[-1]).sub_(f_EN1)
         loss_E11 = self.value_weight * r_EN1.square().mean(1, keepdim=True)
         r_EN1.mul_(2 / x_ENI.shape[1] * self.value_weight)
         weights[-1].grad = h[-1].mT @ r_EN1
         biases[-1].grad = r_EN1.sum(1, keepdim=True)
-        g, bends, t = [], [], []
-        if learns:
+        g, bends, t = list[Tensor](), list[Tensor](), list[Tensor]()
+        if df_ENI is not None:
             g, signal = self._backward(s)
             e_ENI = torch.bmm(g[0], weights[0].mT).sub_(df_ENI)
             loss_E11 = loss_E11 + self._scale(e_ENI, gradient_weight)
@@ -140,11 +143,11 @@ class SmoothSobolevStep:
             weights[-1].grad += t[-1].sum(1, keepdim=True).mT
         a = s[-1] * (r_EN1 * weights[-1].mT)
         for layer in range(len(s) - 1, -1, -1):
-            if learns:
+            if bends:
                 a += bends[layer]
             weights[layer].grad = h[layer].mT @ a
             biases[layer].grad = a.sum(1, keepdim=True)
-            if learns:
+            if t:
                 weights[layer].grad.baddbmm_(t[layer].mT, g[layer])
             if layer:
                 a = torch.bmm(a, weights[layer].mT).mul_(s[layer - 1])

@@ -123,8 +123,9 @@ class DecoupledNetwork(nn.Module):
         _fill(top, gradients, 1 / batch)
 
         # The others, from above, because the predictors' targets come down through the parts.
-        target_loss_B, target_log_p_BK = loss_B, log_p_BK
-        predictor_losses = []
+        target_loss_B: Tensor | None = loss_B
+        target_log_p_BK: Tensor | None = log_p_BK
+        predictor_losses: list[Tensor] = []
         for k in reversed(range(len(self.parts) - 1)):
             if technique.crosses == "nothing":
                 break
@@ -222,12 +223,12 @@ def _refuse_in_place(input_B: Tensor, before: int) -> None:
         )
 
 
-def _fill(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float | None = None) -> None:
+def _fill(parameters: Sequence[nn.Parameter], gradients: list[Tensor], factor: float | None = None) -> None:
     """Set each `.grad` to a gradient times `factor`, in its parameter's memory layout, as fused optimisers need."""
     if factor is not None and gradients:
         # Out of place, because autograd may return one tensor for several parameters (the terms of a sum, say) and for
         # the part below.
-        gradients = torch._foreach_mul(gradients, factor)
+        gradients = [*torch._foreach_mul(gradients, factor)]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         same = gradient.stride() == parameter.stride()
         parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)

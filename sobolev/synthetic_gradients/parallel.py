@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,12 +45,12 @@ class _GivenGradients(torch.autograd.Function):
     """A scalar whose gradients are those of sum_p <p, g_p>. Its value is not needed, and is 0."""
 
     @staticmethod
-    def forward(ctx, gradients, *parameters):
+    def forward(ctx: Any, gradients: Sequence[Tensor], *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return parameters[0].new_zeros(())
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         # Autograd takes over these products without a copy, but would copy tensors that ctx holds. A multiplication
         # on the device does not wait for the device.
         return (None, *torch._foreach_mul(ctx.gradients, upstream))

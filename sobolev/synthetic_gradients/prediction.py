@@ -23,8 +23,8 @@ class Prediction:
         technique: what the predictor learns from.
         predictor: the predictor itself.
         labels_B: the labels that it was given.
-        gradient_B: the synthetic gradient of each sample's loss, of h's shape, without a graph.
-        output_B: the same gradient with its graph, of a gradient predictor or where double backward is needed.
+        output_B: the synthetic gradient of each sample's loss, of h's shape; with its graph of a gradient predictor, or
+            where double backward is needed.
         loss_B: the predicted loss m (B,) of a label predictor.
         log_p_BK: the log-probabilities of a label predictor.
         tangent: the function v -> D_h log p v of a label predictor with `linearise`.
@@ -33,16 +33,21 @@ class Prediction:
     technique: Technique
     predictor: nn.Module
     labels_B: Tensor
-    gradient_B: Tensor
-    output_B: Tensor | None = None
+    output_B: Tensor
     loss_B: Tensor | None = None
     log_p_BK: Tensor | None = None
     tangent: Callable[[Tensor], Tensor] | None = None
 
+    @property
+    def gradient_B(self) -> Tensor:
+        """The synthetic gradient without a graph."""
+        return self.output_B.detach()
+
     def gradients(
-        self, target_loss_B: Tensor, target_gradient_B: Tensor | None, target_log_p_BK: Tensor
+        self, target_loss_B: Tensor | None, target_gradient_B: Tensor | None, target_log_p_BK: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The predictor loss, and its gradients by the predictor's trainable parameters. The targets are constants.
+        """The predictor loss, and its gradients by the predictor's trainable parameters. The targets are constants, and
+        None where the technique does not compare them.
 
         The gradient of b l(dm/dh, t) needs no double backward if the predictor is piecewise linear up to its softmax:
         with the cotangent c = b dl/d(dm/dh), it is that of the directional derivative D_h m c at constant c.
@@ -51,14 +56,13 @@ class Prediction:
         with torch.enable_grad():
             terms = []
             if technique.value:
-                terms.append(technique.value * _distances(technique, self.loss_B, target_loss_B.detach()).mean())
+                terms.append(technique.value * self._distance(self.loss_B, target_loss_B))
             if technique.label:
-                terms.append(technique.label * _distances(technique, self.log_p_BK, target_log_p_BK.detach()).mean())
+                terms.append(technique.label * self._distance(self.log_p_BK, target_log_p_BK))
             reported = [*terms]
             if technique.gradient:
                 synthetic_B = self.gradient_B.clone().requires_grad_() if self.tangent else self.output_B
-                distance_B = _distances(technique, synthetic_B, target_gradient_B.detach())
-                terms.append(technique.gradient * distance_B.mean())
+                terms.append(technique.gradient * self._distance(synthetic_B, target_gradient_B))
                 reported.append(terms[-1])
                 if self.tangent:
                     (cotangent_B,) = torch.autograd.grad(terms.pop(), synthetic_B)
@@ -66,8 +70,18 @@ class Prediction:
                     terms.append(-slope_BK.gather(1, self.labels_B[:, None]).sum())
             parameters = trainable(self.predictor)
             # If only gradients are matched, some parameters (the last bias, say) have no gradient.
-            gradients = gradients_of(sum(terms), parameters, allow_unused=True, materialize_grads=True)
-        return sum(term.detach() for term in reported), gradients
+            total = sum(terms[1:], terms[0])
+            gradients = gradients_of(total, parameters, allow_unused=True, materialize_grads=True)
+        shown = [term.detach() for term in reported]
+        return sum(shown[1:], shown[0]), gradients
+
+    def _distance(self, prediction_B: Tensor | None, target_B: Tensor | None) -> Tensor:
+        """The mean over samples of the distance l, whose components are summed or averaged as `reduction` says."""
+        if prediction_B is None or target_B is None:
+            raise ValueError("a weight of the technique is of something that was not predicted, or has no target")
+        prediction_BC, target_BC = _components(prediction_B), _components(target_B.detach())
+        distance_B = DISTANCES[self.technique.distance](prediction_BC, target_BC)
+        return (distance_B / prediction_BC.shape[1] if self.technique.reduction == "mean" else distance_B).mean()
 
 
 def predict(technique: Technique, predictor: nn.Module, h_B: Tensor, labels_B: Tensor) -> Prediction:
@@ -84,11 +98,12 @@ def predict(technique: Technique, predictor: nn.Module, h_B: Tensor, labels_B: T
         h_B = h_B.detach()
         if technique.crosses == "output":
             output_B = predictor(h_B, labels_B)
-            return Prediction(technique, predictor, labels_B, output_B.detach(), output_B=output_B)
+            return Prediction(technique, predictor, labels_B, output_B)
         h_B.requires_grad_()
         tangent = None
-        if technique.gradient and hasattr(predictor, "linearise"):
-            log_p_BK, tangent = predictor.linearise(h_B)
+        linearise = getattr(predictor, "linearise", None)
+        if technique.gradient and linearise is not None:
+            log_p_BK, tangent = linearise(h_B)
         else:
             log_p_BK = predictor(h_B)
         loss_B = -log_p_BK.gather(1, labels_B[:, None]).squeeze(1)
@@ -98,8 +113,7 @@ def predict(technique: Technique, predictor: nn.Module, h_B: Tensor, labels_B: T
         technique,
         predictor,
         labels_B,
-        derivative_B.detach(),
-        derivative_B if double else None,
+        derivative_B,
         loss_B,
         log_p_BK,
         tangent,
@@ -116,13 +130,6 @@ def gradients_of(
 ) -> list[Tensor]:
     """`torch.autograd.grad` as a list, empty where nothing is wanted, which PyTorch refuses."""
     return list(torch.autograd.grad(output, wanted, cotangent, **settings)) if wanted else []
-
-
-def _distances(technique: Technique, prediction_B: Tensor, target_B: Tensor) -> Tensor:
-    """The distance l of each sample, (B,), its components summed or averaged as `reduction` says."""
-    prediction_BC, target_BC = _components(prediction_B), _components(target_B)
-    distance_B = DISTANCES[technique.distance](prediction_BC, target_BC)
-    return distance_B / prediction_BC.shape[1] if technique.reduction == "mean" else distance_B
 
 
 def _components(tensor_B: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def ridge_network(directions_RI: Tensor, profiles: Sequence[Profile], negative_s
         raise ValueError(
             f"expected one profile per direction (R, I), got {len(profiles)} profiles and {tuple(directions_RI.shape)}"
         )
-    weights, thresholds, kinks, bias = [], [], [], 0.0
+    weights, thresholds, kinks, bias = [], [], [], torch.zeros(())
     for direction_I, (knots_K, values_K) in zip(directions_RI, profiles, strict=True):
         if knots_K.shape != values_K.shape or knots_K.dim() != 1 or not (knots_K.diff() > 0).all():
             raise ValueError("a profile needs increasing knots (K,) and as many values")
@@ -58,7 +58,7 @@ def ridge_network(directions_RI: Tensor, profiles: Sequence[Profile], negative_s
         weights.append(direction_I.expand(len(knots_K), -1))
         thresholds.append(knots_K)
         kinks.append(torch.diff(values_K.diff() / knots_K.diff(), prepend=flat, append=flat))
-        bias += values_K[0] - negative_slope / (1 - negative_slope) * (values_K[-1] - values_K[0])
+        bias = bias + values_K[0] - negative_slope / (1 - negative_slope) * (values_K[-1] - values_K[0])
     weight_HI, threshold_H, kink_H = torch.cat(weights), torch.cat(thresholds), torch.cat(kinks)
     hidden = nn.utils.skip_init(nn.Linear, *weight_HI.mT.shape, dtype=weight_HI.dtype)  # draws no random numbers
     output = nn.utils.skip_init(nn.Linear, len(weight_HI), 1, dtype=weight_HI.dtype)
@@ -272,5 +272,6 @@ def cosine_network(cosines: Cosines, width: int, negative_slope: float = 0.0) ->
         profiles.append(Profile(z_K, cosines.amplitude_R[r] * (z_K + cosines.phase_R[r]).cos()))
     network = ridge_network(cosines.frequency_RI[kept], profiles, negative_slope)
     with torch.no_grad():
-        network[-1].bias += cosines.mean
+        _, bias = network[-1].parameters()
+        bias.add_(cosines.mean)
     return network

@@ -68,6 +68,8 @@ def test_what_a_run_leaves(make_config, objective):
     assert summary["scale"] == "reduced"
     with np.load(folder(config) / "saliency.npz") as arrays:
         assert arrays["state"].shape == arrays["student_gradient"].shape == (4, 4, 84, 84)
+    with np.load(folder(config) / "student.npz") as arrays:
+        assert arrays["hidden.weight"].shape == (16, 8 * 9 * 9)
 
 
 def test_methods_begin_with_the_same_student_and_learn_different_ones(make_config):

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,11 @@ def test_a_domain_has_four_modules_and_its_figures_and_claims_need_no_torch(doma
     assert done.stdout == "False\n"
     folder = ROOT / "experiments" / domain
     assert {f"{name}.py" for name in ("settings", "figures", "claims")} <= {path.name for path in folder.iterdir()}
+
+
+def test_what_is_pinned_twice_is_pinned_alike():
+    """A formatter or a type checker of another version asks for other code."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pinned = [name for name in project["project"]["optional-dependencies"]["dev"] if "==" in name]
+    assert {name.partition("==")[0] for name in pinned} == {"mypy", "ruff"}
+    assert set(pinned) <= set((ROOT / "constraints.txt").read_text().splitlines())

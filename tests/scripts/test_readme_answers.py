@@ -4,6 +4,7 @@ A number that is typed in the table of answers is taken from the report's own se
 page that it links.
 """
 
+import json
 import re
 from collections import defaultdict
 from functools import partial
@@ -96,6 +97,16 @@ def test_an_answer_has_the_reports_numbers(claim):
     assert len(expected) >= 4
     words = rf"([A-Za-z][A-Za-z ]*) ({NUMBER})" if claim.startswith("S1") else rf"({NUMBER})()"
     assert [text for text in found(words, ANSWERS[claim]) if text] == expected
+
+
+def test_the_scores_beside_the_moving_picture_are_those_of_its_runs():
+    rows = pd.read_csv(RESULTS / "distillation" / "rows.csv.gz")
+    shown = rows.query("experiment == 'distill_atari' and task == 'breakout' and n_train == 1000 and seed == 0")
+    score = shown.query("split == 'play' and metric == 'score'").set_index("method").value
+    teacher = json.loads((RESULTS / "teachers" / "breakout.json").read_text())["score"]["mean"]
+    caption = README.partition("A teacher of Breakout")[2].partition("`make playing`")[0]
+    expected = [f"{shown.step.max():,}", "0", f"{score['value']:.1f}", f"{score['sobolev']:.1f}", f"{teacher:.0f}"]
+    assert re.findall(NUMBER, caption) == ["1,000", *expected]
 
 
 def test_a_verdict_is_that_of_the_page_it_links():

@@ -362,6 +362,10 @@ def test_refusals_say_what_would_be_right():
         DistillationStep(passes, norm="l1")
     with pytest.raises(ValueError, match="needs teacher_gradients"):
         DistillationStep(passes)
+    states = torch.zeros(2, 4, 84, 84, dtype=torch.uint8)
+    batch = torch.arange(2), passes.flat_patches(states), make_student()(states).detach()
+    with pytest.raises(ValueError, match="needs teacher_gradients and projections"):
+        DistillationStep(passes, teacher_gradients=ComputedGradients(passes))(*batch)
     with pytest.raises(ValueError, match="nothing to learn"):
         DistillationStep(passes, 0.0, 0.0)
     steep = make_teacher()
