@@ -7,7 +7,7 @@ rows of one that nothing disturbed, bit for bit.
     kill        SIGKILL at a random moment of the training
     terminate   SIGTERM, as Slurm sends it: the run saves first
     interrupt   SIGINT, Ctrl-C: likewise
-    truncate    checkpoint, rows or recorded states of a stopped run lose their end
+    truncate    checkpoint, rows, recorded states or kept samples of a stopped run lose their end
     flip        a bit of them is flipped; recorded states that were damaged may be refused by name, and are then removed
     together    two processes ask for the same run at once: one is refused
     full disk   the run's folder is on a file system that fills up (needs root)
@@ -107,7 +107,7 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
             process.communicate(timeout=PATIENCE)
             if any(runs.glob("*/*/summary.json")):
                 continue  # it had ended, and nothing of it is read again
-            kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/*/*.npz")
+            kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/**/*.npz")
             victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
