@@ -8,7 +8,7 @@ from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
 from experiments.runner.settings import file_sha256
-from experiments.surrogates import train
+from experiments.surrogates import data, train
 from experiments.surrogates.files import read
 from experiments.surrogates.model import load
 from sobolev import Derivatives
@@ -203,3 +203,22 @@ def test_what_is_no_surrogate_is_not_loaded(tmp_path):
             (tmp_path / name).write_bytes(content)
         with pytest.raises(BadInput, match=name):
             load(tmp_path / name)
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """A file that was cut, emptied, had a bit flipped, or holds something else."""
+    at = len(content) // 2
+    return [content[:at], b"", content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :], b"not an archive"]
+
+
+@pytest.mark.parametrize("way", range(4))
+def test_samples_that_were_kept_and_are_damaged_are_solved_again(make_config, tmp_path, way):
+    config = make_config("experiment=surrogate_reactor")
+    before, _ = data.load(config.dataset)
+    (path,) = tmp_path.glob("reactor-*.npz")
+    path.write_bytes(damaged(whole := path.read_bytes())[way])
+    for _ in range(2):  # and kept again
+        after, _ = data.load(config.dataset)
+        for split, samples in before.items():
+            np.testing.assert_array_equal(samples.dy, after[split].dy)
+    assert path.stat().st_size == pytest.approx(len(whole), rel=0.05)
