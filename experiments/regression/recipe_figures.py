@@ -57,6 +57,8 @@ def recipes(rows: pd.DataFrame) -> Figure | None:
     gains = Line2D([], [], color="black", linewidth=2, label="gain (counts the grey range alone)")
     figure.legend(handles=[*handles, gains], loc="outside lower center", ncols=2)
     detail = f"validation points, functions that are none of the paper's; value only: {title(value[0])}"
+    if any(choice.derivative == "finite" for choice in choices):
+        detail += "\ndifferences were tried after the search had chosen"
     drawing.title(figure, "The search for a recipe", detail, scale_of(select(rows, experiment=SEARCH)), mark=REDUCED)
     return figure
 
