@@ -114,6 +114,27 @@ def longer(evidence: Evidence) -> str:
     )
 
 
+def nearer_for_longer(evidence: Evidence) -> str:
+    """How much smaller the KL divergence is where students were trained for longer, by method and training states."""
+    rows = select(evidence.of(LONGER).rows, split="test", metric="kl")
+    ends = finals(rows, "n_train", "method", "task")
+    said: dict[str, list[str]] = {}
+    for n_train, method in dict.fromkeys(key[:2] for key in ends):
+        of_games = {game: kl for (n, m, game), kl in ends.items() if (n, m) == (n_train, method)}
+        pairs = {game: (ends.get((n_train, "value", game), {}), kl) for game, kl in of_games.items()}
+        ratios = {game: log_ratio(*pair) for game, pair in pairs.items() if pair[0].keys() & pair[1].keys()}
+        if method != "value" and ratios:
+            words = [
+                f"{title(game)} {10**ratio.median:.2g} ({ratio.n} seed{'s' * (ratio.n > 1)})"
+                for game, ratio in ratios.items()
+            ]
+            said.setdefault(METHODS.get(method, method), []).append(f"{', '.join(words)} from {n_train:,} states")
+    if not said:
+        return ""
+    of_methods = [f"{method}: {'; '.join(words)}" for method, words in said.items()]
+    return f"After {rows['step'].max():,} updates, KL divergence, value-only over {'. '.join(of_methods)}."
+
+
 def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     """{game: {fact: median over runs}} of what runs note of their teachers."""
     rows = select(rows, split="teacher")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.distillation.appendix import longer, shortcut
+from experiments.distillation.appendix import longer, nearer_for_longer, shortcut
 from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
 from experiments.distillation.names import GAMES
 from experiments.evidence.report import details, judge
@@ -226,6 +226,16 @@ def test_longer_training_stands_beneath_the_same_cell():
     assert value[-2] == "-"
     assert float(sobolev_later[-2].split()[0]) == pytest.approx(2 * float(sobolev[-2].split()[0]), rel=0.02)
     assert longer(Evidence(rows, {})) == ""
+    said = nearer_for_longer(Evidence(joined(rows, again), {}))
+    assert re.fullmatch(
+        rf"After {5 * last:,} updates, KL divergence, value-only over Sobolev: Breakout [\d.]+ \(3 seeds\) from 1,000 "
+        r"states\.",
+        said,
+    )
+    assert float(re.search(r"Breakout ([\d.]+)", said)[1]) == pytest.approx(
+        float(sobolev_later[-2].split()[0]), rel=0.05
+    )
+    assert nearer_for_longer(Evidence(rows, {})) == ""
 
 
 DIFFERENCES = {"distill_float32": ["compute_dtype"], "distill_longer": ["optimizer.steps"]}
