@@ -10,8 +10,10 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint regression regression-longer regression-normalised second-order descent \
-  recipes recipe-limits theory synthetic-gradients surrogates surrogate teachers distillation distillation-search playing collect collect-what-is-whole figures report site wandb-sync bench faults revision test-gpu clean
+.PHONY: help setup quickstart test test-slow test-gpu lint regression regression-longer regression-normalised \
+  second-order descent recipes recipe-unseen recipe-limits projections theory synthetic-gradients surrogates surrogate \
+  teachers distillation distillation-search playing collect collect-what-is-whole figures report site wandb-sync bench \
+  faults revision clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,8 +71,17 @@ recipes: setup ## a search for how derivatives help, and its recipe on the paper
 	$(RUN) -m sweep=regression/recipe $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
+recipe-unseen: setup ## the recipe on five models of engineering, on which nothing was chosen (15 minutes on 2 cores)
+	$(RUN) -m sweep=regression/recipe_unseen $(LOCAL) $(ARGS)
+	$(MAKE) figures report
+
 recipe-limits: setup ## the recipe with other weights, and with noise in the derivatives (15 minutes on 2 cores)
 	for part in recipe_weights recipe_noise recipe_limits_value; do \
+	  $(RUN) -m sweep=regression/$$part $(LOCAL) $(ARGS) || exit 1; done
+	$(MAKE) figures report
+
+projections: setup ## number and kind of the vectors that Jacobians are projected on (TODO minutes on 2 cores)
+	for part in projections projections_full; do \
 	  $(RUN) -m sweep=regression/$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
@@ -145,8 +156,11 @@ test-gpu: setup ## the tests that need a GPU (a few minutes on one; elsewhere th
 site: setup ## the documentation as a site that opens from its folder, site/ (10 seconds)
 	$(BIN)/python -m scripts.site
 
-test: setup ## the tests (10 minutes on 2 cores, no GPU, no network)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+test: setup ## the tests (6 minutes on 2 cores, no GPU, no network)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+
+test-slow: setup ## those that kill runs, build the wheel and the site, run notebooks (3 minutes more)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 lint: setup ## ruff: style and format; mypy: the types of sobolev (half a minute, then seconds)
 	$(BIN)/ruff check .

@@ -30,6 +30,8 @@ EXPERIMENTS = {
     "dataset.n_states=2500 dataset.recording_environments=2 n_train=500 optimizer.steps=300 optimizer.batch_size=50 "
     "n_evaluate=200 n_gradients=20 evaluations=10 play_episodes=1 compute.checkpoint_seconds=1 "
     f"dataset.max_episode_frames=1000 dataset.teacher={{above}}/{TEACHER}",
+    "surrogates": "experiment=surrogate_reactor dataset.folder={runs}/states dataset.n_samples=80 n_train=20 "
+    "networks=2 network.hidden=[16] search.steps=200 optimizer.steps=1000",
 }
 COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
 PATIENCE = 300  # seconds for one command

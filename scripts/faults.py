@@ -7,25 +7,30 @@ rows of one that nothing disturbed, bit for bit.
     kill        SIGKILL at a random moment of the training
     terminate   SIGTERM, as Slurm sends it: the run saves first
     interrupt   SIGINT, Ctrl-C: likewise
-    truncate    checkpoint, rows or recorded states of a stopped run lose their end
+    truncate    checkpoint, rows, recorded states or kept samples of a stopped run lose their end
     flip        a bit of them is flipped; recorded states that were damaged may be refused by name, and are then removed
     together    two processes ask for the same run at once: one is refused
     full disk   the run's folder is on a file system that fills up (needs root)
     mixed       another run's checkpoint, rows and summary lie in its folder
-    operations  every file operation of a run in turn: killed before it, a write torn in half, or answered by the
-                system with no space, an input/output error or no permission (of a regression; needs a C compiler)
+    killed      SIGKILL before every file operation of a run in turn (of a regression; needs a C compiler)
+    torn        every write in turn reaches its file by half, then SIGKILL (likewise)
+    no space, input/output error, no permission
+                the system answers so to every file operation in turn (likewise)
     locks       its file system has no locks, or does not give one (likewise)
     no W&B      its server is not there, or takes the connection and never answers
     theirs      a folder of configs from others tries to run something: see scripts/fuzz_configs.py
 
-Writes faults.csv into --results: how many of each were tried, and how many survived. Lines of what is not tried
-stay.
+Writes faults.csv into --results: how many of each were tried, how many survived, and a digest of the code that did. A
+line is written as soon as it is known. Those of what is not tried stay, and what the code that is here has survived as
+often is not tried again: typed again, the command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import errno
+import hashlib
 import os
 import random
 import shutil
@@ -35,7 +40,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 from experiments.evidence.reading import read_csv
@@ -58,6 +62,9 @@ OPERATIONS = (  # few, with a checkpoint a step
     "recorder=disabled compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0"
 )
 ALL_OPERATIONS = 20  # for as many kills all of them are tried
+COLUMNS = ("experiment", "fault", "tried", "survived", "code")
+Lines = dict[tuple[str, str], tuple[int, int, str]]  # the other columns by the first two
+CODE = ("run.py", "experiments", "sobolev", "hydra_plugins", "scripts")
 FULL_DISK_BYTES = 40_000  # the first rows fit, a checkpoint does not
 
 
@@ -100,7 +107,7 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
             process.communicate(timeout=PATIENCE)
             if any(runs.glob("*/*/summary.json")):
                 continue  # it had ended, and nothing of it is read again
-            kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/*/*.npz")
+            kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/**/*.npz")
             victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
             victim = victims[number % len(victims)]
             victim.write_bytes(damage(victim.read_bytes(), bench.chance))
@@ -175,11 +182,13 @@ def mixed(bench: Bench, times: int) -> Iterator[bool]:
         yield bench.ends_well(runs)
 
 
-def operations(bench: Bench, times: int, locks: bool = False) -> Iterator[bool]:
-    if bench.name != "regression":
-        return
-    most = None if times >= ALL_OPERATIONS else 2 * times
-    yield from file_faults.survived(OPERATIONS.split(), bench.somewhere("operations"), most, locks)
+def operations(*faults: int, name: str = "") -> Callable[[Bench, int], Iterator[bool]]:
+    def fail(bench: Bench, times: int) -> Iterator[bool]:
+        if bench.name == "regression":
+            most = None if times >= ALL_OPERATIONS else times
+            yield from file_faults.survived(OPERATIONS.split(), bench.somewhere("operations"), faults, name, most)
+
+    return fail
 
 
 def no_wandb(bench: Bench, times: int) -> Iterator[bool]:
@@ -210,16 +219,38 @@ FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
     "together": (together, 0.1),
     "full disk": (full_disk, 0.05),
     "mixed": (mixed, 0.1),
-    "operations": (operations, 1),
-    "locks": (partial(operations, locks=True), 1),
+    "killed": (operations(file_faults.KILL), 1),
+    "torn": (operations(file_faults.TORN, name="write"), 1),
+    "no space": (operations(errno.ENOSPC), 1),
+    "input/output error": (operations(errno.EIO), 1),
+    "no permission": (operations(errno.EACCES), 1),
+    "locks": (operations(errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, name="flock"), 1),
     "no W&B": (no_wandb, 0.1),
     "theirs": (theirs, 1),
 }
 
 
-def write(lines: list[tuple], to: Path) -> None:
+def digest() -> str:
+    """Of the code that runs, and of the faults."""
+    files = [file for place in CODE for file in (ROOT / place, *(ROOT / place).rglob("*.py")) if file.is_file()]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:12]
+
+
+def read(file: Path) -> Lines:
+    lines: Lines = {}
+    for row in read_csv(file) if file.exists() else []:
+        lines[row["experiment"], row["fault"]] = int(row["tried"]), int(row["survived"]), row.get("code", "")
+    return lines
+
+
+def is_known(line: tuple[int, int, str] | None, times: int, code: str) -> bool:
+    """Whether the code that is here has survived as much already."""
+    return line is not None and line[0] >= times and line[1] == line[0] and line[2] == code
+
+
+def write(lines: Lines, to: Path) -> None:
     with replacing(to) as path, path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("experiment", "fault", "tried", "survived"), *lines])
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *((*of, *line) for of, line in lines.items())])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -238,23 +269,24 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in EXPERIMENTS:
             parser.error(f"there is no {name!r}; choose from {', '.join(EXPERIMENTS)}")
 
-    names, file = options.names or list(EXPERIMENTS), options.results / "faults.csv"
+    code, failed, file = digest(), False, options.results / "faults.csv"
     options.results.mkdir(parents=True, exist_ok=True)
-    there = list(map(tuple, map(dict.values, read_csv(file) if file.exists() else [])))
-    lines: list[tuple[str, str, int, int]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            (Path(folder) / name).mkdir()
-            bench = prepare(name, Path(folder) / name, options.seed)
-            for fault in options.faults:
-                inject, share = FAULTS[fault]
-                survived = list(inject(bench, max(1, round(options.kills * share))))
+    lines = read(file)
+    for name in options.names or EXPERIMENTS:
+        times = {fault: max(1, round(options.kills * FAULTS[fault][1])) for fault in options.faults}
+        missing = [fault for fault in times if not is_known(lines.get((name, fault)), times[fault], code)]
+        if not missing:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            bench = prepare(name, Path(folder), options.seed)
+            for fault in missing:
+                survived = list(FAULTS[fault][0](bench, times[fault]))
                 if survived:
-                    lines.append((name, fault, len(survived), sum(survived)))
+                    failed |= not all(survived)
                     print(f"{name}, {fault}: {sum(survived)} of {len(survived)} survived", flush=True)
-                    tried = {line[:2] for line in lines}
-                    write([*(row for row in there if row[:2] not in tried), *lines], file)
-    return int(any(tried != survived for _, _, tried, survived in lines))
+                    lines[name, fault] = len(survived), sum(survived), code
+                    write(lines, file)
+    return int(failed)
 
 
 if __name__ == "__main__":

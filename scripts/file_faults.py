@@ -2,14 +2,15 @@
 
 A small library in C, built where there is a compiler and preloaded, counts what a run does below its folder and lets
 one operation fail: the process is killed before it, a write is torn in half, or the system answers with an error. One
-process imports everything once and forks a child for each trial.
+process does a whole run, so that it has imported what a run imports, and forks a child for each trial.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
-import errno
+import io
 import json
 import os
 import shutil
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path(__file__).with_name("faulty_files.c")
 KILL, TORN = -1, -2
-EVERYWHERE = (KILL, TORN, errno.ENOSPC, errno.EIO, errno.EACCES)
-OF_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 
 class Trial(NamedTuple):
@@ -60,12 +59,14 @@ def build(folder: Path) -> Path | None:
     return library
 
 
-def survived(overrides: list[str], folder: Path, most: int | None = None, locks: bool = False) -> Iterator[bool]:
-    """Whether each trial was survived: of all file operations, or of `most` of them spread evenly; or of the lock's."""
+def survived(
+    overrides: list[str], folder: Path, faults: list[int], name: str = "", most: int | None = None
+) -> Iterator[bool]:
+    """Whether each trial was survived: all operations (of one name) with each fault, or `most`, spread evenly."""
     if not (library := build(folder)):
         print("file operations: not tried, there is no C compiler", file=sys.stderr)
         return
-    asked = json.dumps([overrides, str(folder), most, locks])
+    asked = json.dumps([overrides, str(folder), faults, name, most])
     command = [sys.executable, "-m", "scripts.file_faults", asked]
     environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -75,29 +76,28 @@ def survived(overrides: list[str], folder: Path, most: int | None = None, locks:
         sys.exit("error: the file operations could not be tried")
 
 
-def main(overrides: list[str], folder: Path, most: int | None, locks: bool) -> None:
-
-    composed(tuple(overrides), folder)
+def main(overrides: list[str], folder: Path, faults: list[int], name: str, most: int | None) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        call(overrides, folder / "imported")
     whole, stopped = folder / "whole", folder / "stopped"
-    operations = {"nothing": run(overrides, whole).operations}
-    run(overrides, stopped, Trial("nothing", "", operations["nothing"] * 6 // 10, KILL))
-    operations["checkpoint"] = run(overrides, copy_of(stopped, folder)).operations
+    total = run(overrides, whole).operations
+    run(overrides, stopped, Trial("nothing", "", total * 6 // 10, KILL))
     if not any(stopped.glob("*/*/checkpoint.pt")):
         sys.exit("error: the stopped run has no checkpoint")
-    if locks:
-        trials = [Trial(begins, "flock", 1, fault) for begins in operations for fault in OF_LOCKS]
-    else:
-        each = [(begins, 1 + number) for begins, count in operations.items() for number in range(count)]
-        trials = [Trial(begins, "", number, fault) for begins, number in each for fault in EVERYWHERE]
-        if most:
-            trials = [trials[k * len(trials) // most] for k in range(most)]
+    trials = []
+    for begins in ("nothing", "checkpoint"):
+        runs = beginning(begins, stopped, folder)
+        count = run(overrides, runs, Trial(begins, name, 0, 0)).operations
+        trials += [Trial(begins, name, 1 + number, fault) for number in range(count) for fault in faults]
+    if most:
+        trials = [trials[k * len(trials) // most] for k in range(most)]
     for trial in trials:
         print(json.dumps(is_survived(trial, overrides, folder, stopped, whole)), flush=True)
 
 
 def is_survived(trial: Trial, overrides: list[str], folder: Path, stopped: Path, whole: Path) -> bool:
     """Whether the run says in one line what is wrong, loses nothing, and the same command ends in the same rows."""
-    runs = copy_of(stopped, folder) if trial.begins == "checkpoint" else Path(tempfile.mkdtemp(dir=folder))
+    runs = beginning(trial.begins, stopped, folder)
     first = run(overrides, runs, trial)
     left = sorted(path.name for path in runs.glob("*/*/*.p*"))
     errors = [line for line in first.said.splitlines() if line.startswith("error: ")]
@@ -172,8 +172,10 @@ def _compose(overrides: tuple[str, ...]) -> RunConfig:
         return OmegaConf.to_object(compose("config", [*overrides]))
 
 
-def copy_of(stopped: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(stopped, Path(tempfile.mkdtemp(dir=folder)) / "runs"))
+def beginning(begins: str, stopped: Path, folder: Path) -> Path:
+    """A new folder of runs, in which nothing was run yet, or a run was stopped."""
+    new = Path(tempfile.mkdtemp(dir=folder))
+    return Path(shutil.copytree(stopped, new / "runs")) if begins == "checkpoint" else new
 
 
 def rows_of(runs: Path) -> bytes:

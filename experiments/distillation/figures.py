@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from experiments.distillation.names import ENDS, EXPERIMENT, GAMES, LOOKS, METHODS, METRICS, title
+from experiments.distillation.names import ENDS, EXPERIMENT, GAMES, LONGER, LOOKS, METHODS, METRICS, title
 from experiments.distillation.saliency_figures import Saliencies, read_saliencies, saliency
 from experiments.evidence import drawing
 from experiments.evidence.names import Look, looks_of
@@ -159,6 +159,36 @@ def final_values(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def longer(rows: pd.DataFrame) -> Figure:
+    """Where longer trainings end: KL(student || teacher) on test episodes, and how many times smaller than value-only.
+
+    One row per game. The ratio, value only / method, is paired by seed.
+    """
+    games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
+    ends = finals(select(rows, split="test", metric="kl"), "task", "method", "n_train")
+    figure = Figure(figsize=(5, 1.0 + 1.45 * len(games)))
+    grid = figure.subplots(len(games), 2, sharex=True, squeeze=False)
+    for game, line in zip(games, grid, strict=True):
+        _draw_ends(line[0], {m: {n: ends.get((game, m, n), {}) for n in sizes} for m in looks}, looks)
+        _log_axis(line[0])
+        for k, (method, look) in enumerate(looks.items()):
+            pairs = {n: [ends.get((game, m, n), {}) for m in ("value", method)] for n in sizes}
+            ratios = {n: log_ratio(*pair) for n, pair in pairs.items() if pair[0].keys() & pair[1].keys()}
+            if method != "value":
+                intervals = {n: Interval(*10 ** np.array(ratio[:3]), ratio.n) for n, ratio in ratios.items()}
+                _draw_medians(line[1], intervals, k - (len(looks) - 1) / 2, look)
+        line[1].axhline(1, color="black", linewidth=0.8)
+        drawing.numbers_axis(line[1], evenly_below=3, between_below=200, labels=6)
+        line[0].set_ylabel(title(game))
+    for axes, name in zip(grid[0], (METRICS["kl"], "value only / method\n(above 1: the method leads)"), strict=True):
+        axes.set_title(name, fontsize=7)
+    _label_sizes(grid, sizes)
+    figure.legend(handles=[_handle(*each) for each in looks.items()], loc="outside lower center", ncols=len(looks))
+    text = f"Distance to the teacher after {rows['step'].max():,} updates, test episodes"
+    _title(figure, text, rows, _interval(rows))
+    return figure
+
+
 def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, Look]) -> None:
     """Medians and their intervals against training sizes, of each method."""
     for k, (method, look) in enumerate(looks.items()):
@@ -263,12 +293,13 @@ def read_steps_before(folder: Path) -> dict[str, int]:
 
 
 REMEDY = "`make teachers distillation` makes it"
-NAMES = ("figure_4", "final_values", "distillation_curves", "saliency", "teachers")
+NAMES = ("figure_4", "final_values", "longer", "distillation_curves", "saliency", "teachers")
 
 
 def draw(
     names: list[str],
     rows: pd.DataFrame,
+    rows_of_longer: pd.DataFrame,
     saliencies: Saliencies,
     of_teachers: pd.DataFrame,
     steps_before: dict[str, int],
@@ -280,6 +311,8 @@ def draw(
         yield "figure_4", "figure_4", figure_4(rows)
     if "final_values" in names and len(rows):
         yield "final_values", "distillation_final_values", final_values(rows)
+    if "longer" in names and len(rows_of_longer):
+        yield "longer", "distillation_longer", longer(rows_of_longer)
     if "distillation_curves" in names and len(rows):
         yield "distillation_curves", "distillation_curves", curves(rows)
     if "saliency" in names:
@@ -296,4 +329,5 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
     rows, of_teachers = rows_there(results / "distillation"), rows_there(results / "teachers")
     saliencies = read_saliencies(results / "distillation" / "saliency")
     steps_before = read_steps_before(results / "teachers")
-    yield from draw(names, select(rows, experiment=EXPERIMENT), saliencies, of_teachers, steps_before)
+    of_both = (select(rows, experiment=name) for name in (EXPERIMENT, LONGER))
+    yield from draw(names, *of_both, saliencies, of_teachers, steps_before)

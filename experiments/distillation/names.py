@@ -14,7 +14,8 @@ IN_FLOAT32 = "distill_float32"
 LONGER = "distill_longer"
 
 GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
-METHODS, LOOKS = names.METHODS, names.LOOKS
+METHODS = names.METHODS | {"sobolev_falling": "Sobolev, alpha falling"}
+LOOKS = names.LOOKS | {"sobolev_falling": {"color": "#009E73", "marker": "^"}}
 METRICS = {"action_error": "action error", "kl": "KL", "gradient_error": "gradient error"}
 METRICS_IN_FULL = {"kl": "KL", "action_error": "action-prediction error"}  # in sentences
 ENDS = {  # split and metric at the end of training, beside the distances of Figure 4
@@ -22,6 +23,9 @@ ENDS = {  # split and metric at the end of training, beside the distances of Fig
     ("play", "kl"): "KL in play",
     ("play", "score"): "score",
 }
+
+
+names.register("method", METHODS)
 
 
 def title(game: str) -> str:

@@ -29,6 +29,7 @@ from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
 from experiments.runner.former_names import as_called_today
 
 NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
+NOT_DRAWN = {"distill_longer", "distill_float32"}  # tables show these; their arrays would be 10 MB that nothing reads
 
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:
@@ -181,7 +182,7 @@ def merged(there: dict[tuple, Rows], chosen: dict[tuple, Candidate]) -> dict[tup
 def arrays_of(kept: dict[tuple, Candidate], rows: dict[tuple, Rows]) -> dict[str, bytes]:
     """What figures need besides rows: the arrays of a cell are those of the run that has its first seed."""
     files = {}
-    for of_cell in dict.fromkeys(key[:-1] for key in kept):
+    for of_cell in dict.fromkeys(key[:-1] for key in kept if key[0] not in NOT_DRAWN):
         first = min(int(key[-1]) for key in rows if key[:-1] == of_cell)
         if candidate := kept.get((*of_cell, str(first))):
             files |= {f"{folder}/{'_'.join(of_cell)}.npz": arrays for folder, arrays in candidate.arrays.items()}

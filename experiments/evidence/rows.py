@@ -169,8 +169,11 @@ def final(rows: pd.DataFrame, **cell: Any) -> BySeed:
 
 def finals(rows: pd.DataFrame, *columns: str) -> dict[tuple, BySeed]:
     """`final` of every cell at once, by what the columns hold: ``finals(rows, "task", "method")["booth", "value"]``."""
-    last = rows.groupby(list(columns), observed=True)["step"].transform("max")
-    return {key: _by_seed(cell) for key, cell in groups(rows[rows["step"] == last], *columns)}
+    last = rows[rows["step"] == rows.groupby(list(columns), observed=True)["step"].transform("max")]
+    found: dict[tuple, BySeed] = {}
+    for *key, seed, value in zip(*(last[name].tolist() for name in (*columns, "seed", "value")), strict=True):
+        found.setdefault(tuple(key), {})[seed] = value
+    return dict(sorted(found.items(), key=lambda cell: tuple(map(place, columns, cell[0]))))
 
 
 def _by_seed(rows: pd.DataFrame) -> BySeed:
@@ -201,8 +204,10 @@ def _median_interval(values: tuple[float, ...]) -> Interval:
         return Interval(values[0] if values else np.nan, np.nan, np.nan, len(values))
     if len(values) <= RANGE:
         return Interval(float(np.median(values)), min(values), max(values), len(values))
-    # As `scipy.stats.bootstrap` has it, which would draw the same samples each time.
-    medians = np.median(np.array(values)[_resamples(len(values))], axis=1)
+    # As `scipy.stats.bootstrap` has it, which would draw the same samples each time. Short rows sort sooner than
+    # `np.median` selects.
+    samples = np.sort(np.array(values)[_resamples(len(values))], axis=1)
+    medians = samples[:, [(len(values) - 1) // 2, len(values) // 2]].mean(axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
     return Interval(float(np.median(values)), float(low), float(high), len(values))
 

@@ -28,6 +28,7 @@ from experiments.evidence.rows import finals, select
 
 SEARCH = "regression_recipes"
 LIMITS = "regression_recipe_limits"  # what was chosen, with other weights and with noise
+PROJECTIONS = "regression_projections"  # what was chosen, with Jacobians on random vectors
 FUNCTIONS_CHOSEN_ON = ("branin", "eggholder", "friedman", "hartmann_6", "levy", "six_hump_camel")
 CELLS = frozenset((task, n_train) for task in FUNCTIONS_CHOSEN_ON for n_train in (20, 100, 10_000))
 CELLS_OF_NETWORKS = frozenset(  # stage 1

@@ -18,7 +18,7 @@ from experiments.regression.budget_rules import (
     won_by_updates,
     won_during_training,
 )
-from experiments.regression.recipe_claims import ANSWER, RECIPE
+from experiments.regression.recipe_claims import ANSWER, NO_CHOICE, RECIPE
 from experiments.regression.rules import (
     CAPTURED,
     MAJORITY,
@@ -217,4 +217,4 @@ CHANGED = (
     "Regression, the recipe: three of the paper's functions (Ackley, Beale, Booth) were judged, and seen, before the "
     "runs of the other four had ended. The recipe stayed as the search had chosen it.",
 )
-PARTS = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, DESCENT, RECIPE)  # of the report
+PARTS = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, DESCENT, RECIPE, NO_CHOICE)  # of the report

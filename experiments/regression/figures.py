@@ -32,20 +32,21 @@ from experiments.evidence.rows import (
     select,
 )
 from experiments.regression.budget_figures import functions_won
-from experiments.regression.choosing import LIMITS, SEARCH
+from experiments.regression.choosing import LIMITS, PROJECTIONS, SEARCH
 from experiments.regression.headings import head, interval_words, shortest_and_longest
 from experiments.regression.names import LOOKS, METHODS, METRICS, TASKS
+from experiments.regression.projection_figures import projections
 from experiments.regression.ratio_figures import losses, ratios
 from experiments.regression.recipe_figures import limits, recipes
 from experiments.regression.surfaces import figure_3, surface_view
 
 NAMES = (
     *("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "losses", "functions_won"),
-    *("descent", "recipes", "recipe_limits"),
+    *("descent", "recipes", "recipe_limits", "projections"),
 )
 REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
 DESCENT = "regression_descent"
-NOT_DRAWN = ("regression_steep", SEARCH, LIMITS)  # as the others are: these have figures of their own
+NOT_DRAWN = ("regression_steep", SEARCH, LIMITS, PROJECTIONS)  # as the others are: these have figures of their own
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
@@ -212,10 +213,12 @@ def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iter
         yield "recipes", "recipes", figure
     if "recipe_limits" in names and (figure := limits(rows)):
         yield "recipe_limits", "recipe_limits", figure
+    if "projections" in names and (figure := projections(rows)):
+        yield "projections", "projections", figure
     for (experiment,), of_experiment in groups(rows, "experiment"):
         suffix = experiment.removeprefix("regression")
         others = {*of_experiment["method"]} - {"value", "sobolev", "derivative"}
-        if "losses" in names and others and experiment not in (SEARCH, LIMITS, DESCENT):
+        if "losses" in names and others and experiment not in (SEARCH, LIMITS, PROJECTIONS, DESCENT):
             yield "losses", f"losses{suffix}", losses(of_experiment)
         if experiment in NOT_DRAWN:
             continue

@@ -15,6 +15,12 @@ TASKS = {  # in the order of the paper's table
     "mccormick": "McCormick",
     "rosenbrock": "Rosenbrock",
     "styblinski_tang": "Styblinski-Tang",
+    # The models of engineering.
+    "borehole": "borehole",
+    "otl_circuit": "OTL circuit",
+    "piston": "piston",
+    "robot_arm": "robot arm",
+    "wing_weight": "wing weight",
 }
 METHODS = names.METHODS | {
     "sobolev_2": "Sobolev, 2nd order",
@@ -33,6 +39,7 @@ SIZE_LOOKS = [
     {"color": "#009E73", "marker": "o"},
     {"color": "#E69F00", "marker": "s"},
     {"color": "#56B4E9", "marker": "^"},
+    {"color": "#CC79A7", "marker": "D"},
 ]
 METRICS = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
 PROTOCOLS = {
@@ -43,6 +50,7 @@ PROTOCOLS = {
     "regression_descent": "normalised protocol",
     "regression_decayed": "paper's protocol, learning rate falling in the end",
     "regression_recipe": "normalised protocol, each method's best choice",
+    "regression_recipe_unseen": "normalised protocol, each method's best choice",
 }
 REDUCED = "REDUCED: not the paper's scale"  # the mark of a figure
 

@@ -19,7 +19,6 @@ AXES_OF_LIMITS = {  # what its methods are called
     "noise / root mean square of the gradients": r"sobolev_weight1\.0_noise(.*)",
 }
 VALUE_OF_LIMITS = "value_weight1.0_noise0.0"
-LINES = (*SIZE_LOOKS, {"color": "#CC79A7", "marker": "D"})
 WORDS = {"unit": "1:1", "balanced": "balanced", "flat": "", "late": "falling", "early": "falling early", "square": ""}
 WORDS |= {"norm": "norm", "exact": "", "finite": "differences"}
 
@@ -53,11 +52,13 @@ def recipes(rows: pd.DataFrame) -> Figure | None:
     axes.set_xlabel(f"MSE of values, best value only / recipe\n{better}")
     handles = [
         Line2D([], [], label=f"{n:,} points, one function", linestyle="", markersize=4, **look)
-        for n, look in zip(sizes, SIZE_LOOKS, strict=True)
+        for n, look in zip(sizes, SIZE_LOOKS, strict=False)
     ]
     gains = Line2D([], [], color="black", linewidth=2, label="gain (counts the grey range alone)")
     figure.legend(handles=[*handles, gains], loc="outside lower center", ncols=2)
     detail = f"validation points, functions that are none of the paper's; value only: {title(value[0])}"
+    if any(choice.derivative == "finite" for choice in choices):
+        detail += "\ndifferences were tried after the search had chosen"
     drawing.title(figure, "The search for a recipe", detail, scale_of(select(rows, experiment=SEARCH)), mark=REDUCED)
     return figure
 
@@ -71,7 +72,7 @@ def limits(rows: pd.DataFrame) -> Figure | None:
     tasks = list(dict.fromkeys(task for task, _ in errors))
     if not tasks:
         return None
-    looks = looks_of(tasks, dict(zip(tasks, LINES, strict=False)))
+    looks = looks_of(tasks, dict(zip(tasks, SIZE_LOOKS, strict=False)))
     figure = Figure(figsize=(7, 3))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (name, template) in zip(panels, AXES_OF_LIMITS.items(), strict=True):

@@ -19,6 +19,9 @@ Shape suffixes: E networks, N samples of each, I inputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -62,24 +65,48 @@ def main(config: RecipeConfig, run: Run) -> dict:
 
     # Model and loss
     ensemble = new_ensemble(config, function.inputs, seeds, run)
-    batch_size, steps = min(config.n_train, config.optimizer.batch_size), config.optimizer.steps
-    compute_gradients = Objective(ensemble, batch_size, config.gradient, gradients)
+    batch_size = min(config.n_train, config.optimizer.batch_size)
+    objective = Objective(ensemble, batch_size, config.gradient, gradients)
+    batches = partial(shuffled_batches, [inputs, values, gradients], batch_size, seeds)
+    return learn(config, run, ensemble, objective, batches, lambda: normalizer.errors(ensemble, held_out), of_zeros_E)
+
+
+def learn(
+    config: RecipeConfig,
+    run: Run,
+    ensemble: MLPEnsemble,
+    compute_gradients: Callable[..., None],
+    batches_from: Callable[[int], Iterator[list[Tensor]]],
+    measure: Callable[[], list[Tensor]],
+    of_zeros_E: Tensor,
+) -> dict:
+    """Train an ensemble and record its errors by order; returns the summary.
+
+    Args:
+        config: the budget, the learning rate, and the name of the points that errors are of.
+        run: where rows and checkpoints go.
+        ensemble: the networks.
+        compute_gradients: fills their `.grad`, from the share of updates that are done and the tensors of a batch.
+        batches_from: the batches from an update on.
+        measure: the errors (E,) by order.
+        of_zeros_E: the errors of networks of zeros, against which divergence is told.
+    """
+    seeds, steps = range(config.seed, config.seed + config.networks), config.optimizer.steps
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=config.optimizer.learning_rate, fused=True)
 
-    # Loop
     first = 0
     if state := run.resume():
         first = state["step"]
         ensemble.load_state_dict(state["ensemble"])
         optimizer.load_state_dict(state["optimizer"])
     evaluate_at = {*evaluation_steps(steps, config.evaluations)} if config.evaluations > 1 else {steps}
-    batches = shuffled_batches([inputs, values, gradients], batch_size, seeds, first)
+    batches = batches_from(first)
     for step in run.progress(first, steps + 1):
         run.checkpoint(
             lambda step=step: {"step": step, "ensemble": ensemble.state_dict(), "optimizer": optimizer.state_dict()}
         )
         if step in evaluate_at:
-            errors = normalizer.errors(ensemble, held_out)
+            errors = measure()
             run.record(step, rows({config.split: errors}, seeds))
             check_convergence(step, step == steps, by_seed((errors[0] / of_zeros_E).sqrt(), seeds))
         if step < steps:

@@ -7,7 +7,7 @@ otherwise; with too few seeds it is undecided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -29,16 +29,16 @@ CAPTURED = 0.9  # share of the target's variance explained from which on a model
 Ratios = dict[tuple[str, int], Interval]  # {(task, n_train): L}
 
 
-def of_the_rules(evidence: Evidence) -> Evidence:
+def of_the_rules(evidence: Evidence, tasks: Collection[str] = PAPER_TASKS, sizes: Collection[int] = SIZES) -> Evidence:
     """The cells that the rules name; a reader's own functions, methods and sizes are no part of a verdict."""
-    return replace(evidence, rows=named_by_the_rules(evidence.rows))
+    return replace(evidence, rows=named_by_the_rules(evidence.rows, tasks, sizes))
 
 
-def named_by_the_rules(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the paper's functions, both methods and the three sizes."""
-    return rows[
-        rows["task"].isin(PAPER_TASKS) & rows["method"].isin(["value", "sobolev"]) & rows["n_train"].isin(SIZES)
-    ]
+def named_by_the_rules(
+    rows: pd.DataFrame, tasks: Collection[str] = PAPER_TASKS, sizes: Collection[int] = SIZES
+) -> pd.DataFrame:
+    """The rows of these functions, both methods and these sizes."""
+    return rows[rows["task"].isin(tasks) & rows["method"].isin(["value", "sobolev"]) & rows["n_train"].isin(sizes)]
 
 
 def log_ratios(rows: pd.DataFrame, metric: str = "value_mse") -> Ratios:
@@ -74,11 +74,13 @@ def outcome(ratio: Interval) -> str:
 def missing_cells(ratios: Ratios, needed: Iterable[tuple[str, int]]) -> str:
     """Which of the cells were not run, in words; empty if all were."""
     by_size: dict[int, list[str]] = {}
+    needed = list(needed)
+    every_task = len({task for task, _ in needed})
     for task, n_train in needed:
         if (task, n_train) not in ratios:
             by_size.setdefault(n_train, []).append(TASKS[task])
     return "; ".join(
-        f"{'all functions' if len(titles) == len(PAPER_TASKS) else ', '.join(titles)} at {n_train:,} points"
+        f"{'all functions' if len(titles) == every_task > 1 else ', '.join(titles)} at {n_train:,} points"
         for n_train, titles in by_size.items()
     )
 
@@ -93,7 +95,12 @@ def by_size(ratios: Ratios, describe: Callable[[int, dict[str, Interval]], str])
     )
 
 
-def won_so_many(evidence: Evidence, metric: str = "value_mse", needed: Mapping[int, int] = SIX_OF_SEVEN) -> Finding:
+def won_so_many(
+    evidence: Evidence,
+    metric: str = "value_mse",
+    needed: Mapping[int, int] = SIX_OF_SEVEN,
+    tasks: Collection[str] = PAPER_TASKS,
+) -> Finding:
     """R1, and for gradients RQ2: at each size, so many functions are won."""
     ratios = log_ratios(evidence.rows, metric)
 
@@ -112,14 +119,14 @@ def won_so_many(evidence: Evidence, metric: str = "value_mse", needed: Mapping[i
 
     def statements() -> dict[str, Statement]:
         return {
-            f"{n_train:,}": at_least(k, (above(ratios[task, n_train], 0) for task in PAPER_TASKS))
+            f"{n_train:,}": at_least(k, (above(ratios[task, n_train], 0) for task in tasks))
             for n_train, k in needed.items()
         }
 
     return find(
         evidence,
         lambda: every(statements().values()),
-        missing_cells(ratios, CELLS),
+        missing_cells(ratios, [(task, n_train) for n_train in needed for task in tasks]),
         by_size(ratios, describe),
         because=lambda: f"{each(statements())} points",
     )

@@ -22,6 +22,7 @@ TERM = {
     "distance": ("square", "norm"),
     "derivative": ("exact", "finite"),
 }
+PROJECTIONS = ("full", "sphere", "gaussian", "rademacher", "coordinate")
 
 
 @dataclass
@@ -161,6 +162,23 @@ class RecipeLimitsConfig(ChosenRecipeConfig):
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "gradient.factor", "gradient.noise")
 
 
+@dataclass
+class ProjectedConfig(ChosenRecipeConfig):
+    """A chosen recipe for a function's gradient field, whose Jacobian is learned in full or on random vectors."""
+
+    axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "projection", "samples")
+    projection: str = MISSING  # one of PROJECTIONS
+    samples: int = MISSING  # vectors a sample and update
+
+    def check_values(self) -> None:
+        super().check_values()
+        check_positive(samples=self.samples)
+        if self.projection not in PROJECTIONS:
+            raise BadInput(f"projection={self.projection}: expected {', '.join(PROJECTIONS)}")
+        if self.gradient.derivative != "exact" or self.gradient.noise:
+            raise BadInput("the Jacobian of a field is exact here: gradient.derivative=exact and gradient.noise=0")
+
+
 def modules_of(function: str, distances: Sequence[str] = ()) -> set[str]:
     """The modules that hold a function's formula and derivatives, and distances, as far as there are such."""
     from sobolev.functions import FUNCTIONS  # these bring torch, which types and refusals do not wait for
@@ -198,4 +216,5 @@ TYPES = {
     "regression_recipes_types": RecipeConfig,
     "regression_recipe_types": ChosenRecipeConfig,
     "regression_recipe_limits_types": RecipeLimitsConfig,
+    "regression_projections_types": ProjectedConfig,
 }

@@ -221,10 +221,12 @@ def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: i
     return tuple(tensor.to(run.device, run.dtype) for tensor in exact)
 
 
-def new_ensemble(config: RegressionConfig | RecipeConfig, inputs: int, seeds: Sequence[int], run: Run) -> MLPEnsemble:
+def new_ensemble(
+    config: RegressionConfig | RecipeConfig, inputs: int, seeds: Sequence[int], run: Run, outputs: int = 1
+) -> MLPEnsemble:
     """The networks as they begin, one a seed."""
     return MLPEnsemble(
-        sizes=(inputs, *config.model.hidden, 1),
+        sizes=(inputs, *config.model.hidden, outputs),
         generators=[generator(seed, "init") for seed in seeds],
         activation=config.model.activation.name,
         initialisation=config.model.initialisation.name,

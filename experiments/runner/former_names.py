@@ -35,6 +35,7 @@ KEYS = {  # today's dotted key: the first one
 AS_BEFORE = {
     "loss": {"distances": ["squared_l2"] * 3},
     "objective": {"falls_until": 0.0, "balanced": False},
+    "search": {"keeps": "last"},
 }
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +51,7 @@ def scale_of(config: RunConfig) -> str:
 
 def differences(config: RunConfig, shipped: dict[str, Any], free: tuple[str, ...]) -> Iterator[str]:
     """The settings, by dotted key, in which a run is another one than ships, or a smaller one."""
-    for key, value in flat(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)):
+    for key, value in flat(asdict(config)):
         if any(key == each or key.startswith(f"{each}.") for each in free) or shipped.get(key) == value:
             continue
         if key not in config.budget or key not in shipped or not at_least(value, shipped[key]):
@@ -84,4 +86,11 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", spelt(value)
+
+
+def spelt(value: Any) -> Any:
+    """A setting as YAML has it, with the name of a choice for the choice."""
+    if isinstance(value, list):
+        return [spelt(entry) for entry in value]
+    return value.name if isinstance(value, Enum) else value

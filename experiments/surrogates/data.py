@@ -45,14 +45,29 @@ def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
     path = folder / f"reactor-{code}-n{dataset.n_samples}-seed{dataset.seed}.npz"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
-        if not path.exists():
+        kept = _kept(path)
+        if kept is None:
             samples, cost = reactor.samples(dataset.n_samples, dataset.seed)
+            kept = {"x": samples.x, "y": samples.y, "dy": samples.dy, "cost": cost}
             with replacing(path) as partial, partial.open("wb") as file:
-                np.savez_compressed(file, x=samples.x, y=samples.y, dy=samples.dy, cost=cost)
-    with np.load(path, allow_pickle=False) as kept:
-        x, y, dy = (kept[name] for name in ("x", "y", "dy"))
-        costs = {"sensitivities": float(kept["cost"]), "differences": 1.0 + x.shape[1]}  # one-sided: the cheapest
-        return Samples(x, y, dy, reactor.INPUTS, reactor.OUTPUTS), costs
+                np.savez_compressed(file, **kept)
+    x, y, dy = (kept[name] for name in ("x", "y", "dy"))
+    costs = {"sensitivities": float(kept["cost"]), "differences": 1.0 + x.shape[1]}  # one-sided: the cheapest
+    return Samples(x, y, dy, reactor.INPUTS, reactor.OUTPUTS), costs
+
+
+def _kept(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file, None where there is none or it is damaged: what it held is solved again."""
+    if not path.exists():
+        return None
+    try:
+        # NumPy would take an array or a pickle for a .npz by its first bytes, and leaves a damaged file open.
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("x", "y", "dy", "cost")}
+    except OSError:
+        raise
+    except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
+        return None
 
 
 def _paths(dataset: DatasetConfig) -> Parts:

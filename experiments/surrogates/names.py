@@ -8,8 +8,9 @@ from __future__ import annotations
 from experiments.evidence import names
 
 TASKS = {"reactor": "plug-flow reactor", "basket": "basket option, one path a sample"}
-METHODS = {"value": names.METHODS["value"], "sobolev": names.METHODS["sobolev"]}
-LOOKS = names.LOOKS
+METHODS = {name: names.METHODS[name] for name in ("value", "sobolev")}
+METHODS |= {"sobolev_norm": "Sobolev, norm not squared"}
+LOOKS = names.LOOKS | {"sobolev_norm": {"color": "#009E73", "marker": "^"}}
 METRICS = {"value_error": "values", "gradient_error": "derivatives"}
 SAMPLES = {"reactor": "solves", "basket": "paths"}
 OUTPUTS = {

@@ -70,6 +70,7 @@ class SearchConfig:
     activations: list[Activation] = MISSING
     learning_rates: list[float] = MISSING
     steps: int = MISSING  # of each pair
+    keeps: str = MISSING  # last or best: the network of the end, or that of the least validation error on the way
 
 
 @dataclass
@@ -127,6 +128,8 @@ class SurrogateConfig(RunConfig):
             **{"network.hidden": min(self.network.hidden, default=0)},
             **{"search.learning_rates": min(self.search.learning_rates, default=0)},
         )
+        if self.search.keeps not in ("last", "best"):
+            raise BadInput(f"search.keeps={self.search.keeps}: expected last or best")
         if not self.search.activations:
             raise BadInput("search.activations is empty: name one or more, such as [tanh]")
         if self.n_train < 0 or not 0 < self.fraction <= 1:
@@ -137,8 +140,10 @@ class SurrogateConfig(RunConfig):
         value, gradient, *higher = (*self.loss.weights, 0.0, 0.0)
         if not 0 < value < math.inf or not 0 <= gradient < math.inf or any(higher):
             raise BadInput(f"loss.weights={self.loss.weights}: expected those of values, above 0, and of derivatives")
-        if set(self.loss.distances) != {"squared_l2"}:
-            raise BadInput(f"loss.distances={self.loss.distances}: here all errors are squared (squared_l2)")
+        of_values, of_derivatives = (*self.loss.distances, "", "")[:2]
+        if of_values != "squared_l2" or of_derivatives not in ("squared_l2", "l2"):
+            said = "expected squared errors of values (squared_l2), and of derivatives squared ones or norms (l2)"
+            raise BadInput(f"loss.distances={self.loss.distances}: {said}")
         check_updates(**{"optimizer.steps": self.optimizer.steps})
 
 

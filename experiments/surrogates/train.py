@@ -3,7 +3,8 @@
 Inputs and outputs are z-scored, the terms of values and of derivatives are divided by their targets' mean squares, and
 the learning rate falls as half a cosine. Each method tries the same activations and learning rates for a while, and
 trains at length with the pair whose values are nearest on the validation part; the test part is looked at once, in the
-end.
+end. Where labels are noisy, a network is kept as it was when its values were nearest on the validation part
+(`search.keeps=best`), in place of how it ended.
 
 Shape suffixes: E networks, N samples of each, B samples of a batch, I inputs, O outputs.
 """
@@ -34,6 +35,7 @@ from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 
 Choice = tuple[Activation, float]  # and a learning rate
+MEASUREMENTS = 60  # of the validation error over a training, where the best network is kept
 SHOWN = 200  # test samples whose predictions are kept for figures
 
 
@@ -52,8 +54,26 @@ class Training:
         self.schedule = OptimizerConfig(rate, Schedule.cosine, steps, config.optimizer.batch_size)
         self.adam = torch.optim.Adam(self.ensemble.parameters(), lr=rate)
         self.loss = SobolevLoss(
-            order=1, weights=config.loss.weights[:2], balance="order", reduction="none", batch_dims=2
+            order=1,
+            weights=config.loss.weights[:2],
+            balance="order",
+            distances=config.loss.distances[:2],
+            reduction="none",
+            batch_dims=2,
         ).balance((y_ENO, dy_ENOI), x_ENI)
+        every = max(1, steps // MEASUREMENTS)
+        self.measured_after = {steps, *(range(every, steps, every) if config.search.keeps == "best" else ())}
+        self.least_E: Tensor | None = None  # validation errors of what is kept
+        self.kept: dict[str, Tensor] = {}
+
+    def keep(self, error_E: Tensor) -> None:
+        """Keep the networks whose validation errors these are, where they are the least so far."""
+        error_E = error_E.nan_to_num(math.inf)
+        better_E = error_E < (math.inf if self.least_E is None else self.least_E)
+        now = {name: tensor.clone() for name, tensor in self.ensemble.state_dict().items()}
+        before = self.kept or now
+        self.kept = {name: torch.where(better_E[:, None, None], now[name], before[name]) for name in now}
+        self.least_E = error_E if self.least_E is None else torch.minimum(error_E, self.least_E)
 
     def update(self, step: int, picks_EB: Tensor) -> None:
         """One step of Adam on a batch of each network."""
@@ -91,15 +111,18 @@ def main(config: SurrogateConfig, run: Run) -> dict:
         training = begin(first, errors)
         training.ensemble.load_state_dict(state["ensemble"])
         training.adam.load_state_dict(state["adam"])
+        training.least_E, training.kept = state.get("least"), state.get("kept", {})
     for step in run.progress(first, searching + steps):
         within = step % brief if step < searching else step - searching
         if not within:
             training = begin(step, errors)
         run.checkpoint(lambda step=step, training=training, errors=errors: state_of(step, training, errors))
         training.update(within, picks_SEB[within])
+        if within + 1 in training.measured_after:
+            training.keep(measure(training.ensemble, scales, parts["validation"], run)["value_error"])
         if step < searching and within == brief - 1:
-            measured = measure(training.ensemble, scales, parts["validation"], run)["value_error"]
-            errors = [*errors, float(measured.nan_to_num(math.inf).median())]
+            errors = [*errors, float(training.least_E.median())]
+    training.ensemble.load_state_dict(training.kept)
     run.record(searching + steps, facts(config, errors, costs))
     return finish(config, run, training.ensemble, scales, parts) | chosen(tried, errors)
 
@@ -228,6 +251,8 @@ def state_of(step: int, training: Training, errors: list[float]) -> dict:
         "errors": errors,
         "ensemble": training.ensemble.state_dict(),
         "adam": training.adam.state_dict(),
+        "least": training.least_E,
+        "kept": training.kept,
     }
 
 

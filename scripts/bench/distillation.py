@@ -26,8 +26,9 @@ from pathlib import Path
 import torch
 
 from experiments.distillation.updates import Update
+from experiments.runner.operations import operations_of
 from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
-from scripts.bench.roofline import COPIED, copy, operations_of
+from scripts.bench.roofline import COPIED, copy
 from sobolev import projections
 from sobolev.devices import to_device
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss

@@ -4,73 +4,18 @@ Each operation of a real step reads its operands from memory and writes its resu
 
     max(operations / peak, bytes / bandwidth),
 
-and the step's floor is the sum. Peak and bandwidth are measured: those of one large matrix product in the precision of
-the operation's factors, and of one large copy. What is in a cache, or what one kernel does of several operations, may
-be faster.
+and the step's floor is the sum (`experiments.runner.operations`). Peak and bandwidth are measured: those of one large
+matrix product in the precision of the operation's factors, and of one large copy. What is in a cache, or what one
+kernel does of several operations, may be faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 COPIED = 2**28  # bytes of a copy that is in no cache
-ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach")
-
-OUTPUTS = ("out", "grad_input")  # options that name where a result goes
-
-
-@dataclass
-class Operations(TorchDispatchMode):
-    """The operations of what runs inside it, each as (floating-point operations, their type, bytes read and written).
-
-    Floating-point operations are those of products and convolutions, as PyTorch's FlopCounterMode has them, whose hooks
-    on modules do not bear `autograd.grad`.
-    """
-
-    each: list[tuple[int, torch.dtype, int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        options = options or {}
-        result = function(*arguments, **options)
-        if not function.is_view and function._overloadpacket.__name__ not in ALLOCATIONS:
-            formula = flop_registry.get(function._overloadpacket)
-            operations = formula(*arguments, **options, out_val=result) if formula else 0
-            read = [value for name, value in options.items() if name not in OUTPUTS]
-            tensors = [leaf for leaf in tree_leaves((arguments, read, result)) if isinstance(leaf, Tensor)]
-            moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            self.each.append((operations, tensors[0].dtype if tensors else torch.float32, moved))
-        return result
-
-    @property
-    def total(self) -> int:
-        """Floating-point operations of all."""
-        return sum(operations for operations, _, _ in self.each)
-
-    def floor(self, peaks: Mapping[torch.dtype, float], bandwidth: float) -> float:
-        """Seconds, at so many floating-point operations of each type and bytes a second."""
-        return sum(
-            max(operations / peaks[dtype] if operations else 0.0, moved / bandwidth)
-            for operations, dtype, moved in self.each
-        )
-
-
-def operations_of(step: Callable[[], object]) -> Operations:
-    with Operations() as operations:
-        step()
-    return operations
 
 
 def copy(device: torch.device) -> Callable[[], None]:

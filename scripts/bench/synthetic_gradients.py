@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.runner.operations import operations_of
 from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
-from scripts.bench.roofline import COPIED, copy, operations_of
+from scripts.bench.roofline import COPIED, copy
 from sobolev.cuda_graphs import CapturedStep
 from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor

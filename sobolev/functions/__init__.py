@@ -1,13 +1,14 @@
-"""Functions to regress: the seven benchmarks of the paper's Section 4.1, and others of up to six inputs."""
+"""Functions to regress: the seven benchmarks of the paper's Section 4.1, and others of up to ten inputs."""
 
 from collections import ChainMap
 from types import MappingProxyType
 
 from sobolev.functions.benchmark import BenchmarkFunction
 from sobolev.functions.benchmarks import BENCHMARKS
+from sobolev.functions.engineering import ENGINEERING
 from sobolev.functions.others import OTHERS
 
-FUNCTIONS = ChainMap(BENCHMARKS, OTHERS)  # every function by its name, also those that are added later
+FUNCTIONS = ChainMap(BENCHMARKS, OTHERS, ENGINEERING)  # every function by its name, also those that are added later
 SHIPPED = MappingProxyType(dict(FUNCTIONS))  # those of this library, whatever is added
 
-__all__ = ["BENCHMARKS", "FUNCTIONS", "OTHERS", "SHIPPED", "BenchmarkFunction"]
+__all__ = ["BENCHMARKS", "ENGINEERING", "FUNCTIONS", "OTHERS", "SHIPPED", "BenchmarkFunction"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.distillation.appendix import longer, shortcut
+from experiments.distillation.appendix import longer, nearer_for_longer, shortcut
 from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
 from experiments.distillation.names import GAMES
 from experiments.evidence.report import details, judge
@@ -213,14 +213,29 @@ def test_longer_training_stands_beneath_the_same_cell():
     again["step"] *= 5
     again.loc[(again["method"] == "value") & (again["metric"] == "kl"), "value"] *= 2
     lines = [line for line in longer(Evidence(joined(rows, again), {})).splitlines() if "1,000" in line]
-    before, after = ([entry.strip() for entry in line.split("|")[1:-1]] for line in lines)
+    of_lines = [[entry.strip() for entry in line.split("|")[1:-1]] for line in lines]
     last = int(rows["step"].max())
-    assert (before[:3], after[:3]) == (["Breakout", "1,000", f"{last:,}"], ["Breakout", "1,000", f"{5 * last:,}"])
-    assert float(after[3]) == pytest.approx(2 * float(before[3]), rel=0.01)  # value-only, test
-    assert after[4] == before[4]
-    ratios = [float(entries[-2].split()[0]) for entries in (before, after)]
-    assert ratios[1] == pytest.approx(2 * ratios[0], rel=0.02)
+    assert [line[:4] for line in of_lines] == [
+        ["Breakout", "1,000", f"{updates:,}", method]
+        for updates in (last, 5 * last)
+        for method in ("value only", "Sobolev")
+    ]
+    (value, sobolev), (value_later, sobolev_later) = of_lines[:2], of_lines[2:]
+    assert float(value_later[4]) == pytest.approx(2 * float(value[4]), rel=0.01)  # test KL
+    assert sobolev_later[4] == sobolev[4]
+    assert value[-2] == "-"
+    assert float(sobolev_later[-2].split()[0]) == pytest.approx(2 * float(sobolev[-2].split()[0]), rel=0.02)
     assert longer(Evidence(rows, {})) == ""
+    said = nearer_for_longer(Evidence(joined(rows, again), {}))
+    assert re.fullmatch(
+        rf"After {5 * last:,} updates, KL divergence, value-only over Sobolev: Breakout [\d.]+ \(3 seeds\) from 1,000 "
+        r"states\.",
+        said,
+    )
+    assert float(re.search(r"Breakout ([\d.]+)", said)[1]) == pytest.approx(
+        float(sobolev_later[-2].split()[0]), rel=0.05
+    )
+    assert nearer_for_longer(Evidence(rows, {})) == ""
 
 
 DIFFERENCES = {"distill_float32": ["compute_dtype"], "distill_longer": ["optimizer.steps"]}
@@ -229,9 +244,10 @@ DIFFERENCES = {"distill_float32": ["compute_dtype"], "distill_longer": ["optimiz
 def test_shipped_runs_of_a_comparison_differ_by_nothing_else():
     settings = json.loads((CONFIGS.parent / "results" / "distillation" / "settings.json").read_text())
     for name, expected in DIFFERENCES.items():
-        for cell in settings:
-            if cell.startswith(f"{name} "):
-                other = settings[cell.replace(name, "distill_atari")]
+        cells = {cell: cell.replace(name, "distill_atari") for cell in settings if cell.startswith(f"{name} ")}
+        assert settings.keys() & cells.values()
+        for cell, of_the_grid in cells.items():
+            if other := settings.get(of_the_grid):  # a falling alpha has no shorter runs
                 assert {key for key in other if settings[cell].get(key) != other[key]} == {"name", *expected}, cell
 
 

@@ -127,6 +127,11 @@ def test_the_gradient_figure_shows_what_was_recorded(results):
     assert cosine(np.zeros(3), np.ones(3)) == 0
 
 
+def test_arrays_ship_where_a_figure_shows_them():
+    folder = CONFIGS.parent / "results" / "distillation" / "saliency"
+    assert len(read_saliencies(folder)) == len(list(folder.iterdir())) > 0
+
+
 def test_curves_are_medians_from_where_students_part(results):
     rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
     figure = distillation_figures.curves(rows)

@@ -216,6 +216,15 @@ def test_a_cells_arrays_are_those_of_the_run_that_has_its_first_seed(tmp_path):
     assert surface.read_bytes() == (runs[1] / "surface.npz").read_bytes()
 
 
+def test_arrays_that_no_figure_shows_are_not_kept(tmp_path, monkeypatch):
+    run = make_run(tmp_path, "a", 1.0)
+    write_surface(run / "surface.npz", make_surface())
+    monkeypatch.setattr("experiments.evidence.collect.NOT_DRAWN", {run.parent.name})
+    collect([run], tmp_path / "results")
+    assert len(read_csv(tmp_path / "results" / "runs.csv")) == 1
+    assert not (tmp_path / "results" / "surfaces").exists()
+
+
 def test_gaps_and_mixed_revisions_are_said():
     runs = [
         {"experiment": "regression", "task": task, "method": method, "n_train": "20", "revision": rev, "dirty": dirty}

@@ -62,6 +62,12 @@ regression/figure_2_longer 24
 regression/figure_2_normalised 42
   ackley-value-n20-seed0-725ff68528
   styblinski_tang-sobolev-n10000-seed0-59e5f5f5d3
+regression/projections 36
+  hartmann_6-sobolev_sphere1-n100-seed2000-6c51482f38
+  wing_weight-sobolev_coordinate4-n100-seed2000-ba5ca4f33f
+regression/projections_full 6
+  hartmann_6-value_full1-n100-seed2000-625f4e7bed
+  wing_weight-sobolev_full1-n100-seed2000-02f89e3c5a
 regression/quickstart 28
   ackley-value-n20-seed0-806186b654
   styblinski_tang-sobolev-n100-seed0-e07d1be439
@@ -77,6 +83,9 @@ regression/recipe_noise 20
 regression/recipe_weights 36
   branin-sobolev_weight0.01_noise0.0-n100-seed2000-db0a020e90
   friedman-sobolev_weight100.0_noise0.0-n100-seed2000-7af215f64d
+regression/recipe_unseen 40
+  borehole-value-n20-seed0-8a8715547b
+  wing_weight-sobolev-n10000-seed0-1aefc5cfd0
 regression/recipes_differences 18
   branin-relu-uniform_fan_in-0.003-32-balanced-late-square-finite-n100-seed1000-e5728d4896
   six_hump_camel-relu-uniform_fan_in-0.003-32-balanced-late-square-finite-n20-seed1000-fe1e868105
@@ -128,9 +137,9 @@ synthetic_gradients/mnist 21
 synthetic_gradients/search 75
   digits-direct_rate0.0001-n1437-seed1000-2a00b6a3c2
   digits-sobolev_label_rate0.01-n1437-seed1002-41a0dd5258
-surrogates/basket 10
-  basket-value-n64-seed0-174c743298
-  basket-sobolev-n16384-seed0-2e8a70aec0
+surrogates/basket 15
+  basket-value-n64-seed0-20932f43e3
+  basket-sobolev_norm-n16384-seed0-3a0048739e
 surrogates/own 8
   own-value-n0-seed0-eb66328823
   own-sobolev-n0-seed0-d63ebe7754

@@ -112,6 +112,7 @@ def test_what_is_complete_needs_no_time(make_config):
     execute(config)
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_time_without_an_error_and_goes_on(tmp_path):
     tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path / 'runs'}"]
     sweep = ("-m", "experiment=regression", "loss=value,sobolev", "seed=0,10", *tiny)
@@ -134,6 +135,7 @@ def test_a_single_run_ends_in_time_without_an_error(tmp_path):
     assert "its time is up, and the same command goes on" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_single_run_is_packed_when_it_ends_and_when_it_is_stopped(tmp_path):
     tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path / 'runs'}"]
     single = ("experiment=regression", *tiny, f"recorder.bundle={tmp_path / 'runs.tgz'}")

@@ -291,6 +291,7 @@ def command(*overrides: str, runs: Path) -> list[str]:
     return [*flags, *tiny, *base, *(o for o in overrides if o not in flags)]
 
 
+@pytest.mark.slow
 def test_killed_by_sigkill_and_typed_again(tmp_path):
     """The process is killed three times in the middle of its work, wherever that happens to be."""
     overrides = ("n_train=100", "optimizer.steps=2000", "evaluations=8")

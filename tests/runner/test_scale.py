@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.evidence.reading import rows_path
 from experiments.evidence.rows import groups, read_rows
@@ -43,19 +43,30 @@ def type_of(experiment: str) -> type[RunConfig] | None:
     return settings_types().get(name.lstrip("/")) or (type_of(name) if name else None)
 
 
+@cache
+def empty(kind: type[RunConfig]) -> DictConfig:
+    return OmegaConf.structured(kind)
+
+
 def config_of(settings: dict[str, Any], kind: type[RunConfig]) -> RunConfig:
     """The config of a cell, from its line of settings.json."""
-    config = OmegaConf.structured(kind)
-    for key, value in settings.items():
-        if key != "precision":
-            OmegaConf.update(config, key, value)
+    known = {key: value for key, value in settings.items() if key != "precision"}
     if game := settings.get("dataset.game"):
-        OmegaConf.update(config, "dataset.teacher", f"results/teachers/{game}.safetensors", force_add=True)
-    for key, value in OF_A_MACHINE.items():
-        if key in ("labels", "recorder", "compute") or key in OmegaConf.missing_keys(config):
-            OmegaConf.update(config, key, value)
-    OmegaConf.update(config, "compute.precision", settings.get("precision", "float32"))
+        known["dataset.teacher"] = f"results/teachers/{game}.safetensors"
+    config = OmegaConf.merge(empty(kind), nested(known))
+    lacking = OmegaConf.missing_keys(config) | {"labels", "recorder", "compute"}
+    config.merge_with(nested({key: value for key, value in OF_A_MACHINE.items() if key in lacking}))
+    config.compute.precision = settings.get("precision", "float32")
     return OmegaConf.to_object(config)
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *groups_of, name = key.split(".")
+        reduce(lambda group, word: group.setdefault(word, {}), groups_of, found)[name] = value
+    return found
 
 
 @pytest.mark.parametrize("domain", ["regression", "theory", "distillation", "synthetic_gradients", "surrogates"])

@@ -68,6 +68,26 @@ def init(id, mode, resume, dir, **options):
     return Run(id)
 """
 
+# The real package in the mirror's own process, offline, whose own process gets a signal once it has begun.
+REAL = """
+import os, sys
+from pathlib import Path
+folder = os.environ["FAKE_WANDB_FOLDER"]
+sys.path.remove(folder)
+del sys.modules["wandb"]
+import wandb
+init = wandb.init
+
+def init_offline(**options):
+    run = init(**options | {"mode": "offline"})
+    (core,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    os.kill(int(core), int(os.environ["SIGNAL"]))
+    Path(f"{folder}/core").write_text(core)
+    return run
+
+wandb.init = init_offline
+"""
+
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
@@ -140,6 +160,38 @@ def test_whatever_happens_to_w_and_b_the_run_ends_soon_and_says_it_once(make_con
         assert "the network is gone\n" in said
     assert len([note for note in notes(server) if note[0] == "init"]) <= 1, "the second run does not wait for it again"
     assert metrics(plain) == metrics(first) == metrics(second)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for W&B's own process in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_the_run_ends_where_w_and_bs_own_process_is_killed_or_hangs(make_config, monkeypatch, capfd, server, number):
+    pytest.importorskip("wandb")
+    (server / "wandb.py").write_text(REAL)
+    monkeypatch.setenv("SIGNAL", str(int(number)))
+    monkeypatch.setattr(wandb_mirror, "PATIENCE", 60.0 if number == signal.SIGKILL else 3.0)
+    core, finish = server / "core", WandbMirror.finish
+
+    def finish_without_it(mirror: WandbMirror) -> None:
+        deadline = time.monotonic() + 60
+        while mirror._process and not core.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        finish(mirror)
+
+    monkeypatch.setattr(WandbMirror, "finish", finish_without_it)
+    plain, disturbed = make_config("networks=1"), make_config("networks=1", "recorder=online", runs="disturbed")
+    execute(plain)
+    execute(disturbed)
+    said = capfd.readouterr().err
+    assert said.count("W&B is left out from here on (`make wandb-sync` sends the rows): ") == 1
+    assert "Traceback" not in said
+    assert metrics(plain) == metrics(disturbed)
+    running = Path(f"/proc/{core.read_text()}")
+    if number == signal.SIGSTOP:
+        os.kill(int(running.name), signal.SIGCONT)  # it then sees that who started it has gone
+    deadline = time.monotonic() + 30
+    while running.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_w_and_bs_process_ends_with_a_killed_run(make_config, server, tmp_path):

@@ -104,6 +104,7 @@ def test_a_sweep_of_ones_own_is_a_shipped_one_but_for_what_it_says(tmp_path):
     assert [name.rpartition("-")[0] for name in found] == expected
 
 
+@pytest.mark.slow
 def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_path):
     write_files(SECTIONS["A domain"], tmp_path)
     said = type_commands(SECTIONS["A domain"], tmp_path)

@@ -43,6 +43,7 @@ class Links(HTMLParser):
             self.targets.append(target)
 
 
+@pytest.mark.slow
 def test_no_link_or_picture_leads_nowhere(built):
     pages = {page: Links(page) for page in built.rglob("*.html") if page.name != "404.html"}
     assert len(pages) > 15
@@ -60,12 +61,14 @@ def test_no_link_or_picture_leads_nowhere(built):
     assert not broken
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_when_a_page_is_opened(built):
     for page in built.rglob("*.html"):
         assert not [target for target in Links(page).targets if target.startswith(("http", "//")) and ".js" in target]
         assert "fonts.googleapis" not in page.read_text()
 
 
+@pytest.mark.slow
 def test_every_public_name_of_the_library_has_a_place(built):
     import sobolev
 
@@ -75,6 +78,7 @@ def test_every_public_name_of_the_library_has_a_place(built):
 
 
 @pytest.mark.skipif(not BROWSER, reason="no browser here")
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
 def test_a_browser_shows_the_front_page_and_no_page_is_wider_than_the_screen(built, width, height):
     page = built / "measured.html"

@@ -36,6 +36,7 @@ def wheel(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_library_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -43,6 +44,7 @@ def test_a_wheel_holds_the_library_and_nothing_else(wheel):
     assert names == sources | {"sobolev/py.typed"}
 
 
+@pytest.mark.slow
 def test_a_wheel_trains_away_from_the_project(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")

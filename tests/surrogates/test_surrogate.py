@@ -8,7 +8,7 @@ from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
 from experiments.runner.settings import file_sha256
-from experiments.surrogates import train
+from experiments.surrogates import data, train
 from experiments.surrogates.files import read
 from experiments.surrogates.model import load
 from sobolev import Derivatives
@@ -68,9 +68,11 @@ def test_unknown_derivatives_are_left_out(make_config, samples_file, tmp_path):
     assert rows_of(config)[0, "gradient_error"] < 0.6
 
 
-def test_a_killed_run_ends_in_the_rows_of_one_that_never_was(make_config, monkeypatch):
-    whole = make_config("experiment=surrogate")
-    killed = make_config("experiment=surrogate", "compute.checkpoint_seconds=0", runs="killed")
+@pytest.mark.parametrize(("loss", "keeps"), [("sobolev", "last"), ("sobolev_norm", "best")])
+def test_a_killed_run_ends_in_the_rows_of_one_that_never_was(make_config, monkeypatch, loss, keeps):
+    asked = ("experiment=surrogate", f"loss={loss}", f"search.keeps={keeps}")
+    whole = make_config(*asked)
+    killed = make_config(*asked, "compute.checkpoint_seconds=0", runs="killed")
     execute(whole)
     update, calls = train.Training.update, []
 
@@ -87,6 +89,27 @@ def test_a_killed_run_ends_in_the_rows_of_one_that_never_was(make_config, monkey
     assert len(calls) == 31
     first, second = (folder_of(config) / "metrics.csv" for config in (whole, killed))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_network_is_kept_as_it_was_when_it_was_best(make_config):
+    asked, found = ("experiment=surrogate", *LEARNS, "fraction=0.2", "loss=value"), {}
+    for keeps in ("last", "best"):
+        execute(config := make_config(*asked, f"search.keeps={keeps}"))
+        found[keeps] = rows_of(config, "validation")
+    for seed in (0, 1):
+        assert found["best"][seed, "value_error"] < found["last"][seed, "value_error"]
+
+
+def test_networks_are_kept_one_by_one(make_config):
+    config = make_config("experiment=surrogate")
+    data = tuple(torch.rand(2, 5, *sizes) for sizes in ((3,), (2,), (2, 3)))
+    training = train.Training(config, data, (train.Activation.tanh, 1.0), 1)
+    weight = training.ensemble.weights[0].data
+    for mark, errors in ((1.0, [3.0, 2.0]), (2.0, [1.0, 9.0]), (3.0, [torch.nan, torch.nan])):
+        weight.fill_(mark)
+        training.keep(torch.tensor(errors))
+    assert [kept.unique().item() for kept in training.kept["weights.0"]] == [2.0, 1.0]
+    assert training.least_E.tolist() == [1.0, 2.0]
 
 
 def test_each_seed_draws_points_of_its_own_and_smaller_sets_are_part_of_larger_ones(make_config):
@@ -163,6 +186,9 @@ def test_a_file_that_is_not_there_is_one_line_before_a_folder_is_made(make_confi
         ("fraction=1.5", "above 0 and at most 1"),
         ("loss.weights=[0,1]", "those of values, above 0"),
         ("search.activations=[]", "search.activations is empty"),
+        ("search.keeps=first", "search.keeps=first: expected last or best"),
+        ("loss.distances=[l2,l2]", "expected squared errors of values"),
+        ("loss.distances=[squared_l2,huber]", "expected squared errors of values"),
         ("search.learning_rates=[]", "search.learning_rates must be positive"),
     ],
 )
@@ -177,3 +203,22 @@ def test_what_is_no_surrogate_is_not_loaded(tmp_path):
             (tmp_path / name).write_bytes(content)
         with pytest.raises(BadInput, match=name):
             load(tmp_path / name)
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """A file that was cut, emptied, had a bit flipped, or holds something else."""
+    at = len(content) // 2
+    return [content[:at], b"", content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :], b"not an archive"]
+
+
+@pytest.mark.parametrize("way", range(4))
+def test_samples_that_were_kept_and_are_damaged_are_solved_again(make_config, tmp_path, way):
+    config = make_config("experiment=surrogate_reactor")
+    before, _ = data.load(config.dataset)
+    (path,) = tmp_path.glob("reactor-*.npz")
+    path.write_bytes(damaged(whole := path.read_bytes())[way])
+    for _ in range(2):  # and kept again
+        after, _ = data.load(config.dataset)
+        for split, samples in before.items():
+            np.testing.assert_array_equal(samples.dy, after[split].dy)
+    assert path.stat().st_size == pytest.approx(len(whole), rel=0.05)

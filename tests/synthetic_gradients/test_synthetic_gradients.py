@@ -17,11 +17,11 @@ import yaml
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import run_id
+from experiments.runner.operations import operations_of
 from experiments.runner.scale import scale_of
 from experiments.synthetic_gradients import train as experiment
 from experiments.synthetic_gradients.metrics import averages, comparison_sums, sums_of
 from experiments.synthetic_gradients.settings import technique_of
-from scripts.bench.roofline import operations_of
 from sobolev.images import IN_MEMORY
 from sobolev.losses import DISTANCES
 from sobolev.networks.gradient_predictors import LabelPredictor
@@ -370,6 +370,7 @@ needs_torchrun = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_torchrun
 def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(tmp_path):
     """Their only checkpoint is the one that they save when asked, at the same step."""
