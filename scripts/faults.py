@@ -175,10 +175,10 @@ def mixed(bench: Bench, times: int) -> Iterator[bool]:
             if seed == 0 or number % 2:
                 process.terminate()
             process.communicate(timeout=PATIENCE)
-        (theirs,), (ours,) = others.glob("*/*/"), runs.glob("*/*/")
-        for path in theirs.iterdir():
+        (theirs,), (ours,) = others.glob("*/*/config.yaml"), runs.glob("*/*/config.yaml")
+        for path in theirs.parent.iterdir():
             if path.suffix in (".json", ".pt", ".csv"):
-                shutil.copy(path, ours / path.name)
+                shutil.copy(path, ours.with_name(path.name))
         yield bench.ends_well(runs)
 
 

@@ -78,7 +78,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     finally:
         if descriptor in _held:  # it is not in a forked child
             _held.remove(descriptor)
-            os.close(descriptor)
+            _close(descriptor)
 
 
 def sha256(path: Path, length: int | None = None) -> str:
@@ -99,7 +99,7 @@ def _open_locked(path: Path, wait: bool) -> int | None:
     while True:
         with ExitStack() as closing:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            closing.callback(os.close, descriptor)
+            closing.callback(_close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -127,10 +127,16 @@ def _held_file(path: Path, wait: bool) -> Iterator[None]:
         lock.release()
 
 
+def _close(descriptor: int) -> None:
+    """Let go of a lock. Nothing was written to its file, so that an error (of a full disk, say) loses nothing."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
 def _let_go() -> None:
     """Close a forked child's descriptors of locks: workers that outlive a killed process would keep its locks."""
     while _held:
-        os.close(_held.pop())
+        _close(_held.pop())
 
 
 os.register_at_fork(after_in_child=_let_go)

@@ -83,7 +83,7 @@ def other_code(folder: Path, config: RunConfig) -> str:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         made_by, revision = manifest.get("code"), str(manifest.get("revision") or "unknown")[:7]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         made_by, revision = None, "unknown"
     if made_by == [code_of(config)]:
         return ""

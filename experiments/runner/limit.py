@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
+
 from experiments.runner.errors import BadInput
 from experiments.runner.identity import run_id
 from experiments.runner.settings import RunConfig
@@ -58,11 +60,11 @@ def ringing(at: float) -> Iterator[None]:
 class Pace:
     """How fast a run was that was stopped, in seconds; how many updates and evaluations it has, and had done."""
 
-    starting: float  # until it trained
-    per_update: float
+    starting: FiniteFloat  # until it trained
+    per_update: FiniteFloat
     updates: int
     updated: int
-    per_evaluation: float
+    per_evaluation: FiniteFloat
     evaluations: int
     evaluated: int
 
@@ -83,8 +85,8 @@ class Pace:
     @classmethod
     def read(cls, folder: Path) -> Pace | None:
         """What was noted in a run's folder; None where there is nothing of use."""
-        with suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads((folder / PACE).read_text()))
+        with suppress(OSError, ValidationError):
+            return TypeAdapter(cls).validate_json((folder / PACE).read_bytes())
         return None
 
 
@@ -199,15 +201,19 @@ class Timetable:
             return own.left
         of_kind = self._kinds[self._kind_of[folder]]
         paces = (Pace.read(each) for each in of_kind)
-        known = [seconds for each in of_kind if (seconds := _wall_seconds(each))] or [
+        known = [seconds for each in of_kind if (seconds := wall_seconds(each))] or [
             pace.whole for pace in paces if pace
         ]
         return sum(known) / len(known) if known else None
 
 
-def _wall_seconds(folder: Path) -> float:
-    """Of a complete run; 0 where it is none."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+class _Noted(BaseModel, strict=True):
+    wall_seconds: FiniteFloat
+
+
+def wall_seconds(folder: Path) -> float:
+    """Of a complete run; 0 where it is none, or does not say."""
+    with suppress(OSError, ValidationError):
         if (folder / "summary.json").exists():
-            return float(json.loads((folder / "manifest.json").read_text())["wall_seconds"])
+            return _Noted.model_validate_json((folder / "manifest.json").read_bytes()).wall_seconds
     return 0.0

@@ -6,7 +6,6 @@ several machines that share `runs_dir`.
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from experiments.runner.bundle import pack
 from experiments.runner.identity import is_complete
-from experiments.runner.limit import PACE
+from experiments.runner.limit import PACE, wall_seconds
 
 POLL_SECONDS = 5.0
 PACK_SECONDS = 30.0
@@ -44,7 +43,7 @@ class Grid:
             if folder in self._seconds:
                 continue
             if _changed(folder / "summary.json") and is_complete(folder):
-                self._seconds[folder] = _wall_seconds(folder)
+                self._seconds[folder] = wall_seconds(folder)
             elif _changed(folder / "error.txt") > self.began:
                 failed += 1
             elif _changed(folder / "config.yaml") > max(self.began, _changed(folder / PACE)):  # anew when it is opened
@@ -132,13 +131,6 @@ def _changed(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
-        return 0.0
-
-
-def _wall_seconds(folder: Path) -> float:
-    try:
-        return float(json.loads((folder / "manifest.json").read_text())["wall_seconds"])
-    except (OSError, ValueError, KeyError):
         return 0.0
 
 

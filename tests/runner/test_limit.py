@@ -12,7 +12,7 @@ from experiments.runner.bundle import unpacked
 from experiments.runner.errors import OutOfTime
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, is_complete
-from experiments.runner.limit import Pace, Timetable
+from experiments.runner.limit import PACE, Pace, Timetable, wall_seconds
 from tests import front_door
 from tests.conftest import TINY
 
@@ -170,3 +170,22 @@ def test_a_grid_has_one_limit(several):
     done = front_door.run("-m", "experiment=regression", several)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {several}: a grid has one ")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", "{", "[" * 10**5, '{"wall_seconds": null}', '{"wall_seconds": NaN}', "\xff", "1e999"]
+)
+def test_what_a_run_took_is_not_known_where_its_notes_are_damaged(tmp_path, content):
+    """A sweep that shows its progress, or counts its time, goes on."""
+    (tmp_path / "summary.json").write_text("{}")
+    for name in ("manifest.json", PACE):
+        (tmp_path / name).write_text(content, encoding="latin-1")
+    assert wall_seconds(tmp_path) == 0
+    assert Pace.read(tmp_path) is None
+    pace = Pace(2, 0.5, updates=40, updated=10, per_evaluation=0.5, evaluations=4, evaluated=2)
+    pace.write(tmp_path)
+    assert Pace.read(tmp_path) == pace
+    text = (tmp_path / PACE).read_text()
+    for was, becomes in (("0.5", '"a"'), ("0.5", "Infinity"), ("40", "null"), ('"starting"', '"begins"')):
+        (tmp_path / PACE).write_text(text.replace(was, becomes))
+        assert Pace.read(tmp_path) is None

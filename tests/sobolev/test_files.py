@@ -54,6 +54,21 @@ def test_a_lock_is_one_process_s_until_it_lets_go(tmp_path):
         pass
 
 
+def test_what_was_done_under_a_lock_stays_done_where_its_file_cannot_be_closed(tmp_path, monkeypatch):
+    """Of a network's file system, or of a disk that is full: nothing was written to it."""
+    true_close = os.close
+
+    def close(descriptor):
+        true_close(descriptor)
+        raise OSError(errno.ENOSPC, "full")
+
+    with locked(tmp_path / ".lock"):
+        monkeypatch.setattr(os, "close", close)
+    monkeypatch.undo()
+    with locked(tmp_path / ".lock", wait=False):
+        pass
+
+
 def test_a_lock_whose_file_was_removed_and_made_anew_is_not_held_twice(tmp_path, monkeypatch):
     """One that waited gets the removed file's lock, while another may hold that of the new one."""
     path, true_flock = tmp_path / ".lock", fcntl.flock
