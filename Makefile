@@ -80,7 +80,7 @@ recipe-limits: setup ## the recipe with other weights, and with noise in the der
 	  $(RUN) -m sweep=regression/$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
-projections: setup ## number and kind of the vectors that Jacobians are projected on (TODO minutes on 2 cores)
+projections: setup ## number and kind of the vectors that Jacobians are projected on (30 minutes on 2 cores)
 	for part in projections projections_full; do \
 	  $(RUN) -m sweep=regression/$$part $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report

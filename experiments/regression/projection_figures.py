@@ -37,7 +37,7 @@ def projections(rows: pd.DataFrame) -> Figure | None:
         axes.set_title(TASKS.get(task, task))
     drawing.decades_axis(panels[0])
     panels[0].set_ylabel("MSE of values, value only / Sobolev")
-    figure.supxlabel("million operations of products, a network and update", fontsize=8)
+    panels[len(panels) // 2].set_xlabel("million operations in products, of a network and update")
     handles = [Line2D([], [], label=kind, **look) for kind, look in LOOKS.items()]
     full = Line2D([], [], label="Jacobian in full", linestyle="", markersize=8, **FULL)
     figure.legend(handles=[*handles, full], loc="outside lower center", ncols=5)

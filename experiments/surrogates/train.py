@@ -3,8 +3,9 @@
 Inputs and outputs are z-scored, the terms of values and of derivatives are divided by their targets' mean squares, and
 the learning rate falls as half a cosine. Each method tries the same activations and learning rates for a while, and
 trains at length with the pair whose values are nearest on the validation part; the test part is looked at once, in the
-end. Where labels are noisy, a network is kept as it was when its values were nearest on the validation part
-(`search.keeps=best`), in place of how it ended.
+end. Where labels are noisy, a network is kept as it was when its own loss on the validation part was least
+(`search.keeps=best`), in place of how it ended, and the pair is chosen by that loss too. A method that learns
+derivatives has them there as well, and they say more than noisy values alone.
 
 Shape suffixes: E networks, N samples of each, B samples of a batch, I inputs, O outputs.
 """
@@ -63,11 +64,11 @@ class Training:
         ).balance((y_ENO, dy_ENOI), x_ENI)
         every = max(1, steps // MEASUREMENTS)
         self.measured_after = {steps, *(range(every, steps, every) if config.search.keeps == "best" else ())}
-        self.least_E: Tensor | None = None  # validation errors of what is kept
+        self.least_E: Tensor | None = None  # `held_out_error` of what is kept
         self.kept: dict[str, Tensor] = {}
 
     def keep(self, error_E: Tensor) -> None:
-        """Keep the networks whose validation errors these are, where they are the least so far."""
+        """Keep the networks of these errors where they are the least so far."""
         error_E = error_E.nan_to_num(math.inf)
         better_E = error_E < (math.inf if self.least_E is None else self.least_E)
         now = {name: tensor.clone() for name, tensor in self.ensemble.state_dict().items()}
@@ -119,7 +120,7 @@ def main(config: SurrogateConfig, run: Run) -> dict:
         run.checkpoint(lambda step=step, training=training, errors=errors: state_of(step, training, errors))
         training.update(within, picks_SEB[within])
         if within + 1 in training.measured_after:
-            training.keep(measure(training.ensemble, scales, parts["validation"], run)["value_error"])
+            training.keep(held_out_error(config, measure(training.ensemble, scales, parts["validation"], run)))
         if step < searching and within == brief - 1:
             errors = [*errors, float(training.least_E.median())]
     training.ensemble.load_state_dict(training.kept)
@@ -146,6 +147,14 @@ def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, scales: Sca
         "objective": float(errors["test"]["value_error"].median()),
         **{f"test_{metric}": float(error_E.median()) for metric, error_E in errors["test"].items()},
     }
+
+
+def held_out_error(config: SurrogateConfig, measured: dict[str, Tensor]) -> Tensor:
+    """What networks (E,) are chosen by: the error of values, or that of all that they learn, as the loss weighs it."""
+    of_values, of_derivatives = config.loss.weights[:2]
+    if config.search.keeps == "last" or not of_derivatives:
+        return measured["value_error"]
+    return (of_values * measured["value_error"] ** 2 + of_derivatives * measured["gradient_error"] ** 2).sqrt()
 
 
 def choices(config: SurrogateConfig) -> list[Choice]:
