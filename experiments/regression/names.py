@@ -15,6 +15,13 @@ TASKS = {  # in the order of the paper's table
     "mccormick": "McCormick",
     "rosenbrock": "Rosenbrock",
     "styblinski_tang": "Styblinski-Tang",
+    # On which the recipe was chosen.
+    "branin": "Branin",
+    "six_hump_camel": "six-hump camel",
+    "levy": "Levy",
+    "eggholder": "eggholder",
+    "friedman": "Friedman",
+    "hartmann_6": "Hartmann, 6 inputs",
     # The models of engineering.
     "borehole": "borehole",
     "otl_circuit": "OTL circuit",
