@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from experiments.evidence import names
 
-TASKS = {  # in the order of the paper's table
+TASKS = {
+    # The paper's, in the order of its table.
     "ackley": "Ackley",
     "beale": "Beale",
     "booth": "Booth",

@@ -19,4 +19,7 @@ PARTS = (
 CHANGED = (
     "Surrogates: after trials the reactor was made milder (its reactions give off less heat and have smaller "
     "activation energies), the search's learning rates were raised, and its choice is trained for twice as long.",
+    "Surrogates, the basket: networks that learn derivatives are chosen by their whole validation loss now, and before "
+    "by its part of values. This was tried with other seeds and paths (16,384 of them: errors of 0.012 and 0.055), but "
+    "after a look at the rows.",
 )
