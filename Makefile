@@ -143,7 +143,7 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 	$(BIN)/python -m scripts.bench.distillation
 	$(BIN)/python -m scripts.bench.atari
 
-faults: setup ## break every kind of run on purpose and see it end in the same rows (40 minutes)
+faults: setup ## break every kind of run on purpose and see it end in the same rows (1 to 2 hours; typed again it goes on)
 	$(BIN)/python -m scripts.faults
 
 revision: ## note the revision in REVISION, for a copy of the tree without .git
