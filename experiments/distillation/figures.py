@@ -185,7 +185,8 @@ def longer(rows: pd.DataFrame) -> Figure:
     _label_sizes(grid, sizes)
     figure.legend(handles=[_handle(*each) for each in looks.items()], loc="outside lower center", ncols=len(looks))
     text = f"Distance to the teacher after {rows['step'].max():,} updates, test episodes"
-    _title(figure, text, rows, _interval(rows))
+    detail = drawing.counted([len(of_cell) for of_cell in ends.values()], _interval(rows))
+    drawing.title(figure, text, detail, scale_of(rows))
     return figure
 
 
