@@ -82,7 +82,7 @@ def test_shipped_rows_have_the_scale_that_the_rule_gives(domain):
         if kind := type_of(asked["name"]):
             assert scale_of(config_of(as_called_today(asked), kind)) == scales[cell], cell
             judged += 1
-    assert judged > 0.7 * len(settings)  # grids with a name of their own have no experiment
+    assert judged > 0.5 * len(settings)  # grids with a name of their own have no experiment
 
 
 @pytest.mark.parametrize(
