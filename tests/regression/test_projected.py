@@ -143,7 +143,7 @@ def test_the_figure_has_a_panel_a_field_and_a_line_a_kind():
             rows.append(("regression_projections", task, method, 100, 2000 + seed, 9, split, metric, value, "paper"))
     ((name, _, figure),) = figures.draw(figures.NAMES, as_rows(rows), {})
     assert name == "projections"
-    assert [axes.get_title() for axes in figure.axes] == ["piston", "hartmann_6"]  # those that have a title first
+    assert [axes.get_title() for axes in figure.axes] == ["Hartmann, 6 inputs", "piston"]  # in the order of the names
     of_full = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
     assert [(*line.get_xdata(), *line.get_ydata()) for line in of_full] == [(21.0, pytest.approx(2.0))]
     assert not [*figures.draw(figures.NAMES, as_rows(rows[:0]), {})]

@@ -12,7 +12,7 @@ from experiments.runner.divergence import IN_THE_END, ON_THE_WAY, check_converge
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of, is_complete
-from sobolev.functions import BENCHMARKS
+from sobolev.functions import FUNCTIONS
 from sobolev.seeding import generator
 from tests.conftest import ROOT
 
@@ -63,7 +63,7 @@ def test_whose_networks_and_how_far():
 
 def test_no_shipped_network_is_beyond_the_rule():
     of_zeros = {}
-    for name, function in BENCHMARKS.items():
+    for name, function in FUNCTIONS.items():
         x = function.sample(10_000, generator(0, "test"), dtype=torch.float64)
         of_zeros[name] = function.value(x).square().mean().item()
     errors = defaultdict(dict)
