@@ -27,8 +27,8 @@ import torch
 
 from experiments.distillation.updates import Update
 from experiments.runner.operations import operations_of
-from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
-from scripts.bench.roofline import COPIED, copy
+from scripts.bench.regression import alternate, default_out, device_name, prepare, show
+from scripts.bench.roofline import COPIED, PRODUCT, copy, matrix_product
 from sobolev import projections
 from sobolev.devices import to_device
 from sobolev.distillation import ComputedGradients, DistillationStep, RecordedGradients, distillation_loss
@@ -62,9 +62,7 @@ def bench(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
             steps[f"{name} {method}"] = make(alpha, device)
     counted = {name: operations_of(step) for name, step in steps.items() if not name.startswith("captured")}
     size = PRODUCT[device.type]
-    products = {
-        f"peak {dtype}": matrix_product(size, getattr(torch, dtype), device) for dtype in ("float32", "bfloat16")
-    }
+    products = {f"peak {dtype}": matrix_product(getattr(torch, dtype), device) for dtype in ("float32", "bfloat16")}
     seconds = alternate(steps | products | {"copy": copy(device)}, rounds, device)
     bandwidth = 2 * COPIED / seconds["copy"]
     peaks = {name.removeprefix("peak "): 2 * size**3 / seconds[name] for name in products}

@@ -3,11 +3,13 @@
 python -m scripts.bench.regression
 
 Regression: one training step (gradients and Adam) of a 2 x 256 network of ReLU or GELU, full batch, time per network:
-of a loop by hand, of an ensemble with SobolevLoss by autograd, and of an ensemble with the step that takes none.
-The machine's limit is its fastest measured float32 matrix product; a step's share of it counts only the H x H
-products that the step needs at least: 3 for values, and for Sobolev 4 with ReLU (see ReLUSobolevStep) and 6 with GELU
-(see SmoothSobolevStep). Every candidate takes its turn in each round, and medians over rounds are compared, so a noisy
-machine slows all of them alike. With JAX installed, the same step as a vmap in a scan takes part too.
+of a loop by hand, of an ensemble with SobolevLoss by autograd, and of an ensemble with the step that takes none, where
+there is one. The machine's limit is its fastest measured float32 matrix product; a step's share of it counts only the
+H x H products that the step needs at least: 3 for values; for Sobolev 4 with ReLU (see ReLUSobolevStep) and 6 with GELU
+(see SmoothSobolevStep); with differences of values for derivatives 3 at each of 1 + 2 I points. `times_count` is a
+step's time over what its count of products would take at the pace of the ensemble's step for values. Every candidate
+takes its turn in each round, and medians over rounds are compared, so a noisy machine slows all of them alike. With JAX
+installed, the same step as a vmap in a scan takes part too.
 
 A second table has an update of Figure 2's grid as `hydra/launcher=together` trains it, batches and all: half of the
 networks learn from values and half from gradients too. 10 are as many as a run has, 140 those of the 14 runs of one
@@ -22,19 +24,21 @@ import argparse
 import csv
 import itertools
 import platform
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from experiments.regression.updates import Update, batch_orders, gradient_computer
 from experiments.runner.process import prepare_cpu, prepare_gpu
-from scripts.bench.roofline import COPIED, copy
+from scripts.bench.roofline import COPIED, PRODUCT, copy, matrix_product
 from sobolev.files import replacing
 from sobolev.losses import SobolevLoss
 from sobolev.networks import ACTIVATIONS, MLPEnsemble, ReLUSobolevStep, SmoothSobolevStep
@@ -42,14 +46,18 @@ from sobolev.seeding import generator
 
 HIDDEN = 256
 LEARNING_RATE = 3e-5
-PRODUCT = {"cpu": 1024, "cuda": 8192}  # the side of a matrix whose product comes to the machine's limit
 SEEDS = 10  # of a cell of Figure 2
 GRID = {"cpu": ((20, 10), (20, 140), (100, 10), (100, 140))}  # training points and networks
 GRID["cuda"] = (*GRID["cpu"], (10_000, 10), (10_000, 140), (100, 420))
 BATCH = 32  # points, at most
+Key = TypeVar("Key")  # what names a candidate
 SCAN = 10  # steps that one call of the JAX program makes
-METHODS = {"value": 0.0, "sobolev": 1.0}  # and the weight of gradients
-PRODUCTS = {"relu": {"value": 3, "sobolev": 4}, "gelu": {"value": 3, "sobolev": 6}}  # H x H, at least
+STEP = 0.05  # h of differences
+METHODS = ("value", "sobolev", "differences")
+PRODUCTS = {  # H x H, at least
+    "relu": {"value": 3, "sobolev": 4, "differences": 15},
+    "gelu": {"value": 3, "sobolev": 6, "differences": 15},
+}
 
 
 def main() -> None:
@@ -80,7 +88,12 @@ def default_out(domain: str, device: torch.device) -> Path:
 
 
 def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    """The name of a GPU, or a processor's where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    told = Path("/proc/cpuinfo")  # of Linux
+    names = re.findall(r"^model name\s*:\s*(.+)$", told.read_text(), re.MULTILINE) if told.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def show(rows: list[dict[str, str | int]], out: Path) -> None:
@@ -99,36 +112,37 @@ def show(rows: list[dict[str, str | int]], out: Path) -> None:
 def bench_regression(networks: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
     """One row a (activation, points, method, candidate): ms a network, ratio to the loop, share of the peak."""
     rows: list[dict[str, str | int]] = []
-    for activation, needed in PRODUCTS.items():
-        for n, (method, gradient_weight) in itertools.product((20, 100), METHODS.items()):
-            candidates = {
-                "loop": (loop_by_hand(n, gradient_weight, activation, device), 1),
-                "autograd": (ensemble_by_autograd(n, gradient_weight, activation, networks, device), networks),
-                "ensemble": (ensemble(n, gradient_weight, activation, networks, device), networks),
-            }
-            if device.type == "cpu" and (jax_step := jax_program(n, gradient_weight, activation, networks)):
-                candidates["jax"] = (jax_step, networks * SCAN)
-            size = PRODUCT[device.type]
-            peak = matrix_product(size, torch.float32, device)
-            steps = {name: step for name, (step, _) in candidates.items()} | {"peak": peak}
-            seconds = alternate(steps, rounds, device)
-            limit = needed[method] * 2 * n * HIDDEN * HIDDEN / (2 * size**3 / seconds["peak"])
-            per_network = {name: seconds[name] / count for name, (_, count) in candidates.items()}
-            for name, time_per_network in per_network.items():
-                rows.append(
-                    {
-                        "activation": activation,
-                        "points": n,
-                        "method": method,
-                        "candidate": name,
-                        "ms_per_network": f"{1e3 * time_per_network:.3f}",
-                        "times_faster_than_loop": f"{per_network['loop'] / time_per_network:.1f}",
-                        "share_of_peak": f"{limit / time_per_network:.2f}",
-                        "peak_gflops": f"{2e-9 * size**3 / seconds['peak']:.0f}",
-                        "device": device_name(device),
-                        "threads": torch.get_num_threads(),
-                    }
-                )
+    for activation, n in itertools.product(PRODUCTS, (20, 100)):
+        size = PRODUCT[device.type]
+        steps = {("peak", ""): (matrix_product(torch.float32, device), 1)}
+        for method in METHODS:
+            steps["loop", method] = loop_by_hand(n, method, activation, device), 1
+            steps["autograd", method] = ensemble_by_autograd(n, method, activation, networks, device), networks
+            if method != "differences":
+                steps["ensemble", method] = ensemble(n, method, activation, networks, device), networks
+            if device.type == "cpu" and (jax_step := jax_program(n, method, activation, networks)):
+                steps["jax", method] = jax_step, networks * SCAN
+        seconds = alternate({key: step for key, (step, _) in steps.items()}, rounds, device)
+        per_network = {key: seconds[key] / count for key, (_, count) in steps.items()}
+        peak = 2 * size**3 / per_network.pop(("peak", ""))
+        for (candidate, method), time_per_network in per_network.items():
+            products = PRODUCTS[activation][method]
+            at_pace_of_values = per_network["ensemble", "value"] * products / PRODUCTS[activation]["value"]
+            rows.append(
+                {
+                    "activation": activation,
+                    "points": n,
+                    "method": method,
+                    "candidate": candidate,
+                    "ms_per_network": f"{1e3 * time_per_network:.3f}",
+                    "times_faster_than_loop": f"{per_network['loop', method] / time_per_network:.1f}",
+                    "times_count": f"{time_per_network / at_pace_of_values:.2f}",
+                    "share_of_peak": f"{products * 2 * n * HIDDEN * HIDDEN / peak / time_per_network:.2f}",
+                    "peak_gflops": f"{peak / 1e9:.0f}",
+                    "device": device_name(device),
+                    "threads": torch.get_num_threads(),
+                }
+            )
     return rows
 
 
@@ -138,7 +152,7 @@ def bench_grid(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
     for n, networks in GRID[device.type]:
         update, count = grid_update(n, networks, device)
-        steps = {"update": update, "product": matrix_product(size, torch.float32, device), "copy": copy(device)}
+        steps = {"update": update, "product": matrix_product(torch.float32, device), "copy": copy(device)}
         if device.type == "cuda":
             steps["eager"] = grid_update(n, networks, device, record=False)[0]
         seconds = alternate(steps, rounds, device)
@@ -179,7 +193,7 @@ def grid_update(n: int, networks: int, device: torch.device, record: bool = True
     return lambda: update(LEARNING_RATE, next(orders)), count
 
 
-def alternate(candidates: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+def alternate(candidates: dict[Key, Callable[[], None]], rounds: int, device: torch.device) -> dict[Key, float]:
     """Median seconds a call; each candidate runs for about 50 ms in each round. A GPU's queue is empty by its end."""
 
     def seconds(call: Callable[[], None], times: int) -> float:
@@ -194,36 +208,36 @@ def alternate(candidates: dict[str, Callable[[], None]], rounds: int, device: to
     for name, call in candidates.items():
         seconds(call, 1)
         calls[name] = max(1, round(0.05 / seconds(call, 1)))
-    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    measured: dict[Key, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
             measured[name].append(seconds(call, calls[name]))
     return {name: statistics.median(values) for name, values in measured.items()}
 
 
-def matrix_product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
-    a, out = (make(size, size, device=device).to(dtype) for make in (torch.randn, torch.empty))
-    return lambda: torch.mm(a, a, out=out)
-
-
 def batch(networks: int, n: int, device: torch.device) -> list[torch.Tensor]:
     return [torch.randn(networks, n, width, generator=generator(0, "bench")).to(device) for width in (2, 1, 2)]
 
 
-def loop_by_hand(n: int, gradient_weight: float, activation: str, device: torch.device) -> Callable[[], None]:
-    """What one writes first: one nn.Sequential, double backpropagation, Adam."""
+def loop_by_hand(n: int, method: str, activation: str, device: torch.device) -> Callable[[], None]:
+    """What one writes first: one nn.Sequential, double backpropagation or a call for each shifted input, Adam."""
     act = ACTIVATIONS[activation]
     network = nn.Sequential(nn.Linear(2, HIDDEN), act(), nn.Linear(HIDDEN, HIDDEN), act(), nn.Linear(HIDDEN, 1))
     optimizer = torch.optim.Adam(network.to(device).parameters(), lr=LEARNING_RATE)
     x, value, gradient = (tensor[0] for tensor in batch(1, n, device))
 
+    shifts = STEP * torch.eye(2, device=device)
+
     def step() -> None:
-        x.requires_grad_(gradient_weight != 0)
+        x.requires_grad_(method == "sobolev")
         y = network(x)
         loss = ((y - value) ** 2).sum(1).mean()
-        if gradient_weight:
+        if method == "sobolev":
             (dy,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-            loss = loss + gradient_weight * ((dy - gradient) ** 2).sum(1).mean()
+            loss = loss + ((dy - gradient) ** 2).sum(1).mean()
+        elif method == "differences":
+            dy = torch.cat([(network(x + shift) - network(x - shift)) / (2 * STEP) for shift in shifts], 1)
+            loss = loss + ((dy - gradient) ** 2).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -236,11 +250,14 @@ def new_ensemble(activation: str, networks: int) -> MLPEnsemble:
 
 
 def ensemble_by_autograd(
-    n: int, gradient_weight: float, activation: str, networks: int, device: torch.device
+    n: int, method: str, activation: str, networks: int, device: torch.device
 ) -> Callable[[], None]:
     """The ensemble as it learns from any loss."""
     model = new_ensemble(activation, networks).to(device)
-    loss = SobolevLoss(1, weights=(1.0, gradient_weight), reduction="none", batch_dims=2)
+    weights, way = (1.0, float(method != "value")), {}
+    if method == "differences":
+        way = {"mode": "differences", "step": STEP}
+    loss = SobolevLoss(1, weights=weights, reduction="none", batch_dims=2, **way)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     x, value, gradient = batch(networks, n, device)
 
@@ -252,10 +269,9 @@ def ensemble_by_autograd(
     return step
 
 
-def ensemble(
-    n: int, gradient_weight: float, activation: str, networks: int, device: torch.device
-) -> Callable[[], None]:
-    """Ours, as experiments/regression trains."""
+def ensemble(n: int, method: str, activation: str, networks: int, device: torch.device) -> Callable[[], None]:
+    """Ours, as experiments/regression trains on values and on exact derivatives."""
+    gradient_weight = float(method == "sobolev")
     model = new_ensemble(activation, networks).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     data = batch(networks, n, device)
@@ -271,7 +287,7 @@ def ensemble(
     return step
 
 
-def jax_program(n: int, gradient_weight: float, activation: str, networks: int) -> Callable[[], None] | None:
+def jax_program(n: int, method: str, activation: str, networks: int) -> Callable[[], None] | None:
     """The same step compiled by JAX, vmapped over networks, SCAN steps a call; None where JAX is not installed."""
     try:
         import jax
@@ -289,13 +305,18 @@ def jax_program(n: int, gradient_weight: float, activation: str, networks: int) 
         h = act(x_I @ w1 + b1[0])
         return (act(h @ w2 + b2[0]) @ w3 + b3[0])[0]
 
+    def quotients(parameters, x_I):
+        shifted = x_I + STEP * jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
+        above, below = jnp.split(jax.vmap(predict, (None, 0))(parameters, shifted), 2)
+        return (above - below) / (2 * STEP)
+
     def loss(parameters, x, value, gradient):
         y = jax.vmap(predict, (None, 0))(parameters, x)
         total = jnp.mean((y - value[:, 0]) ** 2)
-        if gradient_weight:
-            dy = jax.vmap(jax.grad(predict, 1), (None, 0))(parameters, x)
-            total += gradient_weight * jnp.mean(jnp.sum((dy - gradient) ** 2, 1))
-        return total
+        if method == "value":
+            return total
+        dy = jax.vmap(jax.grad(predict, 1) if method == "sobolev" else quotients, (None, 0))(parameters, x)
+        return total + jnp.mean(jnp.sum((dy - gradient) ** 2, 1))
 
     def adam(carry, _):
         parameters, first, second, count = carry

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from experiments.runner.operations import operations_of
-from scripts.bench.regression import PRODUCT, alternate, default_out, device_name, matrix_product, prepare, show
-from scripts.bench.roofline import COPIED, copy
+from scripts.bench.regression import alternate, default_out, device_name, prepare, show
+from scripts.bench.roofline import COPIED, PRODUCT, copy, matrix_product
 from sobolev.cuda_graphs import CapturedStep
 from sobolev.networks.convnets import CIFAR_CHANNELS, CIFAR_STRIDES, conv_blocks, split
 from sobolev.networks.gradient_predictors import DirectPredictor, LabelPredictor
@@ -54,7 +54,7 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
         steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
         counted = {name: operations_of(step) for name, step in steps.items()}
         size = PRODUCT[device.type]
-        products = {each: matrix_product(size, getattr(torch, each), device) for each in PRECISIONS}
+        products = {each: matrix_product(getattr(torch, each), device) for each in PRECISIONS}
         captured = {}
         if device.type == "cuda":
             captured = {f"captured {name}": step_of(name, batch, precision, device, True) for name in TECHNIQUES}
