@@ -10,7 +10,7 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu lint regression regression-longer regression-normalised \
+.PHONY: help setup quickstart test test-slow test-gpu lint regression regression-longer surfaces regression-normalised \
   second-order descent recipes recipe-unseen recipe-limits projections theory synthetic-gradients surrogates surrogate \
   teachers distillation distillation-search playing collect collect-what-is-whole figures report site wandb-sync bench \
   faults revision clean
@@ -39,13 +39,17 @@ quickstart: setup ## a first look at every domain, at a small budget (3 to 6 min
 	$(BIN)/python -m scripts.figures figure_2 figure_3 surfaces learning_curves ratios figure_2_left gaussian_pair accuracy \
 	  gradient_cosine figure_4 distillation_curves saliency --results quickstart
 
-regression: setup ## Figures 2, 3 and SM 5-11 at the paper's protocol (2 to 3 hours on 2 cores)
+regression: setup ## Figure 2 at the paper's protocol (2 to 3 hours on 2 cores)
 	$(RUN) -m sweep=regression/figure_2 $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
 regression-longer: setup ## three times the updates for the cells that still improve (4 hours on 2 cores)
 	$(RUN) -m sweep=regression/figure_2_longer $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --replace regression
+	$(MAKE) figures report
+
+surfaces: setup ## Figure 3 and SM 5-11, models and gradient fields (30 minutes on 2 cores)
+	$(RUN) -m sweep=regression/surfaces hydra/launcher=together $(ARGS)
 	$(MAKE) figures report
 
 regression-normalised: setup ## the same grid in the normalised protocol (15 to 20 minutes on 2 cores)

@@ -35,9 +35,8 @@ class Evidence:
     settings: Mapping[Cell, Mapping[str, JsonValue]] = field(default_factory=dict)
 
     def of(self, experiment: str) -> Evidence:
-        """The part that one experiment left."""
-        surfaces = {key: surface for key, surface in self.surfaces.items() if key[0] == experiment}
-        return replace(self, rows=select(self.rows, experiment=experiment), surfaces=surfaces)
+        """The part that one experiment left, and all surfaces: claims take from them what the targets are like."""
+        return replace(self, rows=select(self.rows, experiment=experiment))
 
 
 @dataclass(frozen=True)

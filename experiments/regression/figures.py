@@ -46,7 +46,8 @@ NAMES = (
 )
 REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
 DESCENT = "regression_descent"
-NOT_DRAWN = ("regression_steep", SEARCH, LIMITS, PROJECTIONS)  # as the others are: these have figures of their own
+SURFACES = "regression_surfaces"  # of one network a cell, on the points of its row
+NOT_DRAWN = ("regression_steep", SEARCH, LIMITS, PROJECTIONS, SURFACES)  # these have figures of their own
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
@@ -207,8 +208,9 @@ def _handles(looks: dict[str, Look]) -> list[Line2D]:
 
 def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
     """The named figures that rows and surfaces allow, for each experiment: (name, file name, figure), one at a time."""
-    # Derivatives fix the values only up to a constant.
+    # Derivatives fix the values only up to a constant. Models that were trained to be shown take the place of others.
     surfaces = {key: surface for key, surface in surfaces.items() if key[2] != "derivative"}
+    surfaces |= {("regression", *key[1:]): surface for key, surface in surfaces.items() if key[0] == SURFACES}
     if "recipes" in names and (figure := recipes(rows)):
         yield "recipes", "recipes", figure
     if "recipe_limits" in names and (figure := limits(rows)):

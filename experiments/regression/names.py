@@ -52,6 +52,7 @@ SIZE_LOOKS = [
 METRICS = {"value_mse": "values", "gradient_mse": "gradients", "hessian_mse": "Hessians"}
 PROTOCOLS = {
     "regression": "paper's protocol",
+    "regression_surfaces": "paper's protocol",
     "regression_normalised": "normalised protocol",
     "regression_second_order": "normalised protocol, smooth activation",
     "regression_steep": "normalised protocol",

@@ -107,6 +107,9 @@ regression/recipes_value_rate 36
 regression/second_order 42
   ackley-value-n20-seed0-5120b499d4
   styblinski_tang-sobolev_2-n100-seed0-719e1eef00
+regression/surfaces 42
+  ackley-value-n20-seed0-f20b4dbf9f
+  styblinski_tang-sobolev-n10000-seed0-74163df6f8
 regression/steep 20
   bukin-value-n100-seed0-f7d077b8c2
   ackley-sobolev_norm_light-n10000-seed0-e27861ea23
