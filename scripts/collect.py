@@ -33,6 +33,8 @@ def main() -> None:
     for decided in arguments.results.glob(f"*/{DECIDED}"):
         with alone(decided.parent):  # finishes what another was interrupted in
             pass
+    for missing in (path for path in arguments.runs or () if not path.exists()):
+        sys.exit(f"error: there is no {missing}: --runs takes folders and bundles; experiments come before it")
     with unpacked(arguments.runs or [Path("runs")]) as folders:
         whole = collected(folders, arguments)
     if not whole:

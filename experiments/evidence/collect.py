@@ -61,6 +61,8 @@ def merge(candidates: list[Candidate], folder: Path, replace: bool) -> Rows:
     rows = merged(results.rows, chosen)
     # Whose rows answer a question: a candidate's only where they were kept.
     kept = {key: candidate for key, candidate in chosen.items() if rows.get(key) is candidate.answers[key]}
+    for outdone in sorted({*chosen.values()} - {*kept.values()}, key=lambda each: each.path):
+        left_out(outdone.path, "it is reduced, and the rows of its cell are at the paper's scale")
     owners = results.owners() | {key: candidate.path.name for key, candidate in kept.items()}
     new = {(*each.cell, each.seeds): each.noted() for each in dict.fromkeys(kept.values())}
     manifests = {

@@ -61,10 +61,12 @@ def test_the_same_run_made_again_replaces_itself(tmp_path):
     assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["a"]
 
 
-def test_reduced_rows_never_replace_or_join_those_at_paper_scale(tmp_path):
+def test_reduced_rows_never_replace_or_join_those_at_paper_scale(tmp_path, capsys):
     collect([make_run(tmp_path, "paper", 1.0, scale="paper")], tmp_path / "results")
     reduced = [make_run(tmp_path, "same", 2.0), make_run(tmp_path, "more", 3.0, seeds=(7,))]
     collect(reduced, tmp_path / "results")
+    said = [line for line in capsys.readouterr().err.splitlines() if "it is reduced" in line]
+    assert [line.rpartition("/")[2] for line in said] == ["more", "same"]
     assert values(tmp_path / "results") == {("value", "0"): ("1.0", "paper"), ("value", "1"): ("1.0", "paper")}
     assert [row["run_id"] for row in read_csv(tmp_path / "results" / "runs.csv")] == ["paper"]
     collect([make_run(tmp_path, "other", 4.0, scale="paper", seeds=(8, 9))], tmp_path / "results")
@@ -287,3 +289,10 @@ def test_collecting_sorts_runs_by_domain(tmp_path, monkeypatch, capsys):
     main()
     assert len(values(tmp_path / "results" / "synthetic_gradients")) == 2
     assert capsys.readouterr().out == f"{tmp_path / 'results' / 'synthetic_gradients'}: 1 runs\n"
+
+
+def test_a_folder_of_runs_that_is_not_there_is_said(tmp_path, monkeypatch):
+    make_run(tmp_path, "a", 1.0)
+    monkeypatch.setattr(sys, "argv", ["collect", "--runs", str(tmp_path), "regression"])
+    with pytest.raises(SystemExit, match="there is no regression: --runs takes folders and bundles; experiments come"):
+        main()
