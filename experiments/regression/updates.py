@@ -16,7 +16,8 @@ from torch import Tensor
 from sobolev.cuda_graphs import CapturedStep
 from sobolev.devices import to_device
 from sobolev.losses import SobolevLoss
-from sobolev.networks import MLPEnsemble, ReLUSobolevStep
+from sobolev.networks import MLPEnsemble, ReLUSobolevStep, SmoothSobolevStep
+from sobolev.networks.smooth_step import DISTANCES as SMOOTH_DISTANCES
 from sobolev.seeding import generator
 
 STAGED = 64  # updates, about, whose batches are drawn and taken to the device at once
@@ -25,11 +26,18 @@ Gradients = Callable[..., None]  # of a batch (x, f, df, ...): fills `.grad`
 
 
 def gradient_computer(ensemble: MLPEnsemble, batch_size: int, weights: list[float], distances: list[str]) -> Gradients:
-    """A function of a batch (x, f, df, ...) that fills the parameters' `.grad` with those of the loss."""
-    fast = ensemble.activation.__class__ is torch.nn.ReLU and len(ensemble.sizes) > 2 and len(weights) <= 2
-    if fast and set(distances) == {"squared_l2"}:
-        value_weight, gradient_weight = (*weights, 0.0)[:2]
+    """A function of a batch (x, f, df, ...) that fills the parameters' `.grad` with those of the loss.
+
+    By hand where there is a step for it, of values and gradients alone, and else by autograd.
+    """
+    by_hand = len(weights) <= 2 and distances[0] == "squared_l2"
+    value_weight, gradient_weight = (*weights, 0.0)[:2]
+    relu = ensemble.activation.__class__ is torch.nn.ReLU and len(ensemble.sizes) > 2
+    if by_hand and relu and distances[-1] == "squared_l2":
         return ReLUSobolevStep(ensemble, batch_size, value_weight, gradient_weight)
+    if by_hand and distances[-1] in SMOOTH_DISTANCES and SmoothSobolevStep.takes(ensemble):
+        smooth = SmoothSobolevStep(ensemble, distances[-1], value_weight)
+        return lambda x_ENI, f_EN1, df_ENI, *higher: smooth(x_ENI, f_EN1, df_ENI, gradient_weight)
 
     loss = SobolevLoss(len(weights) - 1, weights=weights, distances=distances, reduction="none", batch_dims=2)
 

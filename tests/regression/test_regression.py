@@ -21,7 +21,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "softplus"])
 @pytest.mark.parametrize("distance", BY_HAND)
 def test_gradients_are_those_of_the_loss_that_the_config_names(distance, activation):
     """(f - m)^2 + 0.1 d(grad f, grad m), a mean over the samples of each network."""
