@@ -91,16 +91,16 @@ CLAIMS = (
 
 CLAIMS_UNSEEN = (
     Claim(
-        key="Recipe, functions of no choice",
+        key="Recipe, unseen functions",
         sentence="Ours: by the same recipe, Sobolev Training has a lower test error on functions of 6 to 10 inputs "
-        "that were used for no choice, too.",
+        "that played no part in choosing it, too.",
         paper="none, the claim is ours",
         rule="At each of 20, 100, 1,000 and 10,000 points at least 4 of the 5 functions are won.",
         command=MAKE_UNSEEN,
         judge=partial(judged_unseen, "value_mse"),
     ),
     Claim(
-        key="Recipe, functions of no choice, gradients",
+        key="Recipe, unseen functions, gradients",
         sentence="Ours: the test error of gradients is lower there, too.",
         paper="none, the claim is ours",
         rule="The same rule, with the test error of gradients in place of that of values.",
@@ -174,7 +174,7 @@ def won(evidence: Evidence) -> str:
     words = (
         "By the recipe that a search on other functions chose, against the best value-only training of that search: "
     )
-    further = f" On models of engineering that were used for no choice: {of_others}." if of_others else ""
+    further = f" On models of engineering that played no part in choosing it: {of_others}." if of_others else ""
     return f"{words}{of_paper}.{further} docs/recipes.md has the recipe." if of_paper else ""
 
 
@@ -194,7 +194,7 @@ RECIPE = Part(
     ),
 )
 NO_CHOICE = Part(
-    title="The recipe on functions that were used for no choice (ours)",
+    title="The recipe on functions that played no part in choosing it (ours)",
     introduction="Five models of engineering from the literature, of 6 to 10 inputs, whose sources are in "
     "`sobolev/functions/engineering.py`. They, the sizes and these rules were fixed before any of them was trained on. "
     "The recipe and the value-only training are those above, with no setting changed. These claims are ours, too.",

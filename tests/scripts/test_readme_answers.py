@@ -83,7 +83,7 @@ def table_1() -> list[str]:
 SOURCES = {
     "R1, at the end": functions_won,
     "Recipe": recipe,
-    "Recipe, functions of no choice": partial(recipe, 5),
+    "Recipe, unseen functions": partial(recipe, 5),
     "RQ1, in practice": fewer_points,
     "RQ2, gradients": gradients_learned,
     "D1": students,
