@@ -32,6 +32,7 @@ from sobolev.agreement import remedy_of
 from sobolev.calling import Call, Condition, Function, Select, of_samples, output
 from sobolev.derivatives import Derivatives, derivatives
 from sobolev.exact import leaves_of, nodes
+from sobolev.finite_differences import scale_of
 from sobolev.targets import Projected, Recorded, as_recorded, checked
 
 SAMPLES = 8
@@ -131,7 +132,7 @@ def _check_function(
     f: Function, x: Tensor, order: int, mode: str, batch_dims: int, condition: Condition, select: Select
 ) -> torch.Size:
     """Refuse wrong derivatives of f, and wrong gradients of these, at the first samples. Returns the shape *out."""
-    samples = x.shape[:batch_dims]
+    samples, scale = x.shape[:batch_dims], scale_of(x, batch_dims) if x.numel() else x.new_ones(x.shape[batch_dims:])
     x = x.narrow(batch_dims - 1, 0, min(SAMPLES, samples[-1]))
     condition = of_samples(condition, samples, lambda c: c.narrow(batch_dims - 1, 0, min(SAMPLES, samples[-1])))
     if isinstance(f, nn.Module):
@@ -146,9 +147,15 @@ def _check_function(
     def draw(like: Tensor) -> Tensor:
         return torch.randn(like.shape, dtype=like.dtype, generator=random).to(like.device)
 
+    def in_units(d: Tensor, j: int) -> Tensor:
+        """D^j f by inputs in units of their scale, so that one step and one tolerance suit all."""
+        for later in range(j):
+            d = d * scale.to(d).reshape(*scale.shape, *[1] * (later * scale.dim()))
+        return d
+
     def derivative(j: int, x: Tensor) -> Tensor:
         with _same_randomness():
-            return derivatives(f, x, j, mode="reverse", **call)[j]
+            return in_units(derivatives(f, x, j, mode="reverse", **call)[j], j)
 
     h = STEP[x.dtype]
     with _same_randomness(), torch.enable_grad():
@@ -156,12 +163,13 @@ def _check_function(
         leaves = leaves_of(nodes(y))
     for j in range(1, order + 1):
         with _same_randomness():
-            d_j = derivatives(f, x, j, create_graph=True, mode=mode, **call)[j]
+            d_j = in_units(derivatives(f, x, j, create_graph=True, mode=mode, **call)[j], j)
         weights = draw(d_j)
 
         def along_x(h: float, j: int = j, d_j: Tensor = d_j) -> tuple[Tensor, Tensor, Tensor]:
             u = draw(x)
-            ahead, behind = derivative(j - 1, x + h * u), derivative(j - 1, x - h * u)
+            step = h * scale.to(x) * u
+            ahead, behind = derivative(j - 1, x + step), derivative(j - 1, x - step)
             return _times(d_j.detach(), u, batch_dims), ahead - behind, ahead.abs().max()
 
         _compare(f"the derivative of order {j} is", along_x, h)
@@ -172,7 +180,7 @@ def _check_function(
         def along_parameters(
             h: float, j: int = j, weights: Tensor = weights, gradients: Sequence[Tensor | None] = gradients
         ) -> tuple[Tensor, Tensor, Tensor]:
-            w = [draw(leaf) for leaf in leaves]
+            w = [draw(leaf) * _size(leaf) for leaf in leaves]
             pairs = zip(gradients, w, strict=True)
             found = sum(((gradient * each).sum() for gradient, each in pairs if gradient is not None), x.new_zeros(()))
             ahead, behind = (derivative(j, x) * weights for _ in _moved(leaves, w, h))
@@ -211,7 +219,8 @@ def _check_samples_one_by_one(f: Function, x: Tensor, batch_dims: int, condition
         y, again = value(x, condition), value(x, condition)
         alone, first = value(one(x), of_samples(condition, x.shape[:batch_dims], one)), one(y)
     deterministic = torch.equal(y, again)
-    if deterministic and not torch.allclose(alone, first, rtol=TOLERANCE[x.dtype], atol=TOLERANCE[x.dtype]):
+    size = float(y.abs().max()) if y.numel() else 0.0
+    if deterministic and not torch.allclose(alone, first, rtol=TOLERANCE[x.dtype], atol=TOLERANCE[x.dtype] * size):
         raise ValueError("f mixes the samples of a batch: f(x[:1]) is not f(x)[:1]")
 
 
@@ -220,6 +229,12 @@ def _times(d_j: Tensor, u: Tensor, batch_dims: int) -> Tensor:
     batch, inputs = u.shape[:batch_dims], u.shape[batch_dims:]
     product = d_j.reshape(*batch, -1, inputs.numel()) @ u.reshape(*batch, inputs.numel(), 1)
     return product.reshape(d_j.shape[: d_j.dim() - len(inputs)])
+
+
+def _size(leaf: Tensor) -> Tensor:
+    """The root mean square of a parameter, or 1 if it is 0."""
+    size = leaf.detach().square().mean().sqrt()
+    return torch.where(size > 0, size, 1.0)
 
 
 def _moved(leaves: list[Tensor], w: list[Tensor], h: float) -> Iterator[int]:

@@ -151,10 +151,17 @@ class AlongDirections(ByDifferences):
         self.projection, self.generator = projection, generator
         self.vectors: list[Tensor] = []
 
+    def of_teacher(self, teacher: Derivatives, x: Tensor, order: int) -> list[Tensor]:
+        self._draw(x, order)
+        return super().of_teacher(teacher, x, order)
+
+    def _draw(self, x: Tensor, order: int) -> None:
+        """Directions for all orders, if they are not drawn yet."""
+        missing = range(order - len(self.vectors))
+        self.vectors += [self.projection.draw(x, self.batch_dims, self.generator) for _ in missing]
+
     def _quotients(self, values: Values, x: Tensor, order: int) -> list[Tensor]:
-        self.vectors += [
-            self.projection.draw(x, self.batch_dims, self.generator) for _ in range(order - len(self.vectors))
-        ]
+        self._draw(x, order)
         # One step for all inputs, so the shortest of theirs.
         steps = [steps_of(x, j, self.step, self.batch_dims).min() for j in range(1, order + 1)]
         return along(values, x, self.vectors, steps)

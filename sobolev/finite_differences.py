@@ -163,10 +163,15 @@ def steps_of(x: Tensor, j: int, step: StepSize, batch_dims: int, eps: float | No
             raise ValueError(f"step must be a positive number, or one for each input {tuple(inputs)}, not {step}")
         return h.expand(inputs)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return (eps ** (1 / (j + 2)) * scale_of(x, batch_dims)).to(x.dtype)
+
+
+def scale_of(x: Tensor, batch_dims: int) -> Tensor:
+    """The scale of each input (*in), as `differences` says; 1 where all samples are 0."""
     samples = x.flatten(0, batch_dims - 1).double() if x.device.type != "mps" else x.flatten(0, batch_dims - 1)
     spread, size = samples.std(0, correction=0), samples.square().mean(0).sqrt()
     scale = torch.where(spread > 0, spread.maximum(0.01 * size), size)
-    return (eps ** (1 / (j + 2)) * torch.where(scale > 0, scale, 1.0)).to(x.dtype)
+    return torch.where(scale > 0, scale, 1.0)
 
 
 def _value(f: Callable[..., Any], x: Tensor, batch_dims: int, condition: Condition, select: Select) -> Tensor:

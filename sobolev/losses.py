@@ -155,6 +155,8 @@ class SobolevLoss:
             weights, balance = 1.0, balance or "order"
         if step is not None and mode != "differences":
             raise ValueError('step is that of mode="differences", and no other mode has one')
+        if step is not None and projection is not None and torch.as_tensor(step).dim():
+            raise ValueError("step must be one number where the loss projects: a direction crosses all inputs")
         given = one_per_order("weights", weights, order)
         fixed = {j: w.item() for j, w in given.items() if isinstance(w, Tensor) and not learns(w)}
         self.weights = given | fixed  # a weight that is trained stays a tensor

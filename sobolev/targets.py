@@ -65,7 +65,9 @@ class Projected:
 
     def known(self, batch_dims: int) -> Tensor:
         """p_j, NaN where a number of its vectors is not known."""
-        unknown = torch.stack([v.isnan().flatten(batch_dims + 1).any(-1) for v in self.vectors]).any(0)
+        lead = self.vectors[0].shape[: batch_dims + 1]  # projections and samples; an output may have no dimension
+        parts = [v.isnan().reshape(*lead, v.shape[len(lead) :].numel()).any(-1) for v in self.vectors]
+        unknown = torch.stack(parts).any(0)
         spread = unknown.view(*unknown.shape, *[1] * (self.derivatives.dim() - unknown.dim()))
         return self.derivatives.masked_fill(spread, torch.nan)
 

@@ -134,6 +134,17 @@ class MLPEnsemble(nn.Module):
         return nn.Sequential(*layers)
 
 
+def check_weight(name: str, weight: float | Tensor, ensemble: MLPEnsemble) -> None:
+    """Refuse a weight of a loss that is neither one number nor one per network: another shape would broadcast.
+
+    Raises:
+        ValueError: a tensor that is neither (E, 1, 1) nor without dimensions.
+    """
+    shape = (len(ensemble), 1, 1)
+    if isinstance(weight, Tensor) and weight.shape not in ((), shape):
+        raise ValueError(f"{name} must be one number, or one per network of shape {shape}, not {tuple(weight.shape)}")
+
+
 class ReLUSobolevStep:
     r"""Loss and parameter gradients of a scalar ReLU ensemble, with neither autograd nor its allocations.
 
@@ -165,8 +176,8 @@ class ReLUSobolevStep:
         gradient_weight: b, likewise. If it is 0, gradients are not computed.
 
     Raises:
-        ValueError: an activation that is not ReLU, no hidden layer or more than one output; in use, a batch of
-            another shape.
+        ValueError: an activation that is not ReLU, no hidden layer or more than one output, or a weight of another
+            shape; in use, a batch of another shape.
     """
 
     def __init__(
@@ -181,6 +192,8 @@ class ReLUSobolevStep:
         weight = ensemble.weights[0]
         self.ensemble = ensemble
         self.shape = (len(ensemble), batch_size, ensemble.sizes[0])
+        check_weight("value_weight", value_weight, ensemble)
+        check_weight("gradient_weight", gradient_weight, ensemble)
         self.value_factor = 2.0 / batch_size * value_weight
         self.gradient_factor = 2.0 / batch_size * gradient_weight
         self.with_gradient = bool(torch.as_tensor(gradient_weight).any())

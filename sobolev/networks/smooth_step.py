@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sobolev.networks.ensemble import MLPEnsemble
+from sobolev.networks.ensemble import MLPEnsemble, check_weight
 
 # act(z), act'(z), and a function that computes act''(z), which values alone do not need
 Orders = tuple[Tensor, Tensor, Callable[[], Tensor]]
@@ -81,7 +81,8 @@ class SmoothSobolevStep:
         value_weight: a, one number or one per network, of shape (E, 1, 1).
 
     Raises:
-        ValueError: networks that it does not take, or another distance; in use, tensors of other shapes.
+        ValueError: networks that it does not take, another distance, or a weight of another shape; in use, tensors of
+            other shapes.
     """
 
     def __init__(self, ensemble: MLPEnsemble, distance: str = "squared_l2", value_weight: float | Tensor = 1.0) -> None:
@@ -90,6 +91,7 @@ class SmoothSobolevStep:
             raise ValueError(f"the smooth step is for networks of {names} with hidden layers and one output")
         if distance not in DISTANCES:
             raise ValueError(f"distance must be {' or '.join(DISTANCES)}, not {distance!r}")
+        check_weight("value_weight", value_weight, ensemble)
         self.ensemble, self.norm, self.value_weight = ensemble, distance == "l2", value_weight
         self.orders = ORDERS[type(ensemble.activation)]
 
@@ -122,6 +124,7 @@ class SmoothSobolevStep:
         if not isinstance(gradient_weight, Tensor) and gradient_weight == 0:
             df_ENI = None
         self._check(x_ENI, f_EN1, df_ENI)
+        check_weight("gradient_weight", gradient_weight, self.ensemble)
         weights, biases = [*self.ensemble.weights], [*self.ensemble.biases]
         h, s, c = [x_ENI], list[Tensor](), list[Callable[[], Tensor]]()
         for weight, bias in zip(weights[:-1], biases, strict=False):

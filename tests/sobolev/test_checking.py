@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sobolev import Derivatives, Projected, check
+from sobolev import Derivatives, Normalizer, Projected, check
 from sobolev.agreement import remedy_of
 from sobolev.derivatives import derivatives
 from sobolev.functions import BENCHMARKS
@@ -170,3 +170,32 @@ def test_arguments_of_another_type_are_refused():
         check(network(2), X, 2)
     with pytest.raises(TypeError, match="target must be a function, or recorded tensors"):
         check(network(2), X, {"y": Y})
+
+
+class Twice(torch.autograd.Function):
+    """sin, with a backward pass that is wrong by a factor of 2."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient * ctx.saved_tensors[0].cos()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-7, 1e-4, 1e4, 1e9])
+def test_units_of_the_inputs_do_not_matter(scale, dtype):
+    x = ((2 * X - 1) * scale).to(dtype)
+    check(lambda x: (x / scale).sin(), x, order=2)
+    with pytest.raises(ValueError, match="the derivative of order 1 is wrong"):
+        check(lambda x: Twice.apply(x / scale), x)
+    units = Normalizer.fit(x, Y.to(dtype))
+    check(units.wrap(network(2).to(dtype)), x, order=2)
+
+
+def test_samples_that_mix_are_found_whatever_the_units_of_the_outputs():
+    with pytest.raises(ValueError, match="f mixes the samples of a batch"):
+        check(lambda x: 1e-8 * (x - x.mean(0)), X)

@@ -123,3 +123,8 @@ def test_refusals_say_what_would_be_right():
         step(x, value[..., 0], gradient)
     with pytest.raises(ValueError, match=r"gradients of shape \(3, 7, 2\), got \(3, 7, 1\)"):  # it would broadcast
         step(x, value, gradient[..., :1])
+    for shape in ((3,), (3, 1)):  # they would weight points or inputs
+        with pytest.raises(ValueError, match=r"gradient_weight must be one number, or one per network of shape"):
+            step(x, value, gradient, torch.ones(shape))
+        with pytest.raises(ValueError, match=r"value_weight must be one number"):
+            SmoothSobolevStep(ensemble, value_weight=torch.ones(shape))

@@ -303,3 +303,26 @@ def test_outputs_that_are_not_selected_are_refused():
         SobolevLoss(1, select=5)(several, X, RECORDED)
     with pytest.raises(ValueError, match=r"`select` must be its own: Derivatives\(model, select=\.\.\.\)"):
         SobolevLoss(1, select=0)(Derivatives(several), X, RECORDED)
+
+
+@pytest.mark.parametrize("mode", ["auto", "differences"])
+def test_recorded_projections_of_outputs_without_a_dimension(mode):
+    scalar, student = lambda x: x.prod(-1).sin(), lambda x: x.square().sum(-1)
+    y, dy = derivatives(scalar, X, 1)
+    for v in (torch.randn(2, len(X), dtype=X.dtype, generator=rng()), torch.randn(len(X), dtype=X.dtype)):
+        known = v.clone()
+        known[..., 3] = NAN  # whatever the derivative says there
+        found = SobolevLoss(1, mode=mode)(student, X, (y, Projected(known, v[..., None] * dy))).by_order[1]
+        error = (v[..., None] * (2 * X - dy)).square().sum(-1)
+        error[..., 3] = 0
+        torch.testing.assert_close(found, error.mean(), rtol=1e-6, atol=0)
+
+
+def test_what_is_balanced_along_directions_is_measured_along_them():
+    sphere, target = projections.Sphere(samples=300), Derivatives(teacher)
+    loss = SobolevLoss(1, weights="balanced", mode="differences", projection=sphere, generator=rng())
+    loss(STUDENT, X, target)  # the first batch is measured
+    in_full = SobolevLoss(1, weights="balanced").balance(target, X)
+    torch.testing.assert_close(loss.mean_squares, in_full.mean_squares, rtol=0.1, atol=0)
+    with pytest.raises(ValueError, match="step must be one number where the loss projects"):
+        SobolevLoss(1, mode="differences", projection=projections.Sphere(), step=torch.full((3,), 0.1))
