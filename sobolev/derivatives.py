@@ -66,7 +66,9 @@ def derivatives(
             often as that needs.
         batch_dims: how many leading dimensions of x are batch dimensions (2 for an ensemble: network, sample).
         condition: inputs that f is given after x, which it is not differentiated by: one tensor, a tuple, or a mapping
-            by name.
+            by name. A tensor that has the batch's dimensions first is taken to have a row a sample, which matters where
+            f is called with some of the samples or with several points of each (`check`, differences). One that is
+            shared and happens to be of that shape is given with a leading dimension of 1.
         select: which of several outputs of f is y: a function of what it returns, or an index, key or attribute.
 
     Raises:
