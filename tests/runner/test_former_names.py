@@ -23,7 +23,7 @@ distillation/figure_4_reduced 108
 distillation/float32 9
   breakout-sobolev-n1000-seed0-ee6d606866
   pong-sobolev-n1000-seed2-1cdc41edde
-distillation/longer 54
+distillation/longer 81
   breakout-value-n1000-seed0-b2692dfa0e
   pong-sobolev_falling-n25000-seed2-5bb28e6d33
 distillation/quickstart 2
