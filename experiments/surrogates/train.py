@@ -154,7 +154,7 @@ def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, units: Unit
 def held_out_error(config: SurrogateConfig, measured: dict[str, Tensor]) -> Tensor:
     """What networks (E,) are chosen by: the error of values, or that of all that they learn, as the loss weighs it."""
     of_values, of_derivatives = config.loss.weights[:2]
-    if config.search.keeps == "last" or not of_derivatives:
+    if config.search.keeps == "last" or not of_derivatives or "gradient_error" not in measured:
         return measured["value_error"]
     return (of_values * measured["value_error"] ** 2 + of_derivatives * measured["gradient_error"] ** 2).sqrt()
 
@@ -229,8 +229,9 @@ def measure(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run) -> 
     own = Normalizer.fit(x_NI, known[0])
     true, found = own.targets(*known), own.targets(*predictions(ensemble, units, samples, run))
     errors = {}
-    for j, name in enumerate(("value_error", "gradient_error")[: 1 + samples.has_derivatives]):
-        errors[name] = (_square(found[j] - true[j], 2 + j) / _square(true[j], 2 + j)).sqrt()
+    for j, name in enumerate(("value_error", "gradient_error")):
+        if size := float(_square(true[j], 2 + j)):  # 0: none is known, or the function is flat there
+            errors[name] = (_square(found[j] - true[j], 2 + j) / size).sqrt()
     return errors
 
 
@@ -286,7 +287,9 @@ def check(config: SurrogateConfig) -> None:
     """
     dataset = config.dataset
     if dataset.source == "file":
-        check_samples(config, load(dataset)[0]["train"])
+        parts, _ = load(dataset)
+        check_samples(config, parts["train"])
+        check_measurable(config, parts)
     elif min(dataset.part_sizes().values()) < 2:
         raise BadInput(f"dataset.n_samples={dataset.n_samples}: too few for dataset.split={dataset.split}")
     n = dataset.part_sizes()["train"]
@@ -320,3 +323,12 @@ def check_samples(config: SurrogateConfig, train: Samples) -> None:
         checking.check(student, x, (y, dy))
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
+
+
+def check_measurable(config: SurrogateConfig, parts: Parts) -> None:
+    """Refuse to choose by a part, or to measure on one, whose values do not vary: a constant's error is 0 there."""
+    for name in SPLITS[1:]:
+        known = [column[np.isfinite(column)] for column in parts[name].y.T]
+        if not any(len(column) and np.ptp(column) for column in known):
+            said = f"all known values of the {name} part ({len(parts[name].y)} samples) are the same"
+            raise BadInput(f"{config.dataset.path}: {said}: try another dataset.seed, or more samples")

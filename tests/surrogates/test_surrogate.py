@@ -87,6 +87,27 @@ def test_unknown_derivatives_are_left_out(make_config, samples_file, tmp_path):
     assert rows_of(config)[0, "gradient_error"] < 0.6
 
 
+@pytest.mark.parametrize("keeps", ["last", "best"])
+def test_derivatives_that_one_part_alone_knows_are_learned(make_config, samples_file, tmp_path, keeps):
+    samples, path = read(str(samples_file)), tmp_path / "mine.npz"
+    order = np.random.default_rng(0).permutation(60)
+    dy = samples.dy.copy()
+    dy[order[42:]] = np.nan  # the validation and test parts
+    np.savez(path, x=samples.x, y=samples.y, dy=dy)
+    config = make_config("experiment=surrogate", f"dataset.path={path}", f"search.keeps={keeps}")
+    execute(config)
+    assert {metric for _, metric in rows_of(config)} == {"value_error"}
+
+
+def test_a_part_whose_values_are_all_the_same_measures_nothing(make_config, samples_file, tmp_path):
+    samples, path = read(str(samples_file)), tmp_path / "mine.npz"
+    y = samples.y[:, 0].copy()
+    y[np.random.default_rng(0).permutation(60)[51:]] = 0
+    np.savez(path, x=samples.x, y=y)
+    with pytest.raises(BadInput, match="all known values of the test part"):
+        execute(make_config("experiment=surrogate", f"dataset.path={path}", "loss=value"))
+
+
 @pytest.mark.parametrize(("loss", "keeps"), [("sobolev", "last"), ("sobolev_norm", "best")])
 def test_a_killed_run_ends_in_the_rows_of_one_that_never_was(make_config, monkeypatch, loss, keeps):
     asked = ("experiment=surrogate", f"loss={loss}", f"search.keeps={keeps}")
