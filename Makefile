@@ -102,7 +102,7 @@ surrogates: setup ## a reactor and a basket option, values against values and de
 	for task in reactor basket; do $(RUN) -m sweep=surrogates/$$task $(LOCAL) $(ARGS) || exit 1; done
 	$(MAKE) figures report
 
-surrogate: setup ## your own samples, make surrogate DATA=mine.npz: runs and figures in surrogate/ (minutes)
+surrogate: setup ## your own samples, make surrogate DATA=mine.npz: runs and figures in surrogate/ (2 to 7 minutes on 2 cores)
 	$(RUN) -m sweep=surrogates/own "dataset.path='$(DATA)'" runs_dir=surrogate/runs $(LOCAL) $(ARGS)
 	$(BIN)/python -m scripts.collect --runs surrogate/runs --results surrogate
 	$(BIN)/python -m scripts.figures surrogate_errors surrogate_predictions --results surrogate

@@ -209,7 +209,9 @@ class Derivatives(nn.Module):
 
 def _check(x: Tensor, order: int, batch_dims: int) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, not {getattr(x, 'dtype', type(x).__name__)}")
+        raise TypeError(
+            f"x must be a floating-point tensor, not {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
+        )
     if not 1 <= batch_dims <= x.dim():
         raise ValueError(f"batch_dims must be from 1 to {x.dim()} for x of shape {tuple(x.shape)}, not {batch_dims}")
     if order == 0:

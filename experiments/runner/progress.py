@@ -36,6 +36,7 @@ class Grid:
     folders: Sequence[Path]
     began: float = field(default_factory=time.time)
     _seconds: dict[Path, float] = field(default_factory=dict)  # wall time of complete runs, read once each
+    _beside: int = 0  # how many ran side by side when any last did
 
     def picture(self) -> Picture:
         running = failed = 0
@@ -48,15 +49,16 @@ class Grid:
                 failed += 1
             elif _changed(folder / "config.yaml") > max(self.began, _changed(folder / PACE)):  # anew when it is opened
                 running += 1
+        self._beside = running or self._beside  # none runs for a moment where several end together
         return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
 
     def _estimate(self, running: int, failed: int) -> float | None:
         """Seconds that the rest will take: it costs what complete runs of this grid cost, side by side as now."""
         seconds = [cost for cost in self._seconds.values() if cost]
         left = len(self.folders) - len(self._seconds) - failed
-        if not seconds or not running:
+        if not seconds or not left or not self._beside:
             return None
-        return sum(seconds) / len(seconds) * (left - running / 2) / running
+        return sum(seconds) / len(seconds) * (left - running / 2) / self._beside
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.evidence import drawing
 from experiments.evidence.names import looks_of
 from experiments.evidence.reading import expected, read_arrays
-from experiments.evidence.rows import levels, rows_there, scale_of, select
+from experiments.evidence.rows import levels, median_interval, rows_there, scale_of, select
 from experiments.evidence.schemas import PREDICTIONS
 from experiments.surrogates.analysis import errors_of, label_costs, tasks_of
 from experiments.surrogates.names import LOOKS, METHODS, METRICS, SAMPLES, outputs_of, title_of
@@ -25,6 +25,7 @@ from experiments.surrogates.names import LOOKS, METHODS, METRICS, SAMPLES, outpu
 NAMES = ("surrogate_errors", "surrogate_costs", "surrogate_predictions")
 REMEDY = "`make surrogates` makes it"
 REDUCED = "REDUCED: not the shipped settings"
+MISSING = "; hollow: no run"
 MOST = 6  # outputs that a figure of predictions shows
 STYLES = {"sensitivities": "-", "differences": "--"}  # how derivatives come about
 
@@ -36,12 +37,15 @@ def errors(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
     rows = select(rows, experiment=experiment, task=task)
     figure, panels = _panels(rows)
     looks = looks_of(levels(rows, "method"), LOOKS)
+    sizes, whole = levels(rows, "n_train"), True
     for metric, axes in panels.items():
         for method, look in looks.items():
-            _line(axes, rows, (experiment, task, method, metric), 1.0, **look, label=METHODS.get(method, method))
+            of = experiment, task, method, metric
+            whole &= _line(axes, rows, of, sizes, 1.0, **look, label=METHODS.get(method, method))
         _finish(axes, METRICS[metric], f"training {SAMPLES.get(task, 'samples')}")
+        axes.xaxis.set_major_locator(FixedLocator(sizes[drawing.some(len(sizes), 9)]))
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    detail = "test error over that of a constant; medians over seeds, 95% intervals"
+    detail = f"test error over that of a constant; medians over seeds, 95% intervals{'' if whole else MISSING}"
     drawing.title(figure, f"Surrogate: {title_of(task)}", detail, scale_of(rows), REDUCED)
     return figure
 
@@ -50,15 +54,16 @@ def costs(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
     """The same errors against what the training samples cost, if derivatives are not free."""
     rows = select(rows, experiment=experiment, task=task)
     figure, panels = _panels(rows)
-    looks = looks_of(levels(rows, "method"), LOOKS)
+    sizes, whole = levels(rows, "n_train"), True
     for metric, axes in panels.items():
-        _line(axes, rows, (experiment, task, "value", metric), 1.0, **looks["value"], label="value only")
+        of = experiment, task, "value", metric
+        whole &= _line(axes, rows, of, sizes, 1.0, **LOOKS["value"], label="value only")
         for way, cost in label_costs(rows, experiment, task).items():
-            look = looks["sobolev"] | {"linestyle": STYLES[way]}
-            _line(axes, rows, (experiment, task, "sobolev", metric), cost, **look, label=f"Sobolev, {way}")
+            look, of = LOOKS["sobolev"] | {"linestyle": STYLES[way]}, (experiment, task, "sobolev", metric)
+            whole &= _line(axes, rows, of, sizes, cost, **look, label=f"Sobolev, {way}")
         _finish(axes, METRICS[metric], f"cost of training samples, in plain {SAMPLES.get(task, 'samples')}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    detail = "test error against the cost of labels; medians over seeds, 95% intervals"
+    detail = f"test error against the cost of labels; medians over seeds, 95% intervals{'' if whole else MISSING}"
     drawing.title(figure, f"Surrogate: {title_of(task)}", detail, scale_of(rows), REDUCED)
     return figure
 
@@ -104,13 +109,27 @@ def _panels(rows: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
     return figure, dict(zip(metrics, grid[0], strict=True))
 
 
-def _line(axes: Axes, rows: pd.DataFrame, of: tuple[str, str, str, str], cost: float, **look: str) -> None:
-    """Medians over seeds against samples times their cost, with their intervals."""
+def _line(
+    axes: Axes, rows: pd.DataFrame, of: tuple[str, str, str, str], sizes: list[int], cost: float, **look: str
+) -> bool:
+    """Medians over seeds against samples times their cost, with their intervals; whether there is one of each size.
+
+    Where there is none the line has a gap, and the method's mark stands hollow at the foot of the panel.
+    """
     medians = errors_of(rows, *of).medians()
-    x = cost * np.array(list(medians), dtype=float)
-    middle, low, high, _ = np.array(list(medians.values())).T
+    x = cost * np.array(sizes, dtype=float)
+    middle, low, high, _ = np.array([medians.get(n, median_interval(())) for n in sizes]).T
     axes.plot(x, middle, **look)
     axes.fill_between(x, low, high, color=look["color"], alpha=0.2)
+    known = np.isfinite(middle)
+    beside = np.pad(known, 1)
+    alone = known & ~beside[:-2] & ~beside[2:]  # a band of one point is not seen
+    axes.vlines(x[alone], low[alone], high[alone], color=look["color"], alpha=0.4, linewidth=4)
+    if not known.all():
+        hollow = {"marker": look["marker"], "color": look["color"], "markerfacecolor": "none", "linestyle": ""}
+        foot = np.full((~known).sum(), 0.04)
+        axes.plot(x[~known], foot, **hollow, transform=axes.get_xaxis_transform())
+    return bool(known.all())
 
 
 def _finish(axes: Axes, title: str, of_x: str) -> None:

@@ -15,12 +15,10 @@ for a value or derivative that is not known.
 
 from __future__ import annotations
 
-import csv
-import re
+import math
 import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +26,11 @@ import numpy as np
 
 from experiments.runner.errors import BadInput
 from experiments.runner.settings import located
+from experiments.surrogates.csv_files import read_csv
 
 SPLITS = ("train", "validation", "test")
 FEWEST = {"train": 4, "validation": 2, "test": 2}  # samples of a part
-DERIVATIVE = re.compile(r"d(?P<output>.+)/d(?P<input>.+)")
+LARGEST = 1e100  # numbers whose squares, and sums of them, float64 still holds
 EXPECTED = "expected x (N, I), y (N,) or (N, O), and dy (N, I) or (N, O, I)"
 
 
@@ -83,7 +82,7 @@ def _read(path: Path, _mtime: int, _size: int, outputs: tuple[str, ...]) -> Samp
             raise BadInput(f"dataset.outputs={[*outputs]} names columns of a CSV, and {path} has none")
         samples = _read_npz(path)
     elif path.suffix == ".csv":
-        samples = _read_csv(path, outputs)
+        samples = Samples(*read_csv(path, outputs))
     else:
         raise BadInput(f"dataset.path={path}: expected a .npz or .csv file")
     _check_numbers(samples, path)
@@ -130,79 +129,11 @@ def _shaped(dy: np.ndarray, x_shape: Sequence[int], y_shape: Sequence[int], path
     raise BadInput(f"{said}{f', or {(n, n_inputs)}' if n_outputs == 1 else ''}")
 
 
-def _read_csv(path: Path, asked: tuple[str, ...]) -> Samples:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        header = [name.strip() for name in next(lines, [])]
-        rows = [row for row in lines if row]
-    if repeated := {name for name in header if header.count(name) > 1}:
-        raise BadInput(f"{path} has the column {min(repeated)} twice")
-    inputs, outputs, derivatives = columns(header, asked, path)
-    try:
-        numbers = np.array([[float(cell.strip() or "nan") for cell in row] for row in rows], dtype=np.float64)
-    except ValueError:
-        numbers = None
-    if numbers is None or numbers.ndim != 2 or numbers.shape[1] != len(header):
-        raise BadInput(f"{path}, line {_bad_line(rows, len(header))}: expected {len(header)} numbers, as in its header")
-    at = {name: numbers[:, k] for k, name in enumerate(header)}
-    x, y = (np.stack([at[name] for name in names], 1) for names in (inputs, outputs))
-    known = [at[name] if derivatives else np.full(len(x), np.nan) for name in _names_of_derivatives(outputs, inputs)]
-    return Samples(x, y, np.stack(known, 1).reshape(len(x), len(outputs), len(inputs)), inputs, outputs)
-
-
-def columns(header: Sequence[str], asked: Sequence[str], path: Path) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """The inputs, the outputs, and whether there are derivatives: then there is one of each output by each input.
-
-    Raises:
-        BadInput: a column is missing, or its name cannot be told.
-    """
-    found = {name: match for name in header if (match := DERIVATIVE.fullmatch(name))}
-    derived = {match["output"] for match in found.values()}
-    plain = [name for name in header if name not in found]
-    outputs = tuple(
-        name for name in plain if (name in asked if asked else re.fullmatch(r"y\d*", name) or name in derived)
-    )
-    inputs = tuple(name for name in plain if name not in outputs)
-    named = ", ".join(header) or "nothing"
-    if missing := [name for name in asked if name not in plain]:
-        raise BadInput(f"{path} has no column {missing[0]}, which dataset.outputs names, but {named}")
-    if not outputs or not inputs:
-        which = "output" if not outputs else "input"
-        raise BadInput(
-            f"{path} has no {which} among {named}: name columns as x1,x2,y,dy/dx1,dy/dx2 or set dataset.outputs"
-        )
-    for name, match in found.items():
-        for role, names in (("output", outputs), ("input", inputs)):
-            if match[role] not in names:
-                raise BadInput(
-                    f"{path}: the column {name} is a derivative, but {match[role]} is no {role} of its header"
-                )
-    if found and (missing := [name for name in _names_of_derivatives(outputs, inputs) if name not in found]):
-        raise BadInput(f"{path} has no column {missing[0]}: where it is not known, leave its cells empty")
-    return inputs, outputs, bool(found)
-
-
-def _names_of_derivatives(outputs: Sequence[str], inputs: Sequence[str]) -> list[str]:
-    return [f"d{output}/d{name}" for output, name in product(outputs, inputs)]
-
-
-def _bad_line(rows: list[list[str]], width: int) -> int:
-    """The number of the first line that does not hold `width` numbers. The header is line 1."""
-
-    def fits(row: list[str]) -> bool:
-        try:
-            return len([float(cell.strip() or "nan") for cell in row]) == width
-        except ValueError:
-            return False
-
-    return next((number for number, row in enumerate(rows, 2) if not fits(row)), 2)
-
-
 def _check_numbers(samples: Samples, path: Path) -> None:
     """Refuse numbers that nothing can be learned from."""
     x, y, dy = samples.x, samples.y, samples.dy
-    if not len(x):
-        raise BadInput(f"{path} has no samples")
+    if len(x) < 2:
+        raise BadInput(f"{path} has {_counted(len(x))}: too few to learn from")
     if (bad := ~np.isfinite(x)).any():
         sample, column = np.argwhere(bad)[0]
         name = samples.inputs[column]
@@ -211,12 +142,31 @@ def _check_numbers(samples: Samples, path: Path) -> None:
         if (bad := np.isinf(array)).any():
             sample = np.argwhere(bad)[0][0]
             raise BadInput(f"{path}: {name} is infinite at sample {sample}: what is not known is NaN")
+    for name, array in (("x", x), ("y", y), ("dy", dy)):
+        if (bad := np.abs(array) > LARGEST).any():
+            sample = np.argwhere(bad)[0][0]
+            raise BadInput(f"{path}: {name} is beyond {LARGEST:g} at sample {sample}: give it in larger units")
     for names, array in ((samples.inputs, x), (samples.outputs, y)):
         for column, name in enumerate(names):
-            known = array[:, column][np.isfinite(array[:, column])]
-            if not len(known) or known.min() == known.max():
-                said = "known nowhere" if not len(known) else "the same at all samples"
-                raise BadInput(f"{path}: {name} is {said}: leave it out")
+            if said := _unvarying(array[:, column][np.isfinite(array[:, column])]):
+                raise BadInput(f"{path}: {name} is {said}")
+
+
+def _unvarying(known: np.ndarray) -> str:
+    """What is wrong with the numbers of a column whose standard deviation cannot be its unit; empty if nothing is."""
+    if not len(known):
+        return "known nowhere: leave it out"
+    if known.min() == known.max():
+        return "the same at all samples: leave it out"
+    if np.ptp(known) < 1 / LARGEST:
+        return f"the same at all samples but for {np.ptp(known):.0e}: give it in smaller units"
+    if known.std() <= math.sqrt(len(known)) * np.finfo(np.float64).eps * abs(known.mean()):
+        return "the same at all samples but for rounding: leave it out, or take off a constant before it is saved"
+    return ""
+
+
+def _counted(n: int) -> str:
+    return "1 sample" if n == 1 else f"{n or 'no'} samples"
 
 
 def sizes(n: int, parts: Sequence[float]) -> tuple[int, int, int]:
@@ -234,7 +184,7 @@ def split(samples: Samples, parts: Sequence[float], seed: int, where: str) -> di
     counts = sizes(len(samples.x), parts)
     for (name, fewest), count in zip(FEWEST.items(), counts, strict=True):
         if count < fewest:
-            said = f"{where} has {len(samples.x)} samples, of which {count} would be the {name} part"
+            said = f"{where} has {_counted(len(samples.x))}, of which {count} would be the {name} part"
             raise BadInput(f"{said}: {fewest} or more are needed")
     order = np.random.default_rng(seed).permutation(len(samples.x))
     found = np.split(order, np.cumsum(counts)[:2])

@@ -28,14 +28,15 @@ from experiments.runner.schedules import learning_rate
 from experiments.runner.settings import Activation, OptimizerConfig, Schedule
 from experiments.surrogates.data import Parts, load, shape_of
 from experiments.surrogates.files import SPLITS, Samples
-from experiments.surrogates.model import Scales, save
 from experiments.surrogates.settings import SurrogateConfig
 from sobolev import Derivatives, Normalizer, SobolevLoss, checking
 from sobolev.files import replacing
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
+from sobolev.surrogate import Surrogate
 
 Choice = tuple[Activation, float]  # and a learning rate
+Units = list[Normalizer]  # of each network's own training points, in float64
 MEASUREMENTS = 60  # of the validation error over a training, where the best network is kept
 SHOWN = 200  # test samples whose predictions are kept for figures
 
@@ -90,9 +91,9 @@ class Training:
 def main(config: SurrogateConfig, run: Run) -> dict:
     """Search briefly, train the choice at length, and measure it; the objective is its test error of values."""
     parts, costs = load(config.dataset)
-    x_ENI, y_ENO, dy_ENOI = training_points(config, parts["train"], run)
-    scales = Scales.of(x_ENI, y_ENO)
-    data = scales.scaled(x_ENI, y_ENO, dy_ENOI)
+    points = training_points(config, parts["train"], run)
+    units = [Normalizer.fit(x_NI, y_NO) for x_NI, y_NO in zip(*points[:2], strict=True)]
+    data = scaled(units, points, run.dtype)
     tried, brief, steps = choices(config), config.search.steps, config.optimizer.steps
     searching = len(tried) * brief if len(tried) > 1 else 0
     batch_size = min(config.n_train, config.optimizer.batch_size)
@@ -120,17 +121,17 @@ def main(config: SurrogateConfig, run: Run) -> dict:
         run.checkpoint(lambda step=step, training=training, errors=errors: state_of(step, training, errors))
         training.update(within, picks_SEB[within])
         if within + 1 in training.measured_after:
-            training.keep(held_out_error(config, measure(training.ensemble, scales, parts["validation"], run)))
+            training.keep(held_out_error(config, measure(training.ensemble, units, parts["validation"], run)))
         if step < searching and within == brief - 1:
             errors = [*errors, float(training.least_E.median())]
     training.ensemble.load_state_dict(training.kept)
     run.record(searching + steps, facts(config, errors, costs))
-    return finish(config, run, training.ensemble, scales, parts) | chosen(tried, errors)
+    return finish(config, run, training.ensemble, units, parts) | chosen(tried, errors)
 
 
-def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, scales: Scales, parts: Parts) -> dict:
+def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, units: Units, parts: Parts) -> dict:
     """Record the errors, and leave the model and what its figure needs."""
-    errors = {split: measure(ensemble, scales, parts[split], run) for split in SPLITS[1:]}
+    errors = {split: measure(ensemble, units, parts[split], run) for split in SPLITS[1:]}
     relative = dict(zip(seeds_of(config), errors["test"]["value_error"].tolist(), strict=True))
     check_convergence(config.optimizer.steps, True, relative, lower="search.learning_rates")
     rows = [
@@ -141,8 +142,9 @@ def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, scales: Sca
     ]
     run.record(config.optimizer.steps, rows)
     e = int(errors["validation"]["value_error"].argmin())
-    save(run.directory / "surrogate.pt", ensemble, e, scales, parts["test"])
-    save_predictions(run, ensemble, scales, parts["test"], e)
+    names = parts["test"].inputs, parts["test"].outputs
+    Surrogate(ensemble.network(e), units[e], *names).save(run.directory / "surrogate.pt")
+    save_predictions(run, ensemble, units, parts["test"], e)
     return {
         "objective": float(errors["test"]["value_error"].median()),
         **{f"test_{metric}": float(error_E.median()) for metric, error_E in errors["test"].items()},
@@ -152,7 +154,7 @@ def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, scales: Sca
 def held_out_error(config: SurrogateConfig, measured: dict[str, Tensor]) -> Tensor:
     """What networks (E,) are chosen by: the error of values, or that of all that they learn, as the loss weighs it."""
     of_values, of_derivatives = config.loss.weights[:2]
-    if config.search.keeps == "last" or not of_derivatives:
+    if config.search.keeps == "last" or not of_derivatives or "gradient_error" not in measured:
         return measured["value_error"]
     return (of_values * measured["value_error"] ** 2 + of_derivatives * measured["gradient_error"] ** 2).sqrt()
 
@@ -179,14 +181,23 @@ def chosen(tried: list[Choice], errors: list[float]) -> dict:
 
 
 def training_points(config: SurrogateConfig, train: Samples, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (E, N, I), values (E, N, O) and derivatives (E, N, O, I): each seed draws its own from the train part."""
+    """Points (E, N, I), values (E, N, O) and derivatives (E, N, O, I): each seed draws its own from the train part.
+
+    They are in float64, as in the file: rounded to float32, numbers that differ little would differ no more.
+    """
     index_EN = torch.stack(
         [
             torch.randperm(len(train.x), generator=generator(seed, "points"))[: config.n_train]
             for seed in seeds_of(config)
         ]
     )
-    return tuple(torch.from_numpy(array)[index_EN].to(run.device, run.dtype) for array in (train.x, train.y, train.dy))
+    return tuple(torch.from_numpy(array)[index_EN].to(run.device) for array in (train.x, train.y, train.dy))
+
+
+def scaled(units: Units, points: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The points in each network's units, in the type in which it trains."""
+    of_each = [(own.inputs(x), *own.targets(y, dy)) for own, x, y, dy in zip(units, *points, strict=True)]
+    return tuple(torch.stack(tensors).to(dtype) for tensors in zip(*of_each, strict=True))
 
 
 def batches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
@@ -196,16 +207,16 @@ def batches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
     return torch.cat([torch.randperm(n, generator=rng) for _ in range(epochs)])[: steps * batch_size].view(steps, -1)
 
 
-def predictions(ensemble: MLPEnsemble, scales: Scales, samples: Samples, run: Run) -> tuple[Tensor, Tensor]:
-    """Values (E, N, O) and derivatives (E, N, O, I), in the units of the data."""
-    x_NI = torch.from_numpy(samples.x).to(run.device, run.dtype)
-    z_ENI = (x_NI - scales.x_mean) / scales.x_std
-    y_ENO, dy_ENOI = Derivatives(ensemble, batch_dims=2).eval()(z_ENI)
-    dy_ENOI = dy_ENOI * scales.y_std[..., None] / scales.x_std[:, :, None]
-    return scales.y_mean + scales.y_std * y_ENO, dy_ENOI
+def predictions(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run) -> tuple[Tensor, Tensor]:
+    """Values (E, N, O) and derivatives (E, N, O, I), in the units of the data and float64."""
+    x_NI = torch.from_numpy(samples.x).to(run.device)
+    z_ENI = torch.stack([own.inputs(x_NI) for own in units]).to(run.dtype)
+    y_ENO, dy_ENOI = (tensor.double() for tensor in Derivatives(ensemble, batch_dims=2).eval()(z_ENI))
+    of_each = [own.inverse(y, dy) for own, y, dy in zip(units, y_ENO, dy_ENOI, strict=True)]
+    return tuple(map(torch.stack, zip(*of_each, strict=True)))
 
 
-def measure(ensemble: MLPEnsemble, scales: Scales, samples: Samples, run: Run) -> dict[str, Tensor]:
+def measure(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run) -> dict[str, Tensor]:
     """Relative errors (E,) of values and, where samples have them, of derivatives; 1 is that of a constant.
 
     Values are measured in standard deviations of these samples' outputs, and derivatives in these over those of the
@@ -214,16 +225,14 @@ def measure(ensemble: MLPEnsemble, scales: Scales, samples: Samples, run: Run) -
         value_error^2 = sum ||m - y||^2 / sum ||y - mean y||^2
         gradient_error^2 = sum ||D m - D y||^2 / sum ||D y||^2
     """
-    y_ENO, dy_ENOI = predictions(ensemble, scales, samples, run)
-    y_NO, dy_NOI, x_NI = (torch.from_numpy(array).to(y_ENO) for array in (samples.y, samples.dy, samples.x))
-    own = Scales.of(x_NI[None], y_NO[None])
-    unit_O1, unit_I = own.y_std[0, 0, :, None], own.x_std[0, 0]
-    error_EN = _square((y_ENO - y_NO) / own.y_std, 2)
-    found = {"value_error": (error_EN / _square((y_NO - own.y_mean[0]) / own.y_std[0], 2)).sqrt()}
-    if samples.has_derivatives:
-        error = _square((dy_ENOI - dy_NOI) * unit_I / unit_O1, 3)
-        found["gradient_error"] = (error / _square(dy_NOI * unit_I / unit_O1, 3)).sqrt()
-    return found
+    x_NI, *known = (torch.from_numpy(array).to(run.device) for array in (samples.x, samples.y, samples.dy))
+    own = Normalizer.fit(x_NI, known[0])
+    true, found = own.targets(*known), own.targets(*predictions(ensemble, units, samples, run))
+    errors = {}
+    for j, name in enumerate(("value_error", "gradient_error")):
+        if size := float(_square(true[j], 2 + j)):  # 0: none is known, or the function is flat there
+            errors[name] = (_square(found[j] - true[j], 2 + j) / size).sqrt()
+    return errors
 
 
 def _square(t: Tensor, last: int) -> Tensor:
@@ -231,7 +240,7 @@ def _square(t: Tensor, last: int) -> Tensor:
     return t.square().nansum(tuple(range(t.dim() - last, t.dim())))
 
 
-def save_predictions(run: Run, ensemble: MLPEnsemble, scales: Scales, test: Samples, e: int) -> None:
+def save_predictions(run: Run, ensemble: MLPEnsemble, units: Units, test: Samples, e: int) -> None:
     """The test samples that are wholly known, with what network e predicts, for the figure."""
     known = np.isfinite(test.y).all(1)
     if test.has_derivatives:
@@ -239,11 +248,11 @@ def save_predictions(run: Run, ensemble: MLPEnsemble, scales: Scales, test: Samp
     shown = test.at(np.flatnonzero(known)[:SHOWN])
     if not len(shown.x):
         return
-    y_ENO, dy_ENOI = predictions(ensemble, scales, shown, run)
+    y_ENO, dy_ENOI = predictions(ensemble, units, shown, run)
     of_kind = {"y": (shown.y, y_ENO)} | ({"dy": (shown.dy, dy_ENOI)} if test.has_derivatives else {})
     arrays = {}
     for kind, (true, found) in of_kind.items():
-        arrays[kind], arrays[f"{kind}_predicted"] = true.astype("f4"), found[e].numpy(force=True).astype("f4")
+        arrays[kind], arrays[f"{kind}_predicted"] = true, found[e].numpy(force=True)
     if test.has_derivatives:
         run.save_arrays("predictions", **arrays, scale=np.array(run.scale))
     from experiments.surrogates.figures import predicted  # slow to import, and needed once
@@ -278,7 +287,9 @@ def check(config: SurrogateConfig) -> None:
     """
     dataset = config.dataset
     if dataset.source == "file":
-        check_samples(config, load(dataset)[0]["train"])
+        parts, _ = load(dataset)
+        check_samples(config, parts["train"])
+        check_measurable(config, parts)
     elif min(dataset.part_sizes().values()) < 2:
         raise BadInput(f"dataset.n_samples={dataset.n_samples}: too few for dataset.split={dataset.split}")
     n = dataset.part_sizes()["train"]
@@ -312,3 +323,12 @@ def check_samples(config: SurrogateConfig, train: Samples) -> None:
         checking.check(student, x, (y, dy))
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
+
+
+def check_measurable(config: SurrogateConfig, parts: Parts) -> None:
+    """Refuse to choose by a part, or to measure on one, whose values do not vary: a constant's error is 0 there."""
+    for name in SPLITS[1:]:
+        known = [column[np.isfinite(column)] for column in parts[name].y.T]
+        if not any(len(column) and np.ptp(column) for column in known):
+            said = f"all known values of the {name} part ({len(parts[name].y)} samples) are the same"
+            raise BadInput(f"{config.dataset.path}: {said}: try another dataset.seed, or more samples")

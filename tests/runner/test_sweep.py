@@ -124,6 +124,8 @@ def test_the_picture_of_a_grid(tmp_path):
         os.utime(folder / name, (later, later))
     # One is half way, one to come, at ten minutes each.
     assert str(grid.picture()) == "1 of 4 runs done, 1 running, 1 failed, 1 to come, about 15 min left"
+    os.utime(folders[1] / "config.yaml", (0, 0))  # none runs for a moment: one worker is still what there is
+    assert str(grid.picture()) == "1 of 4 runs done, 0 running, 1 failed, 2 to come, about 20 min left"
 
 
 def test_a_folder_that_nobody_can_make_is_a_run_to_come(tmp_path):

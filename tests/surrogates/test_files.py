@@ -51,6 +51,8 @@ def test_a_csv_says_the_same_by_the_names_of_its_columns(tmp_path):
     asked = read(csv(tmp_path, "angle,lift,drag", "1,2,3", "2,3,4"), ("lift", "drag"))
     assert (asked.inputs, asked.outputs) == (("angle",), ("lift", "drag"))
     assert not asked.has_derivatives
+    day = read(csv(tmp_path, "a,day,dlift_da,y", "1,2,3,5", "", "2,3,4,6", ",,,"), ("y", "dlift_da"))  # as it is asked
+    assert (day.inputs, day.outputs, len(day.x)) == (("a", "day"), ("dlift_da", "y"), 2)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,10 @@ def test_a_csv_says_the_same_by_the_names_of_its_columns(tmp_path):
         ({"x": np.where(np.arange(3) == 2, 1.0, X)}, "x3 is the same at all samples"),
         ({"y": np.array([{}] * 40)}, "y holds Python objects"),
         ({"y": Y.astype(complex)}, "y holds complex128"),
+        ({"x": X[:1], "y": Y[:1], "dy": DY[:1]}, "has 1 sample: too few"),
+        ({"y": Y * 1e300}, "y is beyond 1e+100 at sample 0: give it in larger units"),
+        ({"y": Y * 1e-300}, "the same at all samples but for"),
+        ({"x": X * 1e-6 + 1.7e9}, "x1 is the same at all samples but for rounding"),
     ],
 )
 def test_a_npz_that_is_not_as_expected_is_one_line(tmp_path, arrays, said):
@@ -86,7 +92,20 @@ def test_a_npz_that_is_not_as_expected_is_one_line(tmp_path, arrays, said):
         ("x1,y", ["1,2,3"], (), "line 2: expected 2 numbers"),
         ("x1,x1,y", ["1,2,3"], (), "has the column x1 twice"),
         ("x1,y", ["1,2"], ("lift",), "has no column lift"),
-        ("x1,y", [], (), "expected 2 numbers"),
+        ("x1,y", [], (), "has a header and no samples"),
+        (",x,y", ["0,1,2"], (), "column 1 has no name: is it an index? pandas: index=False"),
+        ("Unnamed: 0,x,y,dy/dx", ["0,1,2,3"], (), "column 1 has no name: is it an index? pandas: index=False"),
+        ("x,lift,dlift/dx,", ["0,1,2,"], (), "column 4 has no name: does its line end with a comma?"),
+        ("x1,y", ["1,2", "", "1,two"], (), "line 4: expected 2 numbers, as in its header, and 'two' is none"),
+        ("x1,y", ["1,2", '1,"' + "2" * 140_000 + '"'], (), "line 3: field larger than field limit (131072)"),
+        ("a;b;c", ["1;2;3"], (), "separated by semicolons: expected commas, and numbers with points"),
+        ("a\tb", ["1\t2"], (), "separated by tabs"),
+        ("x1,y", ['"1,5",2'], (), "'1,5' has a decimal comma: write a point"),
+        ("x1,y", ["1,5,2,0"], (), "it has 4: do its numbers have decimal commas?"),
+        ("a,lift,dlift_da", ["1,2,3"], (), "the column dlift_da looks like a derivative, and would be an input"),
+        ("a,y,dy_da", ["1,2,3"], (), "name it dy/da"),
+        ("a,y,dy/a", ["1,2,3"], (), "name it dy/da"),
+        ("a,lift,dLift/dA", ["1,2,3"], (), "is a derivative, but Lift is no output"),
     ],
 )
 def test_a_csv_that_is_not_as_expected_is_one_line(tmp_path, header, rows, outputs, said):
@@ -98,12 +117,14 @@ def test_a_csv_that_is_not_as_expected_is_one_line(tmp_path, header, rows, outpu
 def test_what_is_no_file_of_samples_is_one_line(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "mine.txt").write_text("x")
+    (tmp_path / "none.csv").write_text("\n")
     for path, said in (
         ("", "dataset.path is empty"),
         (str(tmp_path), "cannot be read"),
         (str(tmp_path / "gone.npz"), "No such file"),
         (str(tmp_path / "cut.npz"), "cannot be read"),
         (str(tmp_path / "mine.txt"), "expected a .npz or .csv file"),
+        (str(tmp_path / "none.csv"), "none.csv is empty"),
     ):
         with pytest.raises(BadInput, match=said):
             read(path)

@@ -10,8 +10,7 @@ from experiments.runner.identity import folder_of
 from experiments.runner.settings import file_sha256
 from experiments.surrogates import data, train
 from experiments.surrogates.files import read
-from experiments.surrogates.model import load
-from sobolev import Derivatives
+from sobolev.surrogate import load
 from tests.conftest import composed
 
 LEARNS = ("network.hidden=[24,24]", "optimizer.steps=400", "search.activations=[tanh]", "search.learning_rates=[0.01]")
@@ -27,10 +26,10 @@ def test_the_model_file_predicts_values_and_derivatives_in_the_units_of_the_data
     config = make_config("experiment=surrogate", *LEARNS)
     execute(config)
     surrogate, samples = load(folder_of(config) / "surrogate.pt"), read(str(samples_file))
-    y, dy = Derivatives(surrogate).eval()(torch.from_numpy(samples.x).float())
+    y, dy = surrogate.predict(samples.x), surrogate.predict_derivative(samples.x)
     assert y.shape == (60, 2)
-    assert np.abs(y.numpy() - samples.y).max() < 0.3 * np.ptp(samples.y)
-    relative = np.linalg.norm(dy.numpy() - samples.dy) / np.linalg.norm(samples.dy)
+    assert np.abs(y - samples.y).max() < 0.3 * np.ptp(samples.y)
+    relative = np.linalg.norm(dy - samples.dy) / np.linalg.norm(samples.dy)
     assert relative < 0.3
     assert (surrogate.inputs, surrogate.outputs) == (("x1", "x2", "x3"), ("y1", "y2"))
     assert (folder_of(config) / "predictions.png").stat().st_size > 1000
@@ -47,16 +46,36 @@ def test_derivatives_help_and_labels_say_what_was_learned(make_config):
         assert found["sobolev"][seed, "gradient_error"] < 0.7 * found["value"][seed, "gradient_error"]
 
 
-def test_units_do_not_matter(make_config, samples_file, tmp_path):
+# Units, offsets and all: float32 has no digit left of either of the two last.
+@pytest.mark.parametrize(("of_x", "of_y"), [((1000, 7), (0.01, 0)), ((1, 0), (0.01, -4e4)), ((500, 1.7e9), (1, 0))])
+def test_units_do_not_matter(make_config, samples_file, tmp_path, of_x, of_y):
     samples = read(str(samples_file))
     path = tmp_path / "mine.npz"
-    np.savez(path, x=1000 * samples.x + 7, y=0.01 * samples.y, dy=1e-5 * samples.dy)
+    x, y = of_x[0] * samples.x + of_x[1], of_y[0] * samples.y + of_y[1]
+    np.savez(path, x=x, y=y, dy=of_y[0] / of_x[0] * samples.dy)
     found = []
     for other in ((), (f"dataset.path={path}",)):
         config = make_config("experiment=surrogate", "optimizer.steps=50", *other, runs=f"runs{len(other)}")
         execute(config)
-        found.append(rows_of(config))
-    assert found[0] == pytest.approx(found[1], rel=0.02)
+        measured = rows_of(config)
+        found.append(measured)
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    predicted = load(folder_of(config) / "surrogate.pt").predict(x)  # what the rows measured, from the file
+    errors = ((predicted - y) / y.std(0), (y - y.mean(0)) / y.std(0))
+    shown = np.load(folder_of(config) / "predictions.npz")
+    at = [np.argmin(np.abs(y - row).sum(1)) for row in shown["y"]]
+    np.testing.assert_allclose((predicted[at] - shown["y_predicted"]) / y.std(0), 0, atol=1e-5)
+    assert np.sqrt((errors[0] ** 2).sum() / (errors[1] ** 2).sum()) < 2 * max(measured.values())
+
+
+def test_a_column_that_is_constant_among_the_points_of_a_network_keeps_its_unit(make_config, samples_file, tmp_path):
+    samples, path = read(str(samples_file)), tmp_path / "mine.npz"
+    x = np.column_stack((samples.x[:, :2], np.where(np.arange(60) == 7, 0.2, 0.1)))
+    np.savez(path, x=x, y=samples.y)
+    config = make_config("experiment=surrogate", f"dataset.path={path}", "loss=value", "n_train=3")
+    execute(config)
+    state = torch.load(folder_of(config) / "surrogate.pt")["state"]
+    assert state["normalizer.x_scale"][2] == 1
 
 
 def test_unknown_derivatives_are_left_out(make_config, samples_file, tmp_path):
@@ -66,6 +85,27 @@ def test_unknown_derivatives_are_left_out(make_config, samples_file, tmp_path):
     config = make_config("experiment=surrogate", *LEARNS, f"dataset.path={path}")
     execute(config)
     assert rows_of(config)[0, "gradient_error"] < 0.6
+
+
+@pytest.mark.parametrize("keeps", ["last", "best"])
+def test_derivatives_that_one_part_alone_knows_are_learned(make_config, samples_file, tmp_path, keeps):
+    samples, path = read(str(samples_file)), tmp_path / "mine.npz"
+    order = np.random.default_rng(0).permutation(60)
+    dy = samples.dy.copy()
+    dy[order[42:]] = np.nan  # the validation and test parts
+    np.savez(path, x=samples.x, y=samples.y, dy=dy)
+    config = make_config("experiment=surrogate", f"dataset.path={path}", f"search.keeps={keeps}")
+    execute(config)
+    assert {metric for _, metric in rows_of(config)} == {"value_error"}
+
+
+def test_a_part_whose_values_are_all_the_same_measures_nothing(make_config, samples_file, tmp_path):
+    samples, path = read(str(samples_file)), tmp_path / "mine.npz"
+    y = samples.y[:, 0].copy()
+    y[np.random.default_rng(0).permutation(60)[51:]] = 0
+    np.savez(path, x=samples.x, y=y)
+    with pytest.raises(BadInput, match="all known values of the test part"):
+        execute(make_config("experiment=surrogate", f"dataset.path={path}", "loss=value"))
 
 
 @pytest.mark.parametrize(("loss", "keeps"), [("sobolev", "last"), ("sobolev_norm", "best")])
@@ -114,7 +154,7 @@ def test_networks_are_kept_one_by_one(make_config):
 
 def test_each_seed_draws_points_of_its_own_and_smaller_sets_are_part_of_larger_ones(make_config):
     samples = read(make_config("experiment=surrogate").dataset.path)
-    run = type("Run", (), {"device": "cpu", "dtype": torch.float64})
+    run = type("Run", (), {"device": "cpu"})
     few, more = (
         train.training_points(make_config("experiment=surrogate", f"n_train={n}"), samples, run)[0] for n in (5, 9)
     )
@@ -195,14 +235,6 @@ def test_a_file_that_is_not_there_is_one_line_before_a_folder_is_made(make_confi
 def test_settings_out_of_range_are_one_line(samples_file, override, said):
     with pytest.raises(BadInput, match=said):
         composed("experiment=surrogate", f"dataset.path={samples_file}", override)
-
-
-def test_what_is_no_surrogate_is_not_loaded(tmp_path):
-    for name, content in (("other.pt", b"no torch file"), ("gone.pt", None)):
-        if content:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(BadInput, match=name):
-            load(tmp_path / name)
 
 
 def damaged(content: bytes) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from experiments.evidence.collect import collect
 from experiments.evidence.rows import as_rows
@@ -9,7 +10,7 @@ from experiments.evidence.verdicts import Evidence
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
 from experiments.surrogates.analysis import errors_of, tables, worth
-from experiments.surrogates.figures import NAMES, drawn, predicted
+from experiments.surrogates.figures import NAMES, costs, drawn, errors, predicted
 
 
 def rows(by_method, cost=None):
@@ -40,6 +41,31 @@ def test_the_table_says_how_much_smaller_errors_are_and_what_labels_cost():
     assert "| 16 | 2 [2, 2] | 2 |" in text
     assert "| 64 | 10 [10, 10] | at least 1 |" in text
     assert "differences 6" in text
+
+
+def test_a_cell_without_neighbours_shows_its_interval_and_one_that_is_missing_is_marked():
+    table = rows({"value": {14: 0.4, 28: 0.3, 112: 0.1}, "sobolev": {28: 0.2, 112: 0.05}}, cost=6.0)
+    figure = errors(table, "surrogate_reactor", "reactor")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        value, sobolev, hollow = axes.get_lines()
+        assert list(axes.get_xticks()) == [14, 28, 112]
+        np.testing.assert_allclose(value.get_ydata(), [0.408, 0.306, 0.102])
+        assert np.isnan(sobolev.get_ydata()).tolist() == [True, False, False]
+        assert (list(hollow.get_xdata()), hollow.get_markerfacecolor()) == ([14], "none")
+        assert axes.get_ylim()[0] > 0.02  # the mark is at the foot, and moves no axis
+    assert "hollow: no run" in figure.get_suptitle()
+    lone = rows({"value": {14: 0.4, 28: 0.3, 56: 0.2}, "sobolev": {28: 0.1}}, cost=6.0)
+    for draw in (errors, costs):
+        for axes in draw(lone, "surrogate_reactor", "reactor").axes:
+            (bar,) = (segment for lines in axes.collections for segment in _bars(lines))
+            np.testing.assert_allclose(bar[:, 1], [0.1, 0.104])
+    whole = errors(rows({"value": {14: 0.4, 28: 0.3}}), "surrogate_reactor", "reactor")
+    assert "hollow" not in whole.get_suptitle()
+
+
+def _bars(lines):
+    return lines.get_segments() if isinstance(lines, LineCollection) else []
 
 
 def test_runs_become_figures(make_config, tmp_path):
