@@ -18,18 +18,23 @@ torch.Size([50, 1])
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+
+ROUNDING = 4  # of values that are equal but for how they were computed, in machine epsilons about their middle
 
 
 class Normalizer(nn.Module):
     """Scales inputs, values and derivatives of a function one by one. Its numbers are saved in `state_dict`.
 
     Made by its shapes alone it changes nothing; `fit` measures, and `load_state_dict` takes what was measured.
+
+    Its numbers stay in double precision whatever `.float()` and the like ask for, because a mean of 1.7e9 (seconds of a
+    clock) in single precision is off by up to 64. What it returns has the type of what it is given. Raw samples in
+    single precision have lost as much before they come: give those of a large mean and a small spread in double.
 
     Args:
         inputs: the shape *in of a sample.
@@ -39,12 +44,14 @@ class Normalizer(nn.Module):
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         super().__init__()
         for name, shape in (("x", inputs), ("y", outputs)):
-            self.register_buffer(f"{name}_mean", torch.zeros(tuple(shape)))
-            self.register_buffer(f"{name}_scale", torch.ones(tuple(shape)))
+            self.register_buffer(f"{name}_mean", torch.zeros(tuple(shape), dtype=torch.float64))
+            self.register_buffer(f"{name}_scale", torch.ones(tuple(shape), dtype=torch.float64))
+        self.register_buffer("y_rounding", torch.zeros(tuple(outputs), dtype=torch.float64))  # of what is constant
         self.x_mean: Tensor
         self.x_scale: Tensor
         self.y_mean: Tensor
         self.y_scale: Tensor
+        self.y_rounding: Tensor
 
     @classmethod
     def fit(cls, x: Tensor, y: Tensor, *derivatives: Tensor | None, batch_dims: int = 1) -> Normalizer:
@@ -62,32 +69,40 @@ class Normalizer(nn.Module):
             batch_dims: how many dimensions number samples.
 
         Raises:
+            TypeError: what is no floating-point tensor, such as NumPy's arrays.
             ValueError: no sample; other shapes than these; an input that is not finite, or an infinite value.
         """
+        _check_floating("x", x)
+        _check_floating("y", y)
+        if not 1 <= batch_dims <= x.dim():
+            raise ValueError(f"batch_dims must be from 1 to {x.dim()}, the dimensions of x, not {batch_dims}")
         inputs, outputs = x.shape[batch_dims:], y.shape[batch_dims:]
-        units = cls(inputs, outputs).to(x.device, y.dtype)
-        units._check_shapes(y, *derivatives, batch=x.shape[:batch_dims])
+        units = cls(inputs, outputs).to(x.device)
+        units._check(y, *derivatives, batch=x.shape[:batch_dims])
         if not x.shape[:batch_dims].numel():
             raise ValueError("there are no samples to measure")
         if not x.isfinite().all():
             raise ValueError("x has numbers that are not finite")
-        if y.isinf().any():
-            raise ValueError("y has infinite values; NaN is what is not known")
-        units.x_mean, units.x_scale = _moments(x, batch_dims)
-        units.y_mean, units.y_scale = _moments(y, batch_dims)
+        for j, tensor in enumerate((y, *derivatives)):
+            if tensor is not None and tensor.isinf().any():
+                what = f"derivatives of order {j} have" if j else "y has"
+                raise ValueError(f"{what} infinite values; NaN is what is not known")
+        units.x_mean, units.x_scale, _ = _moments(x.detach().flatten(0, batch_dims - 1))
+        units.y_mean, units.y_scale, units.y_rounding = _moments(y.detach().flatten(0, batch_dims - 1))
         constant = units.y_scale == 0
         units.x_scale = torch.where(units.x_scale > 0, units.x_scale, 1.0)
         units.y_scale = torch.where(constant, 1.0, units.y_scale)
         if constant.any() and derivatives and derivatives[0] is not None:
-            gradient = derivatives[0].detach().double() * units.x_scale.double()
-            squares = gradient.square().flatten(0, batch_dims - 1).nanmean(0).nan_to_num(0.0)
-            rms = squares.reshape((*outputs, -1)).sum(-1).sqrt().to(y.dtype)
+            gradient = widened(derivatives[0].detach()) * units.x_scale
+            by_input = _root_mean_square(gradient.flatten(0, batch_dims - 1)).reshape((*outputs, -1))
+            rms = _root_mean_square(by_input.movedim(-1, 0)) * by_input.shape[-1] ** 0.5
             units.y_scale = torch.where(constant & (rms > 0), rms, units.y_scale)
         return units
 
     def inputs(self, x: Tensor) -> Tensor:
         """x^ of samples x (*batch, *in)."""
-        return (x - self.x_mean) / self.x_scale
+        self._batch(x)
+        return ((widened(x) - self.x_mean) / self.x_scale).to(x.dtype)
 
     @overload
     def targets(self, y: Tensor, *derivatives: Tensor) -> tuple[Tensor, ...]: ...
@@ -96,11 +111,19 @@ class Normalizer(nn.Module):
     def targets(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]: ...
 
     def targets(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]:
-        """(y^, D y^, ...) of values y (*batch, *out) and derivatives (*batch, *out, *in, ...); None stays None."""
-        self._check_shapes(y, *derivatives, batch=y.shape[: y.dim() - self.y_mean.dim()])
-        factors = (self._factor(j) for j in range(1, len(derivatives) + 1))
-        scaled = (None if d is None else d * factor for d, factor in zip(derivatives, factors, strict=True))
-        return ((y - self.y_mean) / self.y_scale, *scaled)
+        """(y^, D y^, ...) of values y (*batch, *out) and derivatives (*batch, *out, *in, ...); None stays None.
+
+        Values of an output that `fit` found constant are exactly 0: in units of a gradient, or balanced by their mean
+        square, their rounding would pass for values to learn.
+        """
+        self._check(y, *derivatives)
+        scaled = (
+            None if d is None else (widened(d) * self._of_inputs(j) / self._of_output(j)).to(d.dtype)
+            for j, d in enumerate(derivatives, start=1)
+        )
+        from_mean = widened(y) - self.y_mean
+        from_mean = from_mean.masked_fill(from_mean.abs() <= self.y_rounding, 0.0)
+        return ((from_mean / self.y_scale).to(y.dtype), *scaled)
 
     @overload
     def inverse(self, y: Tensor, *derivatives: Tensor) -> tuple[Tensor, ...]: ...
@@ -110,30 +133,62 @@ class Normalizer(nn.Module):
 
     def inverse(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]:
         """(y, D y, ...) in the user's units, of those in normalised ones."""
-        self._check_shapes(y, *derivatives, batch=y.shape[: y.dim() - self.y_mean.dim()])
-        factors = (self._factor(j) for j in range(1, len(derivatives) + 1))
-        scaled = (None if d is None else d / factor for d, factor in zip(derivatives, factors, strict=True))
-        return (y * self.y_scale + self.y_mean, *scaled)
+        self._check(y, *derivatives)
+        scaled = (
+            None if d is None else (widened(d) * self._of_output(j) / self._of_inputs(j)).to(d.dtype)
+            for j, d in enumerate(derivatives, start=1)
+        )
+        return ((widened(y) * self.y_scale + self.y_mean).to(y.dtype), *scaled)
 
     def wrap(self, model: nn.Module) -> InUnits:
         """The model as a function of x in the user's units, whose derivatives are then in them, too."""
         return InUnits(model, self)
 
-    def _factor(self, j: int) -> Tensor:
-        """sigma_{i_1} ... sigma_{i_j} / sigma_o, of shape (*out, *in, ..., *in)."""
-        n = self.x_scale.dim()
-        factor = (1 / self.y_scale).reshape((*self.y_scale.shape, *[1] * (n * j)))
-        for k in range(j):
-            factor = factor * self.x_scale.reshape((*self.x_scale.shape, *[1] * (n * (j - 1 - k))))
-        return factor
+    def _of_output(self, j: int) -> Tensor:
+        """sigma_o, of shape (*out, 1, ..., 1)."""
+        return self.y_scale.reshape((*self.y_scale.shape, *[1] * (self.x_scale.dim() * j)))
 
-    def _check_shapes(self, y: Tensor, *derivatives: Tensor | None, batch: torch.Size) -> None:
+    def _of_inputs(self, j: int) -> Tensor:
+        """sigma_{i_1} ... sigma_{i_j}, of shape (*in, ..., *in)."""
+        n, product = self.x_scale.dim(), self.x_scale
+        for _ in range(j - 1):
+            product = product.reshape((*product.shape, *[1] * n)) * self.x_scale
+        return product
+
+    def _batch(self, x: Tensor) -> torch.Size:
+        """*batch of samples (*batch, *in)."""
+        _check_floating("x", x)
+        inputs, lead = self.x_mean.shape, x.dim() - self.x_mean.dim()
+        if lead < 0 or x.shape[lead:] != inputs:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (*batch, *in), where *in is {tuple(inputs)}")
+        return x.shape[:lead]
+
+    def _check(self, y: Tensor, *derivatives: Tensor | None, batch: torch.Size | None = None) -> None:
+        """Refuse other types and shapes than those of values and derivatives, and of another batch if one is given."""
+        _check_floating("y", y)
         inputs, outputs = self.x_mean.shape, self.y_mean.shape
+        batch = y.shape[: max(y.dim() - len(outputs), 0)] if batch is None else batch
         for j, tensor in enumerate((y, *derivatives)):
+            if tensor is None:
+                continue
+            what = f"derivatives of order {j} have" if j else "values have"
+            _check_floating(what.removesuffix(" have"), tensor)
             expected = (*batch, *outputs, *inputs * j)
-            if tensor is not None and tensor.shape != expected:
-                what = "values have" if j == 0 else f"derivatives of order {j} have"
+            if tensor.shape != expected:
                 raise ValueError(f"{what} shape {tuple(tensor.shape)}, expected {tuple(expected)}: (*batch, *out, *in)")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalizer:
+        """Go to another device, but to no other type, except where a device has no double precision."""
+
+        def moved(held: Tensor) -> Tensor:
+            single = fn(held.float())
+            return single if "mps" in (single.device.type, held.device.type) or held.is_meta else held.to(single.device)
+
+        return super()._apply(moved, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(f"{prefix}y_rounding", torch.zeros_like(self.y_rounding))  # older files lack it
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class InUnits(nn.Module):
@@ -151,14 +206,59 @@ class InUnits(nn.Module):
     def forward(self, x: Tensor, *condition: Any, **named: Any) -> Tensor:
         """Values (*batch, *out) of samples (*batch, *in); what else is given goes to the model as it is."""
         y = self.model(self.normalizer.inputs(x), *condition, **named)
-        return y * self.normalizer.y_scale + self.normalizer.y_mean
+        self.normalizer._check(y, batch=x.shape[: x.dim() - self.normalizer.x_mean.dim()])
+        return self.normalizer.inverse(y.to(torch.promote_types(x.dtype, y.dtype)))[0]
 
 
-def _moments(samples: Tensor, batch_dims: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the samples, in the samples' type; 0 where rounding is all there is."""
-    flat = samples.detach().double().flatten(0, batch_dims - 1)
-    mean = flat.nanmean(0).nan_to_num(0.0)
-    deviation = (flat - mean).square().nanmean(0).nan_to_num(0.0).sqrt()
-    rounding = math.sqrt(len(flat)) * torch.finfo(samples.dtype).eps * mean.abs()
-    deviation = torch.where(deviation > rounding, deviation, 0.0)
-    return mean.to(samples.dtype), deviation.to(samples.dtype)
+def widened(t: Tensor) -> Tensor:
+    """In double precision, where the device has it."""
+    return t.float() if t.device.type == "mps" else t.double()
+
+
+def varies(samples: Tensor) -> Tensor:
+    """Which components of samples (N, *components) differ by more than rounding. NaN, what is not known, is left out.
+
+    It goes by the least and the largest value, in which no rounding adds up, however many samples there are.
+    """
+    if not len(samples):
+        return torch.zeros(samples.shape[1:], dtype=torch.bool, device=samples.device)
+    low, high = _range(widened(samples.detach()))
+    stored, single = torch.finfo(samples.dtype).eps, torch.finfo(torch.float32).eps  # half types are computed in single
+    rounding = max(stored, ROUNDING * min(stored, single)) * torch.maximum(low.abs(), high.abs())
+    return high / 2 - low / 2 > rounding
+
+
+def _range(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of each component that are known; infinity and its negative if none is."""
+    unknown = samples.isnan()
+    return samples.masked_fill(unknown, torch.inf).amin(0), samples.masked_fill(unknown, -torch.inf).amax(0)
+
+
+def _moments(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation over samples (N, *components), and how far from its mean what is constant comes.
+
+    A component that varies has a deviation, and another such a rounding in its place; the other is 0. Numbers are
+    squared in units of half their range about its middle, where neither 1e200 nor 1e-200 is lost.
+    """
+    wide, differs = widened(samples), varies(samples)
+    low, high = _range(wide)
+    middle = (low / 2 + high / 2).nan_to_num(0.0)
+    size = torch.where(differs, high / 2 - low / 2, 1.0)
+    from_middle = (wide - middle) / size
+    mean = torch.where(differs, from_middle.nanmean(0).nan_to_num(0.0), 0.0)
+    deviation = (from_middle - mean).square().nanmean(0).nan_to_num(0.0).sqrt()
+    rounding = from_middle.abs().nan_to_num(0.0).amax(0)
+    return middle + size * mean, torch.where(differs, size * deviation, 0.0), torch.where(differs, 0.0, rounding)
+
+
+def _root_mean_square(samples: Tensor) -> Tensor:
+    """Over samples (N, *components), in units of the largest for the same reason; 0 where none is known."""
+    size = samples.abs().nan_to_num(0.0).amax(0)
+    size = torch.where(size > 0, size, 1.0)
+    return size * (samples / size).square().nanmean(0).nan_to_num(0.0).sqrt()
+
+
+def _check_floating(name: str, t: Any) -> None:
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        found = t.dtype if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"{name} must be a floating-point tensor, not {found}")

@@ -13,7 +13,9 @@ It needs scikit-learn, which the rest of the library does not.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -25,12 +27,11 @@ from torch import Tensor
 
 from sobolev.agreement import remedy_of
 from sobolev.derivatives import derivatives
-from sobolev.distances import DISTANCES, Distance
+from sobolev.distances import DISTANCES
+from sobolev.fitting import AUTO, batches, check_settings, function_of, gradients, mean_distance, plain
 from sobolev.losses import SobolevLoss
 from sobolev.networks.ensemble import MLPEnsemble
-from sobolev.networks.smooth_step import DISTANCES as BY_HAND
-from sobolev.networks.smooth_step import SmoothSobolevStep
-from sobolev.normalizer import InUnits, Normalizer
+from sobolev.normalizer import InUnits, Normalizer, varies
 from sobolev.seeding import generator
 
 try:
@@ -41,10 +42,8 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("SobolevRegressor needs scikit-learn: pip install scikit-learn") from missing
 
 FEW = 100  # samples of which none is held out to stop early by: each is dear
-FALLS = ("cosine", "linear", "constant")  # those of `sobolev.schedules` that have no parameter
+FLOATS = (np.float64, np.float32)  # types of X and y that are kept, for what rounding is depends on them
 MEASUREMENTS = 50  # of the error on held-out samples, evenly over training
-# What "auto" is for the loss of values (False), and for that of derivatives too (True): configs/recipe/ has them.
-AUTO: dict[str, dict[bool, Any]] = {"learning_rate": {False: 6e-3, True: 1e-2}, "batch_size": {False: 64, True: 32}}
 
 
 class SobolevRegressor(RegressorMixin, BaseEstimator):
@@ -54,7 +53,8 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
 
         mean_i [ ||m(x_i) - y_i||^2 / S_0 + w phi(t / T) d(D m(x_i), D y_i) / S_1 ]
 
-    with S_0 the mean square of the values about their mean, and S_1 = mean_i d(0, D y_i). Adam's learning rate falls
+    with S_0 the mean square of the values about their mean (1 if they are all the same but for rounding), and
+    S_1 = mean_i d(0, D y_i). Adam's learning rate falls
     to 0 as half a cosine. Without derivatives it is ordinary regression.
 
     The defaults, but for the widths, are what docs/recipes.md chose on functions other than those that it was judged
@@ -138,17 +138,19 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
                 what is not known. None trains on values alone.
 
         Raises:
-            ValueError: other shapes; numbers that are not finite; derivatives that contradict the values.
+            ValueError: settings that mean nothing; other shapes; numbers that are not finite; derivatives that
+                contradict the values; a loss that is no longer finite when training ends.
         """
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
-        self._check_settings()
+        with _in_one_line():
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=FLOATS)
+        check_settings(self.get_params())
         self._flat = y.ndim == 1
-        y = np.asarray(y, dtype=np.float64).reshape(len(X), -1)
+        y = check_array(y, dtype=FLOATS, ensure_2d=False).reshape(len(X), -1)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         recorded = [torch.tensor(part) for part in (X, y, *self._derivatives(dy, X, y))]
-        if len(recorded) > 2 and self.check_derivatives:
-            self._refuse_contradictions(*recorded)
         units = Normalizer.fit(*recorded)
+        if len(recorded) > 2 and self.check_derivatives:
+            self._refuse_contradictions(units, *recorded)
         data = [units.inputs(recorded[0]), *units.targets(*recorded[1:])]
         sizes = (X.shape[1], *self.hidden, y.shape[1])
         alone = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, self.initialisation).to(self.device)
@@ -173,14 +175,20 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         """Write settings and weights to a file that `load` reads, in which there is no code.
 
         What was there is replaced once the new file is whole. Of `random_state` a seed is kept, and no generator.
+
+        Raises:
+            TypeError: a setting is neither a number nor text, so that the file could not be read.
         """
         from sobolev.files import replacing  # which not every system can import
 
         check_is_fitted(self, "model_")
         seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
-        parameters = self.get_params() | {"hidden": list(self.hidden), "random_state": seed}
-        sizes = [self.n_features_in_, *self.hidden, len(self.model_.normalizer.y_mean)]
-        state = {"parameters": parameters, "sizes": sizes, "flat": self._flat, **self.model_.state_dict()}
+        parameters = self.get_params() | {"hidden": [*self.hidden], "random_state": seed, "device": str(self.device)}
+        parameters = {name: plain(name, value) for name, value in parameters.items()}
+        sizes = [self.n_features_in_, *parameters["hidden"], len(self.model_.normalizer.y_mean)]
+        names = [*map(str, getattr(self, "feature_names_in_", []))]
+        state = {"parameters": parameters, "sizes": sizes, "flat": self._flat, "names": names}
+        state |= self.model_.state_dict()
         with replacing(Path(path)) as partial:
             torch.save(state, partial)
 
@@ -194,7 +202,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         try:
             state = torch.load(path, weights_only=True)
             self = cls(**state.pop("parameters"))
-            sizes, self._flat = state.pop("sizes"), state.pop("flat")
+            sizes, self._flat, names = state.pop("sizes"), state.pop("flat"), state.pop("names", [])
             network = MLPEnsemble(sizes, [torch.Generator()], self.activation).network(0)
             self.model_ = InUnits(network, Normalizer(sizes[:1], sizes[-1:])).double().eval()
             self.model_.load_state_dict(state)
@@ -203,34 +211,21 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         except Exception as error:
             raise ValueError(f"{path} was not written by SobolevRegressor.save ({type(error).__name__})") from error
         self.n_features_in_ = sizes[0]
+        if names:
+            self.feature_names_in_ = np.array(names, dtype=object)
         return self
 
     def _samples(self, X: Any) -> Tensor:
         check_is_fitted(self, "model_")
-        return torch.tensor(validate_data(self, X, reset=False, dtype=np.float64))
-
-    def _check_settings(self) -> None:
-        positive = ("learning_rate", "max_iter", "batch_size", "n_iter_no_change")
-        for name in positive:
-            value, auto = getattr(self, name), name in AUTO
-            if not (auto and value == "auto") and (isinstance(value, str) or not value > 0):
-                raise ValueError(f"{name} must be positive{' or auto' * auto}, not {value!r}")
-        if not 0 <= self.derivative_weight < np.inf:
-            raise ValueError(f"derivative_weight must be 0 or more, and finite, not {self.derivative_weight}")
-        choices = {"derivative_distance": DISTANCES, "derivative_schedule": FALLS}
-        for name, names in choices.items():
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name} must be one of {', '.join(names)}, not {getattr(self, name)!r}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}")
-        if self.early_stopping not in (True, False, "auto"):
-            raise ValueError(f"early_stopping must be True, False or 'auto', not {self.early_stopping!r}")
+        with _in_one_line():
+            return torch.tensor(validate_data(self, X, reset=False, dtype=np.float64))
 
     def _derivatives(self, dy: Any, X: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         """[D y (n, O, I)], or nothing."""
         if dy is None:
             return []
-        dy = check_array(dy, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True)
+        with _in_one_line():
+            dy = check_array(dy, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True, input_name="dy")
         shapes = [(*y.shape, X.shape[1])] + [X.shape] * (y.shape[1] == 1)
         if dy.shape not in shapes:
             said = " or ".join(map(str, shapes))
@@ -239,8 +234,10 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             raise ValueError("dy has nothing but NaN: leave it out")
         return [dy.reshape(shapes[0])]
 
-    def _refuse_contradictions(self, x: Tensor, y: Tensor, dy: Tensor) -> None:
-        if remedy := remedy_of(y, dy, x, y.shape[1]):
+    def _refuse_contradictions(self, units: Normalizer, x: Tensor, y: Tensor, dy: Tensor) -> None:
+        """In one unit for all inputs and one for all outputs, so that squares are finite, and axes may be swapped."""
+        of_x, of_y = units.x_scale.max(), units.y_scale.max()
+        if remedy := remedy_of(y / of_y, dy / of_y * of_x, x / of_x, y.shape[1]):
             raise ValueError(
                 f"dy contradicts the values at near samples: they would agree {remedy} (check_derivatives=False takes "
                 "dy as it is)"
@@ -251,18 +248,20 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         n = len(data[0])
         holds_out = self.early_stopping if self.early_stopping != "auto" else n >= FEW
         n_held = max(1, round(self.validation_fraction * n)) if holds_out and n > 1 else 0
+        if n_held == n:
+            raise ValueError(f"validation_fraction={self.validation_fraction} holds out all of the {n} samples")
         order = torch.randperm(n, generator=generator(seed, "hold out")).to(data[0].device)
         held, data = ([part[chosen] for part in data] for chosen in (order[:n_held], order[n_held:]))
         loss = self._loss(data)
         learns = {name: of_loss[1 in loss.weights] for name, of_loss in AUTO.items()}
         rate, size = (learns[name] if getattr(self, name) == "auto" else getattr(self, name) for name in AUTO)
-        compute_gradients = _gradients(alone, loss, self.derivative_distance, data)
-        optimizer = torch.optim.Adam(alone.parameters(), lr=rate, fused=True)
+        compute_gradients = gradients(alone, loss, self.derivative_distance, data)
+        optimizer = torch.optim.Adam(alone.parameters(), lr=float(rate), fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_iter)
         self.loss_curve_, self.validation_scores_ = [], []
         best = copy.deepcopy(alone.state_dict())
         every = max(1, self.max_iter // MEASUREMENTS)
-        for step, batch in zip(range(1, self.max_iter + 1), _batches(data, size, seed), strict=False):
+        for step, batch in zip(range(1, self.max_iter + 1), batches(data, size, seed), strict=False):
             loss.progress = (step - 1) / self.max_iter
             self.loss_curve_.append(compute_gradients(*batch))
             optimizer.step()
@@ -270,13 +269,15 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             if n_held and (step % every == 0 or step == self.max_iter):
                 loss.progress = 0.0  # these are measured alike throughout
                 with torch.no_grad():
-                    self.validation_scores_.append(float(loss(_function(alone), held[0], held[1:]).total))
+                    self.validation_scores_.append(float(loss(function_of(alone), held[0], held[1:]).total))
                 if self.validation_scores_[-1] <= min(self.validation_scores_):
                     best = copy.deepcopy(alone.state_dict())
                 elif min(self.validation_scores_[-self.n_iter_no_change :]) > min(self.validation_scores_):
                     break
         self.n_iter_ = len(self.loss_curve_)
         self.loss_curve_ = torch.stack(self.loss_curve_).tolist()
+        if not math.isfinite(self.loss_curve_[-1]):
+            raise ValueError(f"training diverged with learning_rate={rate}: its loss is {self.loss_curve_[-1]}")
         if n_held:
             alone.load_state_dict(best)
 
@@ -284,16 +285,16 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         """Balanced by the samples that are learned from, where they have anything to balance by."""
         learns = len(data) > 2 and bool(data[2].nan_to_num().any()) and self.derivative_weight > 0
         order = int(learns)
-        varies = bool((data[1] != data[1][:1]).any())
+        balanced = bool(varies(data[1]).any())
         distance = DISTANCES[self.derivative_distance]
         loss = SobolevLoss(
             order,
-            weights=(1.0, self.derivative_weight / _size(data[2], distance)) if learns else 1.0,
-            balance={0: "order"} if varies else None,
+            weights=(1.0, self.derivative_weight / mean_distance(data[2], distance)) if learns else 1.0,
+            balance={0: "order"} if balanced else None,
             distances={1: distance} if learns else "squared_l2",
             schedule={1: self.derivative_schedule} if learns else None,
         )
-        return loss.balance(data[1:], data[0]) if varies else loss
+        return loss.balance(data[1:], data[0]) if balanced else loss
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -301,46 +302,12 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _size(dy: Tensor, distance: Distance) -> float:
-    """S_1: the mean distance of derivatives (n, O, I) from 0, over the samples of which any is known."""
-    known = dy.flatten(1)[~dy.isnan().flatten(1).all(1)].nan_to_num().double()
-    return float(distance(torch.zeros_like(known), known).mean())
-
-
-def _function(alone: MLPEnsemble) -> Callable[[Tensor], Tensor]:
-    """An ensemble of one as a function from inputs (n, I) to values (n, O)."""
-    return lambda x: alone(x)[0]
-
-
-def _gradients(alone: MLPEnsemble, loss: SobolevLoss, distance: str, data: list[Tensor]) -> Callable[..., Tensor]:
-    """What fills `.grad` from a batch (x, y, dy) and returns its loss: without autograd where a step allows that."""
-    learns = 1 in loss.weights
-
-    def by_autograd(x: Tensor, *target: Tensor) -> Tensor:
-        alone.zero_grad()
-        total = loss(_function(alone), x, target).total
-        total.backward()
-        return total.detach()
-
-    if not SmoothSobolevStep.takes(alone) or (learns and (distance not in BY_HAND or data[2].isnan().any())):
-        return by_autograd
-    step = SmoothSobolevStep(alone, distance if learns else "l2", 1 / float(loss.mean_squares.get(0, 1.0)))
-
-    def by_hand(x: Tensor, y: Tensor, *dy: Tensor) -> Tensor:
-        if not learns:
-            return step(x[None], y[None])[0]
-        weight = loss.weights[1] * loss.schedules[1](loss.progress or 0.0)
-        return step(x[None], y[None], dy[0][None, :, 0], weight)[0]
-
-    return by_hand
-
-
-def _batches(data: list[Tensor], batch_size: int, seed: int) -> Iterator[list[Tensor]]:
-    """Endless batches; each epoch is shuffled anew, and what does not fill its last batch waits."""
-    n = len(data[0])
-    size = min(batch_size, n)
-    rng = generator(seed, "shuffle")
-    while True:
-        order = torch.randperm(n, generator=rng).to(data[0].device) if size < n else None
-        for first in range(0, n - size + 1, size):
-            yield data if order is None else [part[order[first : first + size]] for part in data]
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """scikit-learn's refusals print the whole array that they are about: leave that out, and keep its advice."""
+    try:
+        yield
+    except ValueError as error:
+        first, *others = str(error).splitlines()
+        advice = [line for line in others if line.startswith("Reshape your data")]
+        raise ValueError(". ".join((first.removesuffix(":").removesuffix(" instead"), *advice))) from None

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sobolev.normalizer import varies, widened
+
 BALANCES = ("order", "output", "input")
 
 
@@ -92,11 +94,12 @@ def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Ten
     Raises:
         ValueError: S_j is 0, so that there is nothing to divide by. (One column that is 0 takes the columns' mean.)
     """
-    t = target.detach().to(torch.float32 if target.device.type == "mps" else torch.float64).flatten(0, lead - 1)
+    target = target.detach().flatten(0, lead - 1)
+    t = widened(target)
     about = t.nanmean(0) if j == 0 else 0.0
     squares = (t - about).square().nanmean(0).nan_to_num(0.0)  # a component that is never known adds nothing
-    rounding = torch.finfo(target.dtype).eps ** 2 * t.square().nanmean(0).nan_to_num(0.0)  # of values that are constant
-    squares = torch.where(squares > rounding, squares, 0.0)
+    if j == 0:
+        squares = torch.where(varies(target), squares, 0.0)
     if not squares.any():
         what = "values are all the same" if j == 0 else f"derivatives of order {j} are all 0"
         raise ValueError(

@@ -9,7 +9,8 @@ import torch
 from tests.conftest import ROOT
 
 
-def test_the_page_runs(capsys):
+def test_the_page_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     page = (ROOT / "docs/library.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -23,4 +24,6 @@ def test_the_page_runs(capsys):
             names["terms"].total.backward()
     assert "they would agree negated" in capsys.readouterr().out
     assert names["weights"].grad.min() > 0
+    x = names["x"].numpy()
+    assert (names["again"].predict(x) == names["regressor"].predict(x)).all()
     assert names["loss"].select == "energy"

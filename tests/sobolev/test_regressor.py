@@ -1,17 +1,23 @@
 """The regressor: scikit-learn's conventions, that derivatives help it, and what it refuses."""
 
+from fractions import Fraction
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
+from scipy.stats import loguniform
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import RandomizedSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sobolev import Derivatives, SobolevRegressor
 from sobolev.networks import SmoothSobolevStep
+from sobolev.seeding import generator
 from tests.conftest import ROOT
 
 QUICK = {"max_iter": 60, "hidden": (16,)}
@@ -238,6 +244,98 @@ def test_saving_that_is_interrupted_leaves_the_file_that_was_there(tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"learning_rate": np.float64(0.01), "validation_fraction": np.float32(0.25), "activation": np.str_("silu")},
+        {"hidden": np.array([16, 8]), "max_iter": np.int32(20), "early_stopping": np.bool_(True)},
+        {"hidden": (np.int64(8),), "device": torch.device("cpu"), "check_derivatives": np.bool_(False)},
+        {"hidden": range(4, 12, 4), "learning_rate": Fraction(1, 99), "random_state": np.random.RandomState(0)},
+        {"hidden": ()},
+    ],
+)
+def test_settings_of_other_types_are_saved_as_numbers_and_text(tmp_path, given):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(**QUICK | given).fit(X, y, dy)
+    model.save(tmp_path / "model.pt")
+    again = SobolevRegressor.load(tmp_path / "model.pt")
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    for name in given.keys() - {"random_state", "device", "hidden"}:
+        assert getattr(again, name) == pytest.approx(given[name], rel=1e-15)
+    assert (again.hidden, again.device) == (list(given.get("hidden", (16,))), "cpu")
+    assert clone(again).fit(X, y, dy).score(X, y) <= 1
+
+
+def test_what_a_random_search_found_is_saved(tmp_path):
+    X, y, _ = sample(20, 0)
+    search = RandomizedSearchCV(SobolevRegressor(**QUICK), {"learning_rate": loguniform(1e-3, 1e-2)}, n_iter=2, cv=2)
+    best = search.fit(X, y).best_estimator_
+    best.save(tmp_path / "model.pt")
+    assert SobolevRegressor.load(tmp_path / "model.pt").learning_rate == best.learning_rate
+
+
+def test_a_setting_that_could_not_be_read_is_not_written(tmp_path):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(**QUICK, check_derivatives={}).fit(X, y, dy)
+    with pytest.raises(TypeError, match="check_derivatives is a dict"):
+        model.save(tmp_path / "model.pt")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_saved_regressor_keeps_the_names_of_its_inputs(tmp_path):
+    X, y, _ = sample(20, 0)
+    frame = pd.DataFrame(X, columns=["kelvin", "moles"])
+    model = SobolevRegressor(**QUICK).fit(frame, y)
+    model.save(tmp_path / "model.pt")
+    again = SobolevRegressor.load(tmp_path / "model.pt")
+    np.testing.assert_array_equal(again.predict(frame), model.predict(frame))
+    with pytest.raises(ValueError, match="feature names"):
+        again.predict(frame[["moles", "kelvin"]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("learns", [True, False])
+def test_values_that_are_equal_but_for_rounding_are_learned_as_equal_ones(dtype, learns):
+    """The squared length of points on the unit circle."""
+    P = np.random.default_rng(0).normal(size=(80, 2)).astype(dtype)
+    P /= np.linalg.norm(P, axis=1, keepdims=True)
+    y, dy = (P**2).sum(1), 2 * P if learns else None
+    assert len(np.unique(y)) > 1
+    model, same = (
+        SobolevRegressor(max_iter=300, random_state=0).fit(P, values, dy) for values in (y, np.ones(80, dtype))
+    )
+    np.testing.assert_allclose(model.predict(P), same.predict(P), rtol=1e-5)
+    np.testing.assert_allclose(model.loss_curve_, same.loss_curve_, rtol=1e-3, atol=1e-6)
+    assert model.loss_curve_[0] < 2
+    assert abs(model.predict(P) - 1).max() < 0.02
+    if learns:
+        assert abs(model.predict_derivative(P) - 2 * P).max() < 0.02
+
+
+def test_values_that_vary_only_where_they_are_held_out_are_constant_to_learn_from():
+    X, y, _ = sample(20, 0)
+    held = torch.randperm(20, generator=generator(int(check_random_state(0).randint(2**31 - 1)), "hold out"))[0]
+    y = 1 + 2e-3 * np.random.default_rng(0).normal(size=20)  # single precision can hardly tell, beside 1e6
+    y[held] = 1e6
+    model = SobolevRegressor(**QUICK, early_stopping=True, validation_fraction=0.05, random_state=0).fit(X, y)
+    assert model.loss_curve_[0] < 2
+
+
+@pytest.mark.parametrize(
+    ("of_x", "of_y"),
+    [(1, 1e200), (1, 1e-170), (1, 1e300), (1, 1e-300), (1e200, 1), (1e-200, 1), (1e200, 1e300), (1e-200, 1e-300)],
+)
+def test_units_do_not_change_what_is_learned(of_x, of_y):
+    X, y, dy = sample(40, 0)
+    usual = SobolevRegressor(**QUICK, random_state=0).fit(X, y, dy)
+    scaled = SobolevRegressor(**QUICK, random_state=0).fit(X * of_x, y * of_y, dy * (of_y / of_x))
+    size = abs(y).max()
+    np.testing.assert_allclose(scaled.predict(X * of_x) / of_y, usual.predict(X), atol=1e-4 * size)
+    np.testing.assert_allclose(scaled.loss_curve_, usual.loss_curve_, rtol=1e-3)
+    with pytest.raises(ValueError, match="agree negated"):
+        SobolevRegressor(**QUICK).fit(X * of_x, y * of_y, -dy * (of_y / of_x))
+
+
 X, Y, DY = sample(60, 0)
 REFUSED = {
     "sign": (lambda: SobolevRegressor(**QUICK).fit(X, Y, -DY), "contradicts the values .* agree negated"),
@@ -248,16 +346,41 @@ REFUSED = {
     "rows": (lambda: SobolevRegressor(**QUICK).fit(X, Y, DY[:-1]), r"dy has shape \(59, 1, 2\), expected"),
     "infinite": (lambda: SobolevRegressor(**QUICK).fit(X, Y, np.full_like(DY, np.inf)), "infinity"),
     "unknown": (lambda: SobolevRegressor(**QUICK).fit(X, Y, DY * np.nan), "nothing but NaN"),
-    "updates": (lambda: SobolevRegressor(max_iter=0).fit(X, Y), "max_iter must be positive"),
+    "updates": (lambda: SobolevRegressor(max_iter=0).fit(X, Y), "max_iter must be a positive whole number, not 0"),
     "rate": (lambda: SobolevRegressor(learning_rate="fast").fit(X, Y), "must be positive or auto, not 'fast'"),
-    "batch": (lambda: SobolevRegressor(batch_size=0).fit(X, Y), "batch_size must be positive or auto, not 0"),
+    "batch": (
+        lambda: SobolevRegressor(batch_size=0).fit(X, Y),
+        "batch_size must be a positive whole number or auto, not 0",
+    ),
     "weight": (lambda: SobolevRegressor(derivative_weight=-1).fit(X, Y), "derivative_weight must be 0 or more"),
     "held": (lambda: SobolevRegressor(validation_fraction=1).fit(X, Y), "between 0 and 1"),
     "early": (lambda: SobolevRegressor(early_stopping="yes").fit(X, Y), "'auto'"),
+    "one width": (lambda: SobolevRegressor(hidden=64).fit(X, Y), r"widths of layers, such as \(64, 64\), not 64"),
+    "widths": (lambda: SobolevRegressor(hidden=(16.0,)).fit(X, Y), r"widths of layers, .* not \(16.0,\)"),
+    "whole updates": (lambda: SobolevRegressor(max_iter=100.0).fit(X, Y), "a positive whole number, not 100.0"),
+    "whole batch": (lambda: SobolevRegressor(batch_size=16.0).fit(X, Y), "a positive whole number or auto, not 16.0"),
+    "whole patience": (lambda: SobolevRegressor(n_iter_no_change=5.0).fit(X, Y), "a positive whole number, not 5.0"),
+    "no rate": (lambda: SobolevRegressor(learning_rate=None).fit(X, Y), "must be positive or auto, not None"),
+    "endless rate": (lambda: SobolevRegressor(learning_rate=np.inf).fit(X, Y), "must be positive or auto, not inf"),
+    "no weight": (lambda: SobolevRegressor(derivative_weight="much").fit(X, Y), "0 or more, and finite, not 'much'"),
+    "no name": (lambda: SobolevRegressor(activation=["gelu"]).fit(X, Y), r"one of relu, .*, not \['gelu'\]"),
+    "an array": (lambda: SobolevRegressor(early_stopping=np.zeros(999)).fit(X, Y), "True, False or 'auto', not array"),
+    "all held": (
+        lambda: SobolevRegressor(early_stopping=True, validation_fraction=0.9).fit(X[:3], Y[:3]),
+        "validation_fraction=0.9 holds out all of the 3 samples",
+    ),
+    "diverges": (lambda: SobolevRegressor(**QUICK, learning_rate=1e30).fit(X, Y), "diverged with learning_rate=1e"),
+    "flat X": (lambda: SobolevRegressor().fit(np.arange(999.0), Y), "got 1D array. Reshape your data"),
+    "flat X to predict": (lambda: SobolevRegressor(**QUICK).fit(X, Y).predict(np.arange(999.0)), "Reshape your data"),
+    "complex y": (lambda: SobolevRegressor().fit(X, Y * 1j), "Complex data not supported"),
+    "complex dy": (lambda: SobolevRegressor().fit(X, Y, DY * 1j), "Complex data not supported"),
     "distance": (lambda: SobolevRegressor(derivative_distance="norm").fit(X, Y), "must be one of squared_l2, l2, l1"),
     "schedule": (lambda: SobolevRegressor(derivative_schedule="switch").fit(X, Y), "cosine, linear, constant, not"),
-    "initialisation": (lambda: SobolevRegressor(initialisation="zeros").fit(X, Y), "'zeros' is not one of uniform_fan"),
-    "activation": (lambda: SobolevRegressor(activation="step").fit(X, Y), "'step' is not one of relu"),
+    "initialisation": (
+        lambda: SobolevRegressor(initialisation="zeros").fit(X, Y),
+        "must be one of uniform_fan_in, .*, not 'zeros'",
+    ),
+    "activation": (lambda: SobolevRegressor(activation="step").fit(X, Y), "must be one of relu, .*, not 'step'"),
 }
 
 
@@ -267,6 +390,7 @@ def test_refusals_are_one_line(case):
     with pytest.raises(ValueError, match=said) as caught:
         do()
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_swapped_axes_of_equal_length_are_found():
