@@ -13,9 +13,11 @@ between derivatives as they are and
 - and where none of these helps, one output's alone: negated, times numbers, or with its inputs in another order.
 
 Rough data may leave most unexplained, but so does each of these then: only what explains far more is an error found.
+Other orders of more than 4 inputs or outputs, and errors of few samples or of one derivative, are not.
 
-Samples in another order than their derivatives have no such remedy. Then f(x_a) is also predicted from values alone, by
-a linear fit to the samples nearest to x_a, and it is a warning where this leaves far less unexplained.
+Samples in another order than their derivatives have no such remedy. It is a warning where derivatives explain hardly
+more than those of other samples would, and f(x_a) is predicted far better from values alone: by the interpolant
+through the samples nearest to x_a of a linear function and cubes of distances. Fewer than 20 pairs raise none.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import combinations, islice, permutations
+from itertools import islice, permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -32,15 +34,15 @@ from torch import Tensor
 from sobolev.finite_differences import differences
 
 ANCHORS, POINTS = 500, 20_000  # samples whose nearest is looked for, among so many
-NUMBERS = 20_000_000  # that may be held at a time
+NUMBERS = 4_000_000  # that may be held at a time
 PAIRS = 10  # fewer say nothing
 SMOOTH = 0.25  # of the squared prediction, the most that derivatives may change it by over a pair
 WRONG, RIGHT, GAIN = 0.04, 0.25, 5.0  # the least unexplained as it is, the most by a remedy, and their least ratio
-WRONG_LAYOUT = 0.01  # the least unexplained for remedies that fit no number
+WRONG_LAYOUT = 0.01  # the least unexplained where a remedy has no number that is fitted
 MOST = 0.75  # of the pairs that a remedy must bring nearer, lest a few of a heavy tail decide
 ORDERED, ORDERS = 4, 200  # so many are tried in every order, and of more so many exchanges of two
 ALONE = 10  # outputs that are looked at alone, those with most unexplained first
-NEIGHBOURS = 6  # for each number of a linear function, from whose values one is predicted
+NEIGHBOURS, MOST_NEIGHBOURS = 6, 200  # whose values predict one: for each number of a linear function, and in all
 POOR, GOOD, MORE = 0.1, 0.2, 3.0  # for a warning: the least unexplained, the most by values, and their least ratio
 ALIKE = 0.5  # and the least that it is of what other samples' derivatives leave
 NEARER = 0.6  # and the least share of samples that their neighbours predict better
@@ -78,7 +80,7 @@ class Pairs(NamedTuple):
         return change.square().sum(-1) <= SMOOTH * self.prediction().square().sum(-1)
 
     def of(self, kept: Tensor) -> Pairs:
-        return Pairs(*(each[kept] for each in self[:4]), self.size)
+        return Pairs(self.expected[kept], self.mean[kept], self.half[kept], self.steps[kept], self.size)
 
     def alone(self, o: int) -> Pairs:
         one = [o]
@@ -143,7 +145,7 @@ def _layouts(before: Pairs, swapped: Pairs | None = None) -> Iterator[tuple[str,
 
 def _remedy(before: Pairs, layouts: Iterable[tuple[str, Pairs]]) -> str:
     """The simplest change of derivatives that makes them agree, in words; "" if there is none."""
-    found = []
+    found: list[tuple[int, int, str, float]] = []
     for name, after in layouts:
         known = before.known() & after.known()
         kept = known & after.smooth()
@@ -156,8 +158,9 @@ def _remedy(before: Pairs, layouts: Iterable[tuple[str, Pairs]]) -> str:
             residual = expected - prediction
             left, least = _share(residual, expected), WRONG if numbers else WRONG_LAYOUT
             helped = (residual.square().sum(-1) < without.square().sum(-1)).double().mean()
-            spoiled = (unexplained_O <= WRONG) & (_shares(residual, expected) > WRONG)
-            if unexplained >= max(least, GAIN * left) and left <= RIGHT and helped >= MOST and not spoiled.any():
+            worse = _shares(residual, expected) > (2 * unexplained_O).clamp_min(WRONG_LAYOUT / 4)
+            spoiled = (worse & (unexplained_O <= WRONG)).any()  # by a remedy for all, where one output alone is wrong
+            if unexplained >= max(least, GAIN * left) and left <= RIGHT and helped >= MOST and not spoiled:
                 found.append((numbers, len(found), text, left))
     best = min((left for *_, left in found), default=0.0)
     return min((each for each in found if each[-1] <= best + WRONG / 2), default=(0, 0, "", 0.0))[2]
@@ -199,22 +202,25 @@ def _orders(n: int) -> list[list[int]]:
     """Orders of n that are tried, the given one first: all, or exchanges of two, of neighbours first."""
     if n <= ORDERED:
         return [list(order) for order in permutations(range(n))]
-    exchanges = sorted(islice(combinations(range(n), 2), ORDERS * n), key=lambda pair: pair[1] - pair[0])
-    return [[j if k == i else i if k == j else k for k in range(n)] for i, j in [(0, 0), *exchanges[:ORDERS]]]
+    exchanges = islice(((i, i + apart) for apart in range(1, n) for i in range(n - apart)), ORDERS)
+    return [[j if k == i else i if k == j else k for k in range(n)] for i, j in ((0, 0), *exchanges)]
 
 
 def _order_of_inputs(pairs: Pairs) -> list[int]:
     """The order with which derivatives leave least unexplained."""
     residual, left = pairs.expected - pairs.prediction(), []
-    for order in _orders(pairs.mean.shape[-1]):
+    orders = _orders(pairs.mean.shape[-1])
+    for order in orders:
         moved = [k for k, place in enumerate(order) if place != k]
         other = pairs.mean[..., [order[k] for k in moved]] - pairs.mean[..., moved]
         left.append(float((residual - _along(other, pairs.steps[:, moved])).square().sum()))
-    return _orders(pairs.mean.shape[-1])[min(range(len(left)), key=left.__getitem__)]
+    return orders[left.index(min(left))]
 
 
 def _order_of_outputs(pairs: Pairs) -> list[int]:
-    """The order with which derivatives leave least unexplained."""
+    """The order with which derivatives leave least unexplained; of very many outputs, the given one."""
+    if len(pairs.size) ** 2 > NUMBERS:
+        return [*range(len(pairs.size))]
     orders = torch.tensor(_orders(len(pairs.size)), device=pairs.size.device)
     error_OO = torch.cdist((pairs.expected * pairs.size).mT, (pairs.prediction() * pairs.size).mT) / pairs.size[:, None]
     left = error_OO.square().expand(len(orders), -1, -1).gather(2, orders[..., None]).sum((1, 2))
@@ -224,24 +230,25 @@ def _order_of_outputs(pairs: Pairs) -> list[int]:
 def _warn_if_values_say_more(x_NI: Tensor, y_NO: Tensor, j_NOI: Tensor) -> None:
     """Warn where derivatives say hardly more than other samples' would of values that their neighbours predict well."""
     known = (y_NO.isfinite().all(1) & j_NOI.isfinite().flatten(1).all(1)).nonzero()[:POINTS, 0]
-    x_NI, y_NO, j_NOI = x_NI[known], y_NO[known], j_NOI[known]
+    x_NI, y_NO = x_NI[known], y_NO[known]
     n, inputs = x_NI.shape
-    neighbours = min(n - 1, NEIGHBOURS * (inputs + 1), ANCHORS)
+    neighbours = min(n - 1, NEIGHBOURS * (inputs + 1), MOST_NEIGHBOURS)
     if n < PAIRS:
         return
     a, b = _near(x_NI, NUMBERS // max((neighbours + inputs + 1) ** 2, j_NOI[0].numel()))
-    if len(a) < PAIRS:
+    if len(a) < 2 * PAIRS:
         return
     expected = y_NO[a] - y_NO[b]
 
-    def residual(j_NOI: Tensor) -> Tensor:
-        return expected - _along((j_NOI[a] + j_NOI[b]) / 2, x_NI[a] - x_NI[b])
+    def residual(of: int = 0) -> Tensor:
+        i, k = (known[(each + of) % n] for each in (a, b))
+        return expected - _along((j_NOI[i] + j_NOI[k]) / 2, x_NI[a] - x_NI[b])
 
-    own, total_O = residual(j_NOI), expected.square().sum(0)
+    own, total_O = residual(), expected.square().sum(0)
     own_O = own.square().sum(0) / total_O
     if not (own_O >= POOR).any():
         return
-    others_O = sum(residual(j_NOI.roll(k * n // 5, 0)).square().sum(0) for k in range(1, 5)) / 4 / total_O
+    others_O = sum(residual(k * n // 5).square().sum(0) for k in range(1, 5)) / 4 / total_O
     of_values = y_NO[a] - _by_neighbours(x_NI, y_NO, a, neighbours)
     values_O = of_values.square().sum(0) / total_O
     nearer_O = (of_values.abs() < own.abs()).double().mean(0)
@@ -273,7 +280,7 @@ def _by_neighbours(x_NI: Tensor, y_NO: Tensor, a: Tensor, neighbours: int) -> Te
     system.diagonal(dim1=1, dim2=2)[:, :neighbours] += ROUNDING  # where samples repeat
     system.diagonal(dim1=1, dim2=2)[:, neighbours:] -= ROUNDING  # where they lie on a line
     here = torch.nn.functional.pad(torch.cat(((distance / unit) ** 3, torch.ones_like(unit)), 1), (0, z_NI.shape[1]))
-    weights = torch.linalg.solve(system, here)[:, :neighbours]
+    weights = torch.linalg.solve_ex(system, here).result[:, :neighbours]  # NaN where samples repeat too often
     return torch.einsum("pk,pko->po", weights, y_NO[others])
 
 
@@ -294,7 +301,7 @@ def _shares(residual: Tensor, expected: Tensor) -> Tensor:
 def _near(x_NI: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Indices of samples, and of the nearest to each in units of the inputs' standard deviations; each pair once."""
     x_NI = _scaled(x_NI[:POINTS])
-    count = max(min(ANCHORS, len(x_NI), most), 1)
+    count = min(len(x_NI), ANCHORS, max(most, 4 * PAIRS))
     a = torch.linspace(0, len(x_NI) - 1, count, device=x_NI.device).round().long()
     distance = torch.cdist(x_NI[a], x_NI).masked_fill_(
         a[:, None] == torch.arange(len(x_NI), device=a.device), torch.inf
@@ -313,7 +320,9 @@ def _between(x_NI: Tensor, y_NO: Tensor, a: Tensor, b: Tensor, j_NOI: Tensor) ->
     """By the trapezoidal rule, each pair in units of its distance."""
     steps = x_NI[a] - x_NI[b]
     length = (steps / x_NI.std(0, correction=0)).nan_to_num(0.0, 0.0, 0.0).norm(dim=-1)[:, None]
-    return _by_output((y_NO[a] - y_NO[b]) / length, (j_NOI[a] + j_NOI[b]) / 2, (j_NOI[a] - j_NOI[b]) / 2, steps / length)
+    return _by_output(
+        (y_NO[a] - y_NO[b]) / length, (j_NOI[a] + j_NOI[b]) / 2, (j_NOI[a] - j_NOI[b]) / 2, steps / length
+    )
 
 
 def _along_axes(exact: Tensor, scale_I: Tensor, j_NOI: Tensor) -> Pairs:
