@@ -63,7 +63,7 @@ def check(
     A target that is a function is checked in the same way. Recorded derivatives predict the differences of values
     between near samples (`sobolev.agreement` has the equation). Where they are far off, they are refused if they would
     agree negated, rescaled, with outputs and inputs swapped, or with inputs or outputs in another order, all of them or
-    those of one output. There is a warning if they say hardly more than other samples' derivatives would, of values
+    those of one output. There is a UserWarning if they say hardly more than other samples' derivatives would, of values
     that neighbours predict well: their rows may be in another order than those of x. What is wrong otherwise, for
     few samples or by a few percent is not found. Right derivatives of rough, sparse or noisy data are not refused.
 
@@ -83,9 +83,6 @@ def check(
         TypeError: a target of another type.
         ValueError: a derivative or gradient is wrong. The message says which, and by how much. Also what `derivatives`
             raises, and what PyTorch raises if it cannot differentiate f.
-
-    Warns:
-        UserWarning: recorded derivatives say nothing of values that neighbours predict well.
     """
     if isinstance(target, int):
         raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
