@@ -62,8 +62,11 @@ def check(
     It finds wrong formulas of PyTorch and wrong backward passes of your own. A module is checked on a float64 copy.
 
     A target that is a function is checked in the same way. Recorded derivatives predict the differences of values
-    between near samples (`sobolev.agreement` has the equation). Where they are far off, it is said whether they would
-    agree negated, rescaled, or with outputs and inputs swapped. Rough, sparse or noisy data raise no alarm.
+    between near samples (`sobolev.agreement` has the equation). Where they are far off, they are refused if they would
+    agree negated, rescaled, with outputs and inputs swapped, or with inputs or outputs in another order, all of them or
+    those of one output. There is a UserWarning if they say hardly more than other samples' derivatives would, of values
+    that neighbours predict well: their rows may be in another order than those of x. What is wrong otherwise, for
+    few samples or by a few percent is not found. Right derivatives of rough, sparse or noisy data are not refused.
 
     Args:
         f: as for `sobolev.derivatives.derivatives`.

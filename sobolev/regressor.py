@@ -80,8 +80,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             it was least. "auto" does so from 100 samples on.
         validation_fraction: the share of samples that is held out.
         n_iter_no_change: of 50 measurements over training, how many without a lower error end it.
-        check_derivatives: whether to refuse derivatives that contradict the values, such as those with axes swapped or
-            of another sign.
+        check_derivatives: whether to refuse derivatives that contradict the values (negated, rescaled, with axes
+            swapped or in another order, for all outputs or one), and to warn of those that say nothing of the values,
+            as if their rows were in another order than those of X. `sobolev.agreement` has what is found.
         random_state: a seed, or as everywhere in scikit-learn.
         device: where PyTorch computes.
 
@@ -140,6 +141,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         Raises:
             ValueError: settings that mean nothing; other shapes; numbers that are not finite; derivatives that
                 contradict the values; a loss that is no longer finite when training ends.
+
+        Warns:
+            UserWarning: derivatives say nothing of values that neighbours predict well.
         """
         with _in_one_line():
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=FLOATS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from sobolev import Derivatives, Normalizer, Projected, check
 from sobolev.agreement import remedy_of
 from sobolev.derivatives import derivatives
-from sobolev.functions import BENCHMARKS
+from sobolev.functions import BENCHMARKS, FUNCTIONS
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -199,3 +201,115 @@ def test_units_of_the_inputs_do_not_matter(scale, dtype):
 def test_samples_that_mix_are_found_whatever_the_units_of_the_outputs():
     with pytest.raises(ValueError, match="f mixes the samples of a batch"):
         check(lambda x: 1e-8 * (x - x.mean(0)), X)
+
+
+def recorded(n: int = 110, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Two outputs in other units, of three inputs in other units."""
+
+    def f(x: Tensor) -> Tensor:
+        a, b, c = x.unbind(-1)
+        return torch.stack(((2 * a).sin() * b + c / 20, (-a).exp() * c * b**2), -1)
+
+    low, high = torch.tensor([[0.0, -1.0, 10.0], [1.0, 2.0, 50.0]], dtype=torch.float64)
+    x = low + (high - low) * torch.rand(n, 3, dtype=torch.float64, generator=rng(seed))
+    return x, *derivatives(f, x)
+
+
+def shuffled(d: Tensor) -> Tensor:
+    return d[torch.randperm(len(d), generator=rng(1))]
+
+
+def of_output(o: int, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda d: torch.stack([change(each) if k == o else each for k, each in enumerate(d.unbind(1))], 1)
+
+
+DISORDER = {
+    "negated in output 2": of_output(1, torch.neg),
+    "multiplied by 0.5 in output 1": of_output(0, lambda d: 2 * d),
+    "with inputs in the order (2, 1, 3)": lambda d: d[..., [1, 0, 2]],
+    "with inputs in the order (3, 1, 2)": lambda d: d[..., [1, 2, 0]],
+    "with inputs in the order (2, 1, 3) in output 2": of_output(1, lambda d: d[..., [1, 0, 2]]),
+    "with outputs in the order (2, 1)": lambda d: d.flip(1),
+}
+
+
+@pytest.mark.parametrize("remedy", DISORDER)
+@pytest.mark.parametrize("n", [50, 110])
+def test_another_order_or_one_wrong_output_is_named(remedy, n):
+    x, y, dy = recorded(n)
+    assert remedy_of(y, dy, x, 2) == ""
+    found = remedy_of(y, DISORDER[remedy](dy), x, 2)
+    if "multiplied" in remedy:
+        assert float(found.split()[2]) == pytest.approx(0.5, rel=0.02)
+        assert found.endswith("in output 1")
+    else:
+        assert found == remedy
+
+
+def test_the_order_that_is_named_is_the_one_to_take():
+    x, y, dy = recorded()
+    found = remedy_of(y, dy[..., [1, 2, 0]], x, 2)
+    order = [int(k) - 1 for k in found.partition("(")[2].rstrip(")").split(", ")]
+    assert torch.equal(dy[..., [1, 2, 0]][..., order], dy)
+
+
+def test_exchanges_of_two_among_many_inputs_or_outputs_are_named():
+    x = torch.rand(150, 6, dtype=torch.float64, generator=rng())
+    mix = torch.randn(6, 6, dtype=torch.float64, generator=rng(1))
+    y, dy = derivatives(lambda x: (x @ mix).sin() + x, x)
+    assert remedy_of(y, dy, x, 6) == ""
+    exchanged = [0, 4, 2, 3, 1, 5]
+    assert remedy_of(y, dy[..., exchanged], x, 6) == "with inputs in the order (1, 5, 3, 4, 2, 6)"
+    assert remedy_of(y, dy[:, exchanged], x, 6) == "with outputs in the order (1, 5, 3, 4, 2, 6)"
+    assert remedy_of(y, dy.mT, x, 6) == "transposed, from (samples, inputs, outputs)"
+    assert remedy_of(y, of_output(3, torch.neg)(of_output(1, torch.neg)(dy)), x, 6) == "negated in outputs 2 and 4"
+
+
+def test_a_black_box_tells_which_output_is_wrong():
+    simulator = lambda x: teacher(x).numpy()  # noqa: E731
+    with pytest.raises(ValueError, match="differences of its values: they would agree negated in output 2"):
+        check(network(2), X, (simulator, of_output(1, torch.neg)(DY)))
+
+
+@pytest.mark.parametrize("wrong", [shuffled, lambda d: d + 2 * d.std(0) * torch.randn(d.shape, generator=rng())])
+def test_rows_in_another_order_and_noise_are_warned_of(wrong):
+    x, y, dy = recorded()
+    with pytest.warns(UserWarning, match=r"derivatives leave \d+% .* another order than the samples, or mostly noise"):
+        assert remedy_of(y, wrong(dy), x, 2) == ""
+    noisy = dy + 0.1 * dy.std(0) * torch.randn(dy.shape, generator=rng())
+    assert remedy_of(y, noisy, x, 2) == ""
+
+
+@pytest.mark.parametrize("n", [10, 30, 200])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_right_derivatives_raise_no_alarm(name, n):
+    f, seeds = FUNCTIONS[name], range(3 if n < 200 else 1)
+    for x in (f.sample(n, rng(seed)).double() for seed in seeds if (name, n) != ("ackley", 30)):  # waves far too short
+        y, dy = f(x)[:, None], f.gradient(x)[:, None]
+        both, d_both = torch.cat((y, f(x.flip(0))[:, None] * 0), 1), torch.cat((dy, 0 * dy), 1)
+        for values, d in ((y, dy), (both, d_both), (y + 0.3 * y.std() * torch.randn(y.shape, generator=rng()), dy)):
+            assert remedy_of(values, d, x, values.shape[1]) == ""
+            assert remedy_of(values, d * 1e6, x / 1e6, values.shape[1]) == ""
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 20])
+def test_lines_constants_and_symmetric_functions_raise_no_alarm(inputs):
+    x = 2 * torch.rand(80, inputs, dtype=torch.float64, generator=rng()) - 1
+    for f in (
+        lambda x: torch.stack((x.sum(-1), 0 * x[:, 0] + 3), -1),
+        lambda x: torch.stack((x.square().sum(-1), x.sum(-1).square()), -1),
+        lambda x: torch.stack((x.abs().sum(-1), x.abs().amax(-1)), -1),
+        lambda x: torch.stack((x.sin().sum(-1),) * 3, -1),
+    ):
+        y, dy = derivatives(f, x)
+        assert remedy_of(y, dy, x, y.shape[1]) == ""
+    repeated = torch.cat((x[:20],) * 4)
+    assert remedy_of(f(repeated), derivatives(f, repeated)[1], repeated, 3) == ""
+
+
+def test_pathwise_derivatives_of_noisy_values_raise_no_alarm():
+    for n in (30, 100, 300):
+        x = torch.randn(n, 4, dtype=torch.float64, generator=rng(n))
+        excess = x.sum(-1) + 2 * torch.randn(n, generator=rng(n + 1))
+        y, dy = excess.clamp_min(0)[:, None], (excess > 0).double()[:, None, None].expand(n, 1, 4)
+        assert remedy_of(y, dy, x, 1) == ""
