@@ -257,12 +257,13 @@ def _warn_if_values_say_more(x_NI: Tensor, y_NO: Tensor, j_NOI: Tensor) -> None:
     if poor_O.any():
         o = int(torch.where(poor_O, own_O, -torch.inf).argmax())
         of_output = f" of output {o + 1}" if len(own_O) > 1 else ""
+        left = "all" if own_O[o] >= 1 else f"{own_O[o]:.0%}"
         warnings.warn(
-            f"derivatives leave {own_O[o]:.0%} of the differences{of_output} between near samples unexplained, hardly "
+            f"derivatives leave {left} of the differences{of_output} between near samples unexplained, hardly "
             f"less than other samples' derivatives would, where values of neighbours leave {values_O[o]:.1%}. They may "
             "be in another order than the samples, or mostly noise, or of waves that are shorter than the samples lie "
             "apart, and a model may then learn less than from values alone (docs/recipes.md)",
-            stacklevel=4,
+            stacklevel=5,  # above `check` and the regressor's `fit`
         )
 
 
