@@ -179,7 +179,8 @@ def _value(f: Callable[..., Any], x: Tensor, batch_dims: int, condition: Conditi
 
     def as_tensor(returned: Any) -> Any:
         y = selected(returned, select)
-        return torch.as_tensor(y, device=x.device) if isinstance(y, np.ndarray | np.generic) else y
+        # Copied, because torch takes no array that is reversed.
+        return torch.as_tensor(np.array(y), device=x.device) if isinstance(y, np.ndarray | np.generic) else y
 
     y = output(f, x.clone(), batch_dims, condition, as_tensor)  # f may change its input in place
     return y if y.is_floating_point() else y.to(x.dtype)

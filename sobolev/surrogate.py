@@ -62,7 +62,7 @@ class Surrogate(InUnits):
 
     def _inputs(self, x: Any) -> Tensor:
         mean = self.normalizer.x_mean
-        return torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x), dtype=mean.dtype, device=mean.device)
+        return torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), dtype=mean.dtype, device=mean.device)
 
     def _samples(self, x: Any) -> Tensor:
         x = self._inputs(x)
