@@ -387,6 +387,7 @@ def test_who_comes_next_finishes_what_was_decided(collected, tmp_path, monkeypat
             collect([run], collected)
     with pytest.raises(EvidenceError, match="is not what"):
         Results.read(collected)
+    (tmp_path / "none").mkdir()
     monkeypatch.setattr("sys.argv", ["collect", "--runs", str(tmp_path / "none"), "--results", str(collected.parent)])
     with pytest.raises(SystemExit, match="no complete run"):
         main()
