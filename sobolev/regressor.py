@@ -152,7 +152,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         y = check_array(y, dtype=FLOATS, ensure_2d=False).reshape(len(X), -1)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # Copied, because torch takes no array that is reversed.
-        recorded = [torch.tensor(part.copy()) for part in (X, y, *self._derivatives(dy, X, y))]
+        recorded = [torch.from_numpy(part.copy()) for part in (X, y, *self._derivatives(dy, X, y))]
         units = Normalizer.fit(*recorded)
         if len(recorded) > 2 and self.check_derivatives:
             self._refuse_contradictions(units, *recorded)
@@ -223,7 +223,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
     def _samples(self, X: Any) -> Tensor:
         check_is_fitted(self, "model_")
         with _in_one_line():
-            return torch.tensor(validate_data(self, X, reset=False, dtype=np.float64).copy())
+            return torch.from_numpy(validate_data(self, X, reset=False, dtype=np.float64).copy())
 
     def _derivatives(self, dy: Any, X: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         """[D y (n, O, I)], or nothing."""
