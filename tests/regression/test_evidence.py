@@ -752,6 +752,15 @@ def test_each_model_stands_above_its_own_points_and_says_its_seed() -> None:
     assert dots == [20, 20, 20]
 
 
+def test_models_trained_to_be_shown_take_the_place_of_others() -> None:
+    shown = replace(make_surface(), seed=0)
+    surfaces = {("regression", "booth", m, 20): make_surface() for m in ("value", "sobolev")}
+    surfaces |= {("regression_surfaces", "booth", m, 20): shown for m in ("value", "sobolev")}
+    ((_, name, figure),) = figures.draw(["surfaces"], make_rows()[:0], surfaces)
+    assert name == "surfaces_booth"
+    assert "paper's protocol; seed 0;" in texts(figure)
+
+
 def test_a_flat_model_has_arrows_of_length_zero() -> None:
     figure = surface_view({("regression", "booth", "value", 20): make_surface(slope=0)}, "regression", "booth")
     for axes in figure.axes:
