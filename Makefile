@@ -48,7 +48,7 @@ regression-longer: setup ## three times the updates for the cells that still imp
 	$(BIN)/python -m scripts.collect --replace regression
 	$(MAKE) figures report
 
-surfaces: setup ## Figure 3 and SM 5-11, models and gradient fields (30 minutes on 2 cores)
+surfaces: setup ## Figure 3 and SM 5-11, models and gradient fields (50 core-minutes)
 	$(RUN) -m sweep=regression/surfaces hydra/launcher=together $(ARGS)
 	$(MAKE) figures report
 
