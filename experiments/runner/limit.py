@@ -170,7 +170,7 @@ class Timetable:
     def outlook(self, folders: Sequence[Path]) -> str:
         """How much of what is left fits, in words."""
         left = self._left()
-        if folders and not any(self._cost(folder) for folder in folders):
+        if folders and all(self._cost(folder) is None for folder in folders):
             return f"{left:.0f} s are left for {len(folders)} runs, and no run of theirs says yet what one takes"
         fit = sum(end < left for _, end in self._spans(folders))
         return f"{left:.0f} s are left, and about {fit} of {len(folders)} runs end in them"
@@ -201,7 +201,7 @@ class Timetable:
             return own.left
         of_kind = self._kinds[self._kind_of[folder]]
         paces = (Pace.read(each) for each in of_kind)
-        known = [seconds for each in of_kind if (seconds := wall_seconds(each))] or [
+        known = [seconds for each in of_kind if (seconds := wall_seconds(each)) is not None] or [
             pace.whole for pace in paces if pace
         ]
         return sum(known) / len(known) if known else None
@@ -211,9 +211,9 @@ class _Noted(BaseModel, strict=True):
     wall_seconds: FiniteFloat
 
 
-def wall_seconds(folder: Path) -> float:
-    """Of a complete run; 0 where it is none, or does not say."""
+def wall_seconds(folder: Path) -> float | None:
+    """Of a complete run; None where it is none, or does not say."""
     with suppress(OSError, ValidationError):
         if (folder / "summary.json").exists():
             return _Noted.model_validate_json((folder / "manifest.json").read_bytes()).wall_seconds
-    return 0.0
+    return None

@@ -35,7 +35,7 @@ class Grid:
     name: str
     folders: Sequence[Path]
     began: float = field(default_factory=time.time)
-    _seconds: dict[Path, float] = field(default_factory=dict)  # wall time of complete runs, read once each
+    _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of complete runs, read once each
     _beside: int = 0  # how many ran side by side when any last did
 
     def picture(self) -> Picture:
@@ -54,7 +54,7 @@ class Grid:
 
     def _estimate(self, running: int, failed: int) -> float | None:
         """Seconds that the rest will take: it costs what complete runs of this grid cost, side by side as now."""
-        seconds = [cost for cost in self._seconds.values() if cost]
+        seconds = [cost for cost in self._seconds.values() if cost is not None]
         left = len(self.folders) - len(self._seconds) - failed
         if not seconds or not left or not self._beside:
             return None

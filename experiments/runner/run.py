@@ -280,7 +280,7 @@ class Run:
         self._stop = number
 
     def _wall_seconds(self) -> float:
-        return round(self._wall_before + time.monotonic() - self._started, 1)
+        return round(self._wall_before + time.monotonic() - self._started, 3)
 
     def _write_manifest(self, checksums: dict[str, str]) -> None:
         manifest = {

@@ -1,5 +1,6 @@
 """A command that has so many seconds: what it runs, in which order, and that nothing is lost at its end."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -65,10 +66,17 @@ def test_there_are_no_more_trials_than_a_quarter_of_the_time_has_room_for(make_c
     assert (len(tried), seconds) == (1, limit.TRIAL)
 
 
-def test_a_complete_run_tells_the_cost_of_its_kind(make_config, monkeypatch):
+def _note_seconds(folder: Path, seconds: float) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"wall_seconds": seconds}))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 60.0])
+def test_a_complete_run_tells_the_cost_of_its_kind_however_short_it_was(make_config, monkeypatch, seconds):
     configs = grid(make_config, 100, monkeypatch)
     first, *_ = configs
     execute(configs[first])
+    _note_seconds(first, seconds)
     tried, _ = Timetable(configs, 1).trials(folder for folder in configs if folder != first)
     assert [configs[folder].loss.name for folder in tried] == ["sobolev"]
 
@@ -180,7 +188,7 @@ def test_what_a_run_took_is_not_known_where_its_notes_are_damaged(tmp_path, cont
     (tmp_path / "summary.json").write_text("{}")
     for name in ("manifest.json", PACE):
         (tmp_path / name).write_text(content, encoding="latin-1")
-    assert wall_seconds(tmp_path) == 0
+    assert wall_seconds(tmp_path) is None
     assert Pace.read(tmp_path) is None
     pace = Pace(2, 0.5, updates=40, updated=10, per_evaluation=0.5, evaluations=4, evaluated=2)
     pace.write(tmp_path)
