@@ -29,7 +29,11 @@ from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
 from experiments.runner.former_names import as_called_today
 
 NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
-NOT_DRAWN = {"distill_longer", "distill_float32"}  # tables show these; their arrays would be 10 MB that nothing reads
+# Tables and figures of their own show these. Nothing reads their arrays, which would be 10 MB and more.
+NOT_DRAWN = {
+    *("distill_longer", "distill_float32"),
+    *("regression_steep", "regression_recipes", "regression_recipe_limits"),
+}
 
 
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:
