@@ -108,7 +108,8 @@ def test_a_launcher_that_cannot_start_is_one_line(tmp_path):
     assert done.stderr.splitlines()[-1] == "error: local: n_jobs == 0 in Parallel has no meaning"
 
 
-def test_the_picture_of_a_grid(tmp_path):
+@pytest.mark.parametrize("clock", [10, -3600], ids=["goes on", "was put back"])
+def test_the_picture_of_a_grid(tmp_path, clock):
     folders = [tmp_path / name for name in "abcd"]
     for folder in folders:
         folder.mkdir()
@@ -118,7 +119,7 @@ def test_the_picture_of_a_grid(tmp_path):
     (folders[0] / "manifest.json").write_text(json.dumps(noted))
     grid = Grid("figure_2", folders)
     assert str(grid.picture()) == "1 of 4 runs done, 0 running, 3 to come"
-    later = time.time() + 10
+    later = time.time() + clock
     for folder, name in ((folders[1], "config.yaml"), (folders[2], "error.txt")):
         (folder / name).touch()
         os.utime(folder / name, (later, later))
