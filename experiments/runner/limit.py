@@ -96,23 +96,24 @@ class Stopwatch:
     def __init__(self) -> None:
         self._made = self._began = self._last = time.monotonic()
         self._first = self._updates = 0
-        self._evaluating = False
+        self._updating = self._evaluating = False
         self._seconds: dict[bool, list[float]] = {False: [], True: []}  # of updates, by whether it was measured
 
     def begin(self, first: int, updates: int) -> None:
         """Its updates begin, with number `first` of so many."""
         self._first, self._updates = first, updates
         self._began = self._last = time.monotonic()
+        self._updating = False
 
     def evaluate(self) -> None:
         self._evaluating = True
 
     def tick(self) -> None:
-        """An update begins, and the one before it has ended."""
+        """An update begins, and the one before it, if there was one, has ended."""
         now = time.monotonic()
-        if now > self._began:
+        if self._updating:
             self._seconds[self._evaluating].append(now - self._last)
-        self._last, self._evaluating = now, False
+        self._last, self._updating, self._evaluating = now, True, False
 
     @property
     def seconds(self) -> float:

@@ -101,6 +101,20 @@ def test_a_run_that_is_tried_stops_in_training_and_goes_on_to_the_same_rows(make
     assert not (folder_of(parts) / limit.PACE).exists()
 
 
+def test_an_update_counts_once_it_has_ended(monkeypatch):
+    """Between the beginning of the updates and that of the first there is none, however fast a clock ticks."""
+    now = [0.0]
+    monkeypatch.setattr(limit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    watch = limit.Stopwatch()
+    now[0] = 5.0
+    watch.begin(10, 50)
+    for seconds in (0.001, 2.0, 2.0):
+        now[0] += seconds
+        watch.tick()
+    pace = watch.pace(evaluations=4)
+    assert (pace.starting, pace.per_update, pace.updated) == (5.0, pytest.approx(2.0), 12)
+
+
 def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
     """In an evaluation that does not end."""
     monkeypatch.setattr(limit, "SAVING", 0.2)
