@@ -25,7 +25,7 @@ def edited(tmp_path):
     """A function of (file, old, new) that gives the digest after an edit."""
     for package in ("experiments", "sobolev"):
         compiled = shutil.ignore_patterns("__pycache__")  # which other processes write meanwhile
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=compiled)
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=compiled, copy_function=shutil.copyfile)
 
     def edit(file: str, old: str, new: str) -> str:
         source = (tmp_path / file).read_text()
