@@ -34,9 +34,14 @@ class Grid:
 
     name: str
     folders: Sequence[Path]
-    began: float = field(default_factory=time.time)
+    _before: dict[Path, float] = field(init=False)  # when its runs' files had changed when it began
     _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of complete runs, read once each
     _beside: int = 0  # how many ran side by side when any last did
+
+    def __post_init__(self) -> None:
+        self._before = {
+            path: _changed(path) for folder in self.folders for path in (folder / "error.txt", folder / "config.yaml")
+        }
 
     def picture(self) -> Picture:
         running = failed = 0
@@ -45,12 +50,16 @@ class Grid:
                 continue
             if _changed(folder / "summary.json") and is_complete(folder):
                 self._seconds[folder] = wall_seconds(folder)
-            elif _changed(folder / "error.txt") > self.began:
+            elif self._is_new(folder / "error.txt"):
                 failed += 1
-            elif _changed(folder / "config.yaml") > max(self.began, _changed(folder / PACE)):  # anew when it is opened
+            elif self._is_new(opened := folder / "config.yaml") and _changed(opened) > _changed(folder / PACE):
                 running += 1
         self._beside = running or self._beside  # none runs for a moment where several end together
         return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether it was written since the grid began, whatever the clocks of this machine and of the files say."""
+        return _changed(path) not in (0.0, self._before[path])
 
     def _estimate(self, running: int, failed: int) -> float | None:
         """Seconds that the rest will take: it costs what complete runs of this grid cost, side by side as now."""
