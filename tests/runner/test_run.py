@@ -178,6 +178,19 @@ def test_asked_to_stop_after_its_last_checkpoint_a_run_is_complete_and_none_foll
     assert is_complete(folder(config))
 
 
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_asked_to_stop_where_it_cannot_save_it_says_so_and_none_follows(make_config, monkeypatch, capsys, number, end):
+    def full(*_):
+        signal.raise_signal(number)
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt")
+
+    monkeypatch.setattr(Run, "save", full)
+    with pytest.raises(end):
+        execute(config := make_config("compute.checkpoint_seconds=0"))
+    assert "error: the disk is full" in capsys.readouterr().err
+    assert "No space left" in (folder(config) / "error.txt").read_text()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "rows lost"])
 def test_a_damaged_run_begins_again(make_config, monkeypatch, capsys, damage):
     whole, damaged = make_config(), make_config("compute.checkpoint_seconds=0", runs="damaged")
