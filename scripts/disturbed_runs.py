@@ -34,7 +34,7 @@ EXPERIMENTS = {
     "networks=2 network.hidden=[16] search.steps=200 optimizer.steps=1000",
 }
 COMMON = "compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0.2"
-PATIENCE = 300  # seconds for one command
+PATIENCE = 600  # seconds for one command, on a machine that does much else
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ OPERATIONS = (  # few, with a checkpoint a step
     "experiment=regression n_train=20 networks=1 n_test=20 model.hidden=[8] optimizer.steps=2 evaluations=2 "
     "recorder=disabled compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0"
 )
+EACH_STEP = "compute.checkpoint_seconds=0"  # of a run that is to be stopped with a checkpoint, however fast it is
 ALL_OPERATIONS = 20  # for as many kills all of them are tried
 COLUMNS = ("experiment", "fault", "tried", "survived", "code")
 Lines = dict[tuple[str, str], tuple[int, int, str]]  # the other columns by the first two
@@ -101,7 +102,7 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
         number = 0
         while number < times:
             runs = bench.somewhere("damaged")
-            process = bench.start(runs)
+            process = bench.start(runs, EACH_STEP)
             wait(process, lambda runs=runs: any(runs.glob("*/*/checkpoint.pt")))
             process.terminate()
             process.communicate(timeout=PATIENCE)
@@ -170,7 +171,7 @@ def mixed(bench: Bench, times: int) -> Iterator[bool]:
     for number in range(times):
         others, runs = bench.somewhere("other"), bench.somewhere("mixed")
         for seed, folder in ((1, others), (0, runs)):
-            process = bench.start(folder, f"seed={seed}")
+            process = bench.start(folder, f"seed={seed}", EACH_STEP)
             wait(process, lambda folder=folder: any(folder.glob("*/*/checkpoint.pt")))
             if seed == 0 or number % 2:
                 process.terminate()

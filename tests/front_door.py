@@ -42,7 +42,7 @@ class FrontDoor:
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
-    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Wait for the end; what was written to standard output and to standard error."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:

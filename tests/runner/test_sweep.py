@@ -32,7 +32,7 @@ def sweep(folder, *overrides):
         return front_door.run(*command)
     # Workers begin with what the program was begun with, so it must be the program itself.
     command = [sys.executable, "run.py", *command]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def runs_of(folder):
@@ -166,7 +166,7 @@ def test_asked_to_stop_a_sweep_ends_its_workers(tmp_path):
         time.sleep(0.05)
         assert process.poll() is None, process.communicate()
     process.terminate()
-    _, stderr = process.communicate(timeout=300)  # workers too would hold stderr open
+    _, stderr = process.communicate(timeout=600)  # workers too would hold stderr open
     assert process.returncode == 143, stderr
     for run in runs_of(tmp_path):
         with (run / ".lock").open() as lock:
@@ -227,6 +227,6 @@ def test_interrupted_while_it_still_imports(tmp_path):
         time.sleep(0.01)
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130
     assert said == "interrupted: the same command continues from the last checkpoint\n"

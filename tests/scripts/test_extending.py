@@ -62,7 +62,7 @@ def type_command(line: str, folder: Path) -> tuple[int, str]:
         experiment = next(asked, "regression")
         command += [*COMMON, *TINY.get(experiment, [])]
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=600
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -361,7 +361,7 @@ def two_processes(*arguments: str) -> list[str]:
 
 def ended(process: subprocess.Popen | FrontDoor) -> str:
     """What a process that succeeded has said."""
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
     return said
 
@@ -386,7 +386,7 @@ def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(t
         while not any(map(has_rows, tmp_path.glob("stopped/*/*/metrics.csv"))) and stopped.poll() is None:
             time.sleep(0.05)
         stopped.terminate()  # torchrun passes it on
-        said = stopped.communicate(timeout=300)[1]
+        said = stopped.communicate(timeout=600)[1]
         if not any(tmp_path.glob("stopped/*/*/summary.json")):
             break
         shutil.rmtree(tmp_path / "stopped")
