@@ -385,7 +385,7 @@ def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(t
     assert not any(tmp_path.glob("stopped/*/*/summary.json")), "the run was over before it could be stopped"
     assert any(tmp_path.glob("stopped/*/*/checkpoint.pt"))
     for process in two_processes(*options, f"runs_dir={tmp_path / 'stopped'}"):
-        assert "begins again" not in ended(process)
+        assert "starts again" not in ended(process)
     whole, again = (next(tmp_path.glob(f"{name}/*/*/metrics.csv")) for name in ("whole", "stopped"))
     assert whole.read_bytes() == again.read_bytes()
 
