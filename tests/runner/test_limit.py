@@ -59,8 +59,8 @@ def test_one_run_of_each_kind_is_tried_and_tells_what_the_others_cost(make_confi
     order = table.in_order(configs)  # what is left of each: 2 + 15 + 1 and 2 + 30 + 1; of a new seed 2 + 20 + 2, 44
     assert table._spans(order) == [(0, 18), (18, 51), (51, 75), (75, 119)]
     assert Timetable(configs, 2)._spans(order) == [(0, 18), (0, 33), (18, 42), (33, 77)]
-    assert "about 3 of 4 runs end in them" in table.outlook(order)
-    assert "about 4 of 4 runs end in them" in Timetable(configs, 2).outlook(order)
+    assert "enough for about 3 of 4 runs" in table.outlook(order)
+    assert "enough for about 4 of 4 runs" in Timetable(configs, 2).outlook(order)
     assert table.trials(configs)[0] == []
     assert table.begun_in_time(order) == order  # estimates are rough: what would begin at 75 of 92 s is begun
 
