@@ -1,4 +1,4 @@
-"""One run, or a sweep of them.
+"""Execute one run, or a sweep.
 
 python run.py experiment=regression dataset=rosenbrock seed=3
 python run.py -m sweep=regression/figure_2
@@ -20,7 +20,7 @@ if __name__ == "__main__":
         os.write(2, b"interrupted: the same command continues from the last checkpoint\n")
         os._exit(128 + signal.SIGINT)
 
-    # Ctrl-C until a run has something to save: modules that are being imported may swallow a KeyboardInterrupt.
+    # Handles Ctrl-C until a run has something to save. A KeyboardInterrupt might be swallowed during imports.
     signal.signal(signal.SIGINT, stop_at_once)
 
 try:
@@ -47,11 +47,11 @@ def main(config: DictConfig) -> float:
     with nullcontext() if of_a_sweep else one_line_errors():
         if not of_a_sweep and (launcher := asked.runtime.choices["hydra/launcher"]) != "basic":
             raise BadInput(f"hydra/launcher={launcher} starts the runs of a sweep: add -m, or leave it out")
-        packages()  # extensions, which a worker process of a sweep has not imported yet
+        packages()  # import extensions: a worker process of a sweep has not done so yet
         settings = trust.asked_settings(config, asked)
-        if settings.limit.seconds and not of_a_sweep:  # from the beginning of the command on
+        if settings.limit.seconds and not of_a_sweep:  # counted from the start of the command
             settings.limit.deadline, settings.limit.seconds = limit.began + settings.limit.seconds, 0.0
-        # With these comes torch, which takes seconds to load.
+        # Imported here because they import torch, which takes seconds.
         from experiments.runner.bundle import packing
         from experiments.runner.execute import execute
 

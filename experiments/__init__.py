@@ -2,6 +2,6 @@
 
 import os
 
-# How often OpenMP's threads look for their next work before they sleep, read when torch is loaded. By libgomp's own
-# setting, 300 times as often, they keep the cores from emulators: a teacher's training took a sixth longer.
+# How often an idle OpenMP thread polls for work before it sleeps; torch reads it when it is imported. libgomp's default
+# polls 300 times as often, which takes the cores from the emulators: training a teacher took a sixth longer.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

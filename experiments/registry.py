@@ -1,12 +1,12 @@
-"""The one list of domains, and those that users add.
+"""The list of domains, including those that users add.
 
 A domain is a folder beside this file with `settings` (the types of its configs), `figures`, `claims` and its
-experiments, one module each, such as `train`. Adding one here is a line in DOMAINS, its folder and its configs.
+experiments, one module each, such as `train`. To add one here, add its folder, its configs and a line in DOMAINS.
 
-Without touching this project, a domain of one's own is a package of the same shape, and the environment variable
-SOBOLEV_EXTENSIONS names it: modules to import before anything is composed, with commas between. A module that is no
-domain is imported as well, so that it can add a function to `sobolev.functions.BENCHMARKS`. No config can name an
-extension, because configs are untrusted and importing runs code.
+A user's own domain is a package of the same shape outside this project. The environment variable SOBOLEV_EXTENSIONS
+names it: a comma-separated list of modules to import before anything is composed. A module that is not a domain is
+imported as well, for example to add a function to `sobolev.functions.BENCHMARKS`. No config can name an extension,
+because configs are untrusted and importing runs code.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from experiments.runner.settings import RunConfig, register_resolvers
 
 DOMAINS = ("regression", "theory", "distillation", "synthetic_gradients", "surrogates")  # in the order of the report
 EXTENSIONS = "SOBOLEV_EXTENSIONS"
-# The folder in the results of experiments whose name begins with a word; others have that of their domain.
+# Results folders of experiments whose name begins with one of these words; all others go to their domain's folder.
 RESULTS = {
     **{"distill": "distillation", "train": "teachers", "synthetic": "synthetic_gradients", "surrogate": "surrogates"},
 }
 
 
 def packages() -> dict[str, str]:
-    """The package of each domain, users' own last. Imports what SOBOLEV_EXTENSIONS names.
+    """The package of each domain, users' domains last. Imports the modules in SOBOLEV_EXTENSIONS.
 
     Raises:
-        BadInput: a module that it names cannot be imported, or is a domain whose name is taken.
+        BadInput: such a module cannot be imported, or is a domain whose name is taken.
     """
     found = {domain: f"experiments.{domain}" for domain in DOMAINS}
     for name in filter(None, map(str.strip, os.environ.get(EXTENSIONS, "").split(","))):
@@ -54,22 +54,22 @@ def packages() -> dict[str, str]:
 
 
 def _shipped_experiment_of(domain: str) -> str:
-    """A shipped experiment whose rows would go to the folder of a user's domain of this name; '' if there is none."""
+    """A shipped experiment whose rows would go to the folder of a user's domain with this name; '' if none would."""
     experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
     return next((name for name in experiments if name == domain or name.startswith(f"{domain}_")), "")
 
 
 def modules(name: str) -> dict[str, ModuleType]:
-    """The module of this name of each domain that has one, by domain."""
+    """The module with this name of each domain that has one, by domain."""
     named = {domain: f"{package}.{name}" for domain, package in packages().items()}
     return {domain: import_module(module) for domain, module in named.items() if find_spec(module)}
 
 
 def check_file_name(file: str, module: ModuleType) -> None:
-    """Refuse a figure or table of a user's domain that could take the place of another's file.
+    """Refuse a figure or table of a user's domain that could overwrite another domain's file.
 
     Raises:
-        BadInput: its name does not begin with that of its domain.
+        BadInput: the file name does not begin with the name of its domain.
     """
     package = module.__name__.rpartition(".")[0]
     domain = package.rpartition(".")[2]
@@ -78,12 +78,12 @@ def check_file_name(file: str, module: ModuleType) -> None:
 
 
 def register_settings() -> None:
-    """Make the types of every domain known to Hydra, and the choices that domains take from the library.
+    """Register with Hydra the types of every domain, and the choices that domains take from the library.
 
     An experiment names its type in its defaults list.
 
     Raises:
-        BadInput: two domains call a type or a choice the same.
+        BadInput: two domains define the same name of a type or a choice.
     """
     register_resolvers()
     for name, node in settings_types().items():
@@ -99,10 +99,10 @@ def register_settings() -> None:
 
 
 def settings_types() -> dict[str, type[RunConfig]]:
-    """The type of each experiment's settings, by the name that its defaults list calls it by.
+    """The type of each experiment's settings, by its name in defaults lists.
 
     Raises:
-        BadInput: a domain has no `TYPES`, or two call a type the same.
+        BadInput: a domain has no `TYPES`, or two define the same name.
     """
     types = {}
     for settings in modules("settings").values():
@@ -115,7 +115,7 @@ def settings_types() -> dict[str, type[RunConfig]]:
 
 
 def results_folder(experiment: str) -> str:
-    """The folder in the results where an experiment's rows go."""
+    """The results folder of an experiment's rows."""
     domains = [domain for domain in packages() if experiment == domain or experiment.startswith(f"{domain}_")]
     word = experiment.partition("_")[0]
     return max(domains, key=len) if domains else RESULTS.get(word, word)

@@ -1,6 +1,6 @@
-"""The sweeper behind `python run.py -m`: Hydra's own grid, less the runs that are complete.
+"""The sweeper behind `python run.py -m`: Hydra's basic grid without the runs that are complete.
 
-Hydra takes sweepers from the package `hydra_plugins` alone, hence this folder.
+Hydra finds sweepers only in the package `hydra_plugins`, hence this folder.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from experiments.runner.settings import RunConfig
 
 OF_THE_GRID = {
-    "runs_dir": "folder; a comma in its name is quoted: \"runs_dir='a,b'\"",
-    "limit.seconds": "time",
-    "recorder.bundle": "bundle; a comma in its name is quoted: \"recorder.bundle='a,b'\"",
+    "runs_dir": "folder; quote a name with a comma: \"runs_dir='a,b'\"",
+    "limit.seconds": "time limit",
+    "recorder.bundle": "bundle; quote a name with a comma: \"recorder.bundle='a,b'\"",
 }
 
 SERIAL_BATCH = 20
@@ -35,14 +35,14 @@ MOST_RUNS = 100_000
 
 
 class ResumingSweeper(BasicSweeper):
-    """Launches the runs of a grid that are not complete, and reports what failed once all have ended."""
+    """Launches the incomplete runs of a grid, and reports failures once all have ended."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def sweep(self, arguments: list[str]) -> None:
-        # Hydra imports every plugin for every command; these would slow down `--help`.
+        # Imported here because Hydra imports every plugin for every command, and `--help` must stay fast.
         from experiments.runner.command_line import explain
         from experiments.runner.errors import BadInput
 
@@ -53,12 +53,12 @@ class ResumingSweeper(BasicSweeper):
         check_grid(overrides)
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if not jobs:
-            raise BadInput("a grid of no runs: one of its ranges is empty")
+            raise BadInput("the grid has no runs: one of its ranges is empty")
         asked, refused = self._asked(jobs)
         if not asked:
             raise refused[0]
 
-        # These bring torch, for which nothing that is refused has to wait.
+        # These import torch, which takes seconds; bad input has been refused by now.
         from experiments.runner.code_identity import other_code
         from experiments.runner.identity import folder_of, is_complete, refusing_folder, tidy
         from experiments.runner.progress import Grid, Watch, say
@@ -66,9 +66,9 @@ class ResumingSweeper(BasicSweeper):
 
         if torchrun_ranks()[1] > 1:
             raise BadInput("torchrun starts one run: start those of a sweep one by one, or a sweep on each device")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that local workers are ended too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a normal exit ends local workers too
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        folders: dict[Path, list[str]] = {}  # a question asked twice is run once
+        folders: dict[Path, list[str]] = {}  # a config that appears twice runs once
         configs: dict[Path, RunConfig] = {}
         for config, job in asked:
             folders.setdefault(folder := folder_of(config), job)
@@ -82,7 +82,7 @@ class ResumingSweeper(BasicSweeper):
         for folder in complete:
             tidy(folder)
         if stale := [folder for folder in folders if folder in complete and other_code(folder, configs[folder])]:
-            said = f"{len(stale)} of {len(complete)} complete runs are of other code than is here, first {stale[0]}"
+            said = f"{len(stale)} of {len(complete)} complete runs are from different code, first {stale[0]}"
             print(f"{name}: {said}: remove their folders to run them again", file=sys.stderr)
         waiting = [folder for folder in folders if folder not in complete]
         any_run, _ = asked[0]
@@ -94,14 +94,14 @@ class ResumingSweeper(BasicSweeper):
                     failures = self._within_time(name, asked, waiting)
                 else:
                     failures = list(self._failures([folders[folder] for folder in waiting]))
-            except (RuntimeError, ValueError) as error:  # no Slurm, a worker killed: errors of runs are failures
+            except (RuntimeError, ValueError) as error:  # of the launcher: no Slurm, or a worker was killed
                 raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
         report(name, len(waiting), refused, failures)
 
     def _asked(self, jobs: list[list[str]]) -> tuple[list[tuple[RunConfig, list[str]]], list[BadInput]]:
-        """What each job asks, with the job, which names its precision from then on; and why others are refused.
+        """The config of each valid job, with the job, whose `auto` precision is resolved; and the errors of the others.
 
-        The other runs of the grid go on.
+        Invalid jobs do not stop the other runs of the grid.
         """
         from experiments.runner.errors import BadInput
         from experiments.runner.precision import settled
@@ -120,7 +120,7 @@ class ResumingSweeper(BasicSweeper):
         return asked, refused
 
     def _within_time(self, name: str, asked: list[tuple[RunConfig, list[str]]], waiting: list[Path]) -> list[Exception]:
-        """Launch the runs that wait, the most wanted first and as far as the time goes; returns why some failed."""
+        """Launch the waiting runs within the time limit, first seeds first; returns the errors of those that failed."""
         from experiments.runner.errors import BadInput
         from experiments.runner.identity import folder_of, is_complete
         from experiments.runner.limit import Timetable
@@ -129,7 +129,7 @@ class ResumingSweeper(BasicSweeper):
         if launcher == "slurm":
             raise BadInput("limit.seconds is for runs on this machine: a cluster has hydra.launcher.timeout_min")
         if launcher == "together":
-            raise BadInput("limit.seconds counts what each run takes, and these are trained together: leave one out")
+            raise BadInput("limit.seconds needs the time of each run, but these are trained together: leave one out")
         jobs = {folder_of(config): job for config, job in asked}
         configs = {folder_of(config): config for config, _ in asked}
         table = Timetable(configs, self.config.hydra.launcher.get("n_jobs", 1))
@@ -144,10 +144,10 @@ class ResumingSweeper(BasicSweeper):
         return failures + launched(table.begun_in_time(left), 0)
 
     def _failures(self, jobs: list[list[str]], until: Callable[[], bool] | None = None) -> Iterator[Exception]:
-        """Launch jobs, one after another `until` a time if there is one, and yield what those that failed ended with.
+        """Launch jobs and yield the errors of those that fail. If `until` is given, stop launching once it is true.
 
-        Hydra's own launcher keeps the composed configs of all that it ran, a quarter of a MiB a run, until it returns:
-        it gets a few at a time.
+        Hydra's own launcher keeps the composed config of every run, a quarter of a MiB each, until it returns.
+        Therefore it gets a few jobs at a time.
         """
         one_by_one = isinstance(self.launcher, BasicLauncher)
         at_once = (1 if until else SERIAL_BATCH) if one_by_one else max(len(jobs), 1)
@@ -161,7 +161,7 @@ class ResumingSweeper(BasicSweeper):
     def _compose(self, job: list[str]) -> DictConfig:
         """The config of one job, as Hydra would compose it.
 
-        Composing takes 0.1 s. Jobs that choose the same config files differ in values alone, and share it.
+        Composing takes 0.1 s, so jobs that choose the same config files share its result and differ only in values.
         """
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(job)
@@ -177,19 +177,19 @@ class ResumingSweeper(BasicSweeper):
 
 
 def report(name: str, n_waiting: int, refused: Sequence[Exception], failures: Sequence[Exception]) -> None:
-    """Say what was passed over, and end in an error where runs failed. That its time was up is no failure of a run."""
+    """Report skipped runs, and raise an error if runs failed. Reaching the time limit is not a failure."""
     from experiments.runner.command_line import explain
     from experiments.runner.errors import BadInput, OutOfTime, RunBusy
 
     if busy := sum(isinstance(error, RunBusy) for error in failures):
-        print(f"{name}: {busy} of {n_waiting} runs are other processes' and were passed over", file=sys.stderr)
+        print(f"{name}: {busy} of {n_waiting} runs belong to other processes and were skipped", file=sys.stderr)
     errors = [error for error in (*refused, *failures) if not isinstance(error, RunBusy | OutOfTime)]
     if errors:
         raise BadInput(f"{len(errors)} of {n_waiting + len(refused)} runs failed; the first: {explain(errors[0])}")
 
 
 def check_grid(overrides: list[Override]) -> None:
-    """Refuse a grid that nobody waits for, and a range that never ends, before any of it is written down."""
+    """Refuse a grid that is too large and a range that never ends, before the grid is expanded."""
     from experiments.runner.errors import BadInput
 
     n_runs = 1
@@ -199,12 +199,12 @@ def check_grid(overrides: list[Override]) -> None:
         if not override.is_discrete_sweep():
             continue
         try:
-            # A range that is shuffled would be written down whole.
+            # `sweep_iterator` would expand a shuffled range as a whole.
             values = override.value().range() if override.is_range_sweep() else override.sweep_iterator()
             n_runs *= sum(1 for _ in islice(values, MOST_RUNS + 1))
         except (ValueError, ArithmeticError):
             said = "expected range(start,stop,step) with a step that is not 0"
             raise BadInput(f"{override.input_line}: {said}") from None
         if n_runs > MOST_RUNS:
-            said = f"a grid of more than {MOST_RUNS:,} runs: take a part of it at a time"
+            said = f"the grid has more than {MOST_RUNS:,} runs: run a part of it at a time"
             raise BadInput(f"{override.input_line}: {said}")

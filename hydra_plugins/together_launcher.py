@@ -1,6 +1,6 @@
-"""The launcher behind `hydra/launcher=together`: runs that have enough in common are one training, in this process.
+"""The launcher behind `hydra/launcher=together`: runs with the same `in_common` train as one ensemble, in this process.
 
-Hydra takes launchers from the package `hydra_plugins` alone. What there is to do is in `experiments.runner.together`.
+Hydra finds launchers only in the package `hydra_plugins`. The work is done in `experiments.runner.together`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from omegaconf import DictConfig
 
 
 class TogetherLauncher(Launcher):
-    """Composes the runs that it is given, and executes them together."""
+    """Composes the configs of the given jobs and executes them together."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra tells every launcher. The task, which is one run, is of no use here."""
+        """Store what Hydra passes to every launcher. The task function, which executes one run, is not needed."""
         self._loader, self._config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """The number that each run ends with, or what it failed with."""
-        # Hydra imports every plugin for every command; these would slow down `--help`.
+        """The objective of each run, or the error that it failed with."""
+        # Imported here because Hydra imports every plugin for every command, and `--help` must stay fast.
         from experiments.runner.together import execute_together
         from experiments.runner.trust import asked_settings
 

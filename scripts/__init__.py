@@ -1,3 +1,3 @@
-"""From recorded rows to figures, tables and the report; benchmarks. Nothing here trains a model that is shown."""
+"""Programs that turn rows into figures, tables and the report, and benchmarks. None trains a model that is shown."""
 
-import experiments  # noqa: F401 - benchmarks run as runs do: its settings come before torch is loaded
+import experiments  # noqa: F401 - sets OpenMP's environment before torch is imported, as for runs

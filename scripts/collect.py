@@ -1,12 +1,12 @@
-"""From run folders to the evidence that ships: tidy rows, surfaces, and what each run was run with.
+"""Collect the evidence that ships from run folders: tidy rows, surfaces, and how each run was made.
 
 python -m scripts.collect                              every complete run under runs/
 python -m scripts.collect --runs a/runs b/runs.tgz     from several machines' folders, or bundles of runs
 python -m scripts.collect --results my_results regression
 
-Rows that are there stay unless a collected run answers the same question. A run whose settings differ from its cell's
-is skipped unless --replace is given. A run whose files are damaged, whose rows are not what it wrote or whose labels
-are not what its settings give is named and left out, and the exit status is 1. The files of a domain change together,
+Existing rows stay unless a collected run answers the same question. A run whose settings differ from its cell's is
+skipped unless --replace is given. A run is reported and left out, and the exit status is 1, if its files are damaged,
+its rows are not those that it wrote, or its labels do not match its settings. The files of a domain change together,
 under a lock, with their checksums.
 """
 
@@ -26,12 +26,12 @@ from experiments.runner.command_line import one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", help="folders of runs, or bundles (default: runs)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the evidence goes")
-    parser.add_argument("--replace", action="store_true", help="let runs with other settings replace what is there")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the evidence")
+    parser.add_argument("--replace", action="store_true", help="let runs with other settings replace existing cells")
     parser.add_argument("experiments", nargs="*", help="only these experiments")
     arguments = parser.parse_args()
     for decided in arguments.results.glob(f"*/{DECIDED}"):
-        with alone(decided.parent):  # finishes what another was interrupted in
+        with alone(decided.parent):  # completes an interrupted change
             pass
     for missing in (path for path in arguments.runs or () if not path.exists()):
         sys.exit(f"error: there is no {missing}: --runs takes folders and bundles; experiments come before it")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def collected(folders: list[Path], arguments: argparse.Namespace) -> bool:
-    """Collect every complete run of these folders; returns whether none of them had to be left out."""
+    """Collect every complete run in these folders; returns False if one had to be left out."""
     runs = [path for root in folders for path in sorted(root.glob("*/*/")) if (path / "config.yaml").exists()]
     if arguments.experiments:
         runs = [path for path in runs if path.parent.name in arguments.experiments]
@@ -53,7 +53,7 @@ def collected(folders: list[Path], arguments: argparse.Namespace) -> bool:
         message = f"no complete run under {', '.join(map(str, arguments.runs or folders))}: python run.py makes one"
         if arguments.runs:
             sys.exit(f"error: {message}")
-        print(message, file=sys.stderr)  # `make figures` goes on, from what is in the results
+        print(message, file=sys.stderr)  # no error: `make figures` continues with the existing results
     of_folder: dict[str, list[Path]] = {}
     for path in complete:
         of_folder.setdefault(results_folder(path.parent.name), []).append(path)

@@ -1,4 +1,4 @@
-"""Runs that `scripts.faults` disturbs: one of each kind, what it ends in, and how it is started and waited for."""
+"""The runs that `scripts.faults` disturbs, one of each kind, with their undisturbed rows and helpers to start them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sobolev.networks.atari_policies import teacher
 from sobolev.seeding import generator
 
 ROOT = Path(__file__).resolve().parents[1]
-TEACHER = "teacher.safetensors"  # an untrained one, made first, for the student to learn from
-# Some seconds of training each; `checkpoint_seconds` below makes resuming matter. {runs} is the folder of the runs, and
-# {above} the one that holds it.
+TEACHER = "teacher.safetensors"  # an untrained teacher, written before the student's run
+# Each trains for a few seconds, with frequent checkpoints (`checkpoint_seconds` below). {runs} is the folder of the
+# runs, and {above} its parent.
 EXPERIMENTS = {
     "regression": "experiment=regression n_train=20 networks=2 n_test=200 model.hidden=[32,32] optimizer.steps=8000",
     "theory": "experiment=theory_points networks=2 n_test=200 optimizer.steps=8000",
@@ -39,20 +39,20 @@ PATIENCE = 600  # seconds for one command, on a machine that does much else
 
 @dataclass(frozen=True)
 class Bench:
-    """One kind of run, its command, and what it ends in when nothing disturbs it."""
+    """One kind of run: its command, and its rows and duration when nothing disturbs it."""
 
     name: str
     overrides: list[str]
     folder: Path
     rows: bytes
-    seconds: float  # from the opening of its folder to the end
+    seconds: float  # from opening its folder to the end
     chance: random.Random
 
     def start(self, runs: Path, *more: str, **environment: str) -> subprocess.Popen:
         return start([*self.overrides, "recorder=disabled", *more], runs, **environment)
 
     def stopped(self, runs: Path, number: int) -> tuple[int, str]:
-        """Send a signal at a random moment of the run: exit status and what was said."""
+        """Send a signal at a random moment of the run; returns its exit status and stderr."""
         process = self.start(runs)
         wait_for_run(process, runs)
         time.sleep(self.chance.uniform(0, self.seconds))
@@ -61,7 +61,7 @@ class Bench:
         return process.returncode, said
 
     def ends_well(self, runs: Path) -> bool:
-        """Whether the same command now ends in the undisturbed rows."""
+        """Whether repeating the command now ends with the undisturbed rows."""
         process = self.start(runs)
         _, said = process.communicate(timeout=PATIENCE)
         return process.returncode == 0 and "Traceback" not in said and rows_of(runs) == self.rows
@@ -97,13 +97,13 @@ def write_teacher(path: Path) -> None:
 
 
 def wait_for_run(process: subprocess.Popen, runs: Path) -> None:
-    """Until this process has opened the run's folder, where it writes its config anew."""
+    """Wait until this process has opened the run's folder, where it first rewrites the config."""
     began = time.time() - 1
     wait(process, lambda: any(config.stat().st_mtime > began for config in runs.glob("*/*/config.yaml")))
 
 
 def wait(process: subprocess.Popen, until: Callable[[], bool]) -> None:
-    """At most until the process ends."""
+    """Wait for a condition, at most until the process ends."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline and not until():
         time.sleep(0.02)
@@ -115,7 +115,7 @@ def rows_of(runs: Path) -> bytes:
 
 
 def whole_files(runs: Path) -> bool:
-    """No file under a final name is empty (the lock and the rows are not written by renaming)."""
+    """Whether no file with a final name is empty. The lock and the rows do not count: they are written in place."""
     return all(
         path.stat().st_size
         for path in runs.glob("*/*/*")

@@ -1,11 +1,11 @@
-"""Data sets of images from their publishers, checked against the published checksums.
+"""Download image data sets from their publishers, checked against the published checksums.
 
 python -m scripts.download cifar10                  170 MB to data/cifar-10-batches-bin
 python -m scripts.download mnist --folder elsewhere  12 MB to elsewhere/mnist
 python -m scripts.download imagenette                99 MB to data/imagenette2-160
 
-A set that is there already is checked and left as it is. The digits need no download, and ImageNet itself comes from
-image-net.org alone: unpack it to data/imagenet/{train,val}/<wnid>/*.JPEG.
+A data set that exists already is checked and left as it is. The digits need no download. ImageNet itself is available
+only from image-net.org: unpack it to data/imagenet/{train,val}/<wnid>/*.JPEG.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(SOURCES))
-    parser.add_argument("--folder", type=Path, default=Path("data"), help="where data sets lie")
+    parser.add_argument("--folder", type=Path, default=Path("data"), help="folder of data sets")
     arguments = parser.parse_args()
     with one_line_errors():
         try:

@@ -1,4 +1,4 @@
-"""From trained teachers to those that ship: python -m scripts.export_teachers"""
+"""Export trained teachers as those that ship: python -m scripts.export_teachers"""
 
 import sys
 

@@ -1,28 +1,28 @@
-"""Faults on purpose:  python -m scripts.faults [--kills 20] [names ...]
+"""Fault injection:  python -m scripts.faults [--kills 20] [names ...]
 
-Runs of each kind are disturbed in every way below, and the same command is typed again. A fault is survived if what the
-user was told is clear (a known exit status, no traceback), no file under a final name is empty, and the run ends in the
-rows of one that nothing disturbed, bit for bit.
+Runs of each kind are disturbed in every way below, and the same command is repeated. A fault is survived if the message
+to the user is clear (a known exit status, no traceback), no file with a final name is empty, and the run ends with the
+same rows as an undisturbed one, bit for bit.
 
     kill        SIGKILL at a random moment of the training
-    terminate   SIGTERM, as Slurm sends it: the run saves first
+    terminate   SIGTERM, as sent by Slurm: the run saves first
     interrupt   SIGINT, Ctrl-C: likewise
-    truncate    checkpoint, rows, recorded states or kept samples of a stopped run lose their end
-    flip        a bit of them is flipped; recorded states that were damaged may be refused by name, and are then removed
-    together    two processes ask for the same run at once: one is refused
+    truncate    checkpoint, rows, recorded states or kept samples of a stopped run are truncated
+    flip        one bit of them is flipped; damaged recorded states may be refused by name, and are then removed
+    together    two processes start the same run at once: one is refused
     full disk   the run's folder is on a file system that fills up (needs root)
-    mixed       another run's checkpoint, rows and summary lie in its folder
-    killed      SIGKILL before every file operation of a run in turn (of a regression; needs a C compiler)
-    torn        every write in turn reaches its file by half, then SIGKILL (likewise)
+    mixed       another run's checkpoint, rows and summary are copied into its folder
+    killed      SIGKILL before each file operation of a run in turn (regression only; needs a C compiler)
+    torn        half of each write in turn reaches its file, then SIGKILL (likewise)
     no space, input/output error, no permission
-                the system answers so to every file operation in turn (likewise)
-    locks       its file system has no locks, or does not give one (likewise)
-    no W&B      its server is not there, or takes the connection and never answers
-    theirs      a folder of configs from others tries to run something: see scripts/fuzz_configs.py
+                each file operation in turn fails with this error (likewise)
+    locks       the file system has no locks, or refuses one (likewise)
+    no W&B      the server is unreachable, or accepts the connection and never answers
+    theirs      an untrusted folder of configs tries to run code: see scripts/fuzz_configs.py
 
-Writes faults.csv into --results: how many of each were tried, how many survived, and a digest of the code that did. A
-line is written as soon as it is known. Those of what is not tried stay, and what the code that is here has survived as
-often is not tried again: typed again, the command goes on.
+Writes faults.csv into --results: how many faults of each kind were tried, how many were survived, and a digest of the
+code. Each line is written as soon as it is known. Lines of faults that are not tried stay. What the present code has
+already survived as often is not tried again, so that the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ from scripts.disturbed_runs import (
 from scripts.fuzz_configs import attacks
 from sobolev.files import replacing
 
-OPERATIONS = (  # few, with a checkpoint a step
+OPERATIONS = (  # a run of few file operations, with a checkpoint at each step
     "experiment=regression n_train=20 networks=1 n_test=20 model.hidden=[8] optimizer.steps=2 evaluations=2 "
     "recorder=disabled compute.threads=1 compute.device=cpu compute.checkpoint_seconds=0"
 )
-EACH_STEP = "compute.checkpoint_seconds=0"  # of a run that is to be stopped with a checkpoint, however fast it is
-ALL_OPERATIONS = 20  # for as many kills all of them are tried
+EACH_STEP = "compute.checkpoint_seconds=0"  # for a run that must be stopped with a checkpoint, however fast it is
+ALL_OPERATIONS = 20  # from this number of kills on, every file operation is tried
 COLUMNS = ("experiment", "fault", "tried", "survived", "code")
 Lines = dict[tuple[str, str], tuple[int, int, str]]  # the other columns by the first two
 CODE = ("run.py", "experiments", "sobolev", "hydra_plugins", "scripts")
-FULL_DISK_BYTES = 40_000  # the first rows fit, a checkpoint does not
+FULL_DISK_BYTES = 40_000  # enough for the first rows but not for a checkpoint
 
 
 def kill(bench: Bench, times: int) -> Iterator[bool]:
-    """All kills of one run, over and over until it ends; then those of the next. They survive or fail together."""
+    """Kill a run repeatedly until it ends, then the next one. The kills of one run survive or fail together."""
     runs, since, clear = bench.somewhere("kill"), 0, True
     for number in range(times):
         status, said = bench.stopped(runs, signal.SIGKILL)
@@ -86,12 +86,12 @@ def asked(number: int, expected: int) -> Callable[[Bench, int], Iterator[bool]]:
         for _ in range(times):
             runs = bench.somewhere("asked")
             status, said = bench.stopped(runs, number)
-            training = any(runs.glob("*/*/metrics.csv"))  # before, there is nothing to save
+            training = any(runs.glob("*/*/metrics.csv"))  # before training there is nothing to save
             saved = status == expected and (any(runs.glob("*/*/checkpoint.pt")) or not training)
-            over = any(runs.glob("*/*/summary.json"))  # after, nothing but Python's own end is interrupted
+            over = any(runs.glob("*/*/summary.json"))  # the signal only interrupted the interpreter's exit
             clear = (saved or over) and "Traceback" not in said
             if not clear:
-                print(f"exit status {status}, said: {said}", file=sys.stderr)
+                print(f"exit status {status}: {said}", file=sys.stderr)
             yield clear and bench.ends_well(runs)
 
     return ask
@@ -107,7 +107,7 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
             process.terminate()
             process.communicate(timeout=PATIENCE)
             if any(runs.glob("*/*/summary.json")):
-                continue  # it had ended, and nothing of it is read again
+                continue  # it was complete already, so that no file is read again
             kinds = ("*/*/checkpoint.pt", "*/*/metrics.csv", "states/**/*.npz")
             victims = [bench.chance.choice(files) for kind in kinds if (files := sorted(runs.glob(kind)))]
             victim = victims[number % len(victims)]
@@ -119,7 +119,7 @@ def damaged(damage: Callable[[bytes, random.Random], bytes]) -> Callable[[Bench,
 
 
 def refused_by_name(bench: Bench, runs: Path, victim: Path) -> bool:
-    """Whether recorded states were refused in one line that names them. Removes them, as that line says."""
+    """Whether damaged recorded states were refused in one line that names the file. Removes them, as it advises."""
     if victim.suffix != ".npz":
         return False
     process = bench.start(runs)
@@ -143,7 +143,7 @@ def together(bench: Bench, times: int) -> Iterator[bool]:
         runs = bench.somewhere("together")
         both = [bench.start(runs), bench.start(runs)]
         ends = [(process.communicate(timeout=PATIENCE)[1], process.returncode) for process in both]
-        # The second may come so late that the run is complete, and is skipped.
+        # The second process may come so late that the run is complete and skipped.
         clear = all(status == 0 or "is being run by another process" in said for said, status in ends)
         yield clear and min(status for _, status in ends) == 0 and rows_of(runs) == bench.rows
 
@@ -167,7 +167,7 @@ def full_disk(bench: Bench, times: int) -> Iterator[bool]:
 
 
 def mixed(bench: Bench, times: int) -> Iterator[bool]:
-    """Files of two runs of different seeds in one folder, once one of them is stopped and once both are."""
+    """Mix the files of two runs with different seeds; the other run is complete or, every second time, stopped."""
     for number in range(times):
         others, runs = bench.somewhere("other"), bench.somewhere("mixed")
         for seed, folder in ((1, others), (0, runs)):
@@ -202,7 +202,7 @@ def no_wandb(bench: Bench, times: int) -> Iterator[bool]:
             unreachable = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40}
             process = bench.start(runs, "recorder=online", **unreachable)
             _, said = process.communicate(timeout=PATIENCE)
-            clear = said.count("W&B is left out from here on") == 1 and "Traceback" not in said
+            clear = said.count("W&B is skipped from here on") == 1 and "Traceback" not in said
             yield process.returncode == 0 and clear and rows_of(runs) == bench.rows
 
 
@@ -210,7 +210,7 @@ def theirs(bench: Bench, times: int) -> Iterator[bool]:
     return attacks(bench.somewhere("theirs"), bench.chance.randrange(2**32), times)
 
 
-# How many of each for one kill out of 20.
+# The function of each fault, and how many are tried per kill.
 FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
     "kill": (kill, 1),
     "terminate": (asked(signal.SIGTERM, 128 + signal.SIGTERM), 0.25),
@@ -232,7 +232,7 @@ FAULTS: dict[str, tuple[Callable[[Bench, int], Iterator[bool]], float]] = {
 
 
 def digest() -> str:
-    """Of the code that runs, and of the faults."""
+    """The digest of the code under test and of the faults."""
     files = [file for place in CODE for file in (ROOT / place, *(ROOT / place).rglob("*.py")) if file.is_file()]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:12]
 
@@ -245,7 +245,7 @@ def read(file: Path) -> Lines:
 
 
 def is_known(line: tuple[int, int, str] | None, times: int, code: str) -> bool:
-    """Whether the code that is here has survived as much already."""
+    """Whether the present code has already survived at least this many."""
     return line is not None and line[0] >= times and line[1] == line[0] and line[2] == code
 
 

@@ -1,10 +1,10 @@
-"""Figures from recorded rows.
+"""Draw figures from recorded rows.
 
 python -m scripts.figures [--results results] [--out results/figures] [--pdf] [names ...]
 
 A figure is a function of recorded rows and arrays. Drawing trains nothing and needs no display or network. A figure
-with any reduced row says so on its face. What there are no rows for is said and left out; damage in the evidence of one
-domain does not keep the figures of another from being drawn.
+with any reduced row is marked. Figures without rows are reported and skipped, and damaged evidence in one domain does
+not prevent the figures of another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from experiments.runner.command_line import one_line_errors
 
 
 def parse(names: list[str], arguments: list[str] | None) -> argparse.Namespace:
-    """The options: `names` (all by default), `results` and `out`. An unknown name ends the program in one line."""
+    """The options: `names` (default: all), `results` and `out`. An unknown name ends the program with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.figures", description="Draw figures from recorded rows.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
@@ -35,7 +35,7 @@ def parse(names: list[str], arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw, print the path of each file written, and return the exit status."""
+    """Draw the figures, print the path of each file, and return the exit status."""
     figures = modules("figures")
     options = parse([name for module in figures.values() for name in module.NAMES], arguments)
     drawn, missing, failed = set(), [], False

@@ -1,8 +1,8 @@
-"""A fault at every file operation of a run, for `scripts.faults`.
+"""Inject a fault at each file operation of a run, for `scripts.faults`.
 
-A small library in C, built where there is a compiler and preloaded, counts what a run does below its folder and lets
-one operation fail: the process is killed before it, a write is torn in half, or the system answers with an error. One
-process does a whole run, so that it has imported what a run imports, and forks a child for each trial.
+A small C library, which needs a compiler and is preloaded, counts the file operations below a run's folder and makes
+one of them fail: the process is killed before it, a write is torn in half, or the system returns an error. One process
+executes a whole run first, so that everything is imported, and then forks a child for each trial.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KILL, TORN = -1, -2
 
 
 class Trial(NamedTuple):
-    """Where a run is disturbed: from its beginning or from a checkpoint, at which operation (of one name), and how."""
+    """One disturbance: whether the run starts from scratch or a checkpoint, the operation that fails, and how."""
 
     begins: str
     name: str
@@ -45,7 +45,7 @@ UNDISTURBED = Trial("", "", 0, 0)
 
 
 class Ended(NamedTuple):
-    status: int  # below 0: of the signal
+    status: int  # negative: the number of the signal
     said: str
     operations: int
 
@@ -62,9 +62,9 @@ def build(folder: Path) -> Path | None:
 def survived(
     overrides: list[str], folder: Path, faults: list[int], name: str = "", most: int | None = None
 ) -> Iterator[bool]:
-    """Whether each trial was survived: all operations (of one name) with each fault, or `most`, spread evenly."""
+    """Whether each trial was survived. There is one per operation (called `name`, if given) and fault, or `most`."""
     if not (library := build(folder)):
-        print("file operations: not tried, there is no C compiler", file=sys.stderr)
+        print("file operations: not tried, because there is no C compiler", file=sys.stderr)
         return
     asked = json.dumps([overrides, str(folder), faults, name, most])
     command = [sys.executable, "-m", "scripts.file_faults", asked]
@@ -96,7 +96,7 @@ def main(overrides: list[str], folder: Path, faults: list[int], name: str, most:
 
 
 def is_survived(trial: Trial, overrides: list[str], folder: Path, stopped: Path, whole: Path) -> bool:
-    """Whether the run says in one line what is wrong, loses nothing, and the same command ends in the same rows."""
+    """Whether the run reports the error in one line, loses nothing, and ends with the same rows when repeated."""
     runs = beginning(trial.begins, stopped, folder)
     first = run(overrides, runs, trial)
     left = sorted(path.name for path in runs.glob("*/*/*.p*"))
@@ -116,7 +116,7 @@ def is_survived(trial: Trial, overrides: list[str], folder: Path, stopped: Path,
 
 
 def run(overrides: list[str], runs: Path, trial: Trial = UNDISTURBED) -> Ended:
-    """A run in a child of this process, disturbed as the trial says."""
+    """Execute a run in a child process, disturbed as in the trial."""
     library, (reading, writing) = ctypes.CDLL(None), os.pipe()
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
@@ -136,7 +136,7 @@ def run(overrides: list[str], runs: Path, trial: Trial = UNDISTURBED) -> Ended:
 
 
 def call(overrides: list[str], runs: Path) -> int:
-    """What `python run.py` does once it has composed a config; returns its exit status, as the interpreter would."""
+    """Do what `python run.py` does after composing a config; returns the exit status that the interpreter would."""
     from experiments.runner.command_line import one_line_errors
     from experiments.runner.execute import execute
 
@@ -173,7 +173,7 @@ def _compose(overrides: tuple[str, ...]) -> RunConfig:
 
 
 def beginning(begins: str, stopped: Path, folder: Path) -> Path:
-    """A new folder of runs, in which nothing was run yet, or a run was stopped."""
+    """A new folder of runs: an empty one, or one with a stopped run."""
     new = Path(tempfile.mkdtemp(dir=folder))
     return Path(shutil.copytree(stopped, new / "runs")) if begins == "checkpoint" else new
 

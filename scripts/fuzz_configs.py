@@ -1,10 +1,10 @@
-"""Configs from others:  python -m scripts.fuzz_configs [--times 200] [--seed 0]
+"""Attack with untrusted configs:  python -m scripts.fuzz_configs [--times 200] [--seed 0]
 
-Random folders of configs with commands that choose from them, each of which tries to have a program started, or a
-secret of the environment put into a run's settings. A payload (what to call) is disguised (written by a resolver, an
-anchor, an interpolation), put at a place (callbacks, log handlers, sweeper, ...) and brought there in a way (a file's
-package, a defaults list, an override, a parameter of a sweep). An attack is survived if nothing happened and the answer
-was a run or one line. `make faults` tries some with each kind of run.
+Generates random folders of configs, with commands that choose from them. Each tries to start a program, or to copy a
+secret from the environment into a run's settings. A payload (what to call) is disguised (by a resolver, an anchor or an
+interpolation), put at a place (callbacks, log handlers, sweeper, ...) and brought there in some way (a file's package,
+a defaults list, an override, a sweep parameter). An attack is survived if it had no effect and was answered by a run or
+a one-line error. `make faults` tries some with each kind of run.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from experiments.runner import revision, trust
 from experiments.runner.command_line import OURS, one_line_errors
 
 SECRET = "hunter2"
-ELSEWHERE = "hydra.runtime.choices.theirs"  # where a config may keep what another of its keys names
+ELSEWHERE = "hydra.runtime.choices.theirs"  # a key whose value other keys of a config can refer to
 GIT = "#!/bin/sh\ntouch {owned}\n"
 
 
 def front_door(*arguments: str, judged: bool = True) -> tuple[str, list[Any]]:
-    """What `python run.py` does, in this process: its line of refusal, '' for none, and the settings of the runs.
+    """Do what `python run.py` does in this process; returns its error line ('' if none) and the runs' settings.
 
-    Each run asks git for the revision and ends there. With `judged=False` Hydra composes as it would by itself.
+    Each run asks git for the revision and ends there. With `judged=False` Hydra's own loader composes.
     """
     started: list[Any] = []
 
@@ -67,7 +67,7 @@ def front_door(*arguments: str, judged: bool = True) -> tuple[str, list[Any]]:
 
 @contextmanager
 def _restoring() -> Iterator[None]:
-    """What a process sets once and for all: environment, log handlers, resolvers, what SIGTERM does."""
+    """Restore process-wide state: environment, log handlers, resolvers and the handler of SIGTERM."""
     root, before = logging.getLogger(), dict(BaseContainer._resolvers)
     handlers, level, on_term = [*root.handlers], root.level, signal.getsignal(signal.SIGTERM)
     with mock.patch.dict(os.environ, {"SECRET": SECRET}):
@@ -82,7 +82,7 @@ def _restoring() -> Iterator[None]:
 
 
 def payload(chance: random.Random, folder: Path) -> tuple[str, Any]:
-    """A place in a config, and what would do harm there."""
+    """A place in a config, and harmful content for it."""
     owned = str(folder / "owned")
     call = chance.choice(
         [
@@ -105,7 +105,7 @@ def payload(chance: random.Random, folder: Path) -> tuple[str, Any]:
 
 
 def disguise(chance: random.Random, content: Any) -> Any:
-    """The same content by another way of writing it."""
+    """The same content, written in another way."""
     if not isinstance(content, dict):
         return content
     ways = [content, f"${{{ELSEWHERE}}}", f"${{oc.select:{ELSEWHERE}}}", f"${{oc.create:{_inline(content)}}}"]
@@ -116,7 +116,7 @@ def disguise(chance: random.Random, content: Any) -> Any:
 
 
 def bring(chance: random.Random, folder: Path, place: str, content: Any, plain: Any) -> list[str]:
-    """Write a folder of configs that has the content at the place, and the command that chooses from it."""
+    """Write a folder of configs with the content at the place; returns the command that chooses from it."""
     experiment: dict[str, Any] = {"defaults": ["regression"]}
     arguments = ["experiment=theirs"]
     way = chance.choice(["here", "package", "moved", "entry", "group", "override", "parameter", "own group"])
@@ -146,7 +146,7 @@ def bring(chance: random.Random, folder: Path, place: str, content: Any, plain: 
             _write(folder / group.replace(".", "/") / "x.yaml", {key: content}, "")
             arguments.append(f"{chance.choice(['', '+'])}{group.replace('.', '/')}=x")
     if content is not plain and chance.random() < 0.9:
-        _put(experiment, ELSEWHERE, plain)  # where the content is there itself, YAML writes an anchor
+        _put(experiment, ELSEWHERE, plain)  # if the same object occurs twice, YAML writes an anchor
     if chance.random() < 0.3:
         _put(experiment, "hydra.mode", "MULTIRUN")
     experiment["defaults"].append("_self_")
@@ -155,7 +155,7 @@ def bring(chance: random.Random, folder: Path, place: str, content: Any, plain: 
 
 
 def survived(chance: random.Random, folder: Path, judged: bool = True) -> bool:
-    """Whether one attack did nothing, and was answered by a run or by one line."""
+    """Whether one attack had no effect and was answered by a run or by one line."""
     place, plain = payload(chance, folder)
     git = folder / "git"
     git.write_text(GIT.format(owned=folder / "owned"))
@@ -191,7 +191,7 @@ def _write(path: Path, content: Any, header: str) -> None:
 
 
 def _inline(content: Any) -> str:
-    """As it is written in an override and in an interpolation."""
+    """The content as text for an override or an interpolation."""
     if isinstance(content, dict):
         return "{" + ",".join(f"'{key}':{_inline(value)}" for key, value in content.items()) + "}"
     if isinstance(content, list):
@@ -203,8 +203,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.fuzz_configs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--times", type=int, default=200, help="how many attacks")
-    parser.add_argument("--seed", type=int, default=0, help="of the first; each has a seed of its own")
+    parser.add_argument("--times", type=int, default=200, help="number of attacks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first attack; it increases by one each time")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         tried = list(attacks(Path(folder), options.seed, options.times))

@@ -1,4 +1,4 @@
-"""A teacher and its students, playing, as a moving picture: python -m scripts.playing RUN [RUN ...]"""
+"""Draw an animation of a teacher and its students playing: python -m scripts.playing RUN [RUN ...]"""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""The recipe that the rows choose:  python -m scripts.recipes [--results results] [--configs configs]
+"""Choose the recipe from rows:  python -m scripts.recipes [--results results] [--configs configs]
 
-From the rows of `experiment=regression_recipes` this writes configs/recipe: the networks with which stage 2 of the
-search begins, and, once stage 2 has rows, the recipe and the value-only training that it is judged against.
-`experiments.regression.choosing` has the rule. What was compared is printed, the best first.
+From the rows of `experiment=regression_recipes` this writes configs/recipe: the networks for stage 2 of the search and,
+once stage 2 has rows, the recipe and the value-only training that it is judged against. The rule is in
+`experiments.regression.choosing`. The compared choices are printed, the best first.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from experiments.regression.choosing import (
 from experiments.runner.command_line import one_line_errors
 from sobolev.files import replacing
 
-SHOWN = 12  # choices that are printed
+SHOWN = 12  # how many choices are printed
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what was compared, write what was chosen, and return the exit status."""
+    """Print the comparison, write the chosen settings, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.recipes", description=__doc__.split("\n\n")[1])
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds regression/")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds recipe/")
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stage, errors, cells in (("stage 1", stage_1(tried), CELLS_OF_NETWORKS), ("stage 2", tried, CELLS)):
         value, recipes = ranked(errors, cells)
         if not value or not recipes:
-            print(f"{stage}: no choice of both has all {len(cells)} cells: `make recipes`", file=sys.stderr)
+            print(f"{stage}: an approach has no choice with all {len(cells)} cells: `make recipes`", file=sys.stderr)
             return int(stage == "stage 1")
         whole = complete(errors, cells)
         print(f"{stage}: {len(value)} value-only choices by geometric mean of errors, {len(recipes)} recipes by gain")
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(path: Path, choice: Choice, said: str, approach: str = "") -> None:
-    """One choice as a config."""
+    """Write one choice as a config."""
     config: dict = {"approach": approach} if approach else {}
     for key, word in choice.settings.items():
         group, _, name = key.rpartition(".")

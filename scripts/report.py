@@ -13,7 +13,7 @@ from experiments.runner.command_line import one_line_errors
 
 
 def all_domains() -> list[Domain]:
-    """What every domain says in the report, in its order."""
+    """Each domain's contribution to the report, in order."""
     return [
         Domain(name, claims.PARTS, getattr(claims, "ANSWERS", ()), getattr(claims, "CHANGED", ()))
         for name, claims in modules("claims").items()
@@ -21,7 +21,7 @@ def all_domains() -> list[Domain]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the report's pages, print the path of the first, and return the exit status."""
+    """Write the pages of the report, print the path of the front page, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.report", description="Judge the paper's claims.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds */rows.csv.gz")
     parser.add_argument("--out", type=Path, help="folder for REPORT.md and report/ (default: --results)")

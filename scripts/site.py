@@ -1,8 +1,8 @@
-"""The documentation as a site: python -m scripts.site [--to site]
+"""Build the documentation as a site: python -m scripts.site [--to site]
 
-The front page is README.md, and the report, its figures, the guides and every table keep the places that they have in
-the repository, so that a link works in either. The reference is made of the library's docstrings. Nothing is fetched:
-the site opens from a folder, without a network.
+The front page is README.md. The report, its figures, the guides and every table keep their paths from the repository,
+so that links work in both. The reference is generated from the library's docstrings. Nothing is fetched: the site opens
+from a folder, without a network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import sobolev
 
 ROOT = Path(__file__).resolve().parents[1]
-# What pages link to, in the order of their place in the repository.
+# The files and folders that pages link to.
 SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "docs", "results", "notebooks")
 LEFT_OUT = shutil.ignore_patterns("*.gz", "*.npz", "*.safetensors", "pending", ".*")
 
@@ -30,10 +30,10 @@ LEFT_OUT = shutil.ignore_patterns("*.gz", "*.npz", "*.safetensors", "pending", "
 def main(arguments: list[str] | None = None) -> int:
     """Build the site and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.site", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--to", type=Path, default=ROOT / "site", help="folder that becomes the site (default: site)")
+    parser.add_argument("--to", type=Path, default=ROOT / "site", help="folder for the site (default: site)")
     to = parser.parse_args(arguments).to.resolve()
     if to.exists() and not (to / "sitemap.xml").exists() and any(to.iterdir()):
-        print(f"error: {to} has files in it that are no site: name another folder", file=sys.stderr)
+        print(f"error: {to} has other files in it: name another folder", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder)
@@ -48,14 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def gather(pages: Path) -> None:
-    """Copy what is shown. README.md becomes the front page, which is called index in a site."""
+    """Copy the pages. README.md becomes the front page, index.md."""
     for name in SHOWN:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, pages / name, ignore=LEFT_OUT)
         elif source.is_file():
             shutil.copy(source, pages / name)
-    # Without columns beside it, so that the table of answers is on the first screen.
+    # Hide the side columns of the front page, so that the table of answers is on the first screen.
     (pages / "index.md").write_text(f"---\nhide: [navigation, toc]\n---\n\n{(pages / 'README.md').read_text()}")
     (pages / "README.md").unlink()
     figures = sorted((pages / "results" / "figures").glob("*.*"))
@@ -65,10 +65,11 @@ def gather(pages: Path) -> None:
 
 
 def write_reference(folder: Path) -> None:
-    """One page per package of the library, with the docstrings of its modules, and a list of the names of `sobolev`."""
+    """Write one page per package of the library, with its modules' docstrings, and an index of `sobolev`'s names."""
     folder.mkdir(parents=True)
     modules = [found.name for found in pkgutil.walk_packages(sobolev.__path__, "sobolev.") if not found.ispkg]
-    first = {f"sobolev.{place.partition('.')[0]}" for _, place, _ in public_names()}  # modules of what is used most
+    # The modules of the public names come first on their page.
+    first = {f"sobolev.{place.partition('.')[0]}" for _, place, _ in public_names()}
     pages: dict[str, list[str]] = {"sobolev": []}
     for module in modules:
         pages.setdefault(module.rpartition(".")[0], []).append(module)
@@ -83,12 +84,12 @@ def write_reference(folder: Path) -> None:
 
 
 def public_names() -> Iterator[tuple[str, str, str]]:
-    """Each name of `sobolev`: its place in the reference and the first sentence of its docstring."""
+    """Each public name of `sobolev` with its place in the reference and the first sentence of its docstring."""
     for name in sobolev.__all__:
         found = getattr(sobolev, name)
         place = name if inspect.ismodule(found) else f"{found.__module__.removeprefix('sobolev.')}.{name}"
         paragraph = " ".join(found.__doc__.split("\n\n")[0].split())
-        sentence = re.split(r"\. (?=[A-Z])", paragraph)[0].rstrip(".:")  # "Eq. 1" ends none
+        sentence = re.split(r"\. (?=[A-Z])", paragraph)[0].rstrip(".:")  # "Eq. 1" does not end a sentence
         yield name, place, sentence
 
 

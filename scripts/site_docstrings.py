@@ -1,4 +1,4 @@
-"""What docstrings are to Python, and would not be to Markdown: used by mkdocs.yml."""
+"""Adapt docstrings to Markdown, for mkdocs.yml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from griffe import Extension, Object
 
 
 class Docstrings(Extension):
-    """Doctests become blocks of code, and the number of an issue at the beginning of a line is no heading."""
+    """Turns doctests into code blocks, and escapes issue numbers at the start of a line, which would be headings."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:

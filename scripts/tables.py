@@ -1,8 +1,8 @@
-"""Tables from recorded rows, as Markdown and as CSV.
+"""Write tables from recorded rows, as Markdown and as CSV.
 
 python -m scripts.tables [--results results] [--out results/tables]
 
-For each regression experiment the test errors at the end of training, and Table 1 of synthetic gradients.
+The tables are the final test errors of each regression experiment, and Table 1 of synthetic gradients.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""From a search's runs to configs/tuned:  python -m scripts.tune [--runs runs] [--configs configs] [--results results]
+"""Write configs/tuned from searches:  python -m scripts.tune [--runs runs] [--configs configs] [--results results]
 
-For each task and approach this writes the choice whose runs of a search (`SEARCHES`) ended with the least mean over
-seeds of what its experiment minimises, on validation data. Choices are compared by their mean, so an unstable one
-cannot win. A choice that lacks a seed that others have is left out, because a training that diverged leaves no summary.
-If the best value lies at the end of its grid, that is said: the grid should then be wider. Runs of a task that differ
-in anything else, and runs measured on test data, are refused. Every run is noted in the results, in `tuning.csv`.
+For each task and approach of a search (`SEARCHES`) this writes the choice with the least mean over seeds of the
+experiment's objective on validation data. Choices are compared by their mean, so that an unstable one cannot win. A
+choice that lacks a seed that others have is left out, because a training that diverged leaves no summary. A best value
+at the end of its grid is reported, because the grid should then be wider. Runs of a task that differ in any other
+setting, and runs measured on test data, are refused. Every run is noted in `tuning.csv` in the results.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from sobolev.files import replacing
 
 
 class Search(NamedTuple):
-    """What is searched for, as keys of a run's config, and how it is called."""
+    """One search. Keys of a run's config are dotted."""
 
-    sweeps: str
-    task: str
-    approach: tuple[str, ...]  # its name, and what else makes it
-    chosen: dict[str, str]
-    noted: dict[str, str]  # what else tells its runs apart
-    measured: tuple[str, ...]  # metrics that are noted, or how their names begin
-    measure: str
-    folder: str = ""  # in configs/tuned
+    sweeps: str  # the sweeps that run it
+    task: str  # the key of the task
+    approach: tuple[str, ...]  # the key of the approach's name, and the other keys that define it
+    chosen: dict[str, str]  # {name: key} of the settings that are searched for
+    noted: dict[str, str]  # {column: key} of further settings in tuning.csv
+    measured: tuple[str, ...]  # the metrics in tuning.csv, by the prefix of their names
+    measure: str  # the objective in words
+    folder: str = ""  # the folder in configs/tuned
 
 
 SEARCHES = {
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complete(roots: list[Path], name: str) -> tuple[list[CompleteRun], bool]:
-    """The complete runs of a search, less those whose files are damaged, and whether there are such."""
+    """The complete runs of a search with intact files, and whether any run has a damaged file."""
     runs, damaged = [], False
     for folder in [path.parent for root in roots for path in sorted(root.glob(f"{name}/*/summary.json"))]:
         try:
@@ -122,31 +122,31 @@ def complete(roots: list[Path], name: str) -> tuple[list[CompleteRun], bool]:
 
 
 def names_and_choice(search: Search, run: CompleteRun) -> tuple[str, str, Choice]:
-    """A run's task, the name of its approach, and its value of each key that is searched for."""
+    """A run's task, the name of its approach, and its values of the settings that are searched for."""
     asked = flat(run.config)
     chosen = tuple(asked.get(key) for key in search.chosen.values())
     return asked.get(search.task), asked.get(search.approach[0]), chosen
 
 
 def measured(search: Search, run: CompleteRun) -> dict[str, float]:
-    """What is noted of a run's end."""
+    """The final metrics of a run that are noted."""
     begins = tuple(f"validation_{metric}" for metric in search.measured)
     return {name: x for name, x in run.summary.model_dump().items() if name.startswith(begins)}
 
 
 def compare(search: Search, runs: list[CompleteRun]) -> dict[tuple[str, str], dict[Choice, dict[int, float]]]:
-    """By task and approach, what the runs of each choice ended with, {seed: value}.
+    """The objectives {seed: value} of each choice, by task and approach.
 
     Raises:
-        ValueError: a run was not measured on validation data, or two of a task differ in more than what is searched
-            for.
+        ValueError: a run was not measured on validation data, or two runs of a task differ in a setting that is not
+            searched for.
     """
     found: dict[tuple[str, str], dict[Choice, dict[int, float]]] = {}
     first: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
     swept = {"seed", *search.chosen.values()}
     for run in runs:
         if (part := run.config["evaluate_on"]) != "validation":
-            raise ValueError(f"{run.path} was measured with evaluate_on={part}: choose on validation alone")
+            raise ValueError(f"{run.path} was measured with evaluate_on={part}: choose on validation data only")
         task, approach, choice = names_and_choice(search, run)
         asked = run.settings
         for group, free in (((task, approach), swept), ((task,), swept | {*search.approach})):
@@ -160,7 +160,7 @@ def compare(search: Search, runs: list[CompleteRun]) -> dict[tuple[str, str], di
 
 
 def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], path: Path) -> None:
-    """The best choice as a config, with what it was chosen from."""
+    """Write the best choice as a config, with the number of choices that it was compared with."""
     seeds = set().union(*by_choice.values())
     means = {choice: statistics.fmean(values.values()) for choice, values in by_choice.items() if set(values) == seeds}
     for choice in by_choice.keys() - means.keys():
@@ -192,7 +192,7 @@ def named(search: Search, choice: Choice) -> str:
 
 
 def note(search: Search, runs: list[CompleteRun], path: Path) -> None:
-    """Add the runs to what has been tried, or put them in the place of what they were."""
+    """Add the runs to the table of what has been tried, replacing their earlier lines."""
     tried = read_csv(path) if path.exists() else []
     if tried and "run_id" not in tried[0]:
         raise EvidenceError(f"{path} has no column run_id")

@@ -1,8 +1,8 @@
 """Send recorded runs to Weights & Biases:  python -m scripts.wandb_sync [--runs runs ...]
 
-Every run under the folders is sent from its rows, under its own id, unless W&B has it already: what was recorded
-offline, and what an online run could not send. Runs that are recorded with `recorder=disabled` are not sent. An
-interrupted run is sent as far as it is; the same command sends the rest later.
+Each run in the folders is sent from its rows, with its own id, unless W&B has all of it already. This covers runs that
+were recorded offline, and rows that an online run could not send. Runs with `recorder=disabled` are not sent. An
+interrupted run is sent as far as it got; the same command sends the rest later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from experiments.runner.identity import is_complete
 from experiments.runner.wandb_mirror import is_sent, mirror
 from sobolev.files import Busy, locked
 
-MOST_FAILURES = 2  # before any run is sent
+MOST_FAILURES = 2  # give up after this many failures if no run was sent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             if not is_asked(folder) or (is_complete(folder) and is_sent(folder)):
                 continue
             send(folder)
-        except Exception as error:  # W&B's own are of many kinds
+        except Exception as error:  # W&B raises many kinds
             failed += 1
             print(f"{folder}: not sent ({next(iter(str(error).splitlines()), type(error).__name__)})", file=sys.stderr)
-            if failed == MOST_FAILURES and not sent:  # its server is not there
+            if failed == MOST_FAILURES and not sent:  # the server is unreachable
                 break
         else:
             sent += 1
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def is_asked(folder: Path) -> bool:
-    """Whether a run's config says that W&B may have it."""
+    """Whether a run's config allows sending it to W&B."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     try:
         return config["recorder"]["wandb"] != "disabled"

@@ -1,1 +1,1 @@
-"""From complete runs to rows that ship, and from rows to intervals, verdicts, tables and figures."""
+"""From complete runs to shipped rows, and from rows to intervals, verdicts, tables and figures."""

@@ -1,4 +1,4 @@
-"""Which complete runs may be evidence: those whose files are whole, of one cell, and called what they are."""
+"""The complete runs that may become evidence: their files are intact and their labels match their settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from experiments.evidence.reading import (
 from experiments.evidence.runs import CompleteRun, check_labels, left_out
 from experiments.evidence.schemas import CELL, MEASURED, PREDICTIONS, RUN_NOTES, SALIENCY, SCALES, SURFACE
 
-# What figures need besides rows: its schema, and where it goes.
+# The arrays that figures need: {file of a run: (its schema, its folder in the results)}.
 ARRAYS = {
     "surface.npz": (SURFACE, "surfaces"),
     "saliency.npz": (SALIENCY, "saliency"),
@@ -31,34 +31,34 @@ ARRAYS = {
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A complete run that may be evidence."""
+    """A complete run that may become evidence."""
 
     path: Path
     scale: Any
     cell: tuple[str, ...]
     answers: dict[tuple, Rows]  # by question
-    settings: dict[str, Any]  # those that all seeds of its cell have in common
+    settings: dict[str, Any]  # shared by all seeds of its cell
     manifest: dict[str, Any]
     arrays: dict[str, bytes]  # {folder in the results: the npz file}
-    unfit: str  # why its rows are not collected, though no file is damaged; empty if they are
+    unfit: str  # why its rows are not collected although no file is damaged; empty if they are
 
     @classmethod
     def read(cls, path: Path) -> Candidate:
         """Read a complete run.
 
         Raises:
-            EvidenceError: a file is damaged or of another run, or a label is not what the settings give.
+            EvidenceError: a file is damaged or belongs to another run, or a label does not match the settings.
         """
         run = CompleteRun.read(path)
         if run.config["name"] != path.parent.name:
-            raise EvidenceError(f"{path / 'config.yaml'} is of {run.config['name']}")
+            raise EvidenceError(f"{path / 'config.yaml'} belongs to {run.config['name']}")
         check_labels(run.config)
         content = read_bytes(inside(path, "metrics.csv"))
         if run.manifest.metrics_sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise EvidenceError("metrics.csv is not what the run wrote")
         rows = parse_csv(content, path / "metrics.csv", MEASURED)
         of_cell = (run.config["name"], *(str(run.config["labels"][key]) for key in ("task", "method", "n_train")))
-        by_instance = run.config["name"] == "theory_exact"  # all of one seed
+        by_instance = run.config["name"] == "theory_exact"  # its rows number instances of one seed
         seeds = range(run.config["seed"], run.config["seed"] + run.config.get("networks", 1))
         if any(cell(row) != of_cell or not (by_instance or int(row["seed"]) in seeds) for row in rows):
             raise EvidenceError("metrics.csv has rows of another run")
@@ -81,15 +81,15 @@ class Candidate:
         return " ".join(map(str, sorted(int(key[-1]) for key in self.answers)))
 
     def noted(self) -> dict[str, str]:
-        """Its row of runs.csv."""
+        """The row of this run in runs.csv."""
         of_cell = dict(zip(CELL, self.cell, strict=True)) | {"seeds": self.seeds, "scale": self.scale}
         return of_cell | {name: "" if (note := self.manifest[name]) is None else str(note) for name in RUN_NOTES}
 
 
 def unfit(run: CompleteRun, rows: Rows) -> str:
-    """Why the rows of a run whose files are whole are not collected; empty if they are."""
+    """Why the rows of a run with intact files are not collected; empty if they are."""
     if run.summary.scale not in SCALES:
-        return f"its summary says no scale ({' or '.join(SCALES)})"
+        return f"its summary gives no scale ({' or '.join(SCALES)})"
     if run.config.get("evaluate_on") == "validation":
         return "it was measured on validation data"
     if not all(math.isfinite(float(row["value"])) for row in rows):
@@ -98,7 +98,7 @@ def unfit(run: CompleteRun, rows: Rows) -> str:
 
 
 def arrays_left(run: Path) -> dict[str, bytes]:
-    """The npz files of a run that figures need, each held against its schema."""
+    """The npz files of a run that figures need, each validated against its schema."""
     left = {}
     for name, (schema, folder) in ARRAYS.items():
         if (path := inside(run, name)).exists():
@@ -108,9 +108,9 @@ def arrays_left(run: Path) -> dict[str, bytes]:
 
 
 def candidates_of(runs: list[Path]) -> tuple[list[Candidate], bool]:
-    """The runs that may be evidence, and whether files of others are at fault.
+    """The runs that may become evidence, and whether any other run has a damaged file.
 
-    What comes later replaces: reduced before paper, then by time of completion.
+    Later candidates replace earlier ones: reduced ones come before paper scale, then by time of completion.
     """
     candidates, damaged = [], False
     for path in runs:

@@ -1,11 +1,11 @@
-"""From complete runs to rows that ship: which runs take which cells, and one domain's files from then on.
+"""Merge complete runs into the results of a domain: decide which run provides which cell, and write the files.
 
-A cell is one experiment, task, method and training size, and all its seeds have the same settings: `settings.json`
-has them. Rows that are there stay unless a collected run answers the same question: the same cell and seed. A cell at
-paper scale takes no reduced rows, and a run at paper scale replaces the reduced rows of its cell. A run whose settings
-differ from its cell's is skipped unless --replace is given; then such runs take the whole cell. Of two collected runs
-that answer one question at one scale the later is taken, with its settings. Whatever is left out is said, and so are
-cells that a grid lacks, and rows of several revisions.
+A cell is one experiment, task, method and training size. All its seeds have the same settings, which `settings.json`
+holds. A question is a cell and a seed. Existing rows stay unless a collected run answers the same question. A cell at
+paper scale accepts no reduced rows, and a run at paper scale replaces its cell's reduced rows. A run whose settings
+differ from its cell's is skipped unless --replace is given; then such runs replace the whole cell. If two collected
+runs answer one question at one scale, the later one counts, with its settings. Skipped runs are reported, and so are
+missing cells of a grid and rows from several revisions.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from experiments.evidence.runs import left_out
 from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
 from experiments.runner.former_names import as_called_today
 
-NO_GRID = {"train_teacher"}  # a teacher a game, each trained as long as it took
-# Tables and figures of their own show these. Nothing reads their arrays, which would be 10 MB and more.
+NO_GRID = {"train_teacher"}  # one teacher per game, each trained as long as it took
+# These have tables and figures of their own. Nothing would read their arrays, which are 10 MB and more.
 NOT_DRAWN = {
     *("distill_longer", "distill_float32"),
     *("regression_steep", "regression_recipes", "regression_recipe_limits"),
@@ -39,7 +39,8 @@ NOT_DRAWN = {
 def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:
     """Merge complete runs of one domain into `folder`: rows.csv.gz, runs.csv, settings.json, surfaces/ and saliency/.
 
-    False where a file was at fault: a run's, which is left out, or one of the results, which then stay as they are.
+    Returns:
+        False if a file is damaged: a run with one is skipped, and results with one stay unchanged.
     """
     try:
         candidates, damaged = candidates_of(runs)
@@ -56,14 +57,14 @@ def collect(runs: list[Path], folder: Path, replace: bool = False) -> bool:
 
 
 def merge(candidates: list[Candidate], folder: Path, replace: bool) -> Rows:
-    """Put what the candidates say in its place among the results. The rows of runs.csv from then on."""
+    """Merge the candidates into the results; returns the new rows of runs.csv."""
     results = Results.read(folder)
     admitted, settings_of = with_settings(candidates, results, replace)
     chosen = choose(admitted, settings_of, results, replace)
     if replace:
         results = results.without(taken_whole(chosen, settings_of, results))
     rows = merged(results.rows, chosen)
-    # Whose rows answer a question: a candidate's only where they were kept.
+    # The candidates whose rows were kept, by question.
     kept = {key: candidate for key, candidate in chosen.items() if rows.get(key) is candidate.answers[key]}
     for outdone in sorted({*chosen.values()} - {*kept.values()}, key=lambda each: each.path):
         left_out(outdone.path, "it is reduced, and the rows of its cell are at the paper's scale")
@@ -86,7 +87,7 @@ def merge(candidates: list[Candidate], folder: Path, replace: bool) -> Rows:
 
 @dataclass(frozen=True)
 class Results:
-    """What lies in the folder of one domain."""
+    """The contents of a domain's results folder."""
 
     rows: dict[tuple, Rows]  # by question
     manifests: dict[tuple, dict[str, str]]  # the rows of runs.csv, by cell and seeds
@@ -94,10 +95,10 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """What is there, all of it or none.
+        """Read the folder; empty if there are no results yet.
 
         Raises:
-            EvidenceError: a file is damaged, cut or gone.
+            EvidenceError: a file is damaged, truncated or missing.
         """
 
         def read(reader: Callable[[Path, Any], Any], path: Path, schema: Any) -> Any:
@@ -129,7 +130,11 @@ class Results:
 def with_settings(
     candidates: list[Candidate], results: Results, replace: bool
 ) -> tuple[list[Candidate], dict[tuple, dict[str, Any]]]:
-    """The settings of each cell, as far as anyone noted them, and the candidates that a cell without may take."""
+    """The candidates that may be merged, and the settings of each cell, if they were noted.
+
+    A cell without noted settings accepts a candidate at its own scale only if that run itself answered a question of
+    it, or if there is no answer to the candidate's questions.
+    """
     settings_of, admitted = dict(results.settings), []
     owners, scales = results.owners(), results.scales()
     for candidate in candidates:
@@ -139,7 +144,7 @@ def with_settings(
             if candidate.cell not in settings_of and any(owner != candidate.path.name for owner in there):
                 left_out(candidate.path, f"its settings are not those of {there[0]} (--replace takes it)")
                 continue
-            if there:  # the same question: so these are the settings of a cell from before they were noted
+            if there:  # the run that is already in the cell: its settings are those of the cell
                 settings_of.setdefault(candidate.cell, candidate.settings)
         elif before != "paper" or candidate.scale == "paper":
             settings_of[candidate.cell] = candidate.settings
@@ -150,7 +155,7 @@ def with_settings(
 def choose(
     candidates: list[Candidate], settings_of: dict[tuple, dict[str, Any]], results: Results, replace: bool
 ) -> dict[tuple, Candidate]:
-    """For each question the last candidate that answers it with the settings of its cell."""
+    """For each question, the last candidate that answers it with the settings of its cell."""
     chosen: dict[tuple, Candidate] = {}
     scales = results.scales()
     for candidate in candidates:
@@ -160,7 +165,7 @@ def choose(
             continue
         replaced = {chosen[key].path for key in candidate.answers if key in chosen} - {candidate.path}
         for other in sorted(replaced):
-            print(f"{other} answers what {candidate.path} answers, and is left out", file=sys.stderr)
+            print(f"{other} answers the same question as {candidate.path} and is left out", file=sys.stderr)
         chosen |= dict.fromkeys(candidate.answers, candidate)
     return chosen
 
@@ -168,13 +173,13 @@ def choose(
 def taken_whole(
     chosen: dict[tuple, Candidate], settings_of: dict[tuple, dict[str, Any]], results: Results
 ) -> set[tuple]:
-    """The cells whose settings change, or were noted by nobody: none of their rows stay."""
+    """The cells whose settings change or were never noted: all of their old rows are dropped."""
     taken = {key[:-1] for key in chosen} & settings_of.keys()
     return {c for c in taken if c not in results.settings or differences(settings_of[c], results.settings[c])}
 
 
 def merged(there: dict[tuple, Rows], chosen: dict[tuple, Candidate]) -> dict[tuple, Rows]:
-    """Rows by question: those that are there and the chosen ones, reduced ones only in cells without paper scale."""
+    """Existing and chosen rows by question. Reduced rows are dropped from cells that have rows at paper scale."""
     rows = dict(there)
     for key, candidate in chosen.items():
         if candidate.scale == "paper" or key not in rows or rows[key][0]["scale"] != "paper":
@@ -186,7 +191,7 @@ def merged(there: dict[tuple, Rows], chosen: dict[tuple, Candidate]) -> dict[tup
 
 
 def arrays_of(kept: dict[tuple, Candidate], rows: dict[tuple, Rows]) -> dict[str, bytes]:
-    """What figures need besides rows: the arrays of a cell are those of the run that has its first seed."""
+    """The arrays that figures need: for each cell, those of the run with its first seed."""
     files = {}
     for of_cell in dict.fromkeys(key[:-1] for key in kept if key[0] not in NOT_DRAWN):
         first = min(int(key[-1]) for key in rows if key[:-1] == of_cell)
@@ -196,9 +201,9 @@ def arrays_of(kept: dict[tuple, Candidate], rows: dict[tuple, Rows]) -> dict[str
 
 
 def differences(asked: dict[str, Any], expected: dict[str, Any] | None) -> str:
-    """Where settings differ, in words; empty if they do not, or if nothing is known of the cell's.
+    """A message on the first difference between settings; empty if there is none, or the cell's are unknown.
 
-    A key that only one of them has came or went with a version of the code, and is no difference.
+    A key that only one of them has was added or removed with a version of the code, and is not a difference.
     """
     common = sorted(asked.keys() & expected.keys()) if expected is not None else []
     words = [f"{key} is {asked[key]}, not {expected[key]}" for key in common if asked[key] != expected[key]]
@@ -212,13 +217,13 @@ def as_settings(settings_of: dict[tuple, dict[str, Any] | None]) -> bytes:
 
 
 def gaps(runs: Rows) -> list[str]:
-    """What a reader should know: cells that an experiment's tasks, methods and sizes span but lack, mixed revisions."""
+    """Warnings: missing cells of the grid of an experiment's tasks, methods and sizes, and mixed revisions."""
     lines = []
     for experiment in sorted({run["experiment"] for run in runs} - NO_GRID):
         of_experiment = [run for run in runs if run["experiment"] == experiment]
         spanned = set(itertools.product(*({run[column] for run in of_experiment} for column in CELL)))
         sizes = {(run["task"], run["n_train"]) for run in of_experiment}
-        if len(sizes) == len({task for task, _ in sizes}):  # data sets, each of its own size
+        if len(sizes) == len({task for task, _ in sizes}):  # data sets, each with its own size
             spanned = {key for key in spanned if (key[1], key[3]) in sizes}
         if missing := sorted(spanned - {cell(run) for run in of_experiment}):
             shown = ", ".join(" ".join(key[1:]) for key in missing[:3])
@@ -238,12 +243,12 @@ def revision_of(run: Mapping[str, str]) -> str:
 
 
 def order(key: tuple[str, ...]) -> tuple:
-    """Sorts questions with training size and seed as numbers."""
+    """Sort key of a question, with training size and seed as numbers."""
     return (*key[:3], int(key[3]), int(key[4]))
 
 
 def compressed(content: bytes) -> bytes:
-    """The content of a .gz file: without a date, so that the same rows give the same file."""
+    """The content of a .gz file without a date, so that the same rows give the same file."""
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=9, mtime=0) as file:
         file.write(content)

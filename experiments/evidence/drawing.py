@@ -1,4 +1,4 @@
-"""What the programs that draw share: the style, the mark of reduced rows, logarithmic axes, files without dates."""
+"""Shared drawing code: the style, the mark of reduced rows, logarithmic axes, and files without dates."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ matplotlib.style.use(STYLE)
 
 
 def title(figure: Figure, title: str, detail: str, scale: str, mark: str = "REDUCED") -> None:
-    """Name the figure, say in a second line what it shows and, where it is not whole, that it is reduced."""
+    """Give a figure its title and a second line of detail, and mark it if its scale is reduced."""
     figure.suptitle(f"{title}\n{detail}", x=0.01, ha="left")
     if scale == "reduced":
         figure.text(0.99, 0.985, mark, color="#D55E00", ha="right", va="top", weight="bold")
 
 
 def counted(seeds: Iterable[int], spread: str, more: str = "") -> str:
-    """How many seeds cells have, and what is shown of them: `6 seeds: median and quartiles`, but `1 seed` alone.
+    """The number of seeds and what is shown of them: `6 seeds: median and quartiles`, but only `1 seed` for one.
 
     Args:
-        seeds: How many seeds each cell has.
-        spread: What lines, bars and bands are. Of one seed they are that seed.
-        more: What follows the number, `, 5,000 updates`.
+        seeds: The number of seeds of each cell.
+        spread: What lines, bars and bands show.
+        more: Text after the number, such as `, 5,000 updates`.
     """
     fewest, most = min(counts := [*seeds]), max(counts)
     if most == 1:
@@ -39,15 +39,15 @@ def counted(seeds: Iterable[int], spread: str, more: str = "") -> str:
 
 
 def some(count: int, markers: int = 5) -> slice:
-    """About so many of the points of a line, the last among them, to mark: in grey, colours do not tell lines apart."""
+    """Select about `markers` points of a line, including the last, for markers that identify it without colour."""
     every = max(1, (count - 1) // (markers - 1))
     return slice((count - 1) % every, None, every)
 
 
 def decades_axis(axes: Axes) -> None:
-    """A logarithmic y axis with few labels: powers of ten and, where there would be one, three times them.
+    """A logarithmic y axis of at least one decade, with few labels.
 
-    It shows one decade at least.
+    Labels are powers of ten; on a short axis they also include three times a power of ten.
     """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -61,25 +61,25 @@ def decades_axis(axes: Axes) -> None:
 
 
 def _scientific(number: float, _: int) -> str:
-    """10^k or 3 x 10^k, as a formula."""
+    """10^k or 3 x 10^k, as mathtext."""
     digits, power = f"{number:.0e}".split("e")
     times = "" if digits == "1" else rf"{digits}\times "
     return f"${times}10^{{{int(power)}}}$"
 
 
 def numbers_axis(axes: Axes, evenly_below: float, between_below: float, labels: int, which: str = "y") -> None:
-    """A logarithmic axis that is labelled with plain numbers.
+    """A logarithmic axis labelled with plain numbers.
 
     Args:
-        axes: The axes, which hold their curves already.
-        evenly_below: Labels lie evenly spaced where the axis's ends have a ratio below this one.
-        between_below: Labels are 1, 2 and 5 times powers of ten below this ratio, and powers of ten alone above.
-        labels: How many there are, at most or about.
+        axes: The axes, with their curves already drawn.
+        evenly_below: Labels are evenly spaced if the ratio of the axis's ends is below this.
+        between_below: Below this ratio labels are 1, 2 and 5 times powers of ten, above it powers of ten only.
+        labels: The approximate maximum number of labels.
         which: `y` or `x`.
     """
     axes.set(**{f"{which}scale": "log"})
     axis, (low, high) = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")()
-    if high < evenly_below * low:  # 1, 2 and 5 would leave one label or none
+    if high < evenly_below * low:  # with 1, 2 and 5 there would be at most one label
         axis.set_major_locator(MaxNLocator(4))
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < between_below * low else (1,), numticks=labels))
@@ -88,11 +88,10 @@ def numbers_axis(axes: Axes, evenly_below: float, between_below: float, labels: 
 
 
 def save(figure: Figure, stem: Path, pdf: bool = False) -> None:
-    """Write `stem`.png, and `stem`.pdf if it is asked for, and print each path.
+    """Write `stem`.png, and `stem`.pdf if asked for, and print each path.
 
-    The PNG has a palette of 256 colours that covers those drawn: a third of the bytes, and no pixel is off by more than
-    what an eye can tell (18 of 255 in the worst of the shipped figures). Without dates and versions, the same rows give
-    the same file.
+    The PNG has a palette of 256 colours, which takes a third of the bytes without a visible difference (at most 18 of
+    255 per channel in the shipped figures). It has no dates or versions, so that the same rows give the same file.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = stem.with_name(f"{stem.name}.png")

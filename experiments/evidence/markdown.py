@@ -13,7 +13,7 @@ from experiments.evidence.rows import Estimate, Interval
 
 
 def format_spread(mean: float, std: float) -> str:
-    """`93.5 ± 0.01`, or the mean alone where there is no standard deviation."""
+    """`93.5 ± 0.01`, or only the mean if there is no standard deviation."""
     return f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.2f}"
 
 
@@ -23,7 +23,7 @@ def format_number(value: float) -> str:
 
 
 def format_interval(interval: Interval | Estimate) -> str:
-    """`median [low, high]`, or the median alone where there is no interval."""
+    """`median [low, high]`, or only the median if there is no interval."""
     middle, low, high, _ = interval
     if np.isnan(low):
         return format_number(middle)
@@ -41,7 +41,7 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def write(stem: Path, table: str, entries: Sequence[NamedTuple]) -> None:
-    """Write `stem`.md and `stem`.csv, and print both paths. A field that is not known is empty."""
+    """Write `stem`.md and `stem`.csv, and print both paths. An unknown field is empty."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     as_markdown, as_csv = stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.csv")
     as_markdown.write_text(table + "\n")

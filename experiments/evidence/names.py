@@ -1,8 +1,8 @@
-"""What the words in rows are called in figures and tables, how they look there, and in which order they stand.
+"""The titles, looks and order of tasks and methods in figures and tables.
 
 Each domain has a module `names` with the titles and looks of its own tasks and methods, and registers their order here.
-A word that nobody registered, such as a function or a loss of one's own, is shown under the name that it has in the
-rows, after the registered ones in alphabetical order, and takes a spare colour and marker.
+An unregistered name, such as a user's own function or loss, is shown as it is in the rows. It comes after the
+registered names, in alphabetical order, with a spare colour and marker.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Look = dict[str, str]  # of a line: its colour and its marker, each of which tells it apart on its own
+Look = dict[str, str]  # a line's colour and marker; each alone identifies it
 
-# The trainings that the paper compares, in several domains.
+# The methods that the paper compares in several domains.
 METHODS = {"value": "value only", "sobolev": "Sobolev", "derivative": "derivatives only"}
 LOOKS: dict[str, Look] = {
     "value": {"color": "#0072B2", "marker": "o"},
@@ -30,23 +30,23 @@ _registered: dict[str, list[Mapping[str, Any]]] = {"task": [], "method": [METHOD
 
 
 def register(column: str, titles: Mapping[str, Any]) -> None:
-    """Let a domain's tasks or methods stand in the order of `titles`, also those that are added to it later."""
+    """Register `titles` as the order of a domain's tasks or methods; entries may be added to it later."""
     if not any(titles is known for known in _registered[column]):
         _registered[column].append(titles)
 
 
 def in_order(column: str, entries: Iterable) -> list:
-    """The distinct entries of a column of rows: registered names first, in their order, all else sorted."""
+    """The distinct entries of a column: registered names first, in their order, then the others, sorted."""
     return sorted(set(entries), key=lambda entry: place(column, entry))
 
 
 def place(column: str, entry: Any) -> tuple[int, Any]:
-    """Where an entry of a column stands, as a key to sort by."""
+    """The sort key of a column's entry."""
     known = [*dict.fromkeys(itertools.chain.from_iterable(_registered.get(column, ())))]
     return known.index(entry) if entry in known else len(known), entry
 
 
 def looks_of(names: Iterable[str], looks: Mapping[str, Look] = LOOKS) -> dict[str, Look]:
-    """The look of each name: the one that it has in `looks`, or else the spare ones in turn."""
+    """The look of each name: its entry in `looks`, else the next spare one."""
     spare = itertools.cycle(SPARE_LOOKS)
     return {name: looks.get(name) or next(spare) for name in names}

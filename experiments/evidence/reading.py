@@ -1,9 +1,9 @@
-"""Files that others wrote, read as what they must be or refused in one line.
+"""Readers for files from others: each file is validated, or refused with a one-line error.
 
-A run's folder may come from another machine or another hand, and results are merged, edited and cut short. Each reader
-here takes so many bytes at most, holds what it read against a schema, and raises `EvidenceError` for everything else:
-nothing that a file holds ends a program in another way. A file that a `SHA256SUMS` beside it or a folder above names
-must also be what it says, for a CSV that was cut at a line's end looks whole.
+A run's folder may come from another machine or person, and results get merged, edited and truncated. Each reader here
+limits the size, validates the content against a schema, and raises `EvidenceError` for anything else; no content can
+end a program in another way. A file that is listed in a `SHA256SUMS`, beside it or one folder above, must also match
+its checksum, because a CSV that was truncated at the end of a line looks complete.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pydantic import TypeAdapter, ValidationError
 from experiments.evidence.schemas import SCALES
 
 LIMIT = 2**29  # bytes of a file
-UNPACKED_LIMIT = 2**28  # bytes that a .gz file may hold; the longest that ships holds 13 million
+UNPACKED_LIMIT = 2**28  # bytes that a .gz file may unpack to; the largest that ships has 13 million
 CONFIG_LIMIT = 2**16
-ARRAYS_LIMIT = 2**24  # bytes of an npz file, and of its arrays once they are unpacked
+ARRAYS_LIMIT = 2**24  # bytes of an npz file, and of its unpacked arrays
 YAML_DEPTH = 20
 SUMS = "SHA256SUMS"
 ROWS_FILE, ROWS_FILE_BEFORE = "rows.csv.gz", "rows.csv"  # results used to hold their rows uncompressed
@@ -41,7 +41,7 @@ Columns = dict[str, list[str]]
 
 
 class EvidenceError(ValueError):
-    """A file that is missing, damaged or not what it must be. Its text is one line, whatever the file holds."""
+    """A file is missing, damaged or invalid. The message is a single line, whatever the file holds."""
 
     def __init__(self, text: str):
         line = "".join(c if c.isprintable() else " " for c in text)
@@ -49,10 +49,10 @@ class EvidenceError(ValueError):
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file of a folder, not of another one by a link.
+    """The path of a file that must lie in the folder itself.
 
     Raises:
-        EvidenceError: it leads out of the folder.
+        EvidenceError: a link leads out of the folder.
     """
     path = folder / name
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
@@ -61,7 +61,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
-    """The content of a file that has its checksum, if there is one, and so many bytes at most."""
+    """The content of a file, after a check of its size and of its checksum, if there is one."""
     content = _read(path, limit)
     for folder in (path.parent, path.parent.parent):
         written = read_sums(folder).get(path.relative_to(folder).as_posix())
@@ -75,7 +75,7 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        if not path.is_file():  # a pipe would wait for ever
+        if not path.is_file():  # reading a pipe would wait forever
             raise EvidenceError(f"there is no file {path}")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -88,7 +88,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """{name: SHA-256} of a folder's files, as `sha256sum` writes it; none where there is no such list."""
+    """The checksums {name: SHA-256} of a folder's files, in the format of `sha256sum`; empty if there is no list."""
     path = folder / SUMS
     if not path.exists():
         return {}
@@ -100,12 +100,12 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def expected(path: Path) -> bool:
-    """Whether a file is there, or should be by the checksums beside it."""
+    """Whether a file exists, or should exist because the checksums beside it list it."""
     return path.exists() or path.name in read_sums(path.parent)
 
 
 def rows_path(folder: Path) -> Path:
-    """The file of a domain's rows: the compressed one, unless the results are of before and have the other."""
+    """The file of a domain's rows: the compressed one, or the uncompressed one of older results."""
     before = not expected(folder / ROWS_FILE) and expected(folder / ROWS_FILE_BEFORE)
     return folder / (ROWS_FILE_BEFORE if before else ROWS_FILE)
 
@@ -121,23 +121,23 @@ def _text(content: bytes, path: Path) -> str:
 
 
 def read_json(path: Path, schema: Any) -> Any:
-    """The content of a JSON file as an object of the schema."""
+    """The content of a JSON file, as an object of the schema."""
     return _validated(read_bytes(path), schema, path)
 
 
 def read_yaml(path: Path, schema: Any) -> dict[str, Any]:
-    """The plain content of a config that the schema admits. It holds no more than JSON can say, and no aliases."""
+    """The content of a YAML config, validated by the schema. It must be expressible in JSON and have no aliases."""
     content = read_bytes(path, CONFIG_LIMIT)
     try:
         plain = json.loads(json.dumps(yaml.load(content, _PlainLoader), allow_nan=False))
-    except Exception as error:  # of YAML's, and those with which its constructors meet text that is damaged
+    except Exception as error:  # YAML's own errors, and whatever its constructors raise for damaged text
         raise EvidenceError(f"{path} is no config ({type(error).__name__}: {error})") from None
     _validated(json.dumps(plain).encode(), schema, path)
     return plain
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without aliases, nine lines of which unfold to a billion entries, and of bounded depth."""
+    """Loads YAML of limited depth, without aliases: nine lines of nested ones expand to a billion entries."""
 
     depth = 0
 
@@ -165,7 +165,7 @@ def _validated(content: bytes, schema: Any, path: Path) -> Any:
 
 
 def check(value: Any, schema: Any, path: Path) -> None:
-    """Hold something that was read from `path` against a schema of its own."""
+    """Validate a value that was read from `path` against a schema."""
     try:
         _adapter(schema).validate_python(value, strict=True)
     except ValidationError as error:
@@ -173,7 +173,7 @@ def check(value: Any, schema: Any, path: Path) -> None:
 
 
 def _reason(error: ValidationError, place: bool = True) -> str:
-    """The first of what is wrong, in words."""
+    """The first validation error in words."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"])) if place else ""
     return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
@@ -183,17 +183,17 @@ def _reason(error: ValidationError, place: bool = True) -> str:
 
 
 def read_csv(path: Path, columns: Mapping[str, Any] | None = None) -> Rows:
-    """The rows of a CSV file with just these columns, {name: type}, or with any where none are given."""
+    """The rows of a CSV file. Its columns must be `columns`, {name: type}, if they are given."""
     return _rows(read_columns(path, columns))
 
 
 def read_columns(path: Path, columns: Mapping[str, Any] | None = None) -> Columns:
-    """The same by columns, for tables too long for a dictionary a row. A file named .gz is unpacked."""
+    """A CSV file by columns, for tables too long for one dictionary per row. A .gz file is unpacked."""
     return _parsed(_unpacked(read_bytes(path), path), path, columns)
 
 
 def parse_csv(content: bytes, path: Path, columns: Mapping[str, Any] | None = None) -> Rows:
-    """The rows of what a CSV file holds."""
+    """The rows in the content of a CSV file."""
     return _rows(_parsed(content, path, columns))
 
 
@@ -202,10 +202,10 @@ def _rows(columns: Columns) -> Rows:
 
 
 def _unpacked(content: bytes, path: Path) -> bytes:
-    """What a file named .gz holds, if that is one stream of so many bytes at most; of any other its content."""
+    """The content, unpacked if the file's name ends in .gz. It must be one stream of at most UNPACKED_LIMIT bytes."""
     if path.suffix != ".gz":
         return content
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # with gzip's header and its checksum
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip's format, with its checksum
     try:
         unpacked = stream.decompress(content, UNPACKED_LIMIT + 1)
     except zlib.error as error:
@@ -233,7 +233,7 @@ def _parsed(content: bytes, path: Path, columns: Mapping[str, Any] | None) -> Co
             if len(fields) != width:
                 where = f"{path}, line {lines.line_num}"
                 raise EvidenceError(f"{where}: {len(fields)} fields, not {width}; the file may be cut short")
-            entries += fields  # one list: Python's collector would go through a list a row again and again
+            entries += fields  # one flat list: with one list per row the garbage collector would traverse them often
     except csv.Error as error:
         raise EvidenceError(f"{path}, line {lines.line_num}: {error}") from None
     if not text.endswith("\n"):
@@ -245,7 +245,7 @@ def _parsed(content: bytes, path: Path, columns: Mapping[str, Any] | None) -> Co
 
 
 def _check_column(entries: list[str], name: str, kind: Any, path: Path) -> None:
-    """Each entry that differs from the others is looked at once: most columns hold few."""
+    """Validate the distinct entries of a column only, because most columns have few of them."""
     distinct = list(dict.fromkeys(entries))
     try:
         _adapter(list[kind]).validate_python(distinct)
@@ -259,12 +259,12 @@ def _check_column(entries: list[str], name: str, kind: Any, path: Path) -> None:
 
 
 def read_arrays(path: Path, schema: Mapping[str, tuple[str, str]]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file that a schema names, of its kinds and shapes, all of them finite."""
+    """The arrays of an npz file that a schema names. They must have its kinds and shapes and be finite."""
     return parse_arrays(read_bytes(path, ARRAYS_LIMIT), path, schema)
 
 
 def parse_arrays(content: bytes, path: Path, schema: Mapping[str, tuple[str, str]]) -> dict[str, np.ndarray]:
-    """The arrays of what an npz file holds."""
+    """The arrays in the content of an npz file."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = [archive.getinfo(f"{name}.npy") for name in schema]
@@ -274,13 +274,13 @@ def parse_arrays(content: bytes, path: Path, schema: Mapping[str, tuple[str, str
         sizes: dict[str, int] = {}
         for name, (kinds, shape) in schema.items():
             _check_array(arrays[name], name, kinds, shape, sizes)
-    except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
+    except Exception as error:  # zipfile, zlib and NumPy raise different errors for a damaged file
         raise EvidenceError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
     return arrays
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, which takes no more memory than its archive says, whatever its own header does."""
+    """Read one array, using no more memory than the archive states, whatever the array's own header states."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("it is compressed as NumPy compresses nothing")
     with archive.open(member) as file:
@@ -295,13 +295,13 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _check_array(array: np.ndarray, name: str, kinds: str, shape: str, sizes: dict[str, int]) -> None:
-    """Whether an array is of a kind and shape. `sizes` has what each letter stood for so far."""
+    """Check an array's kind and shape. `sizes` maps each letter to its size so far."""
     fits = array.dtype.kind in kinds and array.ndim == len(shape)
     for letter, size in zip(shape, array.shape, strict=False):
         fits &= size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size)) and size > 0
     if not fits:
         raise ValueError(f"{name} is of shape {array.shape} and type {array.dtype}, not {shape or 'one number'}")
-    if kinds == "U" and str(array) not in SCALES:  # the one word in any of them
+    if kinds == "U" and str(array) not in SCALES:  # the scale is the only text
         raise ValueError(f"{name} is not one of {', '.join(SCALES)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} holds numbers that are not finite")

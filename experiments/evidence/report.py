@@ -1,7 +1,7 @@
-"""The report as Markdown: a front page that answers, and the details of each domain.
+"""The report as Markdown: a front page with answers, and a page of details for each domain.
 
-For each claim of the paper: its sentence, the paper's number, ours with a 95% interval over seeds, the scale, the
-verdict by a rule that was written down beforehand, and the command that remakes it.
+Each claim of the paper has its sentence, the paper's number, our number with a 95% interval over seeds, the scale, the
+verdict by a rule that was written down beforehand, and the command that reproduces it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FIGURES = {  # of the front page, in the folder `figures` beside the report
 
 
 class Domain(NamedTuple):
-    """What a domain has to say in the report: the module `claims`, which may lack the last two."""
+    """A domain's contribution to the report, from its module `claims`; `answers` and `changed` are optional there."""
 
     name: str
     parts: Sequence[Part]
@@ -67,12 +67,12 @@ Judged = list[tuple[Part, list[tuple[Claim, Finding]]]]
 
 
 def reports(evidence: Evidence, domains: Sequence[Domain], figures: Container[str] = ()) -> dict[str, str]:
-    """Every page of the report as Markdown, by the name of its file: the front page, and the details of each domain.
+    """The pages of the report as Markdown, by file name: the front page, and the details of each domain.
 
     Args:
-        evidence: the rows.
-        domains: what is reported, in this order.
-        figures: files that the front page may show.
+        evidence: The rows.
+        domains: The domains to report, in this order.
+        figures: The files that the front page may show.
     """
     judged = {domain.name: judge(evidence, domain.parts) for domain in domains}
     pages = {"REPORT.md": front(evidence, domains, judged, figures)}
@@ -87,7 +87,7 @@ def judge(evidence: Evidence, parts: Iterable[Part]) -> Judged:
 
 
 def front(evidence: Evidence, domains: Sequence[Domain], judged: Mapping[str, Judged], figures: Container[str]) -> str:
-    """The answers, the verdicts on what was run, and what changed on the way."""
+    """The front page: answers, the verdicts on what was run, and what changed after results were seen."""
     links = ", ".join(f"[{domain.name.replace('_', ' ')}](report/{domain.name}.md)" for domain in domains)
     sections = [FRONT.format(details=links)]
     answers = [(answer.question, answer.say(evidence)) for domain in domains for answer in domain.answers]
@@ -115,7 +115,7 @@ def front(evidence: Evidence, domains: Sequence[Domain], judged: Mapping[str, Ju
 
 
 def details(evidence: Evidence, parts: Judged) -> str:
-    """Every claim of a domain with its rule and our numbers, and the tables that follow them."""
+    """The page of a domain: each claim with its rule and our numbers, and further tables."""
     sections = [HOW_TO_READ]
     for part, claims in parts:
         sections += [f"## {part.title}\n", f"{part.introduction}\n"]
@@ -133,7 +133,7 @@ def _verdict(finding: Finding) -> str:
 
 
 def _scale(part: Part, finding: Finding) -> str:
-    """The scale as the part calls it: its full scale is not always the paper's."""
+    """The scale under the part's own name, because its full scale is not always the paper's."""
     return part.whole if finding.scale == "paper" else finding.scale or "-"
 
 

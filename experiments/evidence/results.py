@@ -1,7 +1,7 @@
-"""The folder of one domain's results: written by one process at a time, changed as a whole, with checksums beside it.
+"""A domain's results folder: it has one writer at a time, changes as a whole, and holds checksums of its files.
 
-New files are written to a folder of their own first. Renaming that folder decides: before it nothing has changed, after
-it whoever comes next puts the files in their places, should this process be killed. A full disk is met before.
+New files are first written to a staging folder. Renaming that folder is the commit: before it nothing has changed, and
+after it the next process moves the files into place if this one is killed. A full disk is noticed before the commit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOCK, STAGED, DECIDED = ".lock", ".staged", ".decided"
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the results in `folder`, in the state in which the last writer left them or was to leave them."""
+    """Lock the results in `folder`, and complete what an interrupted writer had committed."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK):
         _put_in_place(folder)
@@ -29,10 +29,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files, {name: content}, and their checksums, all or none. The caller holds the folder.
+    """Write files, {name: content}, and their checksums, all or none. The caller holds the lock.
 
     Raises:
-        OSError: a folder lies where a file goes, or a file where its folder goes; nothing has changed.
+        OSError: a folder lies in place of a file, or a file in place of a folder; nothing has changed.
     """
     for name in files:
         path = folder / name
@@ -42,7 +42,7 @@ def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "a file, where a folder goes", str(path.parent))
     shutil.rmtree(folder / STAGED, ignore_errors=True)
     kept = {name: digest for name, digest in read_sums(folder).items() if (folder / name).is_file()}
-    if ROWS_FILE in files:  # it replaces the one of before
+    if ROWS_FILE in files:  # it replaces the uncompressed file of older results
         kept.pop(ROWS_FILE_BEFORE, None)
     sums = kept | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
@@ -60,7 +60,7 @@ def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _put_in_place(folder: Path) -> None:
-    """Finish what was decided: each file takes its name, and those of before give way."""
+    """Finish a committed change: move each file into place."""
     decided = folder / DECIDED
     for path in sorted(path for path in decided.rglob("*") if path.is_file()):
         target = folder / path.relative_to(decided)

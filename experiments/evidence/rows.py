@@ -1,15 +1,15 @@
 """Recorded rows and surfaces: reading, checking, selecting, and statistics over seeds.
 
 A row is one number that a run measured: `experiment,task,method,n_train,seed,step,split,metric,value,scale`. Rows are a
-pandas DataFrame with these columns. A cell is what differs only by seed: one task, method and training size.
+pandas DataFrame with these columns. A cell is one experiment, task, method and training size; its rows differ by seed.
 
-Words are categories, which pandas compares and groups as numbers. What needs many cells takes them from one pass over
-the rows (`groups`, `finals`) in place of one `select` each.
+Text columns are categories, which pandas compares and groups as integers. Code that needs many cells gets them in one
+pass over the rows (`groups`, `finals`) instead of one `select` per cell.
 
-An interval of a median over seeds is a 95% percentile bootstrap. It resamples from a fixed generator, so that the same
-rows always give the same interval. Of seven seeds or fewer, which a bootstrap takes to be surer than they are (of seven
-it covers the median in 87% of trials), it is their whole range: an exact interval, of 96.9% with six. Where there are
-three seeds, which bear neither, it is Student's of a mean.
+The interval of a median over seeds is a 95% percentile bootstrap with a fixed generator, so that the same rows always
+give the same interval. With seven seeds or fewer a bootstrap interval is too narrow (with seven it covers the median in
+87% of trials). There the interval is the range of the seeds, which is exact: 96.9% with six. Three seeds suffice for
+neither; their mean has a Student's t interval.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from experiments.evidence.schemas import CELL, ROWS, SURFACE, Settings
 
 TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "step"), "int64") | {"value": "float64"}
 
-# Fewer seeds than this cannot bear a 95% interval: the range of n draws misses the median with probability 2^(1-n).
+# The least number of seeds for a 95% interval: the range of n draws misses the median with probability 2^(1-n).
 MIN_SEEDS = 6
-RANGE = 7  # seeds up to which an interval of their median is their range
+RANGE = 7  # up to this many seeds, the interval of the median is their range
 
 
 def as_rows(entries: Iterable[tuple] | Mapping[str, Iterable] | pd.DataFrame) -> pd.DataFrame:
-    """Rows with the types of their columns: of tuples, of columns by name, or of frames that were put together."""
+    """Rows with typed columns, from tuples, from columns by name, or from concatenated frames."""
     return pd.DataFrame(entries, columns=list(ROWS)).astype(TYPES)
 
 
@@ -45,8 +45,8 @@ def read_rows(path: Path) -> pd.DataFrame:
     """Read and check one CSV of rows.
 
     Raises:
-        EvidenceError: the file is missing, cut or not text, its header differs, a field is not of its kind, a row
-            occurs twice, or one cell mixes scales.
+        EvidenceError: the file is missing, truncated or not text, its header differs, a field has the wrong type, a row
+            occurs twice, or a cell mixes scales.
     """
     if not path.is_file():
         raise EvidenceError(f"no rows at {path}: `make quickstart` makes reduced ones, `make help` lists the rest")
@@ -58,10 +58,10 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def rows_there(folder: Path) -> pd.DataFrame:
-    """The rows of a domain's results, none where there is no file of them.
+    """The rows of a domain's results; empty if there is no file.
 
     Raises:
-        EvidenceError: they are damaged.
+        EvidenceError: the file is damaged.
     """
     path = rows_path(folder)
     return read_rows(path) if expected(path) else as_rows([])
@@ -99,10 +99,10 @@ def read_settings(path: Path) -> dict[Cell, dict[str, JsonValue]]:
 def with_settings(
     rows: pd.DataFrame, settings: Mapping[Cell, Mapping[str, JsonValue]], columns: Mapping[str, tuple[str, type]]
 ) -> pd.DataFrame:
-    """The rows with settings of their cells as further columns, {column: (setting, type)}.
+    """The rows with settings of their cells as additional columns, {column: (setting, type)}.
 
     Raises:
-        EvidenceError: the settings of a cell do not hold one, or hold it as another type.
+        EvidenceError: a cell lacks a setting, or has it with another type.
     """
 
     def setting(cell: Cell, name: str, kind: type) -> Any:
@@ -118,7 +118,7 @@ def with_settings(
 
 
 def select(rows: pd.DataFrame, **equal: Any) -> pd.DataFrame:
-    """The rows whose columns equal what is asked: ``select(rows, task="booth", n_train=20)``."""
+    """The rows with these values in their columns: ``select(rows, task="booth", n_train=20)``."""
     keep = np.ones(len(rows), dtype=bool)
     for column, wanted in equal.items():
         keep &= (rows[column] == wanted).to_numpy()
@@ -126,7 +126,7 @@ def select(rows: pd.DataFrame, **equal: Any) -> pd.DataFrame:
 
 
 def groups(rows: pd.DataFrame, *columns: str) -> list[tuple[tuple, pd.DataFrame]]:
-    """The rows by what the columns hold, in the order of `levels`, the first column's first.
+    """The rows grouped by columns, sorted by the order of `levels`, first column first.
 
     ``for (task, n_train), cell in groups(rows, "task", "n_train")``
     """
@@ -140,18 +140,18 @@ def levels(rows: pd.DataFrame, column: str) -> list:
 
 
 def scale_of(rows: pd.DataFrame) -> str:
-    """`paper` if every row is of the paper's scale; one reduced row makes it `reduced`."""
+    """`paper` if every row is at the paper's scale; a single reduced row makes it `reduced`."""
     return "paper" if len(rows) and (rows["scale"] == "paper").all() else "reduced"
 
 
 def curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The learning curves of one cell, split and metric: steps (T,), and values (T, S) of the seeds that have all."""
+    """The learning curves of one cell, split and metric: steps (T,), and values (T, S) of seeds with every step."""
     table = rows.pivot(index="step", columns="seed", values="value").dropna(axis="columns")
     return table.index.to_numpy(), np.ascontiguousarray(table.to_numpy())
 
 
 def loss_curve(rows: pd.DataFrame, **cell: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The Sobolev loss on the training points, over the one where descent on it began: steps (T,), values (T, S)."""
+    """The Sobolev loss on the training points, relative to its initial value: steps (T,), values (T, S)."""
     value, gradient = (select(rows, split="train", metric=term, **cell) for term in ("value_loss", "gradient_loss"))
     steps, value_TS = curve(value)
     loss_TS = value_TS + curve(gradient)[1]
@@ -162,13 +162,13 @@ BySeed = dict[int, float]
 
 
 def final(rows: pd.DataFrame, **cell: Any) -> BySeed:
-    """The value of each seed at the end of training: {seed: value}, for rows that select one cell, split and metric."""
+    """The final value of each seed, {seed: value}; the selected rows must be of one cell, split and metric."""
     rows = select(rows, **cell)
     return _by_seed(rows[rows["step"] == rows["step"].max()])
 
 
 def finals(rows: pd.DataFrame, *columns: str) -> dict[tuple, BySeed]:
-    """`final` of every cell at once, by what the columns hold: ``finals(rows, "task", "method")["booth", "value"]``."""
+    """`final` for every cell at once, keyed by columns: ``finals(rows, "task", "method")["booth", "value"]``."""
     last = rows[rows["step"] == rows.groupby(list(columns), observed=True)["step"].transform("max")]
     found: dict[tuple, BySeed] = {}
     for *key, seed, value in zip(*(last[name].tolist() for name in (*columns, "seed", "value")), strict=True):
@@ -181,7 +181,7 @@ def _by_seed(rows: pd.DataFrame) -> BySeed:
 
 
 class Interval(NamedTuple):
-    """A median over n seeds and its 95% interval. The ends are NaN where there are fewer than two seeds."""
+    """A median over n seeds and its 95% interval. The ends are NaN for fewer than two seeds."""
 
     median: float
     low: float
@@ -192,20 +192,20 @@ class Interval(NamedTuple):
 def median_interval(values: Iterable[float]) -> Interval:
     """The median of the values with its 95% percentile-bootstrap interval (fixed generator).
 
-    Of `RANGE` values or fewer it is their range, which contains the median of what they are drawn from with
+    For `RANGE` values or fewer the interval is their range, which contains the median of their distribution with
     probability 1 - 2^(1 - n).
     """
     return _median_interval(tuple(map(float, values)))
 
 
-@cache  # a report asks for the same ones in claims and tables
+@cache  # claims and tables of a report need the same intervals
 def _median_interval(values: tuple[float, ...]) -> Interval:
     if len(values) < 2:
         return Interval(values[0] if values else np.nan, np.nan, np.nan, len(values))
     if len(values) <= RANGE:
         return Interval(float(np.median(values)), min(values), max(values), len(values))
-    # As `scipy.stats.bootstrap` has it, which would draw the same samples each time. Short rows sort sooner than
-    # `np.median` selects.
+    # As in `scipy.stats.bootstrap`, which would draw the samples again each time. For short rows, sorting is faster
+    # than `np.median`.
     samples = np.sort(np.array(values)[_resamples(len(values))], axis=1)
     medians = samples[:, [(len(values) - 1) // 2, len(values) // 2]].mean(axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
@@ -214,12 +214,12 @@ def _median_interval(values: tuple[float, ...]) -> Interval:
 
 @cache
 def _resamples(n: int) -> np.ndarray:
-    """Which of n values each bootstrap sample has, (4999, n)."""
+    """The indices of each bootstrap sample of n values, (4999, n)."""
     return np.random.default_rng(0).integers(0, n, (4999, n))
 
 
 class Estimate(NamedTuple):
-    """A number and its 95% interval, of n seeds. The ends are NaN where there are fewer than two."""
+    """An estimate from n seeds and its 95% interval. The ends are NaN for fewer than two seeds."""
 
     value: float
     low: float
@@ -228,7 +228,7 @@ class Estimate(NamedTuple):
 
 
 def mean_estimate(values: Iterable[float]) -> Estimate:
-    """The mean of the values with Student's 95% interval: mean +- t(0.975; n - 1) std / sqrt(n)."""
+    """The mean of the values with Student's t 95% interval: mean +- t(0.975; n - 1) std / sqrt(n)."""
     values = np.asarray(list(values), dtype=float)
     if len(values) < 2:
         return Estimate(float(values[0]) if len(values) else np.nan, np.nan, np.nan, len(values))
@@ -245,11 +245,11 @@ def log_ratio(numerator: BySeed, denominator: BySeed) -> Interval:
 
 @dataclass(frozen=True)
 class Surface:
-    """A trained model and its target on a grid over the domain. G: points a side of the grid.
+    """A trained model and its target on a grid over the domain. G: grid points per side.
 
     Attributes:
         x_GG2: The grid.
-        value_GG: The model's values, of one seed: the run's first, or the one of median test MSE in older runs.
+        value_GG: The model's values for one seed: the run's first, or in older runs the one with the median test MSE.
         gradient_GG2: The model's gradients.
         target_value_GG: The target's values.
         target_gradient_GG2: The target's gradients.
@@ -289,10 +289,10 @@ Surfaces = dict[Cell, Surface]
 
 
 def read_surfaces(folder: Path, rows: pd.DataFrame) -> Surfaces:
-    """Read the `<experiment>_<task>_<method>_<n_train>.npz` of every cell of the rows; none if the folder is missing.
+    """Read `<experiment>_<task>_<method>_<n_train>.npz` for the cells of the rows that have one.
 
     Raises:
-        EvidenceError: a file that is of none of the cells, or an array that is missing or damaged.
+        EvidenceError: a file belongs to none of the cells, or an array is missing or damaged.
     """
     of_cells = rows[list(CELL)].drop_duplicates()
     cell_of = {"_".join(map(str, cell)): cell for cell in sorted(of_cells.itertuples(index=False, name=None))}

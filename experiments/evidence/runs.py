@@ -1,4 +1,4 @@
-"""Complete runs: what one says of itself, held against its schemas, and the labels that its settings give."""
+"""Complete runs: their files, validated against schemas, and the labels that follow from their settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DA
 
 @dataclass(frozen=True, eq=False)
 class CompleteRun:
-    """A run's folder, and what its files say."""
+    """A run's folder and the contents of its files."""
 
     path: Path
     config: dict[str, Any]
@@ -32,20 +32,20 @@ class CompleteRun:
         """Read a run that is complete.
 
         Raises:
-            EvidenceError: a file is damaged, of another run or outside the folder.
+            EvidenceError: a file is damaged, belongs to another run or lies outside the folder.
         """
         manifest = read_json(inside(path, "manifest.json"), Manifest)
         if manifest.run_id != path.name:
-            raise EvidenceError(f"{path / 'manifest.json'} is of {manifest.run_id}")
+            raise EvidenceError(f"{path / 'manifest.json'} belongs to {manifest.run_id}")
         ended = read_json(inside(path, "summary.json"), summary)
         asked = as_called_today(read_yaml(inside(path, "config.yaml"), config))
         return cls(path, asked, manifest, ended)
 
     @property
     def settings(self) -> dict[str, JsonValue]:
-        """What its rows depend on, {"optimizer.steps": 5000, ...}; labels repeat it and are left out.
+        """The settings that its rows depend on, {"optimizer.steps": 5000, ...}, without labels, which repeat them.
 
-        So is where a file lay whose digest is a setting: it says nothing of the rows, and perhaps whose machine it was.
+        The path of a file whose digest is a setting is left out too: rows do not depend on it, and it may be private.
         """
         compute = self.config.get("compute")
         asked = self.config | {"precision": compute.get("precision") if isinstance(compute, dict) else None}
@@ -56,7 +56,7 @@ class CompleteRun:
 
 
 def flat(config: dict[str, Any]) -> dict[str, JsonValue]:
-    """A config by dotted keys, two levels deep: {"optimizer.steps": 5000, ...}."""
+    """A config with dotted keys, two levels deep: {"optimizer.steps": 5000, ...}."""
     entries: dict[str, JsonValue] = {}
     for name, value in config.items():
         entries |= (
@@ -70,10 +70,10 @@ def left_out(run: Path, reason: object) -> None:
 
 
 def check_labels(config: dict[str, Any]) -> None:
-    """Refuse labels that a run's settings do not give; an experiment that is not in `configs/` names its rows freely.
+    """Refuse labels that do not follow from a run's settings. An experiment outside `configs/` may use any labels.
 
     Raises:
-        EvidenceError: no experiment or sweep of the run's name gives these labels with these settings.
+        EvidenceError: no experiment or sweep with the run's name gives these labels for these settings.
     """
     labels, settings = config["labels"], flat(config)
     filled = [
@@ -86,12 +86,12 @@ def check_labels(config: dict[str, Any]) -> None:
     wrong = [{key: text for key, text in given.items() if str(labels[key]) != text} for given in filled]
     if wrong and all(wrong):
         key, text = next(iter(wrong[0].items()))
-        raise EvidenceError(f"labels.{key} is {labels[key]}, where its settings give {text}")
+        raise EvidenceError(f"labels.{key} is {labels[key]}, but its settings give {text}")
 
 
 @cache
 def _templates_of_labels() -> dict[str | None, list[dict[str, str]]]:
-    """By the name of an experiment: its labels with `${...}` for its settings, and those that sweeps of it give."""
+    """The label templates of each experiment and of its sweeps, with `${...}` for settings, by experiment."""
     templates: dict[str | None, list[dict[str, str]]] = {}
     for group in ("experiment", "sweep"):
         for path in sorted((CONFIGS / group).rglob("*.yaml")):
@@ -103,7 +103,7 @@ def _templates_of_labels() -> dict[str | None, list[dict[str, str]]]:
 
 
 def _composed(path: Path) -> Composed:
-    """A config with the names and labels of those that it is made of: others of its group, or a sweep's experiment."""
+    """A config with the name and labels that it inherits from its defaults list, or from a sweep's experiment."""
     own = Composed(**read_yaml(path, Composed))
     entries = [entry for entry in own.defaults if isinstance(entry, str)]
     below = [

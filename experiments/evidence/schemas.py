@@ -1,7 +1,7 @@
-"""What each file of evidence must hold: the fields of rows, runs, settings, summaries, cards and arrays.
+"""The schemas of evidence files: the fields of rows, runs, settings, summaries, cards and arrays.
 
-Names become parts of file names, numbers become integers of 64 bits, and text is printed: the types here let nothing
-through that could lead to another folder, overflow or garble a terminal.
+Names become parts of file names, numbers become 64-bit integers, and text is printed. The types here reject whatever
+could lead to another folder, overflow or garble a terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCALES = ("paper", "reduced")
 
 
 def _name(text: str, longest: int = 64) -> str:
-    """A word that may be a part of a file's name; three of them and a number stay below a name's 255 bytes."""
+    """A word that may be part of a file name. Three of them and a number fit into the 255 bytes of a file name."""
     if not (_word(text)[0].isalnum() and len(text.encode()) <= longest) or {"/", "\\"} & set(text):
         begins = "one word that begins with a letter or digit"
         raise ValueError(f"not a name: {begins}, without slashes, {longest} bytes at most")
@@ -23,7 +23,7 @@ def _name(text: str, longest: int = 64) -> str:
 
 
 def _folder(text: str) -> str:
-    """The whole name of a run's folder."""
+    """The name of a run's folder."""
     return _name(text, 255)
 
 
@@ -40,7 +40,7 @@ def _line(text: str) -> str:
 
 
 def _count(text: str) -> str:
-    """As `str` writes it, so that one number is never two questions."""
+    """A non-negative integer in its canonical form, so that each number has only one spelling."""
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and str(int(text)) == text and int(text) < 2**63):
         raise ValueError("not a number from 0 to 2^63 - 1")
     return text
@@ -51,7 +51,7 @@ def _number(text: str) -> str:
         float(text)
     except ValueError:
         raise ValueError("not a number") from None
-    if "_" in text or [text] != text.split():  # which Python alone reads
+    if "_" in text or [text] != text.split():  # only Python accepts these
         raise ValueError("not a number")
     return text
 
@@ -81,7 +81,7 @@ Line = Annotated[str, AfterValidator(_line)]
 Scale = Annotated[str, AfterValidator(_scale)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(ge=1, le=10**6)]
-# The same as a CSV has them.
+# The same types as text in a CSV.
 CountText = Annotated[str, AfterValidator(_count)]
 NumberText = Annotated[str, AfterValidator(_number)]
 FiniteText = Annotated[str, AfterValidator(_finite)]
@@ -98,8 +98,8 @@ RUNS = {
 }
 RUN_NOTES = tuple(RUNS)[tuple(RUNS).index("run_id") :]  # what runs.csv takes from a manifest
 
-# The fields of JSON and YAML files. What they hold besides is left alone.
-Settings = dict[Line, dict[str, JsonValue]]  # by cell, its four parts with a space between
+# The fields of JSON and YAML files. Other fields are ignored.
+Settings = dict[Line, dict[str, JsonValue]]  # by cell: its four parts, separated by spaces
 
 
 class Labels(BaseModel):
@@ -109,7 +109,7 @@ class Labels(BaseModel):
 
 
 class Config(BaseModel):
-    """A run's config, as far as any experiment has it."""
+    """The part of a run's config that every experiment has."""
 
     name: Name
     seed: Count
@@ -118,7 +118,7 @@ class Config(BaseModel):
 
 
 class Composed(BaseModel):
-    """A file of `configs/experiment` or `configs/sweep`, as far as it names rows."""
+    """The part of a file in `configs/experiment` or `configs/sweep` that names rows."""
 
     name: str | None = None
     labels: dict[str, str | int] = {}
@@ -126,7 +126,7 @@ class Composed(BaseModel):
 
 
 class SearchConfig(BaseModel):
-    """One of a search, whose labels nobody reads."""
+    """The config of a run in a search, whose labels are not used."""
 
     seed: Count
     evaluate_on: Word
@@ -145,7 +145,7 @@ class TeacherConfig(BaseModel):
 
 
 class Played(BaseModel):
-    """What a student's teacher is, as far as the two are shown playing."""
+    """A student's teacher, as far as it is needed to show the two playing."""
 
     game: Name
     teacher: str
@@ -162,7 +162,7 @@ class Updates(BaseModel):
 
 
 class StudentConfig(Config):
-    """A run of distillation, as far as its student is shown playing."""
+    """A run of distillation, as far as it is needed to show its student playing."""
 
     dataset: Played
     student: Layers
@@ -173,7 +173,7 @@ class StudentConfig(Config):
 
 class Manifest(BaseModel):
     run_id: Folder
-    revision: Line | None  # none in a copy that does not carry it, and then nobody knows what was changed
+    revision: Line | None  # None in a copy without its revision; `dirty` is then unknown too
     dirty: bool | None
     python: Line
     torch: Line
@@ -183,19 +183,19 @@ class Manifest(BaseModel):
     threads: Count
     precision: Word
     wall_seconds: Annotated[FiniteFloat, Field(ge=0)]
-    metrics_sha256: str | None = None  # older manifests do not say it
+    metrics_sha256: str | None = None  # missing from older manifests
 
 
 class Summary(BaseModel):
-    """What a complete run ends with. A training that ended in no number is not complete."""
+    """The summary of a complete run. A run whose objective is not finite is not complete."""
 
     model_config = ConfigDict(extra="allow")
     objective: FiniteFloat
-    scale: Any = None  # an experiment of one's own need not say it
+    scale: Any = None  # a user's own experiment may omit it
 
 
 class Options(BaseModel):
-    """What a teacher plays, as far as exporting reads it."""
+    """How a teacher plays, as far as exporting reads it."""
 
     model_config = ConfigDict(extra="allow")
     game: Name
@@ -215,7 +215,7 @@ class Score(BaseModel):
 
 
 class Card(BaseModel):
-    """What one should know of a teacher. `before` is the card of the one it began with, or its SHA-256 alone."""
+    """The card of a teacher. `before` is the card of the teacher that it continued from, or only its SHA-256."""
 
     run_id: Folder
     sha256: Line
@@ -230,7 +230,7 @@ class Digest(BaseModel):
     sha256: Line
 
 
-# The arrays of npz files: kind of number, and shape. A letter is any number, the same wherever it stands.
+# The arrays of npz files: the NumPy kind and the shape. A letter is a size, the same wherever it occurs.
 SURFACE = {
     **{"x": ("f", "GG2"), "value": ("f", "GG"), "gradient": ("f", "GG2")},
     **{"target_value": ("f", "GG"), "target_gradient": ("f", "GG2"), "x_train": ("f", "P2")},
@@ -241,7 +241,7 @@ SALIENCY = {
     **{"seed": ("i", ""), "scale": ("U", "")},
 }
 SCORES = {"score": ("fi", "E"), "score_greedy": ("fi", "F")}
-PREDICTIONS = {  # of N test samples, with O outputs and their derivatives by I inputs
+PREDICTIONS = {  # N test samples, O outputs, I inputs
     **{"y": ("f", "NO"), "y_predicted": ("f", "NO"), "dy": ("f", "NOI"), "dy_predicted": ("f", "NOI")},
     "scale": ("U", ""),
 }

@@ -1,12 +1,11 @@
-"""What a claim of the paper is, and how a verdict on it follows from intervals.
+"""Claims of the paper, and how a verdict on each follows from intervals.
 
 A claim is a statement that is true, false or open, in Kleene's three-valued logic. It is built from comparisons of an
-interval with a number: true where the whole interval lies above the number, false where it lies below, open where it
-contains the number or rests on too few seeds. Each domain has its claims in a module `claims`.
+interval with a number: true if the whole interval lies above the number, false if it lies below, and open if it
+contains the number or has too few seeds. Each domain has its claims in a module `claims`.
 
-Some claims have a premise: they speak of teachers that are uniform, or of students that overfit. Where the premise does
-not hold of what we trained, the claim cannot be tested by it, whichever way its comparisons fall; where the premise is
-open, so is the claim.
+Some claims have a premise, for example that teachers are uniform or that students overfit. If the premise does not hold
+for our networks, they cannot test the claim, whatever the comparisons say. If the premise is open, so is the claim.
 """
 
 from __future__ import annotations
@@ -28,26 +27,26 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the runs left: rows, and for those claims that need them surfaces, and the settings of cells."""
+    """What claims are judged by: rows, surfaces and the settings of cells."""
 
     rows: pd.DataFrame
     surfaces: Surfaces
     settings: Mapping[Cell, Mapping[str, JsonValue]] = field(default_factory=dict)
 
     def of(self, experiment: str) -> Evidence:
-        """The part that one experiment left, and all surfaces: claims take from them what the targets are like."""
+        """The rows of one experiment, with all surfaces, from which claims take properties of the targets."""
         return replace(self, rows=select(self.rows, experiment=experiment))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the evidence says of one claim.
+    """What the evidence says about one claim.
 
     Attributes:
         verdict: One of ``VERDICTS``' values, ``NOT_TESTABLE`` or ``NOT_RUN``.
         ours: Our numbers, as Markdown.
-        scale: `paper` or `reduced`; empty where nothing was run.
-        because: In a clause, what the verdict depends on; empty where the numbers say all.
+        scale: `paper` or `reduced`; empty if nothing was run.
+        because: A clause with the reason for the verdict; empty if the numbers suffice.
     """
 
     verdict: str
@@ -58,11 +57,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Premise:
-    """What a claim supposes of the experiment.
+    """A condition that an experiment must meet to test a claim.
 
     Attributes:
-        holds: whether it does, by our rows.
-        otherwise: the clause that says why there is no verdict where it does not, or where that is open.
+        holds: Whether our rows meet it.
+        otherwise: A clause that says why there is no verdict if they do not, or if that is open.
     """
 
     holds: Callable[[], Statement]
@@ -77,7 +76,7 @@ def find(
     premise: Premise | None = None,
     because: Callable[[], str] = str,
 ) -> Finding:
-    """The verdict on a statement; if evidence for it is missing, neither it nor its premise is looked at."""
+    """The verdict on a statement. If evidence is missing, neither the statement nor its premise is evaluated."""
     scale = scale_of(evidence.rows) if len(evidence.rows) else ""
     if missing:
         return Finding(NOT_RUN, ". ".join(filter(None, (ours, f"Missing: {missing}"))), scale)
@@ -87,7 +86,7 @@ def find(
 
 
 def each(statements: Mapping[str, Statement]) -> str:
-    """Verdicts by what they depend on, in words: `reproduced at 1, 3; inconclusive at 2`."""
+    """The verdicts on several statements in words: `reproduced at 1, 3; inconclusive at 2`."""
     by_verdict = {v: [name for name, s in statements.items() if s is decided] for decided, v in VERDICTS.items()}
     return "; ".join(f"{verdict} at {', '.join(names)}" for verdict, names in by_verdict.items() if names)
 
@@ -97,13 +96,13 @@ class Claim:
     """One claim of the paper.
 
     Attributes:
-        key: Its name in our notes: R1, R2, ...
+        key: Its short name: R1, R2, ...
         sentence: What the paper claims.
-        paper: The paper's number, or that it gives none.
+        paper: The paper's number, or a note that it gives none.
         rule: When it counts as reproduced, written down before there were results.
-        command: What makes the evidence and judges it.
+        command: The command that produces the evidence and judges it.
         judge: The rule as code.
-        limit: What the evidence cannot tell apart; empty where there is nothing to say.
+        limit: What the evidence cannot tell; empty if there is nothing to add.
     """
 
     key: str
@@ -115,7 +114,7 @@ class Claim:
     limit: str = ""
 
 
-OURS_WHOLE = "ours, whole"  # a protocol of ours, at all of its budget
+OURS_WHOLE = "ours, whole"  # our own protocol at its full budget
 
 
 @dataclass(frozen=True)
@@ -127,15 +126,15 @@ class Part:
     claims: Sequence[Claim]
     appendix: Callable[[Evidence], str]
     of_paper: bool = True  # whether its claims are judged in the paper's own protocol
-    whole: str = "paper"  # what rows of full scale are called: the paper's own protocol, or `OURS_WHOLE`
+    whole: str = "paper"  # the name of the full scale: `paper`, or `OURS_WHOLE` for our own protocol
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of the report's front page: a question as a reader has it, and what the rows say."""
+    """One line of the report's front page: a reader's question, and the answer from the rows."""
 
     question: str
-    say: Callable[[Evidence], str]  # empty where there are no rows for it
+    say: Callable[[Evidence], str]  # '' if there are no rows for it
 
 
 def above(interval: Interval, threshold: float) -> Statement:
@@ -151,7 +150,7 @@ def negation(statement: Statement) -> Statement:
 
 
 def at_least(k: int, statements: Iterable[Statement]) -> Statement:
-    """True if k of the statements are true, false if not even the open ones could make it k, else open."""
+    """True if k of the statements are true, false if fewer than k are true or open, else open."""
     statements = list(statements)
     certain = sum(statement is True for statement in statements)
     possible = sum(statement is not False for statement in statements)

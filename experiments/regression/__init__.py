@@ -1,1 +1,1 @@
-"""Section 4.1: regression on optimisation benchmarks, and what its rows show."""
+"""Section 4.1: regression on optimisation benchmarks, with its figures, tables and claims."""

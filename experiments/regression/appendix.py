@@ -1,4 +1,4 @@
-"""What the report has below the claims of regression: tables of errors and ratios, for all functions and methods."""
+"""The report's appendix on regression: tables of errors and ratios for all functions and methods."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from experiments.regression.names import METHODS, METRICS, TASKS
 from experiments.regression.rules import log_ratios, named_by_the_rules, of_the_rules, outcome
 from experiments.regression.tables import Convergence, convergence, errors_table, final_errors
 
-TRAINED_ON_BOTH = {  # experiments of value-only and Sobolev Training, and their protocols
+TRAINED_ON_BOTH = {  # the protocols of experiments with both value-only and Sobolev Training
     "regression": "the paper's, ReLU",
     "regression_normalised": "normalised, ReLU",
     "regression_second_order": "normalised, softplus",
 }
-STILL_MOVING = 0.1  # relative change of the median test error over the last part of training that counts as movement
+STILL_MOVING = 0.1  # a relative change of the median test error above this counts as not converged
 
 
 def tables(rows: pd.DataFrame) -> str:
-    """The errors of one experiment; for each function and size the ratios, and how far its test errors still moved."""
+    """The errors of one experiment, the ratios for each function and size, and how much test errors still changed."""
     if not len(rows):
         return ""
     values, gradients = log_ratios(rows), log_ratios(rows, "gradient_mse")
@@ -82,9 +82,9 @@ def tables(rows: pd.DataFrame) -> str:
 
 
 def longer_training(rows: pd.DataFrame) -> str:
-    """Errors and ratio on the way, of the functions and sizes that were trained for longer than the rest.
+    """Errors and ratios during training, for the cells that were trained for longer than the rest.
 
-    The rest are the cells that the rules name: a short training of one's own makes none of them longer.
+    The rest are the cells that the rules name, so that a user's own short training does not change which are longer.
     """
     errors_on_the_way = select(rows, split="test", metric="value_mse")
     measured = groups(errors_on_the_way, "task", "n_train")
@@ -97,7 +97,7 @@ def longer_training(rows: pd.DataFrame) -> str:
         steps = np.setdiff1d(np.intersect1d(*(of["step"] for of in of_method.values())), 0)
         if end <= usual or not len(steps):
             continue
-        shown = np.geomspace(usual, end, 3)  # where the rest ends, between, and at the end
+        shown = np.geomspace(usual, end, 3)  # where the rest ends, halfway, and at the end
         for step in dict.fromkeys(steps[np.abs(np.log(steps / wanted)).argmin()] for wanted in shown):
             value, sobolev = (final(of, step=step) for of in of_method.values())
             errors = (format_interval(median_interval(errors.values())) for errors in (value, sobolev))
@@ -113,7 +113,7 @@ def longer_training(rows: pd.DataFrame) -> str:
 
 
 def _updates(moved: dict[tuple[str, int, str], Convergence], task: str, n_train: int) -> list[int]:
-    """How long a function and size was trained: one number, or each method's where they differ."""
+    """The number of updates of a function and size: one number, or one per method if they differ."""
     return sorted({cell.to_step for key, cell in moved.items() if key[:2] == (task, n_train)})
 
 
@@ -122,7 +122,7 @@ def _ratio_entries(ratio: Interval | None) -> tuple[str, str]:
 
 
 def gradient_terms(rows: pd.DataFrame) -> str:
-    """For each function, size and loss: L of values, gradients and Hessians against value-only training."""
+    """For each function, size and loss: L of values, gradients and Hessians relative to value-only training."""
     if not len(rows):
         return ""
     test, lines = select(rows, split="test"), []
@@ -171,14 +171,14 @@ def dominated(evidence: Evidence) -> str:
 
 
 def _train_ratio(cell: pd.DataFrame, metric: str) -> Interval:
-    """L of training errors, of which some are 0 to the precision of the run."""
+    """L of training errors; some are 0 in the run's precision and are clipped."""
     of_method = (final(cell, metric=metric, method=method) for method in ("value", "sobolev"))
     value, sobolev = ({seed: max(error, 1e-30) for seed, error in errors.items()} for errors in of_method)
     return log_ratio(value, sobolev)
 
 
 def descent(rows: pd.DataFrame) -> str:
-    """For each function, size and activation: the Sobolev loss after descent on it, over the one before."""
+    """For each function, size and activation: the ratio of the Sobolev loss after and before descent on it."""
     if not len(rows):
         return ""
     activations, lines = levels(rows, "method"), []

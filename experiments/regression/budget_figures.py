@@ -1,4 +1,4 @@
-"""The claims R1 and R3 as functions of the training budget, from the test errors that were recorded on the way."""
+"""The figure of claims R1 and R3 against the training budget, from test errors recorded during training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from experiments.regression.rules import (
     outcome,
 )
 
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # of the sizes, for print in grey
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # by size, to tell lines apart without colour
 
 
 def functions_won(rows: pd.DataFrame) -> Figure | None:
     """On how many of the paper's functions Sobolev Training wins (R1), and by how much (R3), against updates.
 
-    A panel a training size. The line counts the functions that are won by the rule of R1 (the 95% interval of the
-    median ratio, paired by seed, lies above 1), and the band reaches up to those that are not lost. Below, the ratio's
-    geometric mean over the functions with its 95% interval over seeds, of all sizes. After n updates each cell stands
-    where it was last measured, or where its own training ended. None where a method or a function was not run, or a
-    cell has too few seeds for a verdict.
+    The upper row has one panel per training size. The line counts the functions that are won by the rule of R1 (the 95%
+    interval of the median ratio, paired by seed, lies above 1), and the band extends to those that are not lost. The
+    lower panel has the ratio's geometric mean over functions with its 95% interval over seeds, for all sizes. After n
+    updates each cell has its last measurement up to n. Sizes at which a method or a function was not run, or a cell has
+    too few seeds for a verdict, are left out; None if no size remains.
     """
     rows = named_by_the_rules(select(rows, split="test", metric="value_mse"))
     sizes = [n_train for n_train in levels(rows, "n_train") if _whole(log_ratios(select(rows, n_train=n_train)))]
@@ -84,5 +84,5 @@ def functions_won(rows: pd.DataFrame) -> Figure | None:
 
 
 def _whole(ratios: Ratios) -> bool:
-    """Whether every function can be won or lost."""
+    """Whether every function was run with enough seeds for a verdict."""
     return {task for task, _ in ratios} == {*PAPER_TASKS} and all(r.n >= MIN_SEEDS for r in ratios.values())

@@ -1,11 +1,11 @@
 """The claims R1 and R3 as functions of the training budget: our rules for what holds during training.
 
-They were written when the results at the end of training were known, and so was the figure `functions_won`. They choose
-no budget: a claim holds during training where it holds at more than half of the evaluations between 1,000 updates and
-the end, which lie evenly in the logarithm of updates. After n updates each cell stands where it was last measured.
+They were written when the final results and the figure `functions_won` were known. They choose no budget: a claim holds
+during training if it holds at more than half of the evaluations between 1,000 updates and the end, which are evenly
+spaced in the logarithm of updates. After n updates each cell has its last measurement up to n.
 
-A test error is useless where its median over seeds exceeds the variance of the target, which is the error of the best
-constant: a function may be won by networks of which neither has learned anything.
+A test error is useless if its median over seeds exceeds the variance of the target, which is the error of the best
+constant. A function may be won by networks of which neither has learned anything.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from experiments.regression.rules import (
 )
 
 FROM = 1_000  # updates
-UPDATES = (1_000, 3_000, 10_000, 30_000, 100_000)  # at which functions won are counted on the way
+UPDATES = (1_000, 3_000, 10_000, 30_000, 100_000)  # at which wins are counted during training
 
 
 def budgets(rows: pd.DataFrame, start: int = 1) -> list[int]:
-    """The numbers of updates at which the longest cell was measured, from `start` on or, if it is shorter, its end."""
+    """The updates at which the longest-trained cell was measured, from `start` on; at least its last one."""
     longest = max((cell["step"].unique() for _, cell in groups(rows, "task", "method", "n_train")), key=np.max)
     return sorted(int(step) for step in longest if step >= min(start, longest.max()))
 
 
 def on_the_way(rows: pd.DataFrame, n_train: int, start: int = 1) -> dict[int, tuple[Ratios, Interval]]:
-    """L of each function and its mean over them, after each number of updates at which the longest cell was measured.
+    """L of each function and its mean over functions, after each number of updates in `budgets`.
 
     `rows` are test errors of one training size.
     """
@@ -57,19 +57,19 @@ def on_the_way(rows: pd.DataFrame, n_train: int, start: int = 1) -> dict[int, tu
 
 
 def mostly(statements: Iterable[Statement]) -> Statement:
-    """True if more than half of the statements are true, false if not even the open ones could make it more."""
+    """True if more than half of the statements are true, false if open ones could not make it so, else open."""
     statements = list(statements)
     return at_least(len(statements) // 2 + 1, statements)
 
 
 def value_errors(evidence: Evidence, *sizes: int) -> pd.DataFrame:
-    """Test errors of values, at these training sizes."""
+    """The test errors of values at these training sizes."""
     rows = select(evidence.rows, split="test", metric="value_mse")
     return rows[rows["n_train"].isin(sizes)]
 
 
 def when(by_updates: Mapping[int, Statement]) -> str:
-    """At how many evaluations a statement is true, and in which stretches of training, in words."""
+    """A description of when a statement is true: at how many evaluations, and in which intervals of updates."""
     spells = [(holds, list(updates)) for holds, updates in groupby(by_updates, key=by_updates.get)]
     stretches = [f"{updates[0]:,} to {updates[-1]:,}" for holds, updates in spells if holds is True]
     said = f"at {sum(holds is True for holds in by_updates.values())} of {len(by_updates)} evaluations"
@@ -80,7 +80,7 @@ def when(by_updates: Mapping[int, Statement]) -> str:
 
 
 def won_during_training(evidence: Evidence, needed: Mapping[int, int] = SIX_OF_SEVEN) -> Finding:
-    """R1 during training: at most budgets so many functions are won, at each size."""
+    """R1 during training: at each size, at least `needed` functions are won at more than half of the budgets."""
     missing = missing_cells(log_ratios(evidence.rows), CELLS)
     if missing:
         return find(evidence, lambda: None, missing, "")
@@ -98,7 +98,7 @@ def won_during_training(evidence: Evidence, needed: Mapping[int, int] = SIX_OF_S
 
 
 def stronger_during_training(evidence: Evidence) -> Finding:
-    """R3, first half, during training: at most budgets the mean of L is larger at 20 points than at 10,000."""
+    """R3, first half, during training: at more than half of the budgets, mean L is larger at 20 points."""
     needed = [(task, n_train) for n_train in (20, 10_000) for task in PAPER_TASKS]
     if missing := missing_cells(log_ratios(evidence.rows), needed):
         return find(evidence, lambda: None, missing, "")
@@ -113,7 +113,7 @@ def stronger_during_training(evidence: Evidence) -> Finding:
 
 
 def persists_during_training(evidence: Evidence) -> Finding:
-    """R3, second half, during training: at most budgets most functions are won at 10,000 points."""
+    """R3, second half, during training: most functions are won at 10,000 points at more than half of the budgets."""
     if missing := missing_cells(log_ratios(evidence.rows), [(task, 10_000) for task in PAPER_TASKS]):
         return find(evidence, lambda: None, missing, "")
     by_updates = on_the_way(value_errors(evidence, 10_000), 10_000, FROM)
@@ -126,12 +126,12 @@ def persists_during_training(evidence: Evidence) -> Finding:
 
 
 def variances(evidence: Evidence) -> dict[str, float]:
-    """The variance of each target over its domain, as far as surfaces are there to take it from."""
+    """The variance of each target over its domain, for targets that have a surface."""
     return {task: surface.target_variance for (_, task, *_), surface in evidence.surfaces.items()}
 
 
 def useless(rows: pd.DataFrame, of_target: Mapping[str, float]) -> set[str]:
-    """Functions on which both methods' median test error at the end exceeds the variance; rows of one size."""
+    """Functions on which both methods' final median test error exceeds the variance; rows of one size."""
     medians = {key: np.median(list(errors.values())) for key, errors in finals(rows, "task", "method").items()}
     return {
         task
@@ -141,7 +141,7 @@ def useless(rows: pd.DataFrame, of_target: Mapping[str, float]) -> set[str]:
 
 
 def useless_until(evidence: Evidence) -> str:
-    """Until when the errors of functions are useless, by training size, in words."""
+    """A description of the number of updates up to which errors are useless, by training size."""
     of_target = variances(evidence)
     if not set(PAPER_TASKS) <= of_target.keys():
         return "Where errors are useless is not known: there are no surfaces to take the variance of the targets from"
@@ -155,7 +155,7 @@ def useless_until(evidence: Evidence) -> str:
 
 
 def won_by_updates(evidence: Evidence) -> str:
-    """How many of the seven functions are won, by training size, on the way and at the end."""
+    """How many of the seven functions are won, by training size, during training and at the end."""
     evidence = of_the_rules(evidence.of("regression"))
     rows = value_errors(evidence, *SIX_OF_SEVEN)
     if not len(rows):

@@ -1,19 +1,19 @@
-"""Which recipe the rows of the search choose. The rule was written down before any of these rows were looked at.
+"""The rule by which the recipe is chosen from the search's rows. It was written before any of these rows were seen.
 
-The rows are of `experiment=regression_recipes`: functions that are none of the paper's, other seeds, validation points.
-The error of a choice in a cell, that is on a function from a number of points, is the median over seeds of its mean
-squared error of values at the end of training.
+The rows come from `experiment=regression_recipes`: functions outside the paper's, other seeds, validation points. A
+cell is a function and a number of training points. The error of a choice in a cell is the median over seeds of the
+final mean squared error of values.
 
-1. A choice counts where it has every cell of its stage: one whose training diverged somewhere is out.
+1. A choice counts only if it has every cell of its stage. One whose training diverged anywhere is excluded.
 2. Value-only training is the choice with the least geometric mean of errors over the cells.
-3. The recipe is the choice with the greatest gain: the geometric mean over the cells of error of 2 / error, in which no
-   cell counts for more than a factor of 10, or less than a tenth. So a recipe must help nearly everywhere; a
-   thousandfold gain on one function makes up for no loss on two others.
+3. The recipe is the choice with the greatest gain: the geometric mean over the cells of (error of 2) / error, with each
+   ratio clipped to [1/10, 10]. So a recipe must help nearly everywhere: a thousandfold gain on one function does not
+   make up for losses on two others.
 
-Stage 1 (`sweep=regression/recipes_networks`) varies the network and the learning rate, 30 choices for each of the two.
-For each the best choices of two activations go on. Stage 2 (`sweep=regression/recipes_value` and `recipes_terms`) has
-all functions and sizes; it decides by the same rule. Its grid was fixed after the results of stage 1 were seen, and is
-smaller than first written.
+Stage 1 (`sweep=regression/recipes_networks`) varies the network and the learning rate, with 30 choices for value-only
+and 30 for Sobolev Training. The best choices of two activations enter stage 2 for each. Stage 2
+(`sweep=regression/recipes_value` and `recipes_terms`) has all functions and sizes and decides by the same rule. Its
+grid was fixed after the results of stage 1 were seen, and is smaller than first written.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ import pandas as pd
 from experiments.evidence.rows import finals, select
 
 SEARCH = "regression_recipes"
-LIMITS = "regression_recipe_limits"  # what was chosen, with other weights and with noise
-PROJECTIONS = "regression_projections"  # what was chosen, with Jacobians on random vectors
+LIMITS = "regression_recipe_limits"  # the chosen recipe with other weights and with noise
+PROJECTIONS = "regression_projections"  # the chosen recipe with projected Jacobians
 FUNCTIONS_CHOSEN_ON = ("branin", "eggholder", "friedman", "hartmann_6", "levy", "six_hump_camel")
 CELLS = frozenset((task, n_train) for task in FUNCTIONS_CHOSEN_ON for n_train in (20, 100, 10_000))
 CELLS_OF_NETWORKS = frozenset(  # stage 1
     (task, n_train) for task in ("branin", "eggholder", "friedman", "levy") for n_train in (100, 10_000)
 )
-RATES_OF_NETWORKS = ("0.001", "0.003", "0.01")  # stage 1, with batches of 32 and the printed loss
-MOST = 10.0  # what a cell counts for, at most
+RATES_OF_NETWORKS = ("0.001", "0.003", "0.01")  # stage 1, with batches of 32 and the paper's loss
+MOST = 10.0  # the largest ratio that counts for a cell
 
 
 class Choice(NamedTuple):
-    """What a trial was trained by, in the words of its rows' method."""
+    """The settings of a trial, as they appear in the method of its rows."""
 
     activation: str
     initialisation: str
@@ -66,7 +66,7 @@ class Choice(NamedTuple):
 
     @property
     def settings(self) -> dict[str, str]:
-        """By the keys of a run's config."""
+        """The settings by the keys of a run's config."""
         network = {key: getattr(self, key) for key in ("activation", "initialisation")}
         optimizer = {f"optimizer.{key}": getattr(self, key) for key in ("learning_rate", "batch_size")}
         term = {f"gradient.{key}": getattr(self, key) for key in ("weight", "falls", "distance", "derivative")}
@@ -78,7 +78,7 @@ Errors = dict[Choice, dict[Cell, float]]
 
 
 def errors_of(rows: pd.DataFrame, metric: str = "value_mse") -> Errors:
-    """The error of each choice in each cell, from rows of any experiments."""
+    """The error of each choice in each cell; rows of other experiments are ignored."""
     measured = select(rows, experiment=SEARCH, split="validation", metric=metric)
     errors: Errors = {}
     for (method, task, n_train), by_seed in finals(measured, "method", "task", "n_train").items():
@@ -87,7 +87,7 @@ def errors_of(rows: pd.DataFrame, metric: str = "value_mse") -> Errors:
 
 
 def complete(errors: Errors, cells: Collection[Cell]) -> Errors:
-    """The choices that have every cell, with those cells alone."""
+    """The choices that have every one of these cells, restricted to them."""
     return {
         choice: {cell: of_choice[cell] for cell in sorted(cells)}
         for choice, of_choice in errors.items()
@@ -101,13 +101,13 @@ def mean_error(of_choice: Mapping[Cell, float]) -> float:
 
 
 def gain(reference: Mapping[Cell, float], of_choice: Mapping[Cell, float], most: float = MOST) -> float:
-    """The geometric mean over cells of reference / error, each ratio held between 1/most and most."""
+    """The geometric mean over cells of reference / error, each ratio clipped to [1/most, most]."""
     ratios = np.array([reference[cell] / error for cell, error in of_choice.items()])
     return float(np.exp(np.mean(np.log(np.clip(ratios, 1 / most, most)))))
 
 
 def ranked(errors: Errors, cells: Collection[Cell] = CELLS) -> tuple[list[Choice], list[Choice]]:
-    """Value-only choices and recipes, the best first, by the rule above."""
+    """Value-only choices and recipes, each sorted by the rule above, best first."""
     whole = complete(errors, cells)
     value = sorted((c for c in whole if not c.learns_gradients), key=lambda choice: mean_error(whole[choice]))
     if not value:
@@ -117,10 +117,10 @@ def ranked(errors: Errors, cells: Collection[Cell] = CELLS) -> tuple[list[Choice
 
 
 def stage_1(errors: Errors) -> Errors:
-    """The choices of the first stage, which those of the second do not change."""
+    """The choices of stage 1 only, so that stage 2 does not change its outcome."""
     return {choice: of_choice for choice, of_choice in errors.items() if choice.of_stage_1}
 
 
 def two_activations(choices: list[Choice]) -> list[Choice]:
-    """The best choice, and the best one with another activation: those that go on to stage 2."""
+    """The best choice, and the best one with another activation: these enter stage 2."""
     return choices[:1] + [choice for choice in choices if choice.activation != choices[0].activation][:1]

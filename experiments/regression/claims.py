@@ -1,7 +1,7 @@
 """Section 4.1 of the paper, regression on optimisation benchmarks: its claims, and the parts of the report.
 
-The rules for the end of training were written down before any of the results existed; `experiments.regression.rules`
-has them as code. Those for what holds during training came later (`experiments.regression.budget_rules`).
+The rules for the end of training were written down before any results existed (`experiments.regression.rules`). The
+rules for what holds during training came later (`experiments.regression.budget_rules`).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ SECTION_4_1 = (
 
 
 def claims(experiment: str, command: str) -> list[Claim]:
-    """The claims of Section 4.1, judged on what one experiment left; `command` makes it."""
+    """The claims of Section 4.1, judged on the rows of one experiment, which `command` produces."""
 
     def judged(claim: Claim) -> Claim:
         return replace(

@@ -1,13 +1,14 @@
-"""Whether descent on the Sobolev loss (Eq. 1) makes it smaller, for networks that fit their values already.
+"""Whether descent on the Sobolev loss (Eq. 1) reduces it, for networks that already fit the values.
 
 The derivative of a ReLU network is constant between its kinks. Moving a kink changes the expected loss of derivatives,
-but at no single sample, so the gradient that backpropagation finds lacks that part. For m(x) = max(0, x - b) and a
-target u on [0, 1]
+but not the loss at any single sample, so backpropagation misses that part of the gradient. For m(x) = max(0, x - b) and
+a target u on [0, 1]
 
     G(b) = E (m' - u')^2,    dG/db = 2 u'(b) - 1,    and yet d/db (m'(x) - u'(x))^2 = 0 at every x but b.
 
-So a step along it may raise the very loss. Networks are trained on values alone, then on values and gradients, in the
-normalised protocol. With a smooth activation nothing is missing, and all else is equal.
+So a descent step may increase the expected loss. Networks are trained on values only, then on values and gradients, in
+the normalised protocol. As a control, networks with a smooth activation, whose gradient misses nothing, are trained in
+the same way.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev.functions import FUNCTIONS
 from sobolev.networks import MLPEnsemble
 
-TERMS = ("value_loss", "gradient_loss")  # of the loss, by order, with their weights
+TERMS = ("value_loss", "gradient_loss")  # the weighted terms of the loss, by order
 
 
 def main(config: DescentConfig, run: Run) -> dict:
-    """Train twice; the objective is the median of the loss's last value over the one where the second training began.
+    """Train twice; the objective is the median ratio of the final loss to the loss when the second training starts.
 
-    Rows are the terms of the loss, which is the sum of the two metrics of the training points. Their step 0 is where
-    the second training begins.
+    Rows are the terms of the loss; the loss is the sum of the two metrics on the training points. Step 0 is the start
+    of the second training.
     """
     weights = config.loss.weights[:2]
     seeds = range(config.seed, config.seed + config.networks)
@@ -77,7 +78,7 @@ def main(config: DescentConfig, run: Run) -> dict:
             }
         )
         if step == before:
-            optimizer.state.clear()  # the second training is Adam's anew
+            optimizer.state.clear()  # the second training starts with a new Adam
         if step - before in evaluate_at:
             terms = {"train": loss_terms(ensemble, seen, weights), "test": loss_terms(ensemble, test, weights)}
             run.record(step - before, rows(terms, seeds, TERMS))
@@ -97,12 +98,12 @@ def main(config: DescentConfig, run: Run) -> dict:
 
 
 def check(config: DescentConfig) -> None:
-    """Refuse what the regression refuses."""
+    """Refuse the same settings as regression."""
     train.check(config)
 
 
 def draw_normalised(config: DescentConfig, seeds: range, run: Run) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs, values and gradients in the network's units, of the training and of the test points."""
+    """Inputs, values and gradients of the training and test points, in the network's units."""
     function = FUNCTIONS[config.dataset.name]
     train_data = draw(function, config.n_train, seeds, "train", 1, run)
     test_data = draw(function, config.n_test, seeds, "test", 1, run)
@@ -111,12 +112,12 @@ def draw_normalised(config: DescentConfig, seeds: range, run: Run) -> tuple[list
 
 
 def loss_terms(ensemble: MLPEnsemble, data: Sequence[Tensor], weights: list[float]) -> list[Tensor]:
-    """The weighted terms of the loss by order, each a number a network (E,), on data in the network's units."""
+    """The weighted terms of the loss by order, per network (E,), on data in the network's units."""
     errors = Normalizer.identity(data).errors(ensemble, data)
     return [weight * error_E for weight, error_E in zip(weights, errors, strict=True)]
 
 
 def loss_of_zeros(data: Sequence[Tensor], weights: list[float]) -> Tensor:
-    """The loss (E,) of networks that are zero everywhere, by which divergence is measured."""
+    """The loss (E,) of networks that are zero everywhere, the reference for divergence."""
     targets = zip(weights, data[1:], strict=True)
     return sum(weight * target.double().square().sum(-1).mean(1).cpu() for weight, target in targets)

@@ -1,7 +1,7 @@
 """Figures of test errors, learning curves and descent, from recorded rows; `draw` adds those of surfaces.
 
 Every figure is a function of rows or of recorded surfaces. Drawing trains nothing and needs no display or network.
-A figure with any reduced row says so on its face.
+A figure with any reduced row is marked.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ NAMES = (
     *("figure_2", "figure_3", "surfaces", "learning_curves", "ratios", "losses", "functions_won"),
     *("descent", "recipes", "recipe_limits", "projections"),
 )
-REMEDY = "`make quickstart` makes it reduced, `make regression`, or `make descent`, whole"
+REMEDY = "`make quickstart` makes a reduced version, `make regression` or `make descent` the full one"
 DESCENT = "regression_descent"
-SURFACES = "regression_surfaces"  # of one network a cell, on the points of its row
-NOT_DRAWN = ("regression_steep", SEARCH, LIMITS, PROJECTIONS, SURFACES)  # these have figures of their own
+SURFACES = "regression_surfaces"  # one network per cell, trained for the surface figures
+NOT_DRAWN = ("regression_steep", SEARCH, LIMITS, PROJECTIONS, SURFACES)  # these have their own figures
 
 
 def figure_2(rows: pd.DataFrame) -> Figure:
     """Figure 2, right: test MSE against training size, one panel per function, for the rows of one experiment.
 
-    A marker is the median over seeds, the bar beside it the median's 95% interval, and a faint dot a seed. Where cells
-    were trained for different numbers of updates, each size has its own below it.
+    A marker is the median over seeds, the bar beside it the median's 95% interval, and each faint dot one seed. If
+    cells were trained for different numbers of updates, these are shown below each size.
     """
     rows = select(rows, split="test", metric="value_mse")
     errors = finals(rows, "task", "method", "n_train")
-    # Derivatives alone fix the values only up to a constant.
+    # Derivatives determine the values only up to a constant.
     looks = looks_of((method for method in levels(rows, "method") if method != "derivative"), LOOKS)
     tasks, sizes, differ = levels(rows, "task"), levels(rows, "n_train"), len(shortest_and_longest(rows)) > 1
     columns = min(4, len(tasks) + 1)  # the last panel holds the legend
@@ -72,7 +72,7 @@ def figure_2(rows: pd.DataFrame) -> Figure:
         axes.set_title(TASKS.get(task, task))
         updates = [f"\n{_updates(select(rows, task=task, n_train=n))}" if differ else "" for n in sizes]
         axes.set_xticks(range(len(sizes)), [f"{n:,}{below}" for n, below in zip(sizes, updates, strict=True)])
-        reach = max(len(sizes), 3) / 2  # bars stay near their markers where sizes are fewer than the paper's
+        reach = max(len(sizes), 3) / 2  # keeps bars near their markers if there are few sizes
         axes.set_xlim((len(sizes) - 1) / 2 - reach, (len(sizes) - 1) / 2 + reach)
         axes.grid(axis="x", visible=False)
         drawing.decades_axis(axes)
@@ -93,7 +93,7 @@ def figure_2(rows: pd.DataFrame) -> Figure:
 
 
 def _draw_errors(axes: Axes, by_size: list[BySeed], side: float, look: Look) -> None:
-    """Errors of one function and method. A line goes through the sizes; bars and seeds lie on one side, -1 to 1."""
+    """Errors of one function and method: a line through the sizes, with bars and seeds to one side (-1 to 1)."""
     intervals = [median_interval(seeds.values()) for seeds in by_size]
     for position, (seeds, interval) in enumerate(zip(by_size, intervals, strict=True)):
         dots = {"color": look["color"], "markersize": 3.5, "markeredgewidth": 0, "alpha": 0.4}
@@ -104,7 +104,7 @@ def _draw_errors(axes: Axes, by_size: list[BySeed], side: float, look: Look) -> 
 
 
 def _updates(rows: pd.DataFrame) -> str:
-    """How many thousand updates the cells of a panel's size were trained for; each method's where they differ."""
+    """The thousands of updates that the cells of one size were trained for, per method if they differ."""
     ends = rows.groupby("method", observed=True)["step"].max()
     return " / ".join(f"{steps / 1000:g}k" for steps in sorted({*ends}))
 
@@ -112,8 +112,8 @@ def _updates(rows: pd.DataFrame) -> str:
 def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
     """Train and test error over training at one size: one row per function, one column per metric.
 
-    Lines are medians over seeds; bands reach from the lower to the upper quartile. A panel's axis is that of the test
-    curves and a decade below: few points are fitted to many more decades, beside which test curves would be flat.
+    Lines are medians over seeds, and bands reach from the lower to the upper quartile. A panel's axis spans the test
+    curves and one decade below. Training errors on few points fall much further, and would make test curves look flat.
     """
     rows = select(rows, n_train=n_train)
     tasks, looks = levels(rows, "task"), looks_of(levels(rows, "method"), LOOKS)
@@ -143,14 +143,14 @@ def learning_curves(rows: pd.DataFrame, n_train: int) -> Figure:
 
 
 def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None:
-    """One panel of `learning_curves`, of one task and metric."""
+    """Draw one panel of `learning_curves`, for one task and metric."""
     tested = []
     for method, look in looks.items():
         for split, dashes, alpha in (("train", (0, (3, 1.5)), 0.08), ("test", "-", 0.2)):
             cell = select(rows, method=method, split=split)
-            if method == "derivative":  # derivatives fix the values only up to a constant
+            if method == "derivative":  # derivatives determine the values only up to a constant
                 cell = cell[cell["metric"] != "value_mse"]
-            steps, values_TS = curve(cell[cell["step"] > 0])  # step 0 has no place on a logarithmic axis
+            steps, values_TS = curve(cell[cell["step"] > 0])  # a logarithmic axis has no 0
             if not values_TS.size:
                 continue
             low, median, high = np.quantile(values_TS, (0.25, 0.5, 0.75), axis=1)
@@ -173,9 +173,9 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None
 
 
 def descent(rows: pd.DataFrame) -> Figure:
-    """The Sobolev loss on the training points while networks that fit their values descend on it, over where it began.
+    """The Sobolev loss on the training points relative to its initial value, from networks that fit the values.
 
-    One panel per function, a row of panels a training size. Lines are medians over seeds, bands quartiles.
+    One panel per function, one row of panels per training size. Lines are medians over seeds, bands quartiles.
     """
     tasks, sizes, looks = levels(rows, "task"), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     figure = Figure(figsize=(7, 0.9 + 1.2 * len(sizes)))
@@ -186,7 +186,7 @@ def descent(rows: pd.DataFrame) -> Figure:
             axes.axhline(1, color="black", linewidth=0.8)
             for method, look in looks.items():
                 steps, loss_TS = loss_curve(cell, method=method)
-                if loss_TS.size:  # step 0, which is 1, has no place on a logarithmic axis
+                if loss_TS.size:  # a logarithmic axis has no step 0, where the ratio is 1
                     low, median, high = np.quantile(loss_TS[1:], (0.25, 0.5, 0.75), axis=1)
                     axes.fill_between(steps[1:], low, high, color=look["color"], alpha=0.2)
                     axes.plot(steps[1:], median, markevery=drawing.some(len(median)), markersize=3, **look)
@@ -207,8 +207,8 @@ def _handles(looks: dict[str, Look]) -> list[Line2D]:
 
 
 def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that rows and surfaces allow, for each experiment: (name, file name, figure), one at a time."""
-    # Derivatives fix the values only up to a constant. Models that were trained to be shown take the place of others.
+    """The named figures for which there are rows or surfaces: (name, file name, figure), one at a time."""
+    # Derivatives determine the values only up to a constant. Models trained for these figures replace the others.
     surfaces = {key: surface for key, surface in surfaces.items() if key[2] != "derivative"}
     surfaces |= {("regression", *key[1:]): surface for key, surface in surfaces.items() if key[0] == SURFACES}
     if "recipes" in names and (figure := recipes(rows)):
@@ -232,7 +232,7 @@ def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iter
             yield "figure_2", f"test_errors{suffix}" if suffix else "figure_2", figure_2(of_experiment)
         if "ratios" in names and {"value", "sobolev"} <= set(of_experiment["method"]):
             yield "ratios", f"ratios{suffix}", ratios(of_experiment)
-        # Where a rate falls towards the end, what was measured on the way is no shorter training.
+        # With a decaying learning rate, an intermediate measurement is not the result of a shorter training.
         if "functions_won" in names and experiment == "regression" and (figure := functions_won(of_experiment)):
             yield "functions_won", "functions_won", figure
         if "learning_curves" in names:
@@ -248,7 +248,7 @@ def draw(names: Collection[str], rows: pd.DataFrame, surfaces: Surfaces) -> Iter
 
 
 def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+    """The named figures for which there is evidence in `results`: (name, file name, figure), one at a time.
 
     Raises:
         EvidenceError: a file is damaged.

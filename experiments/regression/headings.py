@@ -1,4 +1,4 @@
-"""What stands above figures of regression: protocol, seeds, updates, and what bars are."""
+"""The headings of regression's figures: protocol, seeds, updates, and the meaning of bars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.regression.names import PROTOCOLS, REDUCED
 
 
 def interval_words(rows: pd.DataFrame) -> str:
-    """What the bars of ``median_interval`` are: with few seeds it reaches over all of them."""
+    """The meaning of bars from ``median_interval``: with few seeds they are the range."""
     counts = _seeds_of_cells(rows)
     if max(counts) < MIN_SEEDS:
         return "median, range (too few for an interval)"
@@ -19,12 +19,12 @@ def interval_words(rows: pd.DataFrame) -> str:
 
 
 def _seeds_of_cells(rows: pd.DataFrame) -> list[int]:
-    """How many seeds each cell has."""
+    """The number of seeds of each cell."""
     return rows.groupby(["task", "method", "n_train"], observed=True)["seed"].nunique().tolist()
 
 
 def head(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
-    """Name the figure, its protocol, seeds and updates and, where rows are reduced, that they are."""
+    """Set the title with protocol, seeds and updates, and mark reduced rows."""
     updates = " to ".join(f"{steps:,}" for steps in shortest_and_longest(rows))
     experiment = rows["experiment"].iloc[0]
     counted = drawing.counted(_seeds_of_cells(rows), spread, f", {updates} updates")
@@ -33,6 +33,6 @@ def head(figure: Figure, title: str, rows: pd.DataFrame, spread: str) -> None:
 
 
 def shortest_and_longest(rows: pd.DataFrame) -> list[int]:
-    """After how many updates the training of cells ended, shortest and longest; one number if all agree."""
+    """The least and greatest number of updates at which cells ended; one number if they agree."""
     ends = rows.groupby(["task", "method", "n_train"], observed=True)["step"].max()
     return sorted({ends.min(), ends.max()})

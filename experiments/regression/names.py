@@ -1,6 +1,6 @@
-"""What the functions, methods and protocols of regression are called in figures and tables, and how they look there.
+"""The titles and looks of regression's functions, methods and protocols in figures and tables.
 
-A function of one's own is shown under the name that it has in the rows, unless its title is added to `TASKS`.
+A user's own function is shown under its name in the rows, unless its title is added to `TASKS`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from experiments.evidence import names
 
 TASKS = {
-    # The paper's, in the order of its table.
+    # The paper's functions, in the order of its table.
     "ackley": "Ackley",
     "beale": "Beale",
     "booth": "Booth",
@@ -16,14 +16,14 @@ TASKS = {
     "mccormick": "McCormick",
     "rosenbrock": "Rosenbrock",
     "styblinski_tang": "Styblinski-Tang",
-    # On which the recipe was chosen.
+    # The functions on which the recipe was chosen.
     "branin": "Branin",
     "six_hump_camel": "six-hump camel",
     "levy": "Levy",
     "eggholder": "eggholder",
     "friedman": "Friedman",
     "hartmann_6": "Hartmann, 6 inputs",
-    # The models of engineering.
+    # Engineering models.
     "borehole": "borehole",
     "otl_circuit": "OTL circuit",
     "piston": "piston",

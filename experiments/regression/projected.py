@@ -1,17 +1,17 @@
-r"""How many projections a derivative needs, and of which kind: a field that is learned from projected Jacobians.
+r"""How many projections a derivative needs, and which kind: a field is learned from projected Jacobians.
 
-Where a network has one output, its whole gradient costs as much as one projection. Here it has as many outputs as
-inputs: m: R^I -> R^I learns the field f = grad F of a function F, which has the Hessian of F as its Jacobian, in the
-normalised protocol (inputs in [-1, 1]^I, each output standardised). As a recipe has it, but with d projected (Eq. 2),
-network s minimises
+For a network with one output, the full gradient costs as much as one projection. Here the network has as many outputs
+as inputs: m: R^I -> R^I learns the field f = grad F of a function F, whose Jacobian is the Hessian of F, in the
+normalised protocol (inputs in [-1, 1]^I, each output standardised). The loss is that of a recipe, with a projected
+distance (Eq. 2):
 
     1/N sum_n [ ||m(x_n) - f_n||^2 / I + w_t 1/S sum_s d(D <m(x_n), v_ns>, D <f_n, v_ns>) ]
 
-with vectors v that each sample gets anew at each update, and with d divided by c for squares, or by its root for norms
-(`sobolev.projections` has c), so that w_t weighs what it weighs in full. The cost of an update is counted: the
-floating-point operations of its products, by which a machine's load does not show.
+The vectors v are drawn anew for each sample and update. d is divided by c for squares and by sqrt(c) for norms
+(`sobolev.projections` defines c), so that w_t has the same effect as for full Jacobians. The cost of an update is the
+number of floating-point operations in its products, which does not depend on the load of the machine.
 
-Shape suffixes: E networks, N samples of each, S vectors a sample, O outputs, I inputs.
+Shape suffixes: E networks, N samples per network, S vectors per sample, O outputs, I inputs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sobolev.seeding import generator
 
 
 def main(config: ProjectedConfig, run: Run) -> dict:
-    """Train and measure one ensemble, and count an update; the objective is the median error of the values."""
+    """Train and evaluate one ensemble and count an update's operations; the objective is the median error of values."""
     function = FUNCTIONS[config.dataset.name]
     seeds = range(config.seed, config.seed + config.networks)
     train, held_out = (
@@ -67,12 +67,12 @@ def main(config: ProjectedConfig, run: Run) -> dict:
 
 
 def check(config: ProjectedConfig) -> None:
-    """Refuse an unknown function, and more than this machine's memory holds."""
+    """Refuse an unknown function, and a run that exceeds this machine's memory."""
     check_function(config)
 
 
 class Field(NamedTuple):
-    """Points, a field's values there, and its Jacobians."""
+    """Points with a field's values and Jacobians."""
 
     x_ENI: Tensor
     value_ENO: Tensor
@@ -109,7 +109,7 @@ class Scales(NamedTuple):
 
 
 def errors(ensemble: MLPEnsemble, field: Field, chunk: int = 250) -> list[Tensor]:
-    """Mean squared errors (E,) of the values and of the Jacobian, over samples and components, in network units."""
+    """Mean squared errors (E,) of values and Jacobians over samples and components, in the network's units."""
     sums = [torch.zeros(len(ensemble), dtype=torch.float64) for _ in range(2)]
     for x, *targets in zip(*(tensor.split(chunk, 1) for tensor in field), strict=True):
         for total, guess, target in zip(sums, derivatives(ensemble, x, 1, batch_dims=2), targets, strict=True):
@@ -120,7 +120,7 @@ def errors(ensemble: MLPEnsemble, field: Field, chunk: int = 250) -> list[Tensor
 def with_vectors(
     batches: Iterable[list[Tensor]], projection: Projection, seeds: range, first: int
 ) -> Iterator[list[Tensor]]:
-    """Batches with vectors (S, E, N, O); those of update k and of seed s are drawn from (s, k) alone."""
+    """Batches with vectors (S, E, N, O); the vectors of update k and seed s are drawn from (s, k)."""
     for step, batch in zip(count(first), batches, strict=False):
         like_NO = torch.empty(batch[1].shape[1:])
         drawn = [projection.draw(like_NO, 1, generator(seed, "projection", step)) for seed in seeds]
@@ -128,7 +128,7 @@ def with_vectors(
 
 
 class Objective:
-    """Fills the parameters' `.grad` with those of the loss, after a share s of the updates, by autograd."""
+    """Fills the parameters' `.grad` with the gradient of the loss, by autograd; s is the fraction of updates done."""
 
     def __init__(
         self, ensemble: MLPEnsemble, term: GradientTermConfig, jacobian_ENOI: Tensor, projection: Projection | None
@@ -143,7 +143,7 @@ class Objective:
 
     def __call__(self, s: float, x_ENI: Tensor, f_ENO: Tensor, df_ENOI: Tensor, v_SENO: Tensor | None = None) -> None:
         self.ensemble.zero_grad()
-        # Each network has its own parameters, so the sum over networks trains each on its own mean.
+        # Networks have separate parameters, so the gradient of the sum is each network's own gradient.
         self.per_sample(s, x_ENI, f_ENO, df_ENOI, v_SENO).mean(1).sum().backward()
 
     def per_sample(

@@ -1,4 +1,4 @@
-"""The figure of projections, from recorded rows: what Jacobians on random vectors gain, against what they cost."""
+"""The figure of projections, from recorded rows: the gain from projected Jacobians against their cost."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from experiments.regression.names import REDUCED, SIZE_LOOKS, TASKS
 LOOKS = dict(zip(("sphere", "gaussian", "rademacher", "coordinate"), SIZE_LOOKS, strict=True))
 FULL: Look = {"color": "#000000", "marker": "*"}
 VALUE, METHOD = "value_full1", r"sobolev_(\D+)(\d+)"
-APART = 1.05  # kinds of one cost are drawn beside each other, each so many times as far to the right
+APART = 1.05  # kinds with equal cost are drawn side by side, each shifted by this factor
 
 
 def projections(rows: pd.DataFrame) -> Figure | None:
-    """Value-only error over that with projected Jacobians, against the operations of an update; a panel a field.
+    """The ratio of value-only error to that with projected Jacobians, against operations per update; a panel per field.
 
-    A marker is the median over seeds of the paired ratio, with its 95% interval. None where nothing was run.
+    A marker is the median over seeds of the paired ratio, with its 95% interval. None if nothing was run.
     """
     rows = select(rows, experiment=PROJECTIONS)
     tasks = levels(rows, "task")

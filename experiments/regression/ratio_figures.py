@@ -1,4 +1,4 @@
-"""Ratios of test errors, value only over Sobolev Training: by training size, and by the loss of the derivatives."""
+"""Ratios of test errors, value-only over Sobolev Training: by training size, and by the loss of derivatives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pairing = Callable[[Errors, str], list[tuple[BySeed, BySeed]]]  # value-only and
 
 
 def ratios(rows: pd.DataFrame) -> Figure:
-    """How many times smaller Sobolev Training's test error is: median over seeds of the paired ratio, 95% interval."""
+    """How many times smaller Sobolev Training's test error is: the median over seeds of the paired ratio."""
     rows = select(rows, split="test")
     tasks, sizes = levels(rows, "task"), levels(rows, "n_train")
     looks = {f"{n_train:,} points": look for n_train, look in zip(sizes, itertools.cycle(SIZE_LOOKS), strict=False)}
@@ -37,7 +37,7 @@ def ratios(rows: pd.DataFrame) -> Figure:
 
 
 def losses(rows: pd.DataFrame) -> Figure:
-    """How many times smaller than value-only training's the test error of each loss of derivatives is, as `ratios`."""
+    """`ratios` for each loss of derivatives: its test error relative to that of value-only training."""
     rows = select(rows, split="test")
     cells = [key for key, _ in groups(rows, "task", "n_train")]
     methods = [method for method in levels(rows, "method") if method not in ("value", "derivative")]
@@ -63,7 +63,7 @@ def _ratio_figure(
     pairs: Pairing,
     other: str,
 ) -> Figure:
-    """A panel a metric, a line a tick, and on it a marker and interval a series of `looks`, in the order of both."""
+    """One panel per metric and one line per tick, with a marker and interval for each series in `looks`."""
     lines = -(-len(looks) // 2) if max(map(len, looks)) > 20 else 1  # of the legend
     figure = Figure(figsize=(7, 1.1 + 0.2 * lines + len(ticks) * max(0.3, 0.1 * len(looks))))
     for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False).flat, metrics, strict=True):

@@ -1,8 +1,8 @@
-"""What the recipe must show: claims of this project, not of the paper, and their parts of the report.
+"""Claims about the recipe, which are ours and not the paper's, and their parts of the report.
 
 The rules were written down before the search had results (`experiments.regression.choosing`), and the paper's functions
-are judged once. Those for functions that were used for no choice were written, and committed, before any of these was
-trained on.
+are judged once. The rules for functions that played no part in any choice were committed before any network was
+trained on them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def judged(rule: Callable[[Evidence], Finding], evidence: Evidence) -> Finding:
 
 
 def unseen(evidence: Evidence) -> Evidence:
-    """What was run on the functions that were used for no choice."""
+    """The rows of the functions that played no part in any choice."""
     return of_the_rules(evidence.of(UNSEEN), UNSEEN_TASKS, NEEDED_UNSEEN)
 
 
@@ -111,7 +111,7 @@ CLAIMS_UNSEEN = (
 
 
 def networks(evidence: Evidence) -> str:
-    """Stage 1 of the search: the best choice of each activation, without and with gradients."""
+    """Stage 1 of the search: the best choice for each activation, without and with gradients."""
     errors = stage_1(errors_of(evidence.rows))
     whole, (value, recipes) = complete(errors, CELLS_OF_NETWORKS), ranked(errors, CELLS_OF_NETWORKS)
     if not value or not recipes:
@@ -138,7 +138,7 @@ def networks(evidence: Evidence) -> str:
 
 
 def search(evidence: Evidence) -> str:
-    """Stage 2 of the search: what was compared, the best first."""
+    """Stage 2 of the search: the compared choices, best first."""
     errors = errors_of(evidence.rows)
     value, recipes = ranked(errors)
     if not value:
@@ -156,7 +156,7 @@ def search(evidence: Evidence) -> str:
 
 
 def wins(rows: pd.DataFrame, tasks: Collection[str], sizes: Collection[int]) -> str:
-    """By size: how many of the functions the recipe wins, and by how much on average. Empty where it was not run."""
+    """By size: how many functions the recipe wins, and by how much on average. Empty if it was not run."""
     ratios, said = log_ratios(rows), []
     for n_train in sizes:
         outcomes = [outcome(ratios[task, n_train]) for task in tasks if (task, n_train) in ratios]
@@ -168,7 +168,7 @@ def wins(rows: pd.DataFrame, tasks: Collection[str], sizes: Collection[int]) -> 
 
 
 def won(evidence: Evidence) -> str:
-    """How often the recipe wins, on the paper's functions and on those that were used for no choice."""
+    """How often the recipe wins, on the paper's functions and on those that played no part in any choice."""
     of_paper = wins(of_the_rules(evidence.of(EXPERIMENT)).rows, PAPER_TASKS, SIZES)
     of_others = wins(unseen(evidence).rows, UNSEEN_TASKS, NEEDED_UNSEEN)
     words = (

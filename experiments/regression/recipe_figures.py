@@ -14,7 +14,7 @@ from experiments.evidence.rows import finals, log_ratio, scale_of, select
 from experiments.regression.choosing import CELLS, LIMITS, MOST, SEARCH, Choice, complete, errors_of, gain, ranked
 from experiments.regression.names import REDUCED, SIZE_LOOKS
 
-AXES_OF_LIMITS = {  # what its methods are called
+AXES_OF_LIMITS = {  # {label of the axis: pattern of the methods}
     "weight of gradients / the recipe's": r"sobolev_weight(.*)_noise0\.0",
     "noise / root mean square of the gradients": r"sobolev_weight1\.0_noise(.*)",
 }
@@ -24,9 +24,9 @@ WORDS |= {"norm": "norm", "exact": "", "finite": "differences"}
 
 
 def recipes(rows: pd.DataFrame) -> Figure | None:
-    """Best value-only error over that of each recipe of stage 2: a dot a function and size, a bar the gain.
+    """The ratio of the best value-only error to that of each recipe in stage 2.
 
-    None where no recipe has every function and size.
+    Each dot is a function and size, and the bar is the gain. None if no recipe has every function and size.
     """
     errors = errors_of(rows)
     whole = complete(errors, CELLS)
@@ -64,9 +64,9 @@ def recipes(rows: pd.DataFrame) -> Figure | None:
 
 
 def limits(rows: pd.DataFrame) -> Figure | None:
-    """Value-only error over the recipe's, by the factor of its weight and by the noise in its gradients.
+    """The ratio of value-only error to the recipe's, by the factor of its weight and by the noise in its gradients.
 
-    A line a function: the median over seeds of the paired ratio, with its 95% interval. None where nothing was run.
+    One line per function: the median over seeds of the paired ratio, with its 95% interval. None if nothing was run.
     """
     errors = finals(select(rows, experiment=LIMITS, metric="value_mse"), "task", "method")
     tasks = list(dict.fromkeys(task for task, _ in errors))

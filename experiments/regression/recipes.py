@@ -1,20 +1,20 @@
-"""Which recipe makes derivatives help: a network, its optimiser and how gradients enter the loss.
+"""Recipes for learning from derivatives: a network, its optimiser and the gradient term of the loss.
 
-A run trains one ensemble in the normalised protocol, a network for each of `networks` seeds, as
-`experiments.regression.train` does. With inputs x in [-1, 1]^I, standardised values f and gradients df in these units,
-network s minimises
+As in `experiments.regression.train`, a run trains one ensemble in the normalised protocol, with a network for each of
+`networks` seeds. With inputs x in [-1, 1]^I, standardised values f, and gradients df in these units, each network
+minimises
 
     1/N sum_n [ (m(x_n) - f_n)^2 + w_t d(D m(x_n), df_n) ]
 
-    w_t = c w phi(t / T)          c is `gradient.factor`
+    w_t = c w phi(t / T)          c is `gradient.factor`, T the number of updates
     w       none: 0               unit: 1               balanced: 1 / mean_n d(0, df_n), over all its training points
-    phi(s)  flat: 1               late: (1 + cos(pi s)) / 2, as the learning rate      early: late's at 2s, then 0
+    phi(s)  flat: 1               late: (1 + cos(pi s)) / 2, as the learning rate      early: late(2s), 0 from s = 1/2
     d(p, q) square: ||p - q||^2   norm: ||p - q||
     D m     exact: grad m         finite: differences of values, (m(x + h e_i) - m(x - h e_i)) / 2h for each input i
 
 The recipe is chosen on functions outside the paper's seven (`experiments.regression.choosing`).
 
-Shape suffixes: E networks, N samples of each, I inputs.
+Shape suffixes: E networks, N samples per network, I inputs.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from sobolev.losses import SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep, SmoothSobolevStep
 from sobolev.seeding import generator
 
-STEP = 0.05  # h of differences, where inputs reach from -1 to 1
+STEP = 0.05  # h of the differences, for inputs in [-1, 1]
 FALLS = {"flat": schedules.constant(), "late": schedules.cosine(), "early": schedules.cosine(until=0.5)}  # phi
 DISTANCES = {"square": "squared_l2", "norm": "l2"}
 
 
 def main(config: RecipeConfig, run: Run) -> dict:
-    """Train and measure one ensemble; the objective is the median error of the values on the split's points."""
+    """Train and evaluate one ensemble; the objective is the median error of the values on the split's points."""
     function = FUNCTIONS[config.dataset.name]
     seeds = range(config.seed, config.seed + config.networks)
 
@@ -83,13 +83,13 @@ def learn(
     """Train an ensemble and record its errors by order; returns the summary.
 
     Args:
-        config: the budget, the learning rate, and the name of the points that errors are of.
-        run: where rows and checkpoints go.
-        ensemble: the networks.
-        compute_gradients: fills their `.grad`, from the share of updates that are done and the tensors of a batch.
-        batches_from: the batches from an update on.
-        measure: the errors (E,) by order.
-        of_zeros_E: the errors of networks of zeros, against which divergence is told.
+        config: The budget, the learning rate, and the split on which errors are measured.
+        run: The run that receives rows and checkpoints.
+        ensemble: The networks.
+        compute_gradients: Fills their `.grad`, given the fraction of updates done and the tensors of a batch.
+        batches_from: The batches from a given update on.
+        measure: Returns the errors (E,) by order.
+        of_zeros_E: The errors of networks of zeros, the reference for divergence.
     """
     seeds, steps = range(config.seed, config.seed + config.networks), config.optimizer.steps
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=config.optimizer.learning_rate, fused=True)
@@ -118,12 +118,12 @@ def learn(
 
 
 def check(config: RecipeConfig) -> None:
-    """Refuse an unknown function, and more than this machine's memory holds."""
+    """Refuse an unknown function, and a run that exceeds this machine's memory."""
     check_function(config)
 
 
 def with_noise(gradient_ENI: Tensor, relative: float, seeds: range) -> Tensor:
-    """Gradients with normal noise, whose deviation is relative to the root mean square of a network's gradients."""
+    """Gradients with normal noise; its deviation is relative to the root mean square of each network's gradients."""
     if not relative:
         return gradient_ENI
     noise = [torch.randn(gradient_ENI.shape[1:], generator=generator(seed, "noise")) for seed in seeds]
@@ -132,9 +132,9 @@ def with_noise(gradient_ENI: Tensor, relative: float, seeds: range) -> Tensor:
 
 
 class Objective:
-    """Fills the parameters' `.grad` with those of the loss, after a share s of the updates, on a batch (x, f, df).
+    """Fills the parameters' `.grad` with the gradient of the loss on a batch (x, f, df); s is the fraction of updates.
 
-    By hand where there is a step for it: for values, and for exact derivatives but for the norm with ReLU.
+    It uses a hand-written step if there is one: for values, and for exact derivatives except for the norm with ReLU.
     """
 
     def __init__(self, ensemble: MLPEnsemble, batch_size: int, term: GradientTermConfig, gradient_ENI: Tensor) -> None:
@@ -162,7 +162,7 @@ class Objective:
             self.relu(x_ENI, f_EN1, df_ENI)
         else:
             self.ensemble.zero_grad()
-            # Each network has its own parameters, so the sum over networks trains each on its own mean.
+            # Networks have separate parameters, so the gradient of the sum is each network's own gradient.
             self.per_sample(phi, x_ENI, f_EN1, df_ENI).mean(1).sum().backward()
 
     def per_sample(self, phi: float, x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class Objective:
 
 
 def weights(term: GradientTermConfig, gradient_ENI: Tensor) -> Tensor:
-    """w of each network (E, 1, 1), from the gradients of its training points."""
+    """The weight w of each network (E, 1, 1), from the gradients at its training points."""
     ones_E11 = torch.ones_like(gradient_ENI[:, :1, :1])
     if term.weight != "balanced":
         return ones_E11

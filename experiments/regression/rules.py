@@ -1,8 +1,8 @@
 """Our rules for the claims of Section 4.1: how a verdict follows from the test errors of both methods.
 
-L is log10(value-only / Sobolev) of the test errors at the end of training, paired by seed: above 0 Sobolev Training is
-better. A function is won where the 95% interval of the median of L lies above 0, lost where it lies below, and tied
-otherwise; with too few seeds it is undecided.
+L is log10(value-only / Sobolev) of the final test errors, paired by seed. Above 0, Sobolev Training is better. A
+function is won if the 95% interval of the median of L lies above 0, lost if it lies below, and tied otherwise. With too
+few seeds it is undecided.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from experiments.evidence.verdicts import Evidence, Finding, Statement, above, a
 from experiments.regression.names import METHODS, TASKS
 
 SIZES = (20, 100, 10_000)
-# The functions of the claims. A reader's own ones, which stand in figures and tables, leave every verdict as it was.
+# The functions of the claims. A user's own functions appear in figures and tables but change no verdict.
 PAPER_TASKS = ("ackley", "beale", "booth", "bukin", "mccormick", "rosenbrock", "styblinski_tang")
 CELLS = [(task, n_train) for n_train in SIZES for task in PAPER_TASKS]
 SIX_OF_SEVEN = dict.fromkeys(SIZES, 6)
 MAJORITY = 4  # of the 7 functions
-CAPTURED = 0.9  # share of the target's variance explained from which on a model has captured its shape
+CAPTURED = 0.9  # a model has captured the shape if it explains more than this share of the target's variance
 
 Ratios = dict[tuple[str, int], Interval]  # {(task, n_train): L}
 
 
 def of_the_rules(evidence: Evidence, tasks: Collection[str] = PAPER_TASKS, sizes: Collection[int] = SIZES) -> Evidence:
-    """The cells that the rules name; a reader's own functions, methods and sizes are no part of a verdict."""
+    """The cells that the rules name, without a user's own functions, methods and sizes."""
     return replace(evidence, rows=named_by_the_rules(evidence.rows, tasks, sizes))
 
 
@@ -42,7 +42,7 @@ def named_by_the_rules(
 
 
 def log_ratios(rows: pd.DataFrame, metric: str = "value_mse") -> Ratios:
-    """L of every function and size for which both methods were run, from the rows of one experiment."""
+    """L for every function and size for which both methods were run, from the rows of one experiment."""
     errors = finals(select(rows, split="test", metric=metric), "n_train", "task", "method")
     ratios = {}
     for n_train, task in dict.fromkeys(key[:2] for key in errors):
@@ -53,7 +53,7 @@ def log_ratios(rows: pd.DataFrame, metric: str = "value_mse") -> Ratios:
 
 
 def mean_log_ratio(rows: pd.DataFrame, n_train: int, metric: str = "value_mse") -> dict[int, float]:
-    """For each seed, L averaged over the functions at one size; for seeds with both methods on every function."""
+    """L averaged over the functions at one size, for each seed that has both methods on every function."""
     errors = finals(select(rows, split="test", metric=metric, n_train=n_train), "task", "method")
     tasks = dict.fromkeys(task for task, _ in errors)
     value, sobolev = ([errors.get((task, method), {}) for task in tasks] for method in ("value", "sobolev"))
@@ -65,14 +65,14 @@ def mean_log_ratio(rows: pd.DataFrame, n_train: int, metric: str = "value_mse") 
 
 
 def outcome(ratio: Interval) -> str:
-    """Whether Sobolev Training won, lost or tied a cell, or too few seeds leave it undecided."""
+    """Whether Sobolev Training won, lost or tied a cell; undecided with too few seeds."""
     if ratio.n < MIN_SEEDS:
         return "undecided"
     return {True: "won", False: "lost", None: "tied"}[above(ratio, 0)]
 
 
 def missing_cells(ratios: Ratios, needed: Iterable[tuple[str, int]]) -> str:
-    """Which of the cells were not run, in words; empty if all were."""
+    """A description of the cells that were not run; empty if all were."""
     by_size: dict[int, list[str]] = {}
     needed = list(needed)
     every_task = len({task for task, _ in needed})
@@ -86,7 +86,7 @@ def missing_cells(ratios: Ratios, needed: Iterable[tuple[str, int]]) -> str:
 
 
 def by_size(ratios: Ratios, describe: Callable[[int, dict[str, Interval]], str]) -> str:
-    """One description for each size there is, from L of its functions."""
+    """One description per size, from L of its functions."""
     sizes = sorted({n_train for _, n_train in ratios})
     return ". ".join(
         f"{n_train:,} points: "
@@ -101,7 +101,7 @@ def won_so_many(
     needed: Mapping[int, int] = SIX_OF_SEVEN,
     tasks: Collection[str] = PAPER_TASKS,
 ) -> Finding:
-    """R1, and for gradients RQ2: at each size, so many functions are won."""
+    """R1, and RQ2 for gradients: at each size, at least `needed` functions are won."""
     ratios = log_ratios(evidence.rows, metric)
 
     def describe(n_train: int, of_size: dict[str, Interval]) -> str:
@@ -164,7 +164,7 @@ def ackley_crosses_over(evidence: Evidence) -> Finding:
 
 
 def difference_of_means(rows: pd.DataFrame) -> Interval:
-    """L averaged over the functions at 20 points, less that at 10,000, paired by seed."""
+    """L averaged over the functions at 20 points minus that at 10,000, paired by seed."""
     few, many = (mean_log_ratio(rows, n_train) for n_train in (20, 10_000))
     return median_interval(few[seed] - many[seed] for seed in sorted(few.keys() & many.keys()))
 

@@ -1,4 +1,4 @@
-"""The settings of regression (Section 4.1): which types Hydra holds `configs/` against, and what they refuse."""
+"""The settings of regression (Section 4.1): the types that Hydra checks `configs/` against, and their validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.runner.settings import Activation, LossConfig, MLPConfig, Optim
 
 PIECEWISE_LINEAR = (Activation.relu, Activation.leaky_relu)  # their second derivatives vanish
 
-# The term of gradients in a recipe, see experiments/regression/recipes.py.
+# The choices for the gradient term of a recipe, see experiments/regression/recipes.py.
 TERM = {
     "weight": ("none", "unit", "balanced"),
     "falls": ("flat", "late", "early"),
@@ -34,9 +34,9 @@ class BenchmarkDatasetConfig:
 
 @dataclass
 class RegressionConfig(RunConfig):
-    """Section 4.1: an ensemble of networks, one a seed, on one function and one training size."""
+    """Section 4.1: an ensemble of networks, one per seed, on one function and one training size."""
 
-    on_gpu: ClassVar[bool] = False  # a grid has a run on every core, and on one GPU they would take turns
+    on_gpu: ClassVar[bool] = False  # the runs of a grid use one core each; on a GPU they would take turns
     choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
     budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_test", "evaluations")
@@ -46,9 +46,9 @@ class RegressionConfig(RunConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     n_train: int = MISSING
     n_test: int = MISSING
-    networks: int = MISSING  # seeds seed, seed + 1, ...
+    networks: int = MISSING  # their seeds are seed, seed + 1, ...
     normalise: bool = MISSING
-    evaluations: int = MISSING  # how often over training, evenly in log(step)
+    evaluations: int = MISSING  # their number during training, evenly spaced in log(step)
 
     def named_modules(self) -> set[str]:
         return modules_of(self.dataset.name, self.loss.distances)
@@ -59,7 +59,7 @@ class RegressionConfig(RunConfig):
         if not any(weights) or not all(0 <= weight < math.inf for weight in weights) or len(weights) > 3:
             raise BadInput(f"loss.weights={weights}: expected up to 3 weights by order, none negative, not all 0")
         if len(distances) < len(weights):
-            raise BadInput(f"loss.distances={distances}: expected one an order, {len(weights)}")
+            raise BadInput(f"loss.distances={distances}: expected one per order, {len(weights)}")
         if sum(weights[2:]) and self.model.activation in PIECEWISE_LINEAR:
             raise BadInput(
                 f"loss={self.loss.name} matches second derivatives, and those of {self.model.activation.name} vanish: "
@@ -69,12 +69,12 @@ class RegressionConfig(RunConfig):
 
 @dataclass
 class DescentConfig(RegressionConfig):
-    """Networks trained on values alone, and from there on values and gradients."""
+    """Networks trained on values only, then on values and gradients."""
 
     choices: ClassVar[dict[str, str]] = {}
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "activation", "model.activation")
     budget: ClassVar[tuple[str, ...]] = (*RegressionConfig.budget, "start.steps")
-    activation: str = MISSING  # the model's; a label shows it
+    activation: str = MISSING  # the model's, as a label
     start: OptimizerConfig = field(default_factory=OptimizerConfig)  # of the first training
 
     def check_values(self) -> None:
@@ -90,25 +90,25 @@ class DescentConfig(RegressionConfig):
         if self.start.batch_size != self.optimizer.batch_size:
             raise BadInput(
                 f"start.batch_size={self.start.batch_size} is not optimizer.batch_size={self.optimizer.batch_size}: "
-                "both trainings go through the same batches"
+                "both trainings use the same batches"
             )
 
 
 @dataclass
 class GradientTermConfig:
-    """How gradients enter the loss of a recipe, beside the squared error of values, in words of `TERM`."""
+    """The gradient term of a recipe's loss, beside the squared error of values; choices are in `TERM`."""
 
     weight: str = MISSING
     falls: str = MISSING
     distance: str = MISSING
     derivative: str = MISSING
-    factor: float = MISSING  # of the weight
-    noise: float = MISSING  # of the gradients that are learned from, relative to their root mean square
+    factor: float = MISSING  # multiplies the weight
+    noise: float = MISSING  # in the training gradients, relative to their root mean square
 
 
 @dataclass
 class RecipeConfig(RunConfig):
-    """Regression in the normalised protocol by a recipe: a network, its optimiser and a term of gradients."""
+    """Regression in the normalised protocol with a recipe: a network, its optimiser and a gradient term."""
 
     choices: ClassVar[dict[str, str]] = {}
     axes: ClassVar[tuple[str, ...]] = (
@@ -119,13 +119,13 @@ class RecipeConfig(RunConfig):
     model: MLPConfig = field(default_factory=MLPConfig)
     gradient: GradientTermConfig = field(default_factory=GradientTermConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    activation: str = MISSING  # the model's; a label shows both
+    activation: str = MISSING  # this and the next are the model's, as labels
     initialisation: str = MISSING
     n_train: int = MISSING
-    n_test: int = MISSING  # points of the split
-    networks: int = MISSING  # seeds seed, seed + 1, ...
-    split: str = MISSING  # validation or test: which points errors are measured on
-    evaluations: int = MISSING  # how often over training, evenly in log(step); 1: at the end alone
+    n_test: int = MISSING  # the number of points in the split
+    networks: int = MISSING  # their seeds are seed, seed + 1, ...
+    split: str = MISSING  # validation or test: the points on which errors are measured
+    evaluations: int = MISSING  # their number during training, evenly spaced in log(step); 1: only at the end
 
     def named_modules(self) -> set[str]:
         return modules_of(self.dataset.name)
@@ -135,7 +135,8 @@ class RecipeConfig(RunConfig):
         check_positive(**{"gradient.factor": self.gradient.factor})
         check_labelled_activation(self.activation, self.model)
         if self.initialisation != (of_model := self.model.initialisation.name):
-            raise BadInput(f"model.initialisation={of_model} is not initialisation={self.initialisation}, a label's")
+            label = f"the label initialisation={self.initialisation}"
+            raise BadInput(f"model.initialisation={of_model} differs from {label}")
         for key, choices in TERM.items():
             if (word := getattr(self.gradient, key)) not in choices:
                 raise BadInput(f"gradient.{key}={word}: expected {', '.join(choices)}")
@@ -147,28 +148,28 @@ class RecipeConfig(RunConfig):
 
 @dataclass
 class ChosenRecipeConfig(RecipeConfig):
-    """The recipe that a search chose, or the value-only training that it chose: files of configs/recipe."""
+    """The recipe, or the value-only training, that a search chose: a file in configs/recipe."""
 
     choices: ClassVar[dict[str, str]] = {"recipe": "{approach}"}
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train")
     budget: ClassVar[tuple[str, ...]] = (*RecipeConfig.budget, "optimizer.steps")
-    approach: str = MISSING  # value or sobolev: a label shows it
+    approach: str = MISSING  # value or sobolev, as a label
 
 
 @dataclass
 class RecipeLimitsConfig(ChosenRecipeConfig):
-    """A chosen recipe whose gradients weigh more or less, or are noisy."""
+    """A chosen recipe with another weight of gradients, or with noisy ones."""
 
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "gradient.factor", "gradient.noise")
 
 
 @dataclass
 class ProjectedConfig(ChosenRecipeConfig):
-    """A chosen recipe for a function's gradient field, whose Jacobian is learned in full or on random vectors."""
+    """A chosen recipe for a function's gradient field, whose Jacobian is learned in full or projected."""
 
     axes: ClassVar[tuple[str, ...]] = ("dataset", "n_train", "projection", "samples")
     projection: str = MISSING  # one of PROJECTIONS
-    samples: int = MISSING  # vectors a sample and update
+    samples: int = MISSING  # vectors per sample and update
 
     def check_values(self) -> None:
         super().check_values()
@@ -180,8 +181,8 @@ class ProjectedConfig(ChosenRecipeConfig):
 
 
 def modules_of(function: str, distances: Sequence[str] = ()) -> set[str]:
-    """The modules that hold a function's formula and derivatives, and distances, as far as there are such."""
-    from sobolev.functions import FUNCTIONS  # these bring torch, which types and refusals do not wait for
+    """The modules that hold a function's formula and derivatives, and distances, if there are any."""
+    from sobolev.functions import FUNCTIONS  # these import torch, which is slow and not needed for validation
     from sobolev.losses import DISTANCES
 
     names = ("formula", "partials", "second_partials")
@@ -190,7 +191,7 @@ def modules_of(function: str, distances: Sequence[str] = ()) -> set[str]:
 
 
 def check_ensemble(config: RegressionConfig | RecipeConfig) -> None:
-    """Refuse numbers that no training of an ensemble has."""
+    """Refuse invalid numbers for the training of an ensemble."""
     check_seed(config)
     check_precision(config)
     check_positive(
@@ -206,7 +207,7 @@ def check_ensemble(config: RegressionConfig | RecipeConfig) -> None:
 
 
 def of_optimizer(name: str, optimizer: OptimizerConfig) -> dict[str, float]:
-    """The numbers of an optimizer by their keys, {"optimizer.steps": 5000, ...}."""
+    """The numbers of an optimizer by key, {"optimizer.steps": 5000, ...}."""
     return {f"{name}.{key}": getattr(optimizer, key) for key in ("steps", "batch_size", "learning_rate")}
 
 

@@ -15,7 +15,7 @@ from experiments.regression.names import METHODS, PROTOCOLS, REDUCED, TASKS
 
 
 def figure_3(surfaces: Surfaces, experiment: str = "regression") -> Figure:
-    """Figure 3: the Styblinski-Tang function and its models from 20 and from 100 points."""
+    """Figure 3: the Styblinski-Tang function and its models, trained on 20 and 100 points."""
     small = {key: surface for key, surface in surfaces.items() if key[3] in (20, 100)}
     return surface_view(small, experiment, "styblinski_tang")
 
@@ -23,10 +23,9 @@ def figure_3(surfaces: Surfaces, experiment: str = "regression") -> Figure:
 def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
     """Target and models as surfaces, each above its gradient field; one row per training size, one column per method.
 
-    Dots beneath a model are the points that it was trained on, 100 at most, and the target has those that all models of
-    its row share. Above a model stand its seed, where they are not all the same, and its MSE over the domain. An
-    arrow's length is the cube root of the gradient's norm, on one scale for the whole figure, so that flat regions can
-    be seen beside steep ones.
+    Dots below a model are its training points, at most 100; dots below the target are those that all models of its row
+    share. A model's title has its MSE over the domain, and its seed if seeds differ. An arrow's length is the cube root
+    of the gradient's norm, on one scale for the whole figure, so that flat regions stay visible beside steep ones.
     """
     sizes = sorted({n for e, t, _, n in surfaces if (e, t) == (experiment, task)})
     methods = in_order("method", (m for e, t, m, _ in surfaces if (e, t) == (experiment, task)))
@@ -36,7 +35,7 @@ def surface_view(surfaces: Surfaces, experiment: str, task: str) -> Figure:
     z_range = min(a.min() for a in every_value), max(a.max() for a in every_value)
     norms = [np.linalg.norm(surface.target_gradient_GG2, axis=-1).max() for surface in recorded]
 
-    # In inches: square panels, a gap for the labels between rows, and room for the title and the last labels.
+    # In inches: square panels, gaps for labels between rows, and space for the title and the lowest labels.
     columns = 1 + len(methods)
     side, gap, head, foot = 6.8 / columns, 0.35, 0.95, 0.2
     height = head + len(sizes) * side + (len(sizes) - 1) * gap + foot
@@ -76,7 +75,7 @@ def _two_digits(number: float) -> str:
 
 
 def _floor(z_range: tuple[float, float]) -> float:
-    """How low the gradient field lies beneath a surface."""
+    """The height of the gradient field below a surface."""
     low, high = z_range
     return low - 0.75 * (high - low)
 
@@ -100,7 +99,7 @@ def _draw_surface(axes: Axes3D, x_GG2: np.ndarray, value_GG: np.ndarray, z_range
 def _draw_gradients(
     axes: Axes3D, x_GG2: np.ndarray, gradient_GG2: np.ndarray, floor: float, largest_norm: float
 ) -> None:
-    """Arrows on the floor. Suffixes: A arrows, V corners of an arrow, X coordinates.
+    """Draw arrows on the floor. Suffixes: A arrows, V corners of an arrow, X coordinates.
 
     Each arrow is a flat wedge from a broad tail to its tip, at most 2/15 of the domain long.
     """

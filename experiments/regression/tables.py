@@ -1,4 +1,4 @@
-"""The test errors of regression at the end of training: medians over seeds, each with its 95% bootstrap interval."""
+"""The final test errors of regression: medians over seeds with 95% intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from experiments.regression.names import METHODS, METRICS, TASKS
 
 
 class Entry(NamedTuple):
-    """The test error of one cell at the end of training, over its seeds."""
+    """The final test error of one cell over its seeds."""
 
     experiment: str
     task: str
@@ -80,17 +80,17 @@ def errors_table(entries: Iterable[Entry]) -> str:
 
 
 class Convergence(NamedTuple):
-    """How the median test error of a cell moved over the last part of training."""
+    """How much the median test error of a cell changed over the last part of training."""
 
     from_step: int
     to_step: int
-    change: float  # relative: -0.1 is 10% smaller at the end
+    change: float  # relative: -0.1 means 10% smaller at the end
 
 
 def convergence(cell: pd.DataFrame) -> Convergence:
     """Relative change of the median over seeds from the last evaluation in the first half of training to the end.
 
-    The rows select one experiment, task, method, size, split and metric. The change is NaN where only one evaluation
+    The rows must be of one experiment, task, method, size, split and metric. The change is NaN if only one evaluation
     was recorded.
     """
     steps, values_TS = curve(cell)

@@ -1,10 +1,10 @@
 """Section 4.1: regression on optimisation benchmarks, with and without the target's derivatives.
 
 A run trains one ensemble: a network for each of `networks` seeds, on one function, one training size, one loss.
-Network s draws its points, its initial weights and its batches from seed s alone, so that methods compare pairwise, and
-so that runs may train together (`train_together`): the cells of a grid are parts of an ensemble for each loss.
+Network s draws its points, its initial weights and its batches only from seed s. So methods can be compared seed by
+seed, and runs can train together (`train_together`): cells of a grid with the same loss then share one ensemble.
 
-Shape suffixes: E networks, N samples of each, I inputs (2 for the paper's functions).
+Shape suffixes: E networks, N samples per network, I inputs (2 for the paper's functions).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 
 METRICS = ("value_mse", "gradient_mse", "hessian_mse")  # by order
-TRAIN_POINTS_EVALUATED = 2_000  # at most: train errors cost as much as test errors
+TRAIN_POINTS_EVALUATED = 2_000  # at most, because train errors cost as much as test errors
 
 
 def main(config: RegressionConfig, run: Run) -> dict:
@@ -46,7 +46,7 @@ def main(config: RegressionConfig, run: Run) -> dict:
 
 
 def in_common(config: RegressionConfig) -> str:
-    """What runs have in common that train together: all but the loss and the function, which has so many inputs."""
+    """What runs that train together share: all settings but the loss and the function, and the number of inputs."""
     asked = {name: group for name, group in vars(config).items() if name not in ("dataset", "loss", "labels")}
     return f"{FUNCTIONS[config.dataset.name].inputs} inputs, {asked}"
 
@@ -54,9 +54,9 @@ def in_common(config: RegressionConfig) -> str:
 def train_together(
     configs: Sequence[RegressionConfig], runs: Sequence[Run]
 ) -> Iterator[tuple[Run, dict[str, Any] | Exception]]:
-    """Train and evaluate an ensemble for each run; gives its summary, or the error that it ended with.
+    """Train and evaluate the ensembles of several runs; yields each run with its summary or its error.
 
-    Those that go on from other steps than others do follow them.
+    Runs that resume at different steps are trained one group after another.
     """
     cells = []
     for config, run in zip(configs, runs, strict=True):
@@ -69,7 +69,7 @@ def train_together(
 
 
 def train(cells: Sequence[Cell], first: int) -> Iterator[tuple[Run, dict[str, Any] | Exception]]:
-    """Train and evaluate cells from update `first` on. One that diverges is left alone, and the others go on."""
+    """Train and evaluate cells from update `first` on. A cell that diverges is dropped, and the others go on."""
     config, seeds, device = cells[0].config, cells[0].seeds, cells[0].run.device
     batch_size, steps = min(config.n_train, config.optimizer.batch_size), config.optimizer.steps
     update = new_update(cells, batch_size)
@@ -99,7 +99,7 @@ def train(cells: Sequence[Cell], first: int) -> Iterator[tuple[Run, dict[str, An
 
 
 def new_update(cells: Sequence[Cell], batch_size: int) -> Update:
-    """Networks for all cells, an ensemble for each loss, and what trains them."""
+    """Create the networks of all cells, one ensemble per loss, and the update that trains them."""
     losses, n_seeds = defaultdict(list), len(cells[0].seeds)
     for cell in cells:
         losses[repr(cell.config.loss)].append(cell)
@@ -120,16 +120,16 @@ def new_update(cells: Sequence[Cell], batch_size: int) -> Update:
 
 
 class Cell:
-    """What is one run's alone: its function and data, its networks, its rows, checkpoints and summary."""
+    """The part of a joint training that belongs to one run: function, data, networks, rows, checkpoints, summary."""
 
-    ensemble: MLPEnsemble  # in the memory of all networks of its loss
-    moments: dict[int, dict[str, Tensor]]  # what Adam holds of its networks, by the number of the parameter
+    ensemble: MLPEnsemble  # a view of the ensemble of its loss
+    moments: dict[int, dict[str, Tensor]]  # Adam's state of its networks, by the number of the parameter
 
     def __init__(self, config: RegressionConfig, run: Run):
         self.config, self.run = config, run
         self.function = FUNCTIONS[config.dataset.name]
         self.seeds = range(config.seed, config.seed + config.networks)
-        # Gradients are measured even where they are not trained on, and so are Hessians where they do not vanish.
+        # Gradients are measured even if they are not trained on, and so are Hessians unless they vanish.
         measured = 1 if config.model.activation in PIECEWISE_LINEAR else 2
 
         # Data
@@ -142,13 +142,13 @@ class Cell:
         self.first = self.saved["step"] if self.saved else 0
 
     def state(self, step: int) -> dict[str, Any]:
-        """What to go on from, alone or together with others."""
+        """The state of a checkpoint; it can be resumed alone or together with others."""
         networks = {name: tensor.clone() for name, tensor in self.ensemble.state_dict().items()}
         moments = {number: {name: held.clone() for name, held in of.items()} for number, of in self.moments.items()}
         return {"step": step, "ensemble": networks, "optimizer": {"state": moments}}
 
     def restore(self) -> None:
-        """Go on from what was saved."""
+        """Restore the saved state."""
         if not self.saved:
             return
         state, self.saved = self.saved, None
@@ -161,7 +161,7 @@ class Cell:
                 held.copy_(saved)
 
     def measure(self, step: int, last: bool) -> None:
-        """Record the errors of the networks, and refuse to go on with those that have diverged."""
+        """Record the errors of the networks, and raise an error if one has diverged."""
         seen = [tensor[:, :TRAIN_POINTS_EVALUATED] for tensor in self.train]
         errors = {
             split: self.normalizer.errors(self.ensemble, data) for split, data in (("train", seen), ("test", self.test))
@@ -172,7 +172,7 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         value_E, run = self.final[0], self.run  # value MSE of each network
-        if self.function.inputs == 2:  # of the first seed, which has the same points whatever the method
+        if self.function.inputs == 2:  # of the first seed, whose points are the same for every method
             save_surface(run, self.function, self.normalizer, self.ensemble, self.train, self.seeds[0], run.scale)
         return {
             "objective": value_E.quantile(0.5).item(),
@@ -182,7 +182,7 @@ class Cell:
 
 
 def check(config: RegressionConfig) -> None:
-    """Refuse a function or distance that the library does not have, and more than this machine's memory holds."""
+    """Refuse a function or distance that the library does not have, and a run that exceeds this machine's memory."""
     check_function(config)
     for distance in config.loss.distances:
         if distance not in DISTANCES:
@@ -190,7 +190,7 @@ def check(config: RegressionConfig) -> None:
 
 
 def check_function(config: RegressionConfig | RecipeConfig) -> None:
-    """Refuse a function that nobody defined or in a shipped one's place, and more than this machine's memory holds."""
+    """Refuse a function that is unknown or replaces a shipped one, and a run that exceeds this machine's memory."""
     if config.dataset.name not in FUNCTIONS:
         raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*FUNCTIONS])}")
     function = FUNCTIONS[config.dataset.name]
@@ -203,7 +203,7 @@ def check_function(config: RegressionConfig | RecipeConfig) -> None:
             "networks, model.hidden and optimizer.batch_size": mlp_bytes(
                 config, (inputs, *config.model.hidden, 1), networks, batch_size
             ),
-            # Inputs, values, gradients and Hessians are drawn in float64.
+            # Inputs, values, gradients and Hessians are computed in float64.
             "networks, n_train and n_test": 8 * (inputs + 1) ** 2 * networks * max(config.n_train, config.n_test),
             "evaluations": A_MEASUREMENT * config.evaluations,
         }
@@ -213,7 +213,7 @@ def check_function(config: RegressionConfig | RecipeConfig) -> None:
 def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: int, run: Run) -> tuple[Tensor, ...]:
     """Inputs (E, N, I), values (E, N, 1), gradients (E, N, I) and, at order 2, Hessians (E, N, I, I).
 
-    Uniform over the domain, computed in float64, then rounded to the run's precision.
+    Inputs are uniform over the domain. All is computed in float64, then rounded to the run's precision.
     """
     x = torch.stack([function.sample(n, generator(seed, split), dtype=torch.float64) for seed in seeds])
     exact = (x, function.value(x)[..., None], function.gradient(x))
@@ -224,7 +224,7 @@ def draw(function: BenchmarkFunction, n: int, seeds: range, split: str, order: i
 def new_ensemble(
     config: RegressionConfig | RecipeConfig, inputs: int, seeds: Sequence[int], run: Run, outputs: int = 1
 ) -> MLPEnsemble:
-    """The networks as they begin, one a seed."""
+    """The untrained networks, one per seed."""
     return MLPEnsemble(
         sizes=(inputs, *config.model.hidden, outputs),
         generators=[generator(seed, "init") for seed in seeds],
@@ -247,23 +247,23 @@ class Normalizer:
 
     @classmethod
     def identity(cls, data: Sequence[Tensor]) -> Normalizer:
-        """The paper's protocol: nothing is scaled."""
+        """No scaling, as in the paper's protocol."""
         x, value = data[:2]
         zero, one = torch.zeros_like(value[:, :1]), torch.ones_like(value[:, :1])
         return cls(x.new_zeros(x.shape[-1]), x.new_ones(x.shape[-1]), zero, one)
 
     @classmethod
     def fit(cls, function: BenchmarkFunction, train: tuple[Tensor, ...]) -> Normalizer:
-        """The domain becomes [-1, 1]^I; values are standardised by each network's own training points."""
+        """The domain becomes [-1, 1]^I, and values are standardised with each network's own training points."""
         x, value = train[:2]
         low, high = torch.tensor(function.domain, dtype=x.dtype, device=x.device).unbind(-1)
-        # One training point has no deviation.
+        # The deviation of a single training point, or of equal values, is 0.
         deviation = value.std(1, keepdim=True, correction=0)
         deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
         return cls((low + high) / 2, (high - low) / 2, value.mean(1, keepdim=True), deviation)
 
     def normalise(self, data: Sequence[Tensor]) -> list[Tensor]:
-        """(x, f, df, d2f) in the network's normalizer."""
+        """(x, f, df, d2f) in the network's units."""
         x, value, *higher = data
         normalised = [(x - self.center_I) / self.half_width_I, (value - self.mean_E11) / self.deviation_E11]
         return normalised + [tensor * factor for tensor, factor in zip(higher, self._chain_rule(), strict=False)]
@@ -276,7 +276,7 @@ class Normalizer:
         return raw + [tensor.squeeze(2) / factor for tensor, factor in zip(higher, self._chain_rule(), strict=False)]
 
     def errors(self, ensemble: MLPEnsemble, data: Sequence[Tensor], chunk: int = 500) -> list[Tensor]:
-        """By order: the mean over samples of the squared norm of the error, in raw units, a network (E,)."""
+        """By order: the mean over samples of the squared norm of the error in raw units, per network (E,)."""
         order = len(data) - 2
         sums = [torch.zeros(len(ensemble), dtype=torch.float64) for _ in range(order + 1)]
         for x, *targets in zip(*(tensor.split(chunk, 1) for tensor in data), strict=True):
@@ -313,7 +313,7 @@ def save_surface(
     scale: str,
     resolution: int = 41,
 ) -> None:
-    """Values and gradients of target and first network over the domain, for Figure 3 and SM 5-11."""
+    """Save values and gradients of the target and of the first network over the domain, for Figure 3 and SM 5-11."""
     axes = [torch.linspace(low, high, resolution, dtype=run.dtype, device=run.device) for low, high in function.domain]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     flat = x.reshape(1, -1, 2).expand(len(ensemble), -1, 2)

@@ -1,9 +1,9 @@
-"""How the networks of regression learn: batches, gradients of a loss, and an update of the networks of several runs.
+"""The training step of regression: batches, gradients of a loss, and an update of the networks of several runs.
 
-Networks of runs that have their loss in common are one ensemble. An update computes the gradients of each ensemble and
-gives all of them to one Adam. What a network learns from is its own, so it does not matter which others there are.
+Networks of runs with the same loss form one ensemble. An update computes the gradients of each ensemble and passes all
+of them to one Adam. Networks share no parameters or data, so a network's training does not depend on the others.
 
-Shape suffixes: E networks of an ensemble are those of S seeds, run by run; N points of each, of which a batch has B.
+Shape suffixes: E networks in an ensemble (S seeds per run, run after run), N points per network, B points in a batch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sobolev.networks import MLPEnsemble, ReLUSobolevStep, SmoothSobolevStep
 from sobolev.networks.smooth_step import DISTANCES as SMOOTH_DISTANCES
 from sobolev.seeding import generator
 
-STAGED = 64  # updates, about, whose batches are drawn and taken to the device at once
+STAGED = 64  # the approximate number of updates whose batches are drawn and copied to the device at once
 
-Gradients = Callable[..., None]  # of a batch (x, f, df, ...): fills `.grad`
+Gradients = Callable[..., None]  # takes a batch (x, f, df, ...) and fills `.grad`
 
 
 def gradient_computer(ensemble: MLPEnsemble, batch_size: int, weights: list[float], distances: list[str]) -> Gradients:
-    """A function of a batch (x, f, df, ...) that fills the parameters' `.grad` with those of the loss.
+    """A function of a batch (x, f, df, ...) that fills the parameters' `.grad` with the gradient of the loss.
 
-    By hand where there is a step for it, of values and gradients alone, and else by autograd.
+    It uses a hand-written step if there is one for this loss of values and gradients, else autograd.
     """
     by_hand = len(weights) <= 2 and distances[0] == "squared_l2"
     value_weight, gradient_weight = (*weights, 0.0)[:2]
@@ -44,23 +44,23 @@ def gradient_computer(ensemble: MLPEnsemble, batch_size: int, weights: list[floa
     def by_autograd(x_ENI: Tensor, f_EN1: Tensor, *higher: Tensor) -> None:
         target = (f_EN1, *(tensor.unsqueeze(2) for tensor in higher[: len(weights) - 1]))
         ensemble.zero_grad()
-        # Each network has its own parameters, so the sum over networks trains each on its own mean.
+        # Networks have separate parameters, so the gradient of the sum is each network's own gradient.
         loss(ensemble, x_ENI, target).total.mean(1).sum().backward()
 
     return by_autograd
 
 
 class Update:
-    """An update of ensembles, each by the gradients of its own loss on a batch of its own data, by Adam.
+    """One Adam update of several ensembles, each with the gradients of its own loss on a batch of its own data.
 
-    On a GPU it is recorded and replayed where the gradients are those of `ReLUSobolevStep`: 28 small kernels an
-    ensemble take longer to queue than to compute.
+    On a GPU the update is captured as a CUDA graph if all gradients come from `ReLUSobolevStep`, because its 28 small
+    kernels per ensemble take longer to launch than to compute.
 
     Args:
-        ensembles: the networks.
-        gradients: of each ensemble, what fills its `.grad`.
-        data: of each ensemble, all points (x, f, df, ...), of shape (E, N, ...).
-        record: whether it may be recorded.
+        ensembles: The networks.
+        gradients: For each ensemble, the function that fills its `.grad`.
+        data: For each ensemble, all points (x, f, df, ...), of shape (E, N, ...).
+        record: Whether the update may be captured.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Update:
         recorded = record and device.type == "cuda" and all(isinstance(each, ReLUSobolevStep) for each in gradients)
         self._steps = [*zip(gradients, data, strict=True)]
         self._adam = torch.optim.Adam(parameters, fused=True, capturable=recorded)
-        for parameter in parameters:  # as Adam begins, but here already: a recorded step finds its memory
+        for parameter in parameters:  # Adam's initial state, allocated before the step is captured
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self._adam.state[parameter] = {"step": torch.zeros((), device=device), **moments}
         self._rate = torch.zeros((), device=device) if recorded else None
@@ -83,7 +83,7 @@ class Update:
         self._step = CapturedStep(self._update, state) if recorded else self._update
 
     def __call__(self, rate: float, order_SB: Tensor | None = None) -> None:
-        """Learn at a rate from these points of each run's seeds, or from all points."""
+        """Update with a learning rate on these points of each run's seeds, or on all points."""
         if self._rate is None:
             self._adam.param_groups[0]["lr"] = rate
         else:
@@ -98,7 +98,7 @@ class Update:
         self._adam.step()
 
     def moments(self, ensemble: MLPEnsemble, networks: slice) -> dict[int, dict[str, Tensor]]:
-        """What Adam holds of some networks of an ensemble, as `state_dict` has it, in Adam's own memory."""
+        """Views of Adam's state for some networks of an ensemble, in the layout of `state_dict`."""
         return {
             number: {name: held[networks] if held.dim() else held for name, held in self._adam.state[parameter].items()}
             for number, parameter in enumerate(ensemble.parameters())
@@ -106,7 +106,7 @@ class Update:
 
 
 def batch_of(data: Sequence[Tensor], order_SB: Tensor) -> list[Tensor]:
-    """Of each tensor (E, N, ...) these points of each network, (E, B, ...): those of S seeds, run by run."""
+    """Select points from each tensor (E, N, ...), giving (E, B, ...); networks with the same seed get the same."""
     n_networks = len(data[0])
     network_E1 = torch.arange(n_networks, device=order_SB.device)[:, None]
     order_EB = order_SB.repeat(n_networks // len(order_SB), 1)
@@ -116,11 +116,11 @@ def batch_of(data: Sequence[Tensor], order_SB: Tensor) -> list[Tensor]:
 def batch_orders(
     n: int, batch_size: int, seeds: Sequence[int], first: int, device: torch.device
 ) -> Iterator[Tensor | None]:
-    """Which points (S, B) each seed's networks learn from, endlessly, from update `first` on; None for all of them.
+    """An endless iterator over the points (S, B) of each seed's batch, from update `first` on; None means all points.
 
-    The order of epoch k is drawn from (seed, k), so it does not matter where one begins, nor with whom a network
-    learns. Points that do not fill a last batch wait for the next epoch. With one batch an epoch there is nothing to
-    shuffle. They are drawn on the CPU wherever networks learn, those of several epochs before they are needed.
+    The order of epoch k is drawn from (seed, k), so it depends neither on the first update nor on the other networks.
+    Points that do not fill a last batch are left out until the next epoch. With one batch per epoch there is nothing to
+    shuffle. The orders are always drawn on the CPU, several epochs ahead.
     """
     per_epoch = n // batch_size
     while n == batch_size:
@@ -143,6 +143,6 @@ def batch_orders(
 def shuffled_batches(
     data: Sequence[Tensor], batch_size: int, seeds: Sequence[int], first: int
 ) -> Iterator[list[Tensor]]:
-    """Endless batches (E, B, ...) from update `first` on, of data (E, N, ...) of one network a seed."""
+    """Endless batches (E, B, ...) from update `first` on, for data (E, N, ...) with one network per seed."""
     for order in batch_orders(data[0].shape[1], batch_size, seeds, first, data[0].device):
         yield [*data] if order is None else batch_of(data, order)

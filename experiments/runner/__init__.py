@@ -1,1 +1,1 @@
-"""A run: its identity, its folder, the process that carries it out, and what it says to its user."""
+"""A run: its identity, its folder, the process that executes it, and the messages to its user."""

@@ -1,7 +1,7 @@
-"""The rows of a grid, or of one run, in one file, to be carried from a machine that nobody comes back to.
+"""The rows of a grid, or of one run, in a single file, to copy off a machine that will not be used again.
 
-A bundle is a .tgz of runs' folders, `<experiment>/<run_id>/`, complete or not, without checkpoints and weights.
-`python -m scripts.collect --runs runs.tgz` takes it in the place of a folder.
+A bundle is a .tgz of run folders, `<experiment>/<run_id>/`, complete or not, without checkpoints and weights.
+`python -m scripts.collect --runs runs.tgz` accepts it in place of a folder.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ CARRIED = (
     *("config.yaml", "manifest.json", "metrics.csv", "summary.json", "error.txt", "curves.png"),
     *("surface.npz", "saliency.npz"),
 )
-MOST_FILES, MOST_BYTES = 200_000, 8 * 2**30  # that a bundle may unpack to
+MOST_FILES, MOST_BYTES = 200_000, 8 * 2**30  # limits on what a bundle unpacks to
 
 
 def pack(folders: Sequence[Path], path: Path) -> None:
-    """Write the rows of these runs, and what collecting needs beside them, in the place of what was there.
+    """Write the rows of these runs, and what `scripts.collect` needs besides, replacing an earlier bundle.
 
-    A run that goes on changes under the hands of the packer: it is carried as far as it was, and is not complete.
+    A run may still write while it is packed: the bundle then holds what was there, as an incomplete run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, tarfile.open(partial, "w:gz", compresslevel=6) as tar:
@@ -46,9 +46,9 @@ def pack(folders: Sequence[Path], path: Path) -> None:
 
 @contextmanager
 def packing(config: RunConfig) -> Iterator[None]:
-    """Pack the rows of one run at its end, however it ends, where its recorder is asked to.
+    """Pack the rows of one run when it ends, even with an error, if `recorder.bundle` is set.
 
-    Of several processes that train one network the first one does, and a run that was refused leaves nothing to pack.
+    With several processes only rank 0 packs. A run that was refused leaves nothing to pack.
     """
     try:
         yield
@@ -59,10 +59,10 @@ def packing(config: RunConfig) -> Iterator[None]:
 
 @contextmanager
 def unpacked(sources: Sequence[Path]) -> Iterator[list[Path]]:
-    """Folders of runs, with each bundle among them unpacked into a temporary one.
+    """Folders of runs, with each bundle among them unpacked into a temporary folder.
 
     Raises:
-        BadInput: a file that is no bundle.
+        BadInput: a file is not a bundle.
     """
     with ExitStack() as stack:
         folders = []
@@ -76,17 +76,17 @@ def unpacked(sources: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _unpack(bundle: Path, folder: Path) -> None:
-    """Only what `pack` writes is taken: plain files of known names, two folders deep."""
+    """Unpack only what `pack` writes: regular files with known names, two folders deep."""
     n_bytes = 0
     try:
         with tarfile.open(bundle, "r:gz") as tar:
             for number, entry in enumerate(tar):
                 parts = PurePosixPath(entry.name).parts
                 if not entry.isfile() or len(parts) != 3 or parts[-1] not in CARRIED or {"..", "/"} & {*parts}:
-                    raise BadInput(f"{bundle} holds {entry.name!r}, which is no file of a run")
+                    raise BadInput(f"{bundle} holds {entry.name!r}, which is not a file of a run")
                 n_bytes += entry.size
                 if number >= MOST_FILES or n_bytes > MOST_BYTES:
                     raise BadInput(f"{bundle} unpacks to more than {MOST_FILES:,} files or {MOST_BYTES / 2**30:g} GiB")
                 tar.extract(entry, folder, filter="data")
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise BadInput(f"{bundle} is no bundle of runs ({error}): recorder.bundle writes one") from None
+        raise BadInput(f"{bundle} is not a bundle of runs ({error}): recorder.bundle writes one") from None

@@ -1,4 +1,4 @@
-"""What a run saves to go on from: a plain dict that names its run, and the rows that it was written beside."""
+"""Checkpoints: a plain dict that names its run and the state of its rows at that moment."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from sobolev.files import read, replacing, sha256
 
 
 class Checkpoint(BaseModel, strict=True):
-    """A checkpoint. Checksums of its own content are those of the zip archive that PyTorch writes."""
+    """A checkpoint. Its own content is protected by the checksums of the zip archive that PyTorch writes."""
 
-    run_id: str | None = None  # a run of before checkpoints named it goes on too
+    run_id: str | None = None  # None in checkpoints from before they named their run
     state: dict[str, Any] = Field(repr=False, min_length=1)
     metrics_bytes: NonNegativeInt
     metrics_sha256: str
     wall_seconds: NonNegativeFloat
-    code: list[str] = ["unknown"]  # whatever decided the rows so far, by `code_identity`
+    code: list[str] = ["unknown"]  # digests (`code_identity`) of all code that contributed rows so far
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:
-        """The checkpoint of the run whose folder `path` lies in, or None where there is none.
+        """The checkpoint at `path`, in the folder of its run, or None if there is none.
 
         Raises:
-            OSError: it cannot be read now, which does not make it damaged.
-            Damaged: it is no checkpoint, another run's, or its rows are not there.
+            OSError: it cannot be read at present, which does not mean that it is damaged.
+            Damaged: it is not a checkpoint, belongs to another run, or its rows are missing.
         """
         if not path.exists():
             return None
         content = io.BytesIO(read(path))
         try:
             with zipfile.ZipFile(content) as archive:
-                if damaged := archive.testzip():  # torch does not compare the checksums that it writes
+                if damaged := archive.testzip():  # torch does not verify the checksums that it writes
                     raise zipfile.BadZipFile(damaged)
             content.seek(0)
             saved = cls.model_validate(torch.load(content, weights_only=True, map_location="cpu"))
@@ -51,29 +51,29 @@ class Checkpoint(BaseModel, strict=True):
         except Exception as error:
             raise Damaged(f"{path} is damaged ({type(error).__name__})") from None
         if saved.run_id not in (None, path.parent.name):
-            raise Damaged(f"{path} is damaged (it is of the run {saved.run_id})")
+            raise Damaged(f"{path} is damaged (it belongs to run {saved.run_id})")
         rows = path.with_name("metrics.csv")
         if not rows.exists() or sha256(rows, saved.metrics_bytes) != saved.metrics_sha256:
-            raise Damaged(f"{rows} is not what its checkpoint says")
+            raise Damaged(f"{rows} does not match its checkpoint")
         return saved
 
     def write(self, path: Path) -> None:
-        buffer = io.BytesIO()  # torch would hide what the disk says behind an error of its own
+        buffer = io.BytesIO()  # torch.save to a file would replace the system's error with its own
         torch.save(dict(self), buffer)
         with replacing(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
 
 class Trial:
-    """A resumed state until it has been seen to fit the experiment: a step long.
+    """The first step after resuming, which shows whether the state fits the experiment.
 
-    A checkpoint may be whole and yet of other code. What fails before that step is done is the checkpoint's fault, and
-    said so; what took hours is not begun again without a word.
+    A checkpoint may be intact and yet come from different code. An error during this step is blamed on the checkpoint
+    and reported, so that hours of training are not silently started again.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        self._calls_left = 2  # of `checkpoint`, at the step that it was saved at and at the next
+        self._calls_left = 2  # of `checkpoint`: at the step of the saved state and at the next one
         self._hook = register_optimizer_step_pre_hook(check_moments)
 
     @property
@@ -90,19 +90,19 @@ class Trial:
         self._hook.remove()
 
     def refuse(self, error: Exception) -> None:
-        """Raise in the place of an error that the state has caused."""
+        """Raise an error that blames the checkpoint, if the trial still goes on."""
         if self.going and not isinstance(error, BadInput | OSError | MemoryError):
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             raise BadInput(
-                f"{self._path} does not fit this run ({reason}): it is damaged or of other code; remove it, and the "
-                "run begins again"
+                f"{self._path} does not fit this run ({reason}): it is damaged or from different code; remove it to "
+                "start the run again"
             ) from error
 
 
 def check_moments(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Refuse what an optimizer holds by parameter where it has not the parameter's shape.
+    """Refuse optimizer state whose shape differs from that of its parameter.
 
-    `load_state_dict` does not look, and a fused optimizer would read memory that is not its own.
+    `load_state_dict` does not check this, and a fused optimizer would read out of bounds.
     """
     for parameter, held in optimizer.state.items():
         for name, value in held.items():

@@ -1,7 +1,7 @@
-"""Which code decided a run's rows, so that rows of code that has changed since are not taken for this code's.
+"""A digest of the code that produced a run's rows, to tell when that code has changed since.
 
-It is not part of a run's identity: whoever mends a comment or a message asks no other question, and shipped runs keep
-their names. A run notes it instead, and the user is told where it is not the code that is here.
+The digest is not part of a run's identity: a refactoring does not change the question, and shipped runs keep their
+names. The manifest of a run holds the digest, and the user is told when it differs from that of the current code.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from experiments.runner.settings import RunConfig
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("experiments", "sobolev")
-# What carries a run out and refuses it. The config that it reads is the run's identity.
+# Modules that start, stop and validate a run. They do not affect its rows; the config is already its identity.
 MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
     f"experiments.runner.{name}"
     for name in ("run", "execute", "together", "errors", "divergence", "limits", "settings", "scale")
 }
-LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]  # versions name their code
+LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]  # identified by their versions
 
 
 def code_of(config: RunConfig) -> str:
-    """The digest of the code that decides a run's rows."""
+    """The digest of the code that produces a run's rows."""
     return code_identity(config.entry, named=frozenset(config.named_modules()))
 
 
 @lru_cache
 def code_identity(entry: str, root: Path = ROOT, named: frozenset[str] = frozenset()) -> str:
-    """A digest of the modules that `entry`, experiments.<domain>.<module>.<function>, imports, directly or not.
+    """A digest of the modules that `entry`, experiments.<domain>.<module>.<function>, imports, directly or indirectly.
 
-    They are those of this project and, where `entry` is of a user's domain, those of its package. `named` are modules
-    that the settings choose from; those that a user wrote enter with what they import of their own package. Comments,
-    docstrings and layout do not enter.
+    Only modules of this project count and, if `entry` belongs to a user's domain, those of its package. `named` are
+    the modules that the settings refer to by name; those that a user wrote count together with what they import from
+    their own package. Comments, docstrings and formatting do not count.
     """
     sources: dict[str, str] = {}
     waiting = [entry.rpartition(".")[0], *named]
@@ -71,7 +71,7 @@ def code_identity(entry: str, root: Path = ROOT, named: frozenset[str] = frozens
 
 
 def _place_of(package: str) -> Path | None:
-    """The folder of a package, a module's file less its ending, None for what has neither. Nothing is imported."""
+    """A package's folder, or a module's file without its suffix; None if there is neither. Nothing is imported."""
     spec = find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec and spec.submodule_search_locations:
         return Path(spec.submodule_search_locations[0])
@@ -79,7 +79,7 @@ def _place_of(package: str) -> Path | None:
 
 
 def other_code(folder: Path, config: RunConfig) -> str:
-    """The end of a sentence on a complete run whose rows are not known to be of the code that is here, else ''."""
+    """The end of a message about a complete run: that its rows may come from different code, or '' if they do not."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         made_by, revision = manifest.get("code"), str(manifest.get("revision") or "unknown")[:7]
@@ -87,4 +87,4 @@ def other_code(folder: Path, config: RunConfig) -> str:
         made_by, revision = None, "unknown"
     if made_by == [code_of(config)]:
         return ""
-    return f", though by other code than is here (revision {revision}): remove the folder to run it again"
+    return f", but computed by different code (revision {revision}): remove the folder to run it again"

@@ -1,6 +1,6 @@
-"""The figure that each run leaves beside its rows: every metric over training.
+"""The figure that each run writes beside its rows: every metric over training.
 
-Figures of the paper compare runs, and are drawn from results/. This one is for whoever started one run.
+The paper's figures compare runs and are drawn from results/. This one shows a single run to the user who started it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from matplotlib.figure import Figure
 from experiments.runner.settings import RunConfig
 from sobolev.files import naming
 
-STYLE = Path(__file__).with_name("paper.mplstyle")  # of every figure here
+STYLE = Path(__file__).with_name("paper.mplstyle")  # for all figures of the project
 COLUMNS = 3
 DASHES = {"train": (0, (3, 1.5))}
 
-Curve = dict[int, list[float]]  # {step: a value a seed}
+Curve = dict[int, list[float]]  # {step: one value per seed}
 Panels = dict[str, dict[tuple[str, str], Curve]]  # {metric: {(split, part): curve}}
 
 
 def draw_curves(metrics: Path, config: RunConfig, scale: str | None) -> Figure | None:
-    """A run's rows: one panel per metric, one line per split and part, medians over seeds in a band from the least to
-    the greatest. None where nothing was measured twice.
+    """A run's rows: one panel per metric and one line per split and part, with the median over seeds in a band from
+    the minimum to the maximum. None if no metric was measured more than once.
 
-    The metric `name/k` is part k of panel `name`. An axis is logarithmic where all is positive and spans a decade.
+    The metric `name/k` is part k of panel `name`. An axis is logarithmic if all values are positive and span a decade.
     """
     panels = read_panels(metrics)
     if not panels:

@@ -1,11 +1,11 @@
-"""Training that has diverged ends its run: one rule, in terms of the problem, wherever a training is measured.
+"""A run whose training has diverged is ended: one rule for every experiment, independent of units.
 
-The relative error of a network is its error over that of a network of zeros, so it says the same in any units: the root
-mean square for regression, cross-entropy over that of guessing for classes, a distance of gradients over their length.
+The relative error of a network is its error divided by that of a network that outputs zeros: the root mean square for
+regression, cross-entropy over that of guessing for classes, the distance between gradients over their length.
 
-Seeds that train as one ensemble end as one. Leaving out a network that diverged would make the method look as good as
-its lucky seeds, and keeping it would make a quantile out of a number without meaning. So the run is refused, and says
-whose networks they are; what was measured stays in its metrics.csv, and its cell is missing from the evidence.
+Seeds that train as one ensemble end together. Dropping a network that diverged would judge the method by its lucky
+seeds, and keeping it would put a meaningless number into a quantile. So the run fails and names the seeds; its
+measurements stay in metrics.csv, and its cell is missing from the evidence.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 
 from experiments.runner.errors import BadInput
 
-# Training may come back from far off, and does at high learning rates: of the shipped networks one from 260 (bukin,
-# sobolev_2, 20 points, seed 2). The same function's seed 2 ended at 115 with 100 points; hardly any other passes 20.
+# Training can recover from a large error, and does at high learning rates: one shipped network recovered from 260
+# (bukin, sobolev_2, 20 points, seed 2). With 100 points that seed ended at 115; hardly any other network exceeds 20.
 ON_THE_WAY, IN_THE_END = 1e5, 1e3
 
 
@@ -27,17 +27,20 @@ def check_convergence(
     measured: Iterable[float] = (),
     lower: str = "optimizer.learning_rate",
 ) -> None:
-    """Refuse to go on where a network has diverged.
+    """End the run if a network has diverged.
 
     Args:
-        step: after how many updates it was measured.
-        last: whether training ends there.
-        relative_errors: by seed.
-        measured: whatever else must be finite.
-        lower: what to lower.
+        step: The number of updates before this measurement.
+        last: Whether training ends here.
+        relative_errors: The relative error of each seed.
+        measured: Other measurements that must be finite.
+        lower: The setting that the message advises to lower.
+
+    Raises:
+        BadInput: a relative error is too large, or a measurement is not finite.
     """
     limit = IN_THE_END if last else ON_THE_WAY
-    diverged = {seed: error for seed, error in relative_errors.items() if not error <= limit}  # NaN is not either
+    diverged = {seed: error for seed, error in relative_errors.items() if not error <= limit}  # NaN counts too
     if diverged:
         *others, final = map(str, diverged)
         seeds = f"seeds {', '.join(others)} and {final}" if others else f"seed {final}"

@@ -1,4 +1,4 @@
-"""Errors as part of the product: what a user did wrong is one line that says what would be right."""
+"""Errors for users: one line that says what is wrong and what would be right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from experiments.runner.settings import ROOT, MLPConfig, Precision, RunConfig
 
 CONFIGS = ROOT / "configs"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk's
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk is full, or the user's quota
 
 
 class BadInput(Exception):
@@ -19,26 +19,26 @@ class BadInput(Exception):
 
 
 class RunBusy(BadInput):
-    """Another process works on the same run. A sweep passes over it."""
+    """Another process works on the same run. A sweep skips it."""
 
 
 class OutOfTime(BadInput):
-    """A run was stopped because the time that it was given is up. The same command goes on."""
+    """A run was stopped at its time limit. The same command continues it."""
 
 
 def check_names(config: RunConfig) -> None:
-    """Refuse a name or label that would not be one word in rows, or would be a path as the name of a folder."""
+    """Refuse a name or label that is not a single word, because rows and folders are named by it."""
     names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
     for key, name in names.items():
         if not re.fullmatch(r"\w[\w.,:+=-]{0,99}", name):
-            raise BadInput(f"{key}={name!r}: one word is expected, for rows, files and cells are named by it")
+            raise BadInput(f"{key}={name!r}: expected one word, because it names rows, files and cells")
 
 
 def check_no_labels(overrides: Iterable[str], experiment: str) -> None:
-    """Refuse labels that were typed for an experiment that ships: collecting leaves out rows with such labels."""
+    """Refuse labels on the command line of a shipped experiment: `scripts.collect` would leave out its rows."""
     typed = [override for override in overrides if re.match(r"[+~]*labels\b", override)]
     if typed and (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
-        raise BadInput(f"{typed[0]}: labels of experiment={experiment} follow from its settings; yours may name them")
+        raise BadInput(f"{typed[0]}: labels of experiment={experiment} follow from its settings; yours may set them")
 
 
 def check_positive(**settings: float) -> None:
@@ -54,9 +54,9 @@ def check_seed(config: RunConfig) -> None:
 
 
 def check_precision(config: RunConfig, *computed_in: Precision) -> None:
-    """Refuse a precision that products are not computed in: rows would say that they were. None named: not bfloat16.
+    """Refuse a precision that the experiment does not compute in, because its rows would claim it.
 
-    Where float32 may be rounded to TF32, which is of GPUs, `prepare_process` says whether this machine has it.
+    By default all but bfloat16 are accepted; `prepare_process` checks whether this machine has TF32.
     """
     computed_in = computed_in or (Precision.float32, Precision.float64, Precision.tf32)
     if (asked := config.compute.precision) not in computed_in:
@@ -65,10 +65,10 @@ def check_precision(config: RunConfig, *computed_in: Precision) -> None:
 
 
 def check_labelled_activation(activation: str, model: MLPConfig) -> None:
-    """Refuse a network whose activation is not the one that its rows are labelled by.
+    """Refuse a network whose activation differs from the label of its rows.
 
     Raises:
-        BadInput: both activations, and which of them to set.
+        BadInput: names both activations and the one to set.
     """
     if model.activation.name != activation:
         raise BadInput(
@@ -78,7 +78,7 @@ def check_labelled_activation(activation: str, model: MLPConfig) -> None:
 
 
 def nearest(name: str, choices: list[str]) -> str:
-    """The end of a refusal: the closest choice where there is one, and all of them."""
+    """The end of an error message: the closest choice, if there is one, and the list of all choices."""
     in_a_group = [choice for choice in choices if choice.endswith(f"/{name}")]
     close = in_a_group or difflib.get_close_matches(name, choices, n=1)
     return f"{f' (did you mean {close[0]}?)' if close else ''}; choose from {', '.join(sorted(choices))}"

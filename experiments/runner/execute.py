@@ -1,4 +1,4 @@
-"""Doing what a config asks: find its experiment, open its folder, alone, and close it whatever happens."""
+"""Execute a config: find its experiment, lock and open the run's folder, and close it whatever happens."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from experiments.runner.settings import RunConfig
 
 @contextmanager
 def open_run(config: RunConfig) -> Iterator[Run]:
-    """Open the folder of a run, alone, and close it whatever happens.
+    """Lock and open the folder of a run, and close it whatever happens.
 
     Raises:
         RunBusy: another process works on the same run.
-        BadInput: its folder cannot be made, the device does not exist, or a name or label is not one word.
+        BadInput: the folder cannot be created, the device does not exist, or a name or label is not one word.
     """
     if torchrun_ranks()[1] > 1 and not config.several_processes:
         raise BadInput(f"{config.name} trains in one process: start it without torchrun")
@@ -48,11 +48,11 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
     run, new = make_run(), False
     with ExitStack() as stack:
-        if not run.complete:  # one that is may lie where nobody can write
+        if not run.complete:  # a complete run may lie on a read-only disk
             new = not directory.exists()
             stack.enter_context(alone(directory))
             with suppress(Damaged):
-                run.summary = read_summary(directory)  # it may be complete since a moment ago
+                run.summary = read_summary(directory)  # another process may just have completed it
         if run.complete:
             tidy(directory)
             say(f"{directory} is complete: skipped{other_code(directory, run.config)}")
@@ -69,7 +69,7 @@ def _lead(make_run: Callable[[], Run], directory: Path) -> Iterator[Run]:
         finally:
             run._close(error)
             if isinstance(error, BadInput) and new and not run._metrics.exists():
-                shutil.rmtree(directory, ignore_errors=True)  # refused before it began
+                shutil.rmtree(directory, ignore_errors=True)  # refused before it started
 
 
 @contextmanager
@@ -80,30 +80,30 @@ def _follow(make_run: Callable[[], Run]) -> Iterator[Run]:
 
 
 def execute(config: RunConfig) -> float:
-    """Do what a config asks, unless it is done already, and return the number a sweep compares.
+    """Execute a config, unless its run is complete, and return the objective that a sweep compares.
 
     Raises:
-        OutOfTime: the time that it was given is up.
+        OutOfTime: the time limit was reached.
     """
     if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
-        raise OutOfTime(f"{folder_of(config)} was not begun: its time is up")
+        raise OutOfTime(f"{folder_of(config)} was not started: the time limit was reached")
     try:
         return _execute(config)
     except TimeUp:
-        raise OutOfTime(f"{folder_of(config)}: its time is up, and the same command goes on") from None
+        raise OutOfTime(f"{folder_of(config)}: the time limit was reached; the same command continues") from None
 
 
 def checked_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:
-    """The experiment that a config names, which does not refuse it."""
+    """The experiment that a config names, after its `check` has accepted the config."""
     entry = find_entry(config)
     check = getattr(sys.modules[entry.__module__], "check", None)
-    if check and not is_complete(folder_of(config)):  # what a larger machine has done is skipped as well
+    if check and not is_complete(folder_of(config)):  # a run that a larger machine completed is skipped as well
         check(config)
     return entry
 
 
 def finish(run: Run, summary: dict[str, Any]) -> None:
-    """Mark a run complete, and say so."""
+    """Mark a run complete and report it."""
     run.finish({"scale": run.scale} | summary)
     if not run.ranks.rank:
         say(f"{run.directory} is complete")
@@ -123,25 +123,22 @@ def _execute(config: RunConfig) -> float:
                     raise
                 finish(run, summary)
     except Exception as error:
-        if run and run._stop in (
-            signal.SIGTERM,
-            signal.SIGINT,
-        ):  # it could not save, but no run may follow
+        if run and run._stop in (signal.SIGTERM, signal.SIGINT):  # it could not save, but a sweep must end here
             say(f"error: {explain(error)}")
             end_by(run._stop)
         raise
-    if run._stop != signal.SIGALRM:  # its time was up, but it had done all
-        end_by(run._stop)  # asked after the last checkpoint: or a sweep would go on with the next run
+    if run._stop != signal.SIGALRM:  # the time limit passed, but the run is complete
+        end_by(run._stop)  # a signal after the last checkpoint; without this a sweep would start the next run
     return float(run.summary["objective"])
 
 
 def find_entry(config: RunConfig) -> Callable[[RunConfig, Run], dict[str, Any]]:
-    """Import the experiment that a config names: a function of (config, run) of the domain that its settings are of.
+    """Import the experiment that a config names: a function of (config, run) in the domain of its settings' type.
 
-    Nothing else may be named, because configs are untrusted.
+    A config cannot name anything else, because configs are untrusted.
     """
     module, _, function = config.entry.rpartition(".")
-    domain = type(config).__module__.rpartition(".")[0]  # empty for a type of no package, which has no experiments
+    domain = type(config).__module__.rpartition(".")[0]  # empty for a type outside a package, which has no experiments
     ours = domain and module.rpartition(".")[0] == domain and find_spec(module) is not None
     entry = getattr(importlib.import_module(module), function, None) if ours else None
     if getattr(entry, "__module__", None) != module or [*inspect.signature(entry).parameters] != ["config", "run"]:

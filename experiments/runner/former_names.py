@@ -1,15 +1,14 @@
-"""What settings were first called, so that renaming one renames no run, and neither does a new setting.
+"""The original names of settings, so that renaming or adding a setting renames no run.
 
-The folder of a run is named by a hash of its settings, and users have finished runs. The hash is therefore taken of the
-settings as they were first called; what is read of older runs gets the names of today, and the settings that there were
-not yet.
+The folder of a run is named by a hash of its settings, and users have finished runs. The hash therefore uses the
+original names. Configs of older runs are read with today's names, and with the settings that have been added since.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-ENTRIES = {  # today's name: the first one
+ENTRIES = {  # today's name: the original one
     "experiments.regression.train.main": "experiments.regression.main",
     "experiments.regression.descent.main": "experiments.descent.main",
     "experiments.distillation.train.main": "experiments.distill_atari.main",
@@ -21,7 +20,7 @@ ENTRIES = {  # today's name: the first one
     "experiments.theory.mismatch.main": "experiments.theory.mismatch",
     "experiments.theory.points.main": "experiments.theory.points",
 }
-KEYS = {  # today's dotted key: the first one
+KEYS = {  # today's dotted key: the original one
     "compute_dtype": "products",
     "teacher.compute_dtype": "teacher.products",
     "teacher.gamma": "teacher.discount",
@@ -31,7 +30,7 @@ KEYS = {  # today's dotted key: the first one
     "teacher.max_grad_norm": "teacher.max_gradient_norm",
     "teacher.episodic_life": "teacher.life_is_episode",
 }
-# Settings that are newer than shipped runs: with these values they ask what was asked before there were any.
+# Settings that are newer than some shipped runs. With these values they ask what was asked before they existed.
 AS_BEFORE = {
     "loss": {"distances": ["squared_l2"] * 3},
     "objective": {"falls_until": 0.0, "balanced": False},
@@ -40,7 +39,7 @@ AS_BEFORE = {
 
 
 def as_first_called(asked: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config with the first names of its settings, less those that are newer and ask nothing new."""
+    """A resolved config with the original names of its settings, without newer ones at their neutral values."""
     first = _renamed(asked, ENTRIES, KEYS)
     for group, newer in AS_BEFORE.items():
         if group in first:
@@ -49,7 +48,7 @@ def as_first_called(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_called_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config, of a run of any age, with today's settings. It may be nested or have dotted keys."""
+    """A resolved config, from a run of any age, with today's settings. It may be nested or have dotted keys."""
     today = _renamed(config, _inverse(ENTRIES), _inverse(KEYS))
     for group, newer in AS_BEFORE.items():
         if isinstance(today.get(group), dict):

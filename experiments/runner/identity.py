@@ -1,8 +1,8 @@
-"""Which folder is whose: the name of a run, and whether what lies in its folder is that run, complete.
+"""The name of a run, and whether its folder holds that run, complete.
 
-A run is complete when `summary.json` was written. The manifest, written just before, names the run and holds the
-checksums of rows and summary: a summary of another run, one laid beside rows that it was not written for, and one
-without a finite objective complete nothing.
+A run is complete once `summary.json` exists. The manifest, written just before, names the run and holds the checksums
+of its rows and summary. A summary does not count if it belongs to another run or other rows, or if its objective is
+not finite.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sobolev.files import Busy, locked, read, sha256
 COLUMNS = ("experiment", "task", "method", "n_train", "seed", "step", "split", "metric", "value")
 OUTSIDE_IDENTITY = ("runs_dir", "recorder", "compute", "limit")
 OUTSIDE_IDENTITY_OF_DATASETS = ("folder", "download", "workers")
-NEEDED_TO_RESUME = ("checkpoint.pt", "error.txt", "pace.json")  # what a complete run has no more
+NEEDED_TO_RESUME = ("checkpoint.pt", "error.txt", "pace.json")  # removed when a run is complete
 
 
 class Damaged(Exception):
-    """A file is not what a run writes, or another run's. Its text says which and how."""
+    """A file of a run is corrupt, or belongs to another run. The message names the file and the reason."""
 
 
 class Summary(BaseModel, extra="allow", strict=True):
@@ -38,11 +38,11 @@ class Summary(BaseModel, extra="allow", strict=True):
 
 
 class Manifest(BaseModel, strict=True):
-    """What a manifest says about the files beside it; that of a run that goes on says nothing yet."""
+    """What a manifest says about the files beside it. The checksums are missing until the run is complete."""
 
     run_id: str
     metrics_sha256: str | None = None
-    summary_sha256: str | None = None  # older manifests do not say
+    summary_sha256: str | None = None  # missing from older manifests
 
 
 def folder_of(config: RunConfig) -> Path:
@@ -50,10 +50,10 @@ def folder_of(config: RunConfig) -> Path:
 
 
 def run_id(config: RunConfig) -> str:
-    """A name for the question: its labels, its seed and a hash of all that is asked.
+    """The name of a run: its labels, its seed and a hash of its settings.
 
-    Folders, recorder, compute and limit do not enter: where, how and for how long a run is computed is not what it
-    asks. Precision is the exception, because rows depend on it.
+    Folders, recorder, compute and limit are left out, because where and for how long a run is computed does not change
+    the question. Precision is included, because rows depend on it.
     """
     asked = as_first_called(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
     if (precision := asked["compute"]["precision"]) != "float32":
@@ -68,7 +68,7 @@ def run_id(config: RunConfig) -> str:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether there is nothing left to do. A folder that cannot be read is a run to come, which will say why."""
+    """Whether the run is complete. A folder that cannot be read counts as incomplete: its run will report the error."""
     try:
         return bool(read_summary(folder))
     except (OSError, Damaged):
@@ -76,10 +76,10 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a complete run, empty where there is none.
+    """The summary of a complete run; empty if there is none.
 
     Raises:
-        Damaged: it is not the summary of this run and these rows.
+        Damaged: the summary does not belong to this run and these rows.
     """
     path = folder / "summary.json"
     try:
@@ -101,7 +101,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a complete run needs no more: one that was killed at its very end could not. Best effort."""
+    """Remove files that a complete run no longer needs, in case it was killed before it could. Best effort."""
     for name in NEEDED_TO_RESUME:
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def tidy(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove temporary files that a killed process left."""
+    """Remove temporary files that a killed process left behind."""
     with suppress(OSError):
         for path in folder.glob(".*.partial"):
             path.unlink()
@@ -117,7 +117,7 @@ def remove_partial(folder: Path) -> None:
 
 @contextmanager
 def refusing_folder() -> Iterator[None]:
-    """Say in one line that a folder of runs cannot be used."""
+    """Turn a system error into one line that says that the folder of runs cannot be used."""
     try:
         yield
     except OSError as error:
@@ -129,7 +129,7 @@ def refusing_folder() -> Iterator[None]:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Hold the run's lock, in a folder that is made."""
+    """Create the run's folder and hold its lock."""
     with ExitStack() as stack:
         with refusing_folder():
             directory.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""A command that may take so long: runs are asked to save in time, and the most wanted ones of a grid come first.
+"""A time limit for a command: runs save before it, and the runs of a grid are started in order of importance.
 
-A run hears of the deadline as it hears of any other end, by a signal: at first it saves and stops, and if it is not at
-a place where it can, in the middle of an evaluation say, it stops soon after with its last checkpoint. How fast it was
-stays in its folder, in `pace.json`, so that a grid can say beforehand how much of it fits into a time.
+The deadline reaches a run as a signal. At the first signal the run saves a checkpoint and stops. If it cannot save, as
+in the middle of an evaluation, a second signal soon stops it with its last checkpoint. `pace.json` in its folder keeps
+its speed, so that a sweep can estimate how much of a grid fits into a time limit.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from experiments.runner.settings import RunConfig
 from sobolev.files import replacing
 
 PACE = "pace.json"
-began = time.time()  # when this command did: run.py knows it better
-SAVING = 8.0  # seconds before its end in which a run saves and what follows it ends
-TRIAL = 3.0  # seconds of training at least for which a kind of run is tried, to learn its pace
-TRIALS = 0.25  # of all the time, at most, for such trials
+began = time.time()  # the start of this command; run.py sets it more precisely
+SAVING = 8.0  # seconds kept back before the deadline to save and finish
+TRIAL = 3.0  # the least seconds for which a kind of run is trained to learn its pace
+TRIALS = 0.25  # the largest fraction of the time limit spent on such trials
 YEAR = 365 * 24 * 3600
 
 
 class TimeUp(BaseException):
-    """The time is up. Like a KeyboardInterrupt it is no error, so that nothing in between takes it for one."""
+    """The time limit was reached. Like KeyboardInterrupt it is no Exception, so no `except Exception` swallows it."""
 
 
 def check_limit(config: RunConfig) -> None:
-    """Refuse a time that no command has."""
+    """Refuse a time limit that is negative, not finite or longer than a year."""
     if not 0 <= config.limit.seconds <= YEAR:
         raise BadInput(
-            f"limit.seconds={config.limit.seconds:g}: expected 0, for as long as it takes, to a year's {YEAR}"
+            f"limit.seconds={config.limit.seconds:g}: expected 0 (no limit), or up to {YEAR} seconds (a year)"
         )
 
 
 @contextmanager
 def ringing(at: float) -> Iterator[None]:
-    """Send this process SIGALRM at a time, in seconds since the epoch, and again if it does not stop by then."""
+    """Send this process SIGALRM at a time in seconds since the epoch, then again every SAVING / 2 seconds."""
     if at < math.inf:
         signal.setitimer(signal.ITIMER_REAL, max(at - time.time(), 0.001), SAVING / 2)
     try:
@@ -58,24 +58,24 @@ def ringing(at: float) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a run was that was stopped, in seconds; how many updates and evaluations it has, and had done."""
+    """The speed of a run that was stopped, in seconds, and how much of it was done."""
 
-    starting: FiniteFloat  # until it trained
+    starting: FiniteFloat  # seconds before its first update
     per_update: FiniteFloat
-    updates: int
-    updated: int
+    updates: int  # in total
+    updated: int  # done so far
     per_evaluation: FiniteFloat
-    evaluations: int
-    evaluated: int
+    evaluations: int  # in total
+    evaluated: int  # done so far
 
     @property
     def whole(self) -> float:
-        """Seconds that all of it takes."""
+        """The estimated seconds of the whole run."""
         return self.starting + self.per_update * self.updates + self.per_evaluation * self.evaluations
 
     @property
     def left(self) -> float:
-        """Seconds that the rest of it takes."""
+        """The estimated seconds of the rest of the run."""
         return self.whole - self.per_update * self.updated - self.per_evaluation * self.evaluated
 
     def write(self, folder: Path) -> None:
@@ -84,23 +84,23 @@ class Pace:
 
     @classmethod
     def read(cls, folder: Path) -> Pace | None:
-        """What was noted in a run's folder; None where there is nothing of use."""
+        """The pace noted in a run's folder; None if there is none or it is unreadable."""
         with suppress(OSError, ValidationError):
             return TypeAdapter(cls).validate_json((folder / PACE).read_bytes())
         return None
 
 
 class Stopwatch:
-    """Times a run's updates, those apart that it is measured in."""
+    """Times the updates of a run; those during which it is evaluated are timed separately."""
 
     def __init__(self) -> None:
         self._made = self._began = self._last = time.monotonic()
         self._first = self._updates = 0
         self._updating = self._evaluating = False
-        self._seconds: dict[bool, list[float]] = {False: [], True: []}  # of updates, by whether it was measured
+        self._seconds: dict[bool, list[float]] = {False: [], True: []}  # per update, by whether it was an evaluation
 
     def begin(self, first: int, updates: int) -> None:
-        """Its updates begin, with number `first` of so many."""
+        """Training starts at update `first` of `updates`."""
         self._first, self._updates = first, updates
         self._began = self._last = time.monotonic()
         self._updating = False
@@ -109,7 +109,7 @@ class Stopwatch:
         self._evaluating = True
 
     def tick(self) -> None:
-        """An update begins, and the one before it, if there was one, has ended."""
+        """An update starts; if there was one before it, that one has ended."""
         now = time.monotonic()
         if self._updating:
             self._seconds[self._evaluating].append(now - self._last)
@@ -117,11 +117,11 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Since its updates began; 0 until there is an update that tells how fast it is."""
+        """Seconds since training started; 0 until an update without an evaluation has been timed."""
         return self._last - self._began if self._seconds[False] else 0.0
 
     def pace(self, evaluations: int) -> Pace | None:
-        """None where no update has ended yet that was not measured."""
+        """The pace so far; None until an update without an evaluation has been timed."""
         plain, measured = self._seconds[False], self._seconds[True]
         if not plain:
             return None
@@ -132,10 +132,11 @@ class Stopwatch:
 
 
 class Timetable:
-    """What of a grid is run in the time that it has, on so many workers side by side.
+    """Which runs of a grid are executed within a time limit, on several parallel workers.
 
-    A first seed of the whole grid is wanted before a second one. What a run costs follows from those of its kind, which
-    is all that it asks but its seed: complete ones, or one that was tried for a while, which keeps what it learned.
+    The first seed of the whole grid comes before any second one. The cost of a run is estimated from runs of its kind,
+    which have the same settings except for the seed: complete ones, or one that was trained for a short trial. A trial
+    leaves a checkpoint, so its work is not lost.
     """
 
     def __init__(self, configs: Mapping[Path, RunConfig], workers: int):
@@ -152,9 +153,9 @@ class Timetable:
         return sorted(folders, key=lambda folder: self._configs[folder].seed)
 
     def trials(self, folders: Iterable[Path]) -> tuple[list[Path], float]:
-        """The first run of each kind that nobody knows the cost of, as many as there is time for, and seconds of each.
+        """The first run of each kind whose cost is unknown, as many as there is time for, and the seconds for each.
 
-        A run that has none is thought to cost what the others do.
+        A kind without a trial is assumed to cost the average of the others.
         """
         first: dict[str, Path] = {}
         for folder in self.in_order(folders):
@@ -164,28 +165,28 @@ class Timetable:
         return untried[: int(seconds / TRIAL)], max(TRIAL, seconds / max(len(untried), 1))
 
     def begun_in_time(self, folders: Sequence[Path]) -> list[Path]:
-        """Those of the runs, in this order, that may begin before the deadline. Costs are estimates: some more."""
+        """The runs, in this order, that may start before the deadline, with a margin because costs are estimates."""
         begins = [begin for begin, _ in self._spans(folders)]
         return [folder for folder, begin in zip(folders, begins, strict=True) if begin / 2 < self._left()]
 
     def outlook(self, folders: Sequence[Path]) -> str:
-        """How much of what is left fits, in words."""
+        """A message about how many of these runs fit into the time that is left."""
         left = self._left()
         if folders and all(self._cost(folder) is None for folder in folders):
-            return f"{left:.0f} s are left for {len(folders)} runs, and no run of theirs says yet what one takes"
+            return f"{left:.0f} s are left for {len(folders)} runs, and how long a run takes is not known yet"
         fit = sum(end < left for _, end in self._spans(folders))
-        return f"{left:.0f} s are left, and about {fit} of {len(folders)} runs end in them"
+        return f"{left:.0f} s are left, enough for about {fit} of {len(folders)} runs"
 
     @property
     def over(self) -> bool:
         return not self._left()
 
     def _left(self) -> float:
-        """Seconds in which runs may train."""
+        """Seconds left for training."""
         return max(0.0, self.deadline - SAVING - time.time())
 
     def _spans(self, folders: Sequence[Path]) -> list[tuple[float, float]]:
-        """When runs begin and end, in seconds from now, if each goes to the worker that is free first."""
+        """When runs start and end, in seconds from now, if each goes to the first free worker."""
         costs = [self._cost(folder) for folder in folders]
         known = [cost for cost in costs if cost is not None]
         usual = sum(known) / len(known) if known else 0.0
@@ -197,7 +198,7 @@ class Timetable:
         return spans
 
     def _cost(self, folder: Path) -> float | None:
-        """Seconds that a run still takes; None where no run of its kind tells."""
+        """The seconds that a run still needs; None if no run of its kind has been timed."""
         if own := Pace.read(folder):
             return own.left
         of_kind = self._kinds[self._kind_of[folder]]
@@ -213,7 +214,7 @@ class _Noted(BaseModel, strict=True):
 
 
 def wall_seconds(folder: Path) -> float | None:
-    """Of a complete run; None where it is none, or does not say."""
+    """The wall time of a complete run; None if it is not complete or its manifest has no wall time."""
     with suppress(OSError, ValidationError):
         if (folder / "summary.json").exists():
             return _Noted.model_validate_json((folder / "manifest.json").read_bytes()).wall_seconds

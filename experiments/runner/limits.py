@@ -1,6 +1,6 @@
-"""What a run would take at the least, from its config alone: refused where no patience or memory here would do.
+"""Lower bounds on the time and memory of a run, from its config alone; a run that cannot finish is refused.
 
-These are bounds from below: what a run certainly holds at one moment, and a speed that no training here reaches.
+The memory is what a run certainly holds at one moment, and the speed is one that no training here reaches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from experiments.runner.errors import BadInput
 from experiments.runner.settings import Precision, RunConfig
 
-A_SECOND = 10_000  # more updates, or steps of emulators in one network's hands, than were ever made here
+A_SECOND = 10_000  # updates, or emulator steps for one network: faster than any training here
 YEAR = 365 * 24 * 3600
 A_GENERATOR, A_MEASUREMENT, A_PROCESS = 2_500, 100, 50 * 2**20  # bytes
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -28,13 +28,13 @@ def check_updates(**settings: int) -> None:
 
 
 def check_evaluations(evaluations: int, steps: int) -> None:
-    """Refuse more measurements than updates, but for a few: where updates are few, each is measured."""
+    """Refuse more evaluations than updates. Up to 1000 are accepted: a short training is then evaluated at each."""
     if evaluations > max(steps, 1000):
         raise BadInput(f"evaluations={evaluations} is more than there are updates, {steps}: lower it")
 
 
 def check_memory(needs: dict[str, float]) -> None:
-    """Refuse a run that needs more bytes than this machine has. `needs` are by the settings that they follow from."""
+    """Refuse a run that needs more bytes than this machine has. `needs` maps settings to the bytes that they cause."""
     needed, there = sum(needs.values()), memory()
     if needed > there:
         most = max(needs, key=needs.get)
@@ -45,7 +45,7 @@ def check_memory(needs: dict[str, float]) -> None:
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use, as far as the system says it."""
+    """Bytes of memory that this process may use, as far as the system reports it."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in CGROUP_LIMITS:
         with suppress(OSError, ValueError):  # "max" is no number
@@ -54,7 +54,7 @@ def memory() -> int:
 
 
 def mlp_bytes(config: RunConfig, sizes: Sequence[int], networks: int, batch_size: int) -> int:
-    """An ensemble's weights, gradients and two moments of Adam; values and signals of a batch; its generators."""
+    """Bytes of an ensemble: weights, gradients and Adam's two moments; a batch's activations; its generators."""
     parameters = sum((below + 1) * above for below, above in pairwise(sizes))
     return networks * (number_bytes(config) * (4 * parameters + 2 * batch_size * sum(sizes[1:-1])) + A_GENERATOR)
 

@@ -1,4 +1,4 @@
-"""The floating-point operations and the memory traffic of what runs, operation by operation."""
+"""Counts the floating-point operations and the memory traffic of a computation, operation by operation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.utils.flop_counter import flop_registry
 
 ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach")
 
-OUTPUTS = ("out", "grad_input")  # options that name where a result goes
+OUTPUTS = ("out", "grad_input")  # keyword arguments that receive results
 
 
 @dataclass
 class Operations(TorchDispatchMode):
-    """The operations of what runs inside it, each as (floating-point operations, their type, bytes read and written).
+    """Records the operations inside it, each as (floating-point operations, their dtype, bytes read and written).
 
-    Floating-point operations are those of products and convolutions, as PyTorch's FlopCounterMode has them, whose hooks
-    on modules do not bear `autograd.grad`.
+    Floating-point operations are counted for matrix products and convolutions, with the formulas of PyTorch's
+    FlopCounterMode. That class itself has module hooks, which do not work with `autograd.grad`.
     """
 
     each: list[tuple[int, torch.dtype, int]] = field(default_factory=list)
@@ -46,11 +46,11 @@ class Operations(TorchDispatchMode):
 
     @property
     def total(self) -> int:
-        """Floating-point operations of all."""
+        """The floating-point operations of all recorded operations."""
         return sum(operations for operations, _, _ in self.each)
 
     def floor(self, peaks: Mapping[torch.dtype, float], bandwidth: float) -> float:
-        """Seconds, at so many floating-point operations of each type and bytes a second."""
+        """The least seconds, given peak floating-point operations per second by dtype and bytes per second."""
         return sum(
             max(operations / peaks[dtype] if operations else 0.0, moved / bandwidth)
             for operations, dtype, moved in self.each

@@ -1,7 +1,7 @@
-"""The precision that `auto` stands for: bfloat16 where the processor or the GPU computes in it, else float32.
+"""The precision that `auto` stands for: bfloat16 if the processor or GPU has instructions for it, else float32.
 
-Elsewhere bfloat16 is emulated, several times slower than float32. A config is settled as soon as it is composed (see
-`RunConfig`), so that a run's identity and files, and the grid of a sweep, name the precision that is computed in.
+Emulated bfloat16 is several times slower than float32. `auto` is resolved as soon as a config is composed (see
+`RunConfig`), so that a run's identity and files, and the grid of a sweep, name the actual precision.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tqdm import tqdm
 CHOICES = ("compute.precision", "compute_dtype", "teacher.compute_dtype")  # settings that may be `auto`
 
 
-@cache  # said once
+@cache  # so that the message appears once
 def chosen(key: str, device: str) -> str:
-    """What `<key>=auto` is on a device, and a line that says so."""
-    import torch  # slow to import, and not needed where precisions are named
+    """The precision of `<key>=auto` on a device; also prints it."""
+    import torch  # slow to import, and only needed for `auto`
 
     from experiments.runner.ranks import torchrun_ranks
 
@@ -29,19 +29,19 @@ def chosen(key: str, device: str) -> str:
     native = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else processor_has_bfloat16()
     precision, has = ("bfloat16", "has") if native else ("float32", "has no")
     if not torchrun_ranks()[0]:
-        said = f"{key}=auto: {precision}, for this {'GPU' if on_gpu else 'processor'} {has} bfloat16 instructions"
+        said = f"{key}=auto: {precision}, because this {'GPU' if on_gpu else 'processor'} {has} bfloat16 instructions"
         tqdm.write(said, file=sys.stderr)
     return precision
 
 
 def processor_has_bfloat16() -> bool:
-    """Whether products in bfloat16 are instructions of the processor that oneDNN, which computes them, may use.
+    """Whether oneDNN can compute bfloat16 products with instructions of the processor.
 
-    oneDNN alone does not tell: it takes bfloat16 wherever there is AVX-512, and widens it to float32 there.
+    Asking oneDNN is not enough: it accepts bfloat16 wherever there is AVX-512, but then computes in float32.
     """
     import torch
 
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # not with less than AVX-512, or a lower ONEDNN_MAX_CPU_ISA
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # no AVX-512, or a lower ONEDNN_MAX_CPU_ISA
         return False
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
@@ -52,9 +52,9 @@ def processor_has_bfloat16() -> bool:
 
 
 def settled(composed: DictConfig, config: object) -> list[str]:
-    """Overrides that say what each `auto` of a composed config became.
+    """Overrides that state what each `auto` of a composed config became.
 
-    A sweep hands them to its runs: they then ask what the sweep looks for, on whatever machine they are launched.
+    A sweep passes them to its runs, so that they keep the identity that the sweep expects on whatever machine they run.
     """
     auto = [key for key in CHOICES if getattr(OmegaConf.select(composed, key), "name", None) == "auto"]
     return [f"{key}={attrgetter(key)(config).name}" for key in auto]

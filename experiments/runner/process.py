@@ -1,4 +1,4 @@
-"""The process that a run computes in: its device, threads and memory, the signals that stop it, and what it is."""
+"""The process that a run computes in: its device, threads and memory, the signals that stop it, and its description."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from experiments.runner.ranks import Ranks, torchrun_ranks
 from experiments.runner.revision import revision
 from experiments.runner.settings import Precision, RunConfig
 
-MOST_THREADS = 1024  # a library that cannot start its threads ends the process
-AMPERE = (8, 0)  # the compute capability that TF32 came with
+MOST_THREADS = 1024  # OpenMP aborts the process if it cannot start its threads
+AMPERE = (8, 0)  # the first compute capability with TF32
 
 
 def prepare_process(config: RunConfig) -> torch.device:
-    """Threads, memory and precision of this process, and the device that the run computes on."""
+    """Set the threads, memory and precision of this process; returns the device that the run computes on."""
     compute = config.compute
     if not 0 <= compute.threads <= MOST_THREADS:
-        said = f"expected 0 (one a core) or a number of threads up to {MOST_THREADS:,}"
+        said = f"expected 0 (one per core) or a number of threads up to {MOST_THREADS:,}"
         raise BadInput(f"compute.threads={compute.threads}: {said}")
     if not compute.checkpoint_seconds >= 0:
         raise BadInput(f"compute.checkpoint_seconds={compute.checkpoint_seconds}: expected 0 (each step) or more")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    # What this process may use, where the system can say it.
+    # The cores that this process may use, if the system can tell.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     prepare_cpu(compute.threads or max(1, cores // processes))
     device = device_of(config)
@@ -53,12 +53,12 @@ def device_of(config: RunConfig) -> torch.device:
     """The device that a run computes on.
 
     Raises:
-        BadInput: the config names none, or none that is here.
+        BadInput: the config names no device, or one that this machine does not have.
     """
     asked, has_cuda = config.compute.device, torch.cuda.is_available()
     if asked == "auto":
         if has_cuda and not config.on_gpu:
-            say_once(f"compute.device=auto: cpu, for {config.name} is small (compute.device=cuda takes the GPU)")
+            say_once(f"compute.device=auto: cpu, because {config.name} is small (compute.device=cuda uses the GPU)")
         asked = "cuda" if has_cuda and config.on_gpu else "cpu"
     try:
         device = torch.device(asked)
@@ -75,19 +75,19 @@ def device_of(config: RunConfig) -> torch.device:
 
 @cache
 def say_once(message: str) -> None:
-    """A line on standard error, of the first process alone: runs of a sweep would repeat it."""
+    """Print a line to standard error, once per sweep and on rank 0 only."""
     if not torchrun_ranks()[0]:
         tqdm.write(message, file=sys.stderr)
 
 
 def check_tf32(device: torch.device) -> None:
-    """Refuse TF32 where products would be computed in float32: rows would say that they were not.
+    """Refuse TF32 on a device that would compute in float32, because rows would claim TF32.
 
     Raises:
-        BadInput: why not here, and what would be right.
+        BadInput: TF32 is not available; the message says why and what to use instead.
     """
     if device.type != "cuda":
-        why = f"{device.type} does not compute in TF32, which is of NVIDIA GPUs"
+        why = f"{device.type} does not compute in TF32, which only NVIDIA GPUs do"
     elif torch.cuda.get_device_capability(device) < AMPERE:
         why = f"{torch.cuda.get_device_name(device)} does not compute in TF32, which came with compute capability 8.0"
     elif os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
@@ -98,25 +98,25 @@ def check_tf32(device: torch.device) -> None:
 
 
 def prepare_gpu(tf32: bool = False, fixed_shapes: bool = False) -> None:
-    """What CUDA libraries may do with products and convolutions in float32, here and nowhere in the library.
+    """Set how CUDA libraries compute float32 products and convolutions. The library itself never changes this.
 
-    By default cuDNN rounds the factors of a float32 convolution to TF32, whose 10 bits put gradients off by 2%. So
-    float32 means float32 here, and whoever wants TF32 asks for it by name, which enters a run's identity.
+    By default cuDNN rounds the factors of a float32 convolution to TF32, whose 10 bits change gradients by 2%. Here
+    float32 means float32; TF32 must be asked for by name and is part of a run's identity.
 
     Args:
-        tf32: whether factors are rounded to TF32.
-        fixed_shapes: whether cuDNN times its algorithms at each new shape of a convolution, and takes the fastest.
+        tf32: Whether factors are rounded to TF32.
+        fixed_shapes: Whether cuDNN times its algorithms at each new shape of a convolution and uses the fastest.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = fixed_shapes
 
 
 def prepare_cpu(threads: int) -> None:
-    """Threads, and two settings without which small steps cost several times their arithmetic.
+    """Set the number of threads, and two options without which small steps cost several times their arithmetic.
 
-    Denormal numbers count as zero: Adam's moments of a dead ReLU decay into them within a thousand steps, and a
-    product with one takes a hundred times as long. Freed memory stays with the process: glibc would give large
-    blocks back to the kernel, to fault them in again at the next step. (Without glibc that part is a no-op.)
+    Denormal numbers are flushed to zero: Adam's moments of a dead ReLU decay into them within a thousand steps, and a
+    product with one takes a hundred times as long. Freed memory stays with the process: glibc would return large
+    blocks to the kernel and fault them in again at the next step. (Without glibc this is a no-op.)
     """
     torch.set_flush_denormal(True)  # first: threads inherit it when they start
     torch.set_num_threads(threads)
@@ -130,7 +130,7 @@ def prepare_cpu(threads: int) -> None:
 
 @contextmanager
 def refusing_memory() -> Iterator[None]:
-    """Say in one line that there is not enough memory: numpy, PyTorch's CPU and CUDA each have an error for it."""
+    """Report a lack of memory in one line. NumPy, PyTorch on CPU and PyTorch on CUDA raise different errors for it."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -143,8 +143,8 @@ def refusing_memory() -> Iterator[None]:
 
 @contextmanager
 def handling_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Signals that ask to stop go to `handler`, and to whoever had them once the run is over."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)  # the last one rings when its time is up
+    """Send signals that ask to stop to `handler`, and restore the previous handlers afterwards."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)  # SIGALRM: the time limit
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -154,7 +154,7 @@ def handling_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 
 def end_by(number: int) -> None:
-    """End this process, or the sweep, as a signal of this number would; 0 is none."""
+    """End this process, or the sweep, as the signal of this number would; 0 means no signal."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     if number == signal.SIGALRM:
@@ -164,7 +164,7 @@ def end_by(number: int) -> None:
 
 
 def describe_process(device: torch.device, ranks: Ranks) -> dict[str, Any]:
-    """What computes, for a run's manifest: never the environment."""
+    """The code, versions and hardware for a run's manifest, never the environment."""
     made_by = revision()
     return {
         "revision": made_by.name,

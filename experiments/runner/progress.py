@@ -1,7 +1,7 @@
-"""The picture of a sweep: which runs of its grid are done, which are running, and how long the rest will take.
+"""The progress of a sweep: how many runs of its grid are done or running, and how long the rest will take.
 
-All of it is read from the run folders, so it is the same whoever computes: this process, local workers, a cluster, or
-several machines that share `runs_dir`.
+It is read from the run folders alone, so it is the same whether this process, local workers, a cluster or several
+machines that share `runs_dir` compute.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ PACK_SECONDS = 30.0
 
 @dataclass
 class Grid:
-    """The folders of a grid's runs.
+    """The run folders of a grid.
 
     Attributes:
-        name: What the picture is called.
-        folders: One a run.
+        name: The name shown with its progress.
+        folders: One folder per run.
+        began: When the sweep started; older traces of running or failing do not count.
     """
 
     name: str
     folders: Sequence[Path]
-    _before: dict[Path, float] = field(init=False)  # when its runs' files had changed when it began
-    _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of complete runs, read once each
-    _beside: int = 0  # how many ran side by side when any last did
+    _before: dict[Path, float] = field(init=False)  # when each run's files had last changed as the grid began
+    _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of each complete run, read once
+    _beside: int = 0  # runs in parallel, when there last were any
 
     def __post_init__(self) -> None:
         self._before = {
@@ -54,7 +55,7 @@ class Grid:
                 failed += 1
             elif self._is_new(opened := folder / "config.yaml") and _changed(opened) > _changed(folder / PACE):
                 running += 1
-        self._beside = running or self._beside  # none runs for a moment where several end together
+        self._beside = running or self._beside  # when several end at once, none runs for a moment
         return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
 
     def _is_new(self, path: Path) -> bool:
@@ -62,7 +63,7 @@ class Grid:
         return _changed(path) not in (0.0, self._before[path])
 
     def _estimate(self, running: int, failed: int) -> float | None:
-        """Seconds that the rest will take: it costs what complete runs of this grid cost, side by side as now."""
+        """Seconds for the rest, at the average cost of this grid's complete runs and the present parallelism."""
         seconds = [cost for cost in self._seconds.values() if cost is not None]
         left = len(self.folders) - len(self._seconds) - failed
         if not seconds or not left or not self._beside:
@@ -76,7 +77,7 @@ class Picture:
     done: int
     running: int
     failed: int
-    seconds: float | None  # to the end, where complete runs say what one costs
+    seconds: float | None  # estimated to the end; None until complete runs show what one costs
 
     def __str__(self) -> str:
         parts = [f"{self.done} of {self.total} runs done", f"{self.running} running"]
@@ -89,9 +90,9 @@ class Picture:
 
 
 class Watch:
-    """While the launcher works, show the grid's picture: a bar on a terminal, elsewhere a line whenever a run ends.
+    """Show the grid's progress while the launcher works: a bar on a terminal, elsewhere a line whenever a run ends.
 
-    Where a bundle is asked for, its rows are packed into it again and again, and at the end.
+    If a bundle is asked for, the rows are packed into it periodically and at the end.
     """
 
     def __init__(self, grid: Grid, bundle: str = ""):
@@ -123,7 +124,7 @@ class Watch:
                     self._pack()
 
     def _pack(self) -> None:
-        """Pack the rows anew. A disk that is full, say, stops no run: it is said, and tried again."""
+        """Pack the rows again. An error, such as a full disk, is printed and stops no run; packing is retried."""
         if not self._bundle:
             return
         try:
@@ -138,7 +139,7 @@ def say(grid: Grid) -> None:
 
 
 def _changed(path: Path) -> float:
-    """When, or 0 where it cannot be seen: a run says better than its picture what is wrong with a folder."""
+    """The modification time; 0 if it cannot be read, because the run itself reports such errors better."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -1,6 +1,6 @@
 """Several processes that train one network together: torchrun --nproc-per-node 2 run.py experiment=...
 
-Process 0 alone opens the run's folder, records and saves. The others compute with it.
+Only rank 0 opens the run's folder, records and saves.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed
 
-BETWEEN_MEETINGS = 0.5  # seconds, about
-MOST_STEPS = 16  # between meetings
+BETWEEN_MEETINGS = 0.5  # approximate seconds
+MOST_STEPS = 16  # between two meetings
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where messages between them lie
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where collectives' tensors lie
 
     def all_reduce_max(self, *numbers: int) -> list[int]:
-        """The largest of all processes' numbers, each by its place. All must call it alike; it waits for the last."""
+        """The elementwise maximum over all processes. Every process must call it, and it waits for the last one."""
         if self.count == 1:
             return [*numbers]
         largest = torch.tensor(numbers, device=self.device)
@@ -36,7 +36,7 @@ class Ranks:
         return largest.tolist()
 
     def shard(self, batch: Tensor) -> Tensor:
-        """Every count-th sample from this process's on."""
+        """This process's samples of a batch: every `count`-th one, starting at `rank`."""
         return batch[self.rank :: self.count]
 
     def all_reduce_sum(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -48,26 +48,26 @@ class Ranks:
         return dict(zip(sums, values, strict=True))
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process what process 0 has, in place."""
+        """Copy the tensors of rank 0 to every process, in place."""
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
 
 class Meetings:
-    """Whether any process was asked to stop, as all of them learn it at the same step.
+    """Lets all processes learn at the same step that one of them was asked to stop.
 
-    To ask, a process waits for the others and for its GPU. So they ask each other about twice a second: they make the
-    same steps, and agree on how many they make until the next meeting.
+    Each exchange waits for the other processes and for the GPU, so it happens only about twice per second. All
+    processes make the same steps, and agree at each meeting on the number of steps until the next one.
     """
 
     def __init__(self, ranks: Ranks):
         self._ranks = ranks
-        self._steps = self._left = 1  # between the last meeting and the next, and from now to the next
+        self._steps = self._left = 1  # steps between the last meeting and the next; steps left until the next
         self._met = time.monotonic()
 
     def stop(self, asked: int) -> int:
-        """The signal that one of the processes was asked by, 0 for none or no meeting. To be called once a step."""
+        """The signal that one of the processes received; 0 for none, or between meetings. Call it once per step."""
         if self._ranks.count == 1:
             return asked
         self._left -= 1
@@ -82,14 +82,14 @@ class Meetings:
 
 
 def torchrun_ranks() -> tuple[int, int, int]:
-    """(rank, number of processes, rank on this machine) as torchrun tells them; (0, 1, 0) without it."""
+    """(rank, number of processes, rank on this machine) as torchrun sets them; (0, 1, 0) without torchrun."""
     rank, count, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return (int(rank), int(count), int(local)) if rank and count and local else (0, 1, 0)
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Meet the other processes that torchrun has started, if it has."""
+    """Join the process group of the other processes, if torchrun has started any."""
     rank, count, _ = torchrun_ranks()
     if count == 1:
         yield Ranks()
@@ -100,7 +100,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     try:
         yield Ranks(rank, count, device)
     finally:
-        # A wrapped network, kept by cycles of references, would keep the group's threads: they then outlive the
-        # interpreter, and a message that one of them still holds ends the process with SIGABRT (pytorch#179291).
+        # A DDP-wrapped network in a reference cycle would keep the group's threads alive past the interpreter's end,
+        # where a pending message aborts the process with SIGABRT (pytorch#179291).
         gc.collect()
         distributed.destroy_process_group()

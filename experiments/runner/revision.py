@@ -1,8 +1,8 @@
-"""Which revision of the project computes: what git says, or what a copy without git carries.
+"""The project's revision, from git or, in a copy without git, from a file.
 
-A copy that leaves `.git` behind carries its revision as a file in its root, in one of two ways:
+A copy without `.git` carries its revision in one of two files in its root:
 
-    .git_archival.txt    `git archive`, which GitHub's downloads come from too, writes the revision into it
+    .git_archival.txt    `git archive`, which GitHub's downloads use too, writes the revision into it
     REVISION             `make revision` writes it before the tree is copied: the revision, then a line for each file
                          that has been changed since
 """
@@ -19,15 +19,15 @@ from experiments.runner.settings import ROOT
 
 
 class Revision(NamedTuple):
-    """A commit, and whether files have been changed since; None where nobody knows."""
+    """A commit, and whether files have been changed since; None if unknown."""
 
     name: str | None
     dirty: bool | None
 
 
 def revision(root: Path = ROOT) -> Revision:
-    """The revision of the project that lies in `root`."""
-    # A copy may lie within another repository, whose revision is not the project's.
+    """The revision of the project in `root`."""
+    # A copy may lie inside another repository, whose revision is not the project's.
     if _git(root, "ls-files", "--error-unmatch", "run.py") and (name := _git(root, "rev-parse", "HEAD")):
         return Revision(name, bool(_git(root, "status", "--porcelain", "--untracked-files=no")))
     for carried in ("REVISION", ".git_archival.txt"):
@@ -41,7 +41,7 @@ def revision(root: Path = ROOT) -> Revision:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git says of this project. The environment may not lead it elsewhere, nor name a program for it to start."""
+    """Git's answer about this project. The environment must not redirect it or name a program for it to start."""
     here = ["git", "-C", str(root), "-c", "core.fsmonitor=false", *arguments]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:

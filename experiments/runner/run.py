@@ -1,19 +1,19 @@
-"""The run itself: what an experiment does with its folder.
+"""A run's folder and its lifecycle: resuming, recording, checkpoints and completion.
 
 A run is the folder `runs/<experiment>/<run_id>/`:
 
     config.yaml     the resolved config
-    manifest.json   revision, versions, device, threads, wall time, memory; of a complete run checksums too
+    manifest.json   revision, versions, device, threads, wall time, memory; checksums once the run is complete
     metrics.csv     the rows: experiment,task,method,n_train,seed,step,split,metric,value
-    checkpoint.pt   state to resume from; gone when the run is complete
+    checkpoint.pt   state to resume from; removed when the run is complete
     curves.png      its metrics over training
-    summary.json    written last: with it the run is complete
+    summary.json    written last: it marks the run as complete
 
-`run_id` comes from what is asked (the config without folders, recorder and compute), so the same question has
-the same folder: a complete run is skipped and an interrupted one resumes. Every file but metrics.csv is written
-under a temporary name and renamed. A checkpoint notes whose it is, and how long metrics.csv was and what it held;
-resuming cuts the file back to that length: rows are neither lost nor doubled wherever a run is killed. Asked to stop
-(SIGTERM, as Slurm sends it, or Ctrl-C) a run saves a checkpoint first; asked twice it stops at once.
+`run_id` is a hash of the config without folders, recorder and compute, so the same question has the same folder: a
+complete run is skipped and an interrupted one resumes. Every file but metrics.csv is written under a temporary name
+and renamed. A checkpoint holds its run's id and the length and checksum of metrics.csv; resuming truncates the file to
+that length, so that rows are neither lost nor duplicated wherever a run is killed. At SIGTERM (Slurm sends it) or
+Ctrl-C a run saves a checkpoint and stops; at a second signal it stops at once.
 """
 
 from __future__ import annotations
@@ -60,22 +60,22 @@ from sobolev.files import naming, replacing, sha256
 
 
 class Run:
-    """One run's folder, and what an experiment does with it: `resume` first, then `record` and `checkpoint`.
+    """One run's folder. An experiment calls `resume` first, then `record` and `checkpoint`.
 
-    Where several processes train together, each calls the same methods; `ranks.rank` 0 alone writes.
+    If several processes train together, each calls the same methods, and only rank 0 writes.
     """
 
     def __init__(self, config: RunConfig, directory: Path, device: torch.device, ranks: Ranks):
         self.config = config
         self.directory = directory
         self.device = device
-        # bfloat16 means autocast, and tf32 that products round their factors: all else stays in float32.
+        # bfloat16 means autocast, and tf32 rounds the factors of products; everything else stays in float32.
         precision = config.compute.precision
         self.dtype = torch.float64 if precision is Precision.float64 else torch.float32
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision is Precision.bfloat16)
         self.ranks = ranks
         self.code = [code_of(config)]
-        self.together = 1  # runs whose networks learn in the same steps: `wall_seconds` is that of all
+        self.together = 1  # the number of runs trained as one ensemble: `wall_seconds` is the time of all of them
         self.summary: dict[str, Any] = _summary_of(directory)
         self._mirror: WandbMirror | None = None
         self._rows: io.TextIOWrapper | None = None
@@ -84,8 +84,8 @@ class Run:
         self._stop = 0  # the signal that asked to stop
         self._meetings = Meetings(ranks)
         self._stopwatch = Stopwatch()
-        self._begun = False  # `resume` was called: from there on stopping waits for a checkpoint
-        self._trial: Trial | None = None  # of the state that it goes on from
+        self._begun = False  # whether `resume` was called: from then on, stopping waits for a checkpoint
+        self._trial: Trial | None = None  # of the resumed state
 
     @property
     def complete(self) -> bool:
@@ -93,12 +93,12 @@ class Run:
 
     @cached_property
     def scale(self) -> str:
-        """`paper`, or `reduced` where this is not what the shipped experiment asks; a run's summary says it."""
+        """`paper` if the settings are those of the shipped experiment, else `reduced`; noted in the run's summary."""
         return scale_of(self.config)
 
     @property
     def stop_at(self) -> float:
-        """When it is to save and stop, in seconds since the epoch: inf where nobody set a deadline."""
+        """When the run must save and stop, in seconds since the epoch; inf without a deadline."""
         deadline = self.config.limit.deadline
         return deadline - SAVING if deadline else math.inf
 
@@ -120,7 +120,7 @@ class Run:
         self._mirror.check()
 
     def begin(self, start: int, stop: int) -> None:
-        """Updates begin, with number `start` of `stop`."""
+        """Training starts at update `start` of `stop`."""
         if self._trial and self._trial.going and not 0 <= start < stop:
             raise ValueError(f"step {start} of {stop}")
         self._stopwatch.begin(start, stop)
@@ -133,7 +133,7 @@ class Run:
         return tqdm(range(start, stop), description, initial=start, total=stop, disable=None, mininterval=0.5)
 
     def resume(self) -> dict[str, Any] | None:
-        """The state of the last checkpoint, or None to begin at the beginning."""
+        """The state of the last checkpoint, or None to start from scratch."""
         self._begun = True
         state = None
         if not self.ranks.rank:
@@ -149,10 +149,10 @@ class Run:
         try:
             saved = Checkpoint.read(self.directory / "checkpoint.pt")
         except Damaged as error:
-            say(f"{error}; the run begins again")
+            say(f"{error}; the run starts again")
             saved = None
         with naming(self._metrics):
-            if self._metrics.is_fifo():  # to open it would wait for a reader
+            if self._metrics.is_fifo():  # opening it would wait for a reader
                 raise OSError(errno.EINVAL, "no regular file", str(self._metrics))
             self._rows = self._metrics.open("a", newline="")
             self._rows.truncate(saved.metrics_bytes if saved else 0)
@@ -164,15 +164,15 @@ class Run:
             return None
         self._wall_before = saved.wall_seconds
         if saved.code != self.code:
-            say(f"{self.directory} goes on with other code than it began with: remove the folder to begin again")
+            say(f"{self.directory} resumes with different code: remove the folder to start again")
             self.code = list(dict.fromkeys(saved.code + self.code))
         return saved.state
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save `state()`, plain tensors, numbers and containers, if the last checkpoint is old enough.
+        """Save `state()`, made of tensors, numbers and containers, if the last checkpoint is old enough.
 
-        Call it once a step: where the run was asked to stop, it saves and stops here. Several processes do so at the
-        next step at which they ask each other.
+        Call it once per step: a run that was asked to stop saves and stops here. Several processes do so together, at
+        their next meeting.
         """
         due, stop = self.asked()
         if due:
@@ -180,7 +180,7 @@ class Run:
         end_by(stop)
 
     def asked(self) -> tuple[bool, int]:
-        """Whether it is to save, and the signal that it is to stop by, 0 for none. To be asked once a step."""
+        """Whether the run must save now, and the signal that asks it to stop, 0 for none. Call it once per step."""
         old = time.monotonic() - self._checkpointed >= self.config.compute.checkpoint_seconds
         stop = self._meetings.stop(self._stop)
         self._stopwatch.tick()
@@ -188,7 +188,7 @@ class Run:
             self._stop = self._stop or signal.SIGALRM
         if self._trial:
             self._trial.advance()
-        saved = self._trial and self._trial.going  # it is what was saved
+        saved = self._trial and self._trial.going  # the state is still the resumed one
         return (old or bool(stop)) and not self.ranks.rank and not saved, stop
 
     def save(self, state: dict[str, Any]) -> None:
@@ -205,14 +205,14 @@ class Run:
         self._checkpointed = time.monotonic()
 
     def _sync_rows(self) -> int:
-        """Bring the rows to the disk; returns their bytes."""
+        """Flush the rows to disk; returns their length in bytes."""
         with naming(self._metrics):
             self._rows.flush()
             os.fsync(self._rows.fileno())
             return os.fstat(self._rows.fileno()).st_size
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
-        """Save what a figure needs besides rows as `<name>.npz`."""
+        """Save arrays that a figure needs besides the rows as `<name>.npz`."""
         if self.ranks.rank:
             return
         with replacing(self.directory / f"{name}.npz") as path, path.open("wb") as file:
@@ -221,7 +221,7 @@ class Run:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run complete.
 
-        `summary` holds at least `objective`, the number that a sweep compares, and `scale`, paper or reduced.
+        `summary` holds at least `objective`, the number that a sweep compares, and `scale`, `paper` or `reduced`.
         """
         if not math.isfinite(summary["objective"]):
             raise BadInput(f"training diverged: its objective is {summary['objective']}")
@@ -241,7 +241,7 @@ class Run:
         tidy(self.directory)
 
     def _draw(self, summary: dict[str, Any]) -> None:
-        from experiments.runner.curves import draw_curves  # slow to import, and needed once
+        from experiments.runner.curves import draw_curves  # slow to import, and only needed here
 
         if figure := draw_curves(self._metrics, self.config, summary.get("scale")):
             with replacing(self.directory / "curves.png") as path:
@@ -252,10 +252,10 @@ class Run:
         with replacing(self.directory / "config.yaml") as path:
             path.write_text(OmegaConf.to_yaml(OmegaConf.structured(self.config)))
         self._write_manifest({})
-        (self.directory / "summary.json").unlink(missing_ok=True)  # not this run's, or it would be complete
+        (self.directory / "summary.json").unlink(missing_ok=True)  # a stale one: this run is not complete
 
     def _close(self, error: BaseException | None) -> None:
-        """Never in the way of `error`: that says better what is wrong than what follows from it."""
+        """Close files and W&B. Nothing here may hide `error`, which is the cause of whatever else fails."""
         if self._trial:
             self._trial.end()
         with suppress(OSError):
@@ -271,9 +271,9 @@ class Run:
                 (self.directory / "error.txt").write_text("".join(traceback.format_exception(error)))
 
     def _ask_to_stop(self, number: int, _: object) -> None:
-        """Handles a signal. Saving waits for the next call of `checkpoint`; a second signal does not.
+        """Handle a signal: save at the next call of `checkpoint`. A second signal stops the run at once.
 
-        Before training there is nothing to save, and nothing to wait for.
+        Before `resume` there is nothing to save, so that the first signal stops the run too.
         """
         if self._stop or not self._begun:
             end_by(number)
@@ -300,10 +300,10 @@ def _summary_of(directory: Path) -> dict[str, Any]:
     try:
         return read_summary(directory)
     except Damaged as error:
-        say(f"{error}; the run goes on without it")
+        say(f"{error}; it is ignored")
         return {}
 
 
 def say(message: str) -> None:
-    """A line beside the progress bar."""
+    """Print a line without breaking the progress bar."""
     tqdm.write(message, file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Whether a run is what the shipped experiment asks: `paper`, or `reduced`.
+"""The scale of a run: `paper` if it asks what the shipped experiment asks, else `reduced`.
 
-One rule for every experiment. The settings of a run are compared with those that `configs/` composes for the experiment
-of its name. The type of its settings says which of them span the experiment's grid and may take any value (`axes`), and
-which are a budget that may grow but not shrink (`budget`). With anything else changed, a run answers another question,
-and its rows do not belong beside those at the paper's scale.
+There is one rule for every experiment. The settings of a run are compared with those that `configs/` composes for the
+experiment of its name. The type of its settings says which of them span the experiment's grid and may take any value
+(`axes`), and which are a budget that may grow but not shrink (`budget`). If anything else differs, the run answers
+another question, and its rows must not appear beside those at the paper's scale.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from experiments.runner.errors import CONFIGS
 from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
 from experiments.runner.settings import RunConfig
 
-# What a data set that does not ship has of its own.
+# Settings that a user's own data set may set freely.
 OWN_DATA = ("dataset.name", "dataset.game", "dataset.actions", "dataset.teacher")
 FREE = (*OUTSIDE_IDENTITY, "labels", "seed", *(f"dataset.{key}" for key in OUTSIDE_IDENTITY_OF_DATASETS))
 
 
 def scale_of(config: RunConfig) -> str:
-    """`paper` where the settings are those of the shipped experiment, or more of its budget; else `reduced`.
+    """`paper` if the settings are those of the shipped experiment, or exceed its budget; else `reduced`.
 
-    A data set that does not ship, such as a game of one's own, is an axis like those that do. A loss or a technique
-    that does not ship is another question.
+    A user's own data set, such as another game, is one more value of an axis. A user's own loss or technique is
+    another question.
     """
     choices = {group: template.format(**vars(config)) for group, template in config.choices.items()}
     free = (*FREE, *config.axes)
-    if not all(re.fullmatch(r"\w[\w/]*", choice) for choice in choices.values()):  # the names that ship are words
+    if not all(re.fullmatch(r"\w[\w/]*", choice) for choice in choices.values()):  # all shipped names are words
         return "reduced"
     if "dataset" in choices and not (CONFIGS / "dataset" / f"{choices['dataset']}.yaml").is_file():
         del choices["dataset"]
@@ -50,7 +50,7 @@ def scale_of(config: RunConfig) -> str:
 
 
 def differences(config: RunConfig, shipped: dict[str, Any], free: tuple[str, ...]) -> Iterator[str]:
-    """The settings, by dotted key, in which a run is another one than ships, or a smaller one."""
+    """The dotted keys of settings that differ from the shipped ones, or fall below their budget."""
     for key, value in flat(asdict(config)):
         if any(key == each or key.startswith(f"{each}.") for each in free) or shipped.get(key) == value:
             continue
@@ -59,7 +59,7 @@ def differences(config: RunConfig, shipped: dict[str, Any], free: tuple[str, ...
 
 
 def at_least(value: Any, shipped: Any) -> bool:
-    """Whether a budget is not smaller: a number, or layers that are as many and as wide."""
+    """Whether a budget is no smaller: a number, or at least as many layers of at least the same width."""
     if isinstance(shipped, list):
         return len(value) >= len(shipped) and min(value) >= min(shipped)
     return value >= shipped
@@ -67,7 +67,7 @@ def at_least(value: Any, shipped: Any) -> bool:
 
 @lru_cache
 def composed(experiment: str, *groups: str) -> dict[str, Any] | None:
-    """The settings of a shipped experiment by dotted keys; None where it, its loss or its technique does not ship."""
+    """The settings of a shipped experiment by dotted keys; None if it, its loss or its technique does not ship."""
     if not (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
         return None
     loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
@@ -90,7 +90,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def spelt(value: Any) -> Any:
-    """A setting as YAML has it, with the name of a choice for the choice."""
+    """A setting as in YAML: members of an Enum become their names."""
     if isinstance(value, list):
         return [spelt(entry) for entry in value]
     return value.name if isinstance(value, Enum) else value

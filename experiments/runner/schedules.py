@@ -1,4 +1,4 @@
-"""When a training is measured, and at which learning rate it goes on."""
+"""The learning rate of each update, and the steps at which a network is evaluated."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from experiments.runner.settings import OptimizerConfig, Schedule
 
 
 def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
-    """The rate of update number `step`, from 0."""
+    """The learning rate of update `step`, counted from 0."""
     falling = {Schedule.constant: 0, Schedule.cosine: optimizer.steps, Schedule.tail: optimizer.steps // 4}
-    steps = falling[optimizer.schedule]  # the last ones, over which the rate falls
+    steps = falling[optimizer.schedule]  # the number of last steps over which the rate falls
     since = step - (optimizer.steps - steps)
     if since < 0 or not steps:
         return optimizer.learning_rate
@@ -20,6 +20,6 @@ def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """0, then about `evaluations` steps evenly spaced in their logarithm over three decades, up to the last."""
+    """0, then about `evaluations` steps, logarithmically spaced over the last three decades of training."""
     spaced = np.geomspace(max(steps / 1000, 1), steps, evaluations)
     return sorted({0, steps, *np.rint(spaced).astype(int).tolist()})

@@ -1,7 +1,7 @@
-"""The settings that every experiment or several of them have. Values live in `configs/`, one YAML a choice.
+"""The settings that experiments share. Their values are in `configs/`, one YAML file per choice.
 
-A misspelt key or a wrong type is refused against these classes when Hydra composes a run, before anything
-starts. `OmegaConf.to_object` turns the composed config into these plain objects, which experiments read.
+Hydra checks a composed config against these classes before anything starts, and refuses a misspelt key or a wrong
+type. `OmegaConf.to_object` then turns the config into these plain objects, which experiments read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", 
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine", "tail"])
 WandbMode = enum.Enum("WandbMode", ["offline", "online", "disabled"])
-# bfloat16 and tf32: products only, the latter of float32 on a GPU; auto: see experiments/runner/precision.py
+# bfloat16 and tf32 apply to products only, tf32 only on a GPU; auto: see experiments/runner/precision.py
 Precision = enum.Enum("Precision", ["float32", "float64", "bfloat16", "tf32", "auto"])
 ComputeDtype = enum.Enum("ComputeDtype", ["float32", "bfloat16", "auto"])
 
 
 @dataclass
 class LabelsConfig:
-    """What a run's rows are called; also the readable part of its folder's name."""
+    """The labels of a run's rows; also the readable part of its folder's name."""
 
     task: str = MISSING
     method: str = MISSING
@@ -45,7 +45,7 @@ class RecorderConfig:
     wandb: WandbMode = MISSING
     project: str = MISSING
     group: str = MISSING
-    bundle: str = ""  # a .tgz for the rows, of a run at its end, of a sweep again and again until it ends; empty: none
+    bundle: str = ""  # a .tgz for the rows, written at the end of a run, and repeatedly during a sweep; empty: none
 
 
 @dataclass
@@ -53,33 +53,34 @@ class ComputeConfig:
     """Where a run computes. Not part of its identity."""
 
     device: str = MISSING  # cpu, cuda, cuda:1, or auto: cuda where there is one, cpu for small ensembles
-    threads: int = MISSING  # 0: one a core
+    threads: int = MISSING  # 0: one per core
     precision: Precision = MISSING
     checkpoint_seconds: float = MISSING
 
 
 @dataclass
 class LimitConfig:
-    """How long a command may take. Not part of a run's identity: the same command goes on where it stopped."""
+    """A time limit for the command. Not part of a run's identity: the same command continues where it stopped."""
 
-    seconds: float = 0.0  # of the command, a run or a sweep; 0: as long as it takes
-    deadline: float = 0.0  # in seconds since the epoch. Commands and sweeps set it for their runs, whose `seconds`
-    # are then those of training after which they stop: a sweep tries for a while what it does not know the cost of
+    seconds: float = 0.0  # for the whole command, a run or a sweep; 0: no limit
+    # In seconds since the epoch; commands and sweeps set it for their runs. `seconds` then limits the training of a
+    # single run: a sweep uses it for short trials of runs whose cost it does not know.
+    deadline: float = 0.0
 
 
 @dataclass
 class RunConfig:
-    """What every experiment has. Made from a composed config, it says what each `auto` precision is on this machine."""
+    """The settings of every experiment. `auto` precisions are resolved for this machine when it is created."""
 
     several_processes: ClassVar[bool] = False  # whether torchrun may start it
     autocasts: ClassVar[bool] = False  # whether it may compute in bfloat16
-    on_gpu: ClassVar[bool] = True  # whether compute.device=auto is a GPU where there is one
-    fixed_shapes: ClassVar[bool] = False  # whether all batches have one shape, for which cuDNN may look for the fastest
-    # What the scale of a run follows from, see experiments/runner/scale.py. Settings are given by dotted keys.
+    on_gpu: ClassVar[bool] = True  # whether compute.device=auto means a GPU if there is one
+    fixed_shapes: ClassVar[bool] = False  # whether all batches have one shape, so that cuDNN may benchmark algorithms
+    # These decide the scale of a run, see experiments/runner/scale.py. Settings are given by dotted keys.
     choices: ClassVar[dict[str, str]] = {}  # {config group: the choice that the settings name, "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ()  # settings, or groups of them, that span the experiment's grid
-    budget: ClassVar[tuple[str, ...]] = ()  # numbers that may grow and not shrink
-    name: str = MISSING  # the experiment's name: folder of its runs, column of its rows
+    budget: ClassVar[tuple[str, ...]] = ()  # numbers that may grow but not shrink
+    name: str = MISSING  # the experiment: names the folder of its runs and a column of its rows
     entry: str = MISSING  # the function that runs it, experiments.<domain>.<module>.<function>
     seed: int = MISSING
     runs_dir: str = MISSING
@@ -90,33 +91,33 @@ class RunConfig:
 
     @property
     def in_paper(self) -> bool:
-        """Whether the paper, or an experiment that ships in its place, has anything at these axes."""
+        """Whether these values of the axes exist in the paper, or in the shipped experiment that extends it."""
         return True
 
     def __post_init__(self) -> None:
         if self.compute.precision is Precision.auto:
             name = chosen("compute.precision", self.compute.device) if self.autocasts else "float32"
             self.compute.precision = Precision[name]
-        if not lacks_values(self):  # what is missing is named by whoever composed this
+        if not lacks_values(self):  # `trust.settings` reports missing values
             self.check_values()
 
     def named_modules(self) -> set[str]:
-        """Modules whose code decides rows because a setting names what they hold, such as a function of the user's.
+        """Modules that decide rows because a setting names something in them, such as a user's own function.
 
-        `entry` imports none of them: they are extensions. `experiments.runner.code_identity` reads them.
+        `entry` does not import these extensions, so `experiments.runner.code_identity` is told of them here.
         """
         return set()
 
     def check_values(self) -> None:
-        """Refuse ranges and combinations that no type can, without a look at data or at this machine.
+        """Refuse values and combinations that types cannot exclude, without looking at data or at this machine.
 
         Raises:
-            BadInput: naming the setting and what would be right.
+            BadInput: names the setting and what would be right.
         """
 
 
 def lacks_values(settings: Any) -> bool:
-    """Whether a setting is missing, here or in one of the groups."""
+    """Whether a setting is missing, here or in a nested group."""
     found = vars(settings).values()
     return any(lacks_values(value) if is_dataclass(value) else value == MISSING for value in found)
 
@@ -139,21 +140,23 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Adam. `steps` counts updates; `cosine` takes the learning rate to 0 over them, `tail` over their last quarter."""
+    """Adam. `steps` counts updates. `cosine` decays the learning rate to 0 over all of them, `tail` over the last
+    quarter.
+    """
 
     learning_rate: float = MISSING
     schedule: Schedule = MISSING
     steps: int = MISSING
-    batch_size: int = MISSING  # at most; fewer training points make a full batch
+    batch_size: int = MISSING  # with fewer training points, the full batch
 
 
 def register_resolvers() -> None:
-    """Let configs say ${sha256:<path>} for the digest of a file, '' where there is none."""
+    """Register ${sha256:<path>} for configs: the digest of a file, '' if there is none."""
     OmegaConf.register_new_resolver("sha256", file_sha256, replace=True)
 
 
 def located(path: str) -> Path:
-    """A file that a config names: as seen from where the command was typed, or else one that ships with the project."""
+    """A file that a config names, relative to the working directory or else to the project's root."""
     here, shipped = Path(path), ROOT / path
     return shipped if not here.exists() and shipped.exists() else here
 
@@ -170,7 +173,7 @@ def version_of(file: Path) -> tuple[int, ...]:
 
 
 def file_sha256(path: str) -> str:
-    """The SHA-256 of a file in hexadecimal digits, '' where there is no file to read."""
+    """The SHA-256 of a file in hexadecimal digits; '' if it cannot be read."""
     try:
         if not (file := located(path)).is_file():
             return ""

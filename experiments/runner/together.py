@@ -1,10 +1,10 @@
-"""Runs that train together: their networks are one ensemble, and each run has its own folder, rows and checkpoint.
+"""Train several runs together: their networks form one ensemble, but each run has its own folder, rows and checkpoint.
 
-`python run.py -m sweep=... hydra/launcher=together` sorts the runs of a grid by what they have in common, and the
-experiment's `train_together` makes one loop of each group; nothing but the manifest of a run tells that it was in one.
+`python run.py -m sweep=... hydra/launcher=together` groups the runs of a grid that can share one ensemble, and the
+experiment's `train_together` trains each group in one loop. Only the manifest shows that a run was part of a group.
 
-An experiment that can has beside `main` two functions: `in_common(config)`, which is equal for runs that may train
-together, and `train_together(configs, runs)`, which gives each run with its outcome, a summary or why it ended.
+An experiment supports this with two functions beside `main`: `in_common(config)`, which is equal for runs that can
+train together, and `train_together(configs, runs)`, which yields each run with its summary or its error.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from experiments.runner.process import end_by, handling_signals, refusing_memory
 from experiments.runner.run import Run, say
 from experiments.runner.settings import RunConfig
 
-Outcome = float | Exception  # what a sweep compares, or what a run ended with
+Outcome = float | Exception  # a run's objective, or the error that ended it
 
 
 def progress(runs: Sequence[Run], start: int, stop: int) -> tqdm:
-    """`Run.progress` of several runs."""
+    """`Run.progress` for several runs."""
     first, *others = runs
     for run in runs:
         run.together = len(runs)
@@ -44,10 +44,7 @@ def progress(runs: Sequence[Run], start: int, stop: int) -> tqdm:
 
 
 def checkpoint(states: Mapping[Run, Callable[[], dict[str, Any]]]) -> None:
-    """`Run.checkpoint` of several runs: all save at the same step or none does, and then all stop.
-
-    Runs that go on from one step can go on together.
-    """
+    """`Run.checkpoint` for several runs: all save and stop at the same step, so that they can resume together."""
     if len(states) == 1:
         ((run, state),) = states.items()
         return run.checkpoint(state)
@@ -59,10 +56,10 @@ def checkpoint(states: Mapping[Run, Callable[[], dict[str, Any]]]) -> None:
 
 
 def execute_together(configs: Sequence[RunConfig]) -> list[Outcome]:
-    """`execute` of each config: those that have enough in common train together, one group after another.
+    """`execute` for each config: configs with equal `in_common` train together, one group after another.
 
     Raises:
-        BadInput: an experiment trains its runs one by one.
+        BadInput: an experiment cannot train runs together.
     """
     groups: dict[tuple[ModuleType, str], list[RunConfig]] = {}
     outcomes: dict[Path, Outcome] = {}
@@ -91,13 +88,13 @@ def _execute_group(module: ModuleType, configs: Sequence[RunConfig], outcomes: d
                     outcomes[folder_of(config)] = error
                     continue
                 stack.push(partial(_close, opened, run, outcomes))
-                if run.complete:  # since a moment ago
+                if run.complete:  # another process may just have completed it
                     outcomes[run.directory] = float(run.summary["objective"])
                 else:
                     runs.append(run)
             if runs:
                 _train(module, runs, outcomes)
-    except Exception as error:  # it is that of all runs that have not ended
+    except Exception as error:  # it ends every run that is still open
         for run in runs:
             outcomes.setdefault(run.directory, _explained(run, error))
 
@@ -117,11 +114,11 @@ def _train(module: ModuleType, runs: Sequence[Run], outcomes: dict[Path, Outcome
             except Exception as error:
                 outcomes[run.directory] = _explained(run, error)
                 say(f"{run.directory}: {explain(outcomes[run.directory])}")
-    end_by(runs[0]._stop)  # asked after the last checkpoint
+    end_by(runs[0]._stop)  # a signal after the last checkpoint
 
 
 def _close(opened: AbstractContextManager, run: Run, outcomes: dict[Path, Outcome], *raised: Any) -> None:
-    """Close a run with the error that it ended with itself, if it did, and not with what the others end with."""
+    """Close a run with its own error, if it has one, rather than that of the group."""
     outcome = outcomes.get(run.directory)
     if isinstance(outcome, Exception):
         raised = (type(outcome), outcome, outcome.__traceback__)
@@ -131,7 +128,7 @@ def _close(opened: AbstractContextManager, run: Run, outcomes: dict[Path, Outcom
 
 
 def _explained(run: Run, error: Exception) -> Exception:
-    """The error, or that the run's checkpoint has caused it."""
+    """The error, or one that blames the run's checkpoint for it."""
     try:
         if run._trial:
             run._trial.refuse(error)

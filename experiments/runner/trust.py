@@ -1,17 +1,17 @@
-"""What text from others may reach: a command line or a folder of configs names choices and values, never code.
+"""Makes untrusted configs safe: a command line or a folder of configs can name choices and values, but no code.
 
-Hydra calls what a config names as callback, log handler, sweeper or launcher, sets the environment that it lists, and
-a launcher writes some of its settings into a script. All of these come out of one place, the loader that composes
-configs. Ours composes as Hydra's does and then judges what came out, before anything is called: of Hydra's settings
-whatever `configs/` alone would not have composed is refused by its key, but for the short list below; all others have
-to be those that the experiment's type declares. No text is searched for what is forbidden, so it does not matter how a
-value got to where it is.
+Hydra calls what a config names as callback, log handler, sweeper or launcher, sets the environment variables that it
+lists, and launchers write some settings into scripts. All of these come from the loader that composes configs. Our
+loader composes as Hydra's does and then checks the result before anything is called. A setting of Hydra's that differs
+from what `configs/` alone composes is refused by its key, unless it is in the short list below. All other settings must
+be declared by the experiment's type. The check looks at the result and not for forbidden text, so it does not matter
+how a value got to its place.
 
-An interpolation names another key. OmegaConf's and Hydra's resolvers, which read the environment and make values out
-of strings, are gone before anything is composed. Weights and checkpoints are loaded by readers that cannot run code
-(safetensors, `weights_only=True`).
+An interpolation can only name another key: OmegaConf's and Hydra's resolvers, which read the environment and build
+values from strings, are removed before anything is composed. Weights and checkpoints are loaded by readers that cannot
+run code (safetensors, `weights_only=True`).
 
-What `configs/` holds is trusted as code is. And anyone's config may name files to read and folders to write to, and
+`configs/` itself is trusted like code. An untrusted config can still name files to read and folders to write to, and
 ask for days of computing.
 """
 
@@ -50,8 +50,8 @@ NUMBERS = (
 WORDS = (
     *("partition", "qos", "account", "constraint", "exclude", "gres", "mem_per_gpu", "mem_per_cpu", "name", "comment"),
 )
-# All that anyone may set of Hydra besides the parameters of a sweep, with the form that its values have. No word holds
-# a space, a quote or the end of a line: it becomes a line of a script.
+# The only settings of Hydra that may be changed, besides the parameters of a sweep, with the pattern of their values.
+# A word has no space, quote or line break, because it is written into a script.
 NUMBER, WORD = r"-?\d{1,9}", r"[\w.,:+=&|\[\]-]{1,100}"
 OPEN = {
     ("mode",): r"RunMode\.\w+",
@@ -59,36 +59,36 @@ OPEN = {
     **{("launcher", key): NUMBER for key in NUMBERS},
     **{("launcher", key): WORD for key in WORDS},
 }
-PARAMETERS = ("sweeper", "params")  # each is made an override of a run, and the run's config judged in its turn
-PARAMETER = r"[+~]{0,2}[a-zA-Z][\w./@-]*"  # none begins with the underscore of _target_
-WRITTEN_BY_HYDRA = (("runtime",), ("overrides",), ("job", "override_dirname"))  # from what was chosen, at the end
+PARAMETERS = ("sweeper", "params")  # each becomes an override of a run, whose config is then checked itself
+PARAMETER = r"[+~]{0,2}[a-zA-Z][\w./@-]*"  # excludes the leading underscore of _target_
+WRITTEN_BY_HYDRA = (("runtime",), ("overrides",), ("job", "override_dirname"))  # filled in after composing
 
 
 def install() -> None:
-    """Have Hydra compose by the loader below, in this process and in those that its launchers start.
+    """Make Hydra use the loader below, in this process and in those that its launchers start.
 
     Raises:
-        BadInput: if the command line would have it load something else, or do two things at once.
+        BadInput: the command line names another config, or two of Hydra's commands at once.
     """
     asked = get_args_parser().parse_args()
     said = vars(asked)
     if len(modes := [f"--{mode}" for mode in ("run", "multirun", "cfg", "info", "shell_completion") if said[mode]]) > 1:
         raise BadInput(f"{' and '.join(modes)} are two commands: give one of them")
     if asked.experimental_rerun is not None:
-        raise BadInput("--experimental-rerun loads what can hold code: the same command goes on where a run stopped")
+        raise BadInput("--experimental-rerun loads files that can run code: repeat the command to continue a run")
     if asked.config_path is not None or asked.config_name is not None:
         raise BadInput("the config is configs/config.yaml: add a folder by --config-dir and choose from its groups")
     hydra._internal.hydra.ConfigLoaderImpl = Loader
 
 
 def settings(config: DictConfig) -> RunConfig:
-    """The plain objects that a composed config stands for.
+    """The settings objects of a composed config.
 
     Raises:
-        BadInput: if one of its keys is not declared, is missing, or holds what does not print on a line.
+        BadInput: a key is not declared, a value is missing, or a text has unprintable characters.
     """
     if not issubclass(OmegaConf.get_type(config), RunConfig):
-        raise BadInput("no experiment's types are named: the defaults list of an experiment begins with them")
+        raise BadInput("no experiment's type is named: the defaults list of an experiment begins with it")
     asked = OmegaConf.to_object(config)
     _check_settings(asked, "")
     check_limit(asked)
@@ -96,10 +96,10 @@ def settings(config: DictConfig) -> RunConfig:
 
 
 def asked_settings(config: DictConfig, hydra: DictConfig) -> RunConfig:
-    """What a run of a command asks, from its composed config and what that says of Hydra.
+    """The settings of a run, from its composed config and Hydra's own part of it.
 
     Raises:
-        BadInput: as `settings` does, and where labels were typed for an experiment that ships.
+        BadInput: as in `settings`, or because labels were typed for a shipped experiment.
     """
     if "hydra" in config:
         config = copy.copy(config)
@@ -113,7 +113,7 @@ def asked_settings(config: DictConfig, hydra: DictConfig) -> RunConfig:
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, which hands over nothing that was not judged."""
+    """Hydra's loader, which returns only configs that passed the check."""
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
@@ -127,9 +127,9 @@ class Loader(ConfigLoaderImpl):
             config = super().load_configuration(config_name, overrides, run_mode, **options)
         except (HydraException, OmegaConfBaseException):
             raise
-        except Exception as error:  # a file that is not YAML, a defaults list that is none
+        except Exception as error:  # a file that is not YAML, a defaults list that is not a list
             first = next(iter(str(error).splitlines()), "")
-            raise BadInput(f"this does not compose: {type(error).__name__}: {first}") from error
+            raise BadInput(f"the config does not compose: {type(error).__name__}: {first}") from error
         self._refuse_choices_without_a_file(overrides)
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher not in LAUNCHERS:
@@ -139,7 +139,7 @@ class Loader(ConfigLoaderImpl):
         return config
 
     def _refuse_names_that_ship(self, folder: Path) -> None:
-        """A file of such a name would count for nothing, or would be taken for the shipped one by every reader."""
+        """Refuse a user's file with a shipped name: it would be ignored, or be mistaken for the shipped one."""
         for path in sorted(folder.rglob("*.yaml")):
             name = path.relative_to(folder).as_posix()
             (shipped,) = (place for place in self.config_search_path.get_path() if place.provider == "main")
@@ -147,7 +147,7 @@ class Loader(ConfigLoaderImpl):
                 raise BadInput(f"{path}: {name.removesuffix('.yaml')} ships: give yours another name")
 
     def _refuse_choices_without_a_file(self, overrides: list[str]) -> None:
-        """Of a group that is optional, as tuned is, Hydra would leave a misspelt choice out without a word."""
+        """Refuse a misspelt choice of an optional group, such as `tuned`, which Hydra would silently ignore."""
         for override in OverridesParser.create(config_loader=self).parse_overrides(overrides):
             group, choice = override.key_or_group, None if override.is_sweep_override() else override.value()
             if not isinstance(choice, str) or not self.repository.group_exists(group):
@@ -158,15 +158,15 @@ class Loader(ConfigLoaderImpl):
                 raise BadInput(f"{group}={choice} is not a choice{nearest(choice, choices)}")
 
     def _process_config_searchpath(self, *_: Any) -> None:
-        """Let `hydra.searchpath` be refused with the rest: to look at it, Hydra imports the packages that it names."""
+        """Do nothing: Hydra would import the packages in `hydra.searchpath` before our check refuses them."""
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any) -> Any:
-        """What the folders hold. Hydra would copy all that it knows for each of the 64 groups that help lists."""
+        """The choices in the folders. Hydra's version copies its whole config store for each of 64 groups in --help."""
         return self.repository.get_group_options(group_name, results_filter)
 
 
 def _is_stored(name: str) -> bool:
-    """Whether types or the library give the choice of this name, as they do technique/sobolev.yaml."""
+    """Whether the config store holds this choice, as it holds technique/sobolev.yaml from the library."""
     node = ConfigStore.instance().repo
     for part in name.split("/"):
         node = node.get(part) if isinstance(node, dict) else None
@@ -174,35 +174,35 @@ def _is_stored(name: str) -> bool:
 
 
 def _refuse_aliases(folder: Path) -> None:
-    """An alias of YAML's stands for what it names, and nine lines of them for a billion entries."""
+    """Refuse YAML aliases: nine lines of nested aliases expand to a billion entries."""
     for path in sorted(path for path in folder.rglob("*.yaml") if path.is_file()):
         try:
             found = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_bytes()))
-        except (OSError, yaml.YAMLError):  # composing says what is wrong with it, if it is chosen
+        except (OSError, yaml.YAMLError):  # composing reports it if the file is chosen
             continue
         if found:
-            raise BadInput(f"{path} holds an alias, *name: write out what it names")
+            raise BadInput(f"{path} holds a YAML alias, *name: write out its value")
 
 
 @lru_cache
 def composed_alone(configs: str, config_name: str | None, launcher: str) -> DictConfig:
-    """What our folder of configs composes, without another one and without a command."""
+    """What `configs/` composes without a user's folder and without overrides."""
     loader = ConfigLoaderImpl(create_config_search_path(configs))
     return loader.load_configuration(config_name, [f"hydra/launcher={launcher}"], RunMode.RUN)
 
 
 def leave_only_our_resolvers() -> None:
-    """Ours is `${sha256:<path>}`, the digest of a file, '' where there is none."""
+    """Remove all resolvers but ours, `${sha256:<path>}`: the digest of a file, '' if there is none."""
     for name in [*BaseContainer._resolvers]:
         OmegaConf.clear_resolver(name)
     OmegaConf.register_new_resolver("sha256", file_sha256)
 
 
 def judge(config: DictConfig, ours: DictConfig) -> None:
-    """Refuse what differs from `ours` in the settings of Hydra. Both are read as they are written, nothing resolved.
+    """Refuse settings of Hydra that differ from `ours`. Both are compared without resolving interpolations.
 
     Raises:
-        BadInput: naming the key.
+        BadInput: names the key.
     """
     found, expected = (dict(_leaves(OmegaConf.to_container(each)["hydra"])) for each in (config, ours))
     for path in found | expected:
@@ -213,22 +213,22 @@ def judge(config: DictConfig, ours: DictConfig) -> None:
         if path[: len(PARAMETERS)] == PARAMETERS:
             _check_parameter(path[len(PARAMETERS) :], value, key)
         elif path not in OPEN:
-            raise BadInput(f"{key} is not open to change: only configs/ itself may say it")
+            raise BadInput(f"{key} cannot be changed: only configs/ itself may set it")
         elif value is not None and not re.fullmatch(OPEN[path], str(value), re.ASCII):
             form = "a whole number" if OPEN[path] == NUMBER else "one word, of letters, digits and .,:+=&|[]-"
             raise BadInput(f"{key}={value!r}: expected {form}")
 
 
 def _check_parameter(name: tuple[Any, ...], value: Any, key: str) -> None:
-    if not name and not value:  # there are none
+    if not name and not value:  # there are no parameters
         return
     named = len(name) == 1 and re.fullmatch(PARAMETER, str(name[0]), re.ASCII)
     if not named or not isinstance(value, str | int | float) or "$" in str(value):
-        raise BadInput(f"{key}: a parameter of a sweep is a setting or group, and text that says its values")
+        raise BadInput(f"{key}: a parameter of a sweep is a setting or group, with its values as text")
 
 
 def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Everything that is no dictionary, or an empty one, with the path to it."""
+    """Every leaf (a value, or an empty dictionary) with its path."""
     if isinstance(node, dict) and node:
         for key, child in node.items():
             yield from _leaves(child, (*path, key))
@@ -243,7 +243,7 @@ def _check_settings(asked: Any, prefix: str) -> None:
         if name not in known:
             raise BadInput(f"{key} is not a setting{nearest(key, [prefix + other for other in known])}")
         if isinstance(value, str) and value == MISSING:
-            raise BadInput(f"{key} is missing: a config that is chosen has to say it, or the command")
+            raise BadInput(f"{key} is missing: set it in a chosen config or on the command line")
         if isinstance(value, str) and not value.isprintable():
             raise BadInput(f"{key}={value!r}: expected text on one line")
         if is_dataclass(value):

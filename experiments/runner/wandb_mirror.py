@@ -1,10 +1,10 @@
-"""Weights & Biases as a mirror of the rows: whatever happens to it, the run and its CSV go on.
+"""Mirrors the rows to Weights & Biases. Whatever happens to W&B, the run and its CSV go on.
 
-W&B works in a process of its own, which reads the rows from the run's folder. A run waits for nothing but that
-process's end, for PATIENCE seconds at most, and a process that leaves W&B out once does not try it again.
+W&B runs in a separate process, which reads the rows from the run's folder. A run waits only for that process to end,
+for at most PATIENCE seconds. After one failure, W&B is not tried again in the same process.
 
-Every group of rows is one of W&B's steps, counted from 0: what W&B has already is not sent twice, so that an
-interrupted run goes on as the same W&B run, and `make wandb-sync` sends what is missing at any later time.
+Each group of rows is one W&B step, counted from 0. No step is sent twice, so that an interrupted run continues the
+same W&B run, and `make wandb-sync` can send what is missing at any later time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ POLL_SECONDS = 1.0
 
 
 class WandbMirror:
-    """One W&B run a run of ours, with our run's id, so that resuming continues it and a sweep keeps them apart."""
+    """One W&B run per run, with the same id, so that resuming continues it."""
 
-    left_out = False  # for the rest of this process
+    left_out = False  # whether W&B has failed and is skipped for the rest of this process
 
     def __init__(self, config: RunConfig, directory: Path):
         self._process: subprocess.Popen | None = None
@@ -58,16 +58,16 @@ class WandbMirror:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
-                start_new_session=True,  # Ctrl-C is for the run, which then says that it has ended
+                start_new_session=True,  # Ctrl-C goes to the run only, which then ends this process
             )
 
     def check(self) -> None:
-        """Say where W&B has failed on the way."""
+        """Report a failure of W&B during the run."""
         if self._process and self._process.poll() is not None:
             self._end(self._reason())
 
     def finish(self) -> None:
-        """Wait until W&B has all of the run."""
+        """Wait until everything has been sent."""
         if not self._process:
             return
         try:
@@ -90,19 +90,19 @@ class WandbMirror:
 
 
 def _leave_out(reason: str) -> None:
-    print(f"W&B is left out from here on (`make wandb-sync` sends the rows): {reason}", file=sys.stderr)
+    print(f"W&B is skipped from here on (`make wandb-sync` sends the rows): {reason}", file=sys.stderr)
     WandbMirror.left_out = True
 
 
 def mirror(folder: Path, own: Path, ended: threading.Event, mode: str = "online") -> None:
-    """Send a run's rows to W&B as they come, and its summary and files, until `ended` is set and all are sent.
+    """Send a run's rows to W&B as they come, then its summary and files, until `ended` is set and all is sent.
 
-    W&B's own files go to `own`, and nothing to the run's folder but a note of what was sent.
+    W&B's own files go to `own`. Only a note of what was sent is written to the run's folder.
     """
     import wandb  # slow to import
 
     os.environ["WANDB_DATA_DIR"] = str(own)
-    config = yaml.safe_load((folder / "config.yaml").read_text())  # as it stands: an interpolation might name a secret
+    config = yaml.safe_load((folder / "config.yaml").read_text())  # unresolved: an interpolation might name a secret
     run = wandb.init(
         project=config["recorder"]["project"],
         group=config["recorder"]["group"],
@@ -112,7 +112,7 @@ def mirror(folder: Path, own: Path, ended: threading.Event, mode: str = "online"
         dir=str(own),
         mode=mode,
         config=config,
-        # Neither the machine nor its user, command line and folders: they are not what was asked.
+        # Send nothing about the machine, its user, the command line or folders.
         settings=wandb.Settings(
             init_timeout=30,
             console="off",
@@ -129,7 +129,7 @@ def mirror(folder: Path, own: Path, ended: threading.Event, mode: str = "online"
         over = ended.wait(POLL_SECONDS)
         complete = (folder / "summary.json").exists()
         groups = read_groups(folder)
-        for number in range(sent, len(groups) - (not complete)):  # more rows of the last step may come
+        for number in range(sent, len(groups) - (not complete)):  # the last step may still get rows
             run.log(groups[number], step=number)
             sent = number + 1
     if complete:
@@ -141,7 +141,7 @@ def mirror(folder: Path, own: Path, ended: threading.Event, mode: str = "online"
 
 
 def _send_files(run: Any, folder: Path) -> None:
-    """As one artifact what the run leaves besides rows: surfaces, weights, figures. A link may lead to a secret."""
+    """Send surfaces, weights and figures as one artifact. Links are skipped, because they may lead to a secret."""
     import wandb
 
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", folder.name)[:128], type="run")
@@ -153,9 +153,9 @@ def _send_files(run: Any, folder: Path) -> None:
 
 
 def read_groups(folder: Path) -> list[dict[str, float]]:
-    """What was measured at each step: every seed's value, and the median over seeds under the metric's own name."""
+    """The measurements of each step: every seed's value, and the median over seeds under the metric's own name."""
     path = folder / "metrics.csv"
-    whole, _, _ = (path.read_text() if path.exists() else "").rpartition("\n")  # the last line may be half written
+    whole, _, _ = (path.read_text() if path.exists() else "").rpartition("\n")  # the last line may be incomplete
     groups = []
     for step, rows in itertools.groupby(csv.DictReader(whole.splitlines()), lambda row: row["step"]):
         values, over_seeds = {}, defaultdict(list)
@@ -178,19 +178,19 @@ def _note_path(folder: Path) -> Path:
 
 
 def _version(folder: Path) -> str:
-    """The manifest of a complete run holds the checksums of its rows and summary."""
+    """What identifies the content of a complete run: its manifest, with the checksums of its rows and summary."""
     return (folder / "manifest.json").read_text()
 
 
 def main() -> None:
-    """Mirror one run until the end of standard input says that it has ended, however it did."""
+    """Mirror one run until standard input closes, which it does however the run ends."""
     folder, own, patience = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     ended = threading.Event()
 
     def wait_for_end() -> None:
         sys.stdin.read(1)
         ended.set()
-        time.sleep(patience)  # where the run was killed, nobody else ends this process
+        time.sleep(patience)  # if the run was killed, nothing else ends this process
         os._exit(1)
 
     threading.Thread(target=wait_for_end, daemon=True).start()
@@ -199,7 +199,7 @@ def main() -> None:
     except Exception as error:
         print(next(iter(str(error).splitlines()), type(error).__name__), file=sys.stderr)
         sys.stderr.flush()
-        os._exit(1)  # at the interpreter's end W&B would wait for its own process
+        os._exit(1)  # a normal exit would wait for W&B's own process
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Surrogates: networks that stand in for a simulator or a pricing routine, learned from values and derivatives."""
+"""Surrogates: networks that replace a simulator or a pricing routine, learned from values and derivatives."""

@@ -1,4 +1,4 @@
-"""Errors of surrogates against the number of samples, and what samples of the one method are worth to the other."""
+"""Errors of surrogates against the number of samples, and how many samples a method needs for equal error."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def errors_of(rows: pd.DataFrame, experiment: str, task: str, method: str, metri
 
 
 def tasks_of(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """The pairs of experiment and task that there are rows for."""
+    """The pairs of experiment and task that have rows."""
     return [key for key, _ in groups(of_domain(rows), "experiment", "task")]
 
 
 def label_costs(rows: pd.DataFrame, experiment: str, task: str) -> dict[str, float]:
-    """What one sample with derivatives costs, in samples without, by how they come about; empty if nobody knows."""
+    """The cost of a sample with derivatives relative to one without, by how derivatives are computed; may be empty."""
     found = select(rows, experiment=experiment, task=task, split="labels")
     return {metric: float(of_metric["value"].iloc[0]) for (metric,), of_metric in groups(found, "metric")}
 
 
 def worth(sobolev: Errors, value: Errors) -> dict[int, tuple[float, bool]]:
-    """How many times the samples value-only training takes for the median error of Sobolev Training, by its samples.
+    """How many times more samples value-only training needs for the median error of Sobolev Training, by samples.
 
-    Log-linear between the sizes. The flag says that value-only training does not get there: the factor is a lower
-    bound, its largest size over this one.
+    It is interpolated log-linearly between sizes. The flag says that value-only training does not reach the error: the
+    factor is then a lower bound, its largest size over this one.
     """
     line = {n: each.median for n, each in value.medians().items()}
     found = {}
@@ -83,7 +83,7 @@ def worth(sobolev: Errors, value: Errors) -> dict[int, tuple[float, bool]]:
 
 
 def tables(evidence: Evidence) -> str:
-    """How much smaller the errors are, and how many more samples value-only training takes, for each task."""
+    """For each task, how much smaller the errors are, and how many more samples value-only training needs."""
     rows = of_domain(evidence.rows)
     return "\n\n".join(_table(rows, *key) for key in tasks_of(rows) if key[0] in SHIPPED)
 

@@ -1,4 +1,4 @@
-"""Surrogates make no claim of the paper's: the report shows their tables."""
+"""Surrogates test no claim of the paper; the report shows their tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Columns of a .csv file of samples, by their names, and what may be wrong with them, in one line.
+"""Read a .csv file of samples by the names of its columns, with one-line errors.
 
-`dy/dx1` is the derivative of column y by column x1. Outputs are the columns y, y1, y2, ... and those that such a column
-is a derivative of; all others are inputs. Commas separate columns, and numbers have points.
+`dy/dx1` is the derivative of column y by column x1. Outputs are the columns y, y1, y2, ... and those that have such a
+derivative column; all others are inputs. Columns are separated by commas, and numbers have decimal points.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from experiments.runner.errors import BadInput
 
 DERIVATIVE = re.compile(r"d(?P<output>.+)/d(?P<input>.+)")
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
-Line = tuple[int, list[str]]  # its number in the file and its cells
+Line = tuple[int, list[str]]  # line number and cells
 
 
 def read_csv(
     path: Path, asked: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """x (N, I), y (N, O) and dy (N, O, I), NaN where a cell is empty, and the names of inputs and outputs.
+    """x (N, I), y (N, O) and dy (N, O, I), with NaN for empty cells, and the names of inputs and outputs.
 
     Args:
-        path: the file.
-        asked: the columns that are outputs; none: those that the convention names.
+        path: The file.
+        asked: The columns that are outputs; if empty, they follow from the naming convention.
 
     Raises:
-        BadInput: what it holds is not what is expected.
+        BadInput: the content is not as expected.
     """
     lines = _lines(path)
     if not lines:
@@ -66,12 +66,12 @@ def _lines(path: Path) -> list[Line]:
 
 
 def _check_header(header: list[str], path: Path) -> None:
-    """Refuse names that are no names, or twice the same."""
+    """Refuse empty and repeated names, and separators other than commas."""
     if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
         said = {"\t": "tabs", ";": "semicolons", "|": "bars"}[other[0]]
         raise BadInput(f"{path}: its columns are separated by {said}: expected commas, and numbers with points")
     for number, name in enumerate(header, 1):
-        if re.fullmatch(r"(Unnamed: \d+)?", name):  # pandas calls it so where it reads what it wrote
+        if re.fullmatch(r"(Unnamed: \d+)?", name):  # pandas' name for an unnamed index column
             said = "does its line end with a comma?" if number == len(header) else "is it an index? pandas: index=False"
             raise BadInput(f"{path}: column {number} has no name: {said}")
     if repeated := [name for name in header if header.count(name) > 1]:
@@ -79,10 +79,10 @@ def _check_header(header: list[str], path: Path) -> None:
 
 
 def columns(header: Sequence[str], asked: Sequence[str], path: Path) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """The inputs, the outputs, and whether there are derivatives: then there is one of each output by each input.
+    """The inputs, the outputs, and whether there are derivatives: then every output has one by every input.
 
     Raises:
-        BadInput: a column is missing, or its name cannot be told.
+        BadInput: a column is missing, or its name is ambiguous.
     """
     found = {name: match for name in header if (match := DERIVATIVE.fullmatch(name))}
     derived = {match["output"] for match in found.values()}
@@ -118,7 +118,7 @@ def names_of_derivatives(outputs: Sequence[str], inputs: Sequence[str]) -> list[
 
 
 def _meant(plain: Sequence[str]) -> dict[str, str]:
-    """Derivatives of one column by another that columns seem to be, but for their signs: {"dlift_da": "dlift/da"}."""
+    """Columns that look like misspelt derivatives of one column by another: {"dlift_da": "dlift/da"}."""
     suspects = {name: said for name in plain if (said := _letters(name)).startswith("d")}
     if not suspects:
         return {}
@@ -127,7 +127,7 @@ def _meant(plain: Sequence[str]) -> dict[str, str]:
         meant[_letters(f"d{output}d{by}")] = meant[_letters(f"d{output}{by}"), "apart"] = f"d{output}/d{by}"
     found = {}
     for name, said in suspects.items():
-        apart = re.search(r"[\W_]", name)  # as in dlift_a, but day is no derivative of a
+        apart = re.search(r"[\W_]", name)  # as in dlift_a; "day" is not a derivative by a
         if derivative := meant.get(said) or (apart and meant.get((said, "apart"))):
             found[name] = derivative
     return found
@@ -142,7 +142,7 @@ def _number(cell: str) -> float:
 
 
 def _fault(row: list[str], width: int) -> str:
-    """What keeps a line from being `width` numbers; empty if it is."""
+    """Why a line is not `width` numbers; empty if it is."""
     for cell in row:
         try:
             _number(cell)

@@ -1,4 +1,4 @@
-"""What a surrogate learns from and is measured on: a file of one's own, or a task that is computed here, once."""
+"""The data of a surrogate: a user's own file, or a task that is computed here once and then cached."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Parts = dict[str, Samples]  # by split
 
 
 def load(dataset: DatasetConfig) -> tuple[Parts, dict[str, float]]:
-    """The three parts, and what a sample with derivatives costs in samples without, by how they come about.
+    """The three parts, and the cost of a sample with derivatives relative to one without, by how they are computed.
 
     Raises:
-        BadInput: the file is not what is expected, or has too few samples.
+        BadInput: the file is not as expected, or has too few samples.
     """
     if dataset.source == "reactor":
         samples, costs = _solved(dataset)
@@ -29,7 +29,7 @@ def load(dataset: DatasetConfig) -> tuple[Parts, dict[str, float]]:
 
 
 def shape_of(dataset: DatasetConfig) -> tuple[int, int]:
-    """The numbers of inputs and of outputs. Raises BadInput for a file that is not what is expected."""
+    """The numbers of inputs and of outputs. Raises BadInput for a file that is not as expected."""
     if dataset.source == "reactor":
         return len(reactor.INPUTS), len(reactor.OUTPUTS)
     if dataset.source == "basket":
@@ -39,9 +39,9 @@ def shape_of(dataset: DatasetConfig) -> tuple[int, int]:
 
 
 def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
-    """The reactor's samples, from the folder where they are kept if they are there."""
+    """The reactor's samples, from the cache if they are there."""
     folder = Path(dataset.folder)
-    code = sha256(Path(reactor.__file__))[:8]  # another reactor has other samples
+    code = sha256(Path(reactor.__file__))[:8]  # a changed reactor has other samples
     path = folder / f"reactor-{code}-n{dataset.n_samples}-seed{dataset.seed}.npz"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
@@ -57,21 +57,21 @@ def _solved(dataset: DatasetConfig) -> tuple[Samples, dict[str, float]]:
 
 
 def _kept(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, None where there is none or it is damaged: what it held is solved again."""
+    """The arrays of a cache file; None if there is none or it is damaged, and the samples are then computed again."""
     if not path.exists():
         return None
     try:
-        # NumPy would take an array or a pickle for a .npz by its first bytes, and leaves a damaged file open.
+        # np.load would accept an array or a pickle, judging by the first bytes, and leaves a damaged file open.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in ("x", "y", "dy", "cost")}
     except OSError:
         raise
-    except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
+    except Exception:  # zipfile, zlib and NumPy raise different errors for a damaged file
         return None
 
 
 def _paths(dataset: DatasetConfig) -> Parts:
-    """Paths to learn from and to choose by, which are noisy, and the closed form to be measured by."""
+    """Noisy paths for training and validation, and closed-form values for testing."""
     rng = np.random.default_rng(dataset.seed)
     drawn = [basket.draw(n, rng) for n in sizes(dataset.n_samples, dataset.split)]
     found = [basket.paths(x, rng) for x in drawn[:2]]

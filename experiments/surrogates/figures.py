@@ -1,6 +1,6 @@
 """Figures of surrogates: errors against the number of samples and against their cost, and predictions.
 
-Each is a function of the rows and arrays in results/surrogates, or of one run's arrays.
+Each is a function of the rows and arrays in results/surrogates, or of the arrays of one run.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NAMES = ("surrogate_errors", "surrogate_costs", "surrogate_predictions")
 REMEDY = "`make surrogates` makes it"
 REDUCED = "REDUCED: not the shipped settings"
 MISSING = "; hollow: no run"
-MOST = 6  # outputs that a figure of predictions shows
-STYLES = {"sensitivities": "-", "differences": "--"}  # how derivatives come about
+MOST = 6  # the most outputs in a figure of predictions
+STYLES = {"sensitivities": "-", "differences": "--"}  # by how derivatives are computed
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -51,7 +51,7 @@ def errors(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
 
 
 def costs(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
-    """The same errors against what the training samples cost, if derivatives are not free."""
+    """The same errors against the cost of the training samples, including that of derivatives."""
     rows = select(rows, experiment=experiment, task=task)
     figure, panels = _panels(rows)
     sizes, whole = levels(rows, "n_train"), True
@@ -69,7 +69,7 @@ def costs(rows: pd.DataFrame, experiment: str, task: str) -> Figure:
 
 
 def predicted(title: str, by_method: Mapping[str, Arrays], outputs: tuple[str, ...], scale: str) -> Figure:
-    """Predicted against true values, and derivatives by all inputs, for each output; the diagonal is right."""
+    """Predicted against true values, and derivatives by all inputs, for each output; the diagonal is exact."""
     looks = looks_of(by_method, LOOKS)
     first = next(iter(by_method.values()))
     kinds = {"y": "values", **({"dy": "derivatives"} if "dy" in first else {})}
@@ -83,7 +83,7 @@ def predicted(title: str, by_method: Mapping[str, Arrays], outputs: tuple[str, .
     for row, (kind, said) in zip(grid, kinds.items(), strict=True):
         for k, axes in enumerate(row):
             true = first[kind][:, k]
-            scales = np.sqrt((true**2).mean(0)) if kind == "dy" else 1.0  # inputs have units of their own
+            scales = np.sqrt((true**2).mean(0)) if kind == "dy" else 1.0  # inputs have different units
             scales = np.where(scales > 0, scales, 1.0)
             for method, arrays in by_method.items():
                 found, truth = ((arrays[name][:, k] / scales).ravel() for name in (f"{kind}_predicted", kind))
@@ -102,7 +102,7 @@ def predicted(title: str, by_method: Mapping[str, Arrays], outputs: tuple[str, .
 
 
 def _panels(rows: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
-    """One panel a metric that there are rows for."""
+    """One panel per metric that has rows."""
     metrics = [metric for metric in METRICS if metric in set(select(rows, split="test")["metric"])]
     figure = Figure(figsize=(3.5 * len(metrics), 2.9))
     grid = figure.subplots(1, len(metrics), squeeze=False)
@@ -112,9 +112,9 @@ def _panels(rows: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
 def _line(
     axes: Axes, rows: pd.DataFrame, of: tuple[str, str, str, str], sizes: list[int], cost: float, **look: str
 ) -> bool:
-    """Medians over seeds against samples times their cost, with their intervals; whether there is one of each size.
+    """Draw medians over seeds with intervals against samples times their cost; returns whether no size is missing.
 
-    Where there is none the line has a gap, and the method's mark stands hollow at the foot of the panel.
+    At a missing size the line has a gap, and the method's marker is drawn hollow at the bottom of the panel.
     """
     medians = errors_of(rows, *of).medians()
     x = cost * np.array(sizes, dtype=float)
@@ -123,7 +123,7 @@ def _line(
     axes.fill_between(x, low, high, color=look["color"], alpha=0.2)
     known = np.isfinite(middle)
     beside = np.pad(known, 1)
-    alone = known & ~beside[:-2] & ~beside[2:]  # a band of one point is not seen
+    alone = known & ~beside[:-2] & ~beside[2:]  # a band of one point is invisible
     axes.vlines(x[alone], low[alone], high[alone], color=look["color"], alpha=0.4, linewidth=4)
     if not known.all():
         hollow = {"marker": look["marker"], "color": look["color"], "markerfacecolor": "none", "linestyle": ""}
@@ -143,7 +143,7 @@ def _finish(axes: Axes, title: str, of_x: str) -> None:
 
 
 def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+    """The named figures for which there is evidence in `results`: (name, file name, figure), one at a time.
 
     Raises:
         EvidenceError: a file is damaged.
@@ -165,7 +165,7 @@ def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Fig
 
 
 def _kept(folder: Path, rows: pd.DataFrame, experiment: str, task: str) -> tuple[int, dict[str, Arrays]] | None:
-    """The predictions of each method, at the middle one of the sizes that all methods have them for."""
+    """The predictions of each method at one size: the middle one of those for which every method has predictions."""
     rows = select(rows, experiment=experiment, task=task)
     methods = levels(rows, "method")
     by_size = {}

@@ -1,4 +1,4 @@
-"""Samples in a file of one's own: values and derivatives, read and refused in one line.
+"""Read a user's own file of samples, values and derivatives, with one-line errors.
 
 Shape suffixes: N samples, I inputs, O outputs.
 
@@ -6,11 +6,11 @@ A .npz file holds
 
     x     (N, I)                    inputs, all finite
     y     (N,) or (N, O)            values
-    dy    (N, I) or (N, O, I)       derivatives dy[n, o, i] = d y_o / d x_i at sample n; may be left out
+    dy    (N, I) or (N, O, I)       derivatives dy[n, o, i] = d y_o / d x_i at sample n; optional
 
-and a .csv file named columns: `dy/dx1` is the derivative of column y by column x1. Outputs are the columns y, y1, y2,
-... and those that such a column is a derivative of; all others are inputs. NaN (in a CSV also an empty cell) stands
-for a value or derivative that is not known.
+A .csv file has named columns: `dy/dx1` is the derivative of column y by column x1. Outputs are the columns y, y1, y2,
+... and those that have such a derivative column; all others are inputs. NaN (in a CSV also an empty cell) marks an
+unknown value or derivative.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from experiments.runner.settings import located, version_of
 from experiments.surrogates.csv_files import read_csv
 
 SPLITS = ("train", "validation", "test")
-FEWEST = {"train": 4, "validation": 2, "test": 2}  # samples of a part
-LARGEST = 1e100  # numbers whose squares, and sums of them, float64 still holds
+FEWEST = {"train": 4, "validation": 2, "test": 2}  # the least number of samples
+LARGEST = 1e100  # sums of squares of such numbers do not overflow float64
 EXPECTED = "expected x (N, I), y (N,) or (N, O), and dy (N, I) or (N, O, I)"
 
 
 class Samples(NamedTuple):
-    """Samples in float64, NaN where a number is not known."""
+    """Samples in float64, with NaN for unknown numbers."""
 
     x: np.ndarray  # (N, I)
     y: np.ndarray  # (N, O)
@@ -44,7 +44,7 @@ class Samples(NamedTuple):
     outputs: tuple[str, ...]
 
     def at(self, index: np.ndarray | slice) -> Samples:
-        """Some of the samples."""
+        """The samples at these indices."""
         return self._replace(x=self.x[index], y=self.y[index], dy=self.dy[index])
 
     @property
@@ -56,11 +56,11 @@ def read(path: str, outputs: tuple[str, ...] = ()) -> Samples:
     """The samples of a file.
 
     Args:
-        path: a .npz or .csv file.
-        outputs: the columns of a CSV that are outputs; by default, those that the convention above names.
+        path: A .npz or .csv file.
+        outputs: The columns of a CSV that are outputs; by default they follow from the naming convention above.
 
     Raises:
-        BadInput: there is no such file, or what it holds is not what is expected.
+        BadInput: there is no such file, or its content is not as expected.
     """
     if not path:
         raise BadInput("dataset.path is empty: name a .npz or .csv file with your samples (docs/surrogates.md)")
@@ -91,7 +91,7 @@ def _read(path: Path, _version: tuple[int, ...], outputs: tuple[str, ...]) -> Sa
 
 def _read_npz(path: Path) -> Samples:
     found = {}
-    # NumPy would take an array or a pickle for a .npz by its first bytes, and leaves a damaged file open.
+    # np.load would accept an array or a pickle, judging by the first bytes, and leaves a damaged file open.
     with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
         for name in ("x", "y", "dy"):
             if name in arrays.files:
@@ -117,7 +117,7 @@ def _read_npz(path: Path) -> Samples:
 
 
 def _shaped(dy: np.ndarray, x_shape: Sequence[int], y_shape: Sequence[int], path: Path) -> np.ndarray:
-    """Derivatives (N, O, I)."""
+    """The derivatives in the shape (N, O, I)."""
     (n, n_inputs), n_outputs = x_shape, y_shape[1]
     if dy.shape == (n, n_outputs, n_inputs):
         return dy
@@ -130,7 +130,7 @@ def _shaped(dy: np.ndarray, x_shape: Sequence[int], y_shape: Sequence[int], path
 
 
 def _check_numbers(samples: Samples, path: Path) -> None:
-    """Refuse numbers that nothing can be learned from."""
+    """Refuse numbers from which nothing can be learned."""
     x, y, dy = samples.x, samples.y, samples.dy
     if len(x) < 2:
         raise BadInput(f"{path} has {_counted(len(x))}: too few to learn from")
@@ -153,7 +153,7 @@ def _check_numbers(samples: Samples, path: Path) -> None:
 
 
 def _unvarying(known: np.ndarray) -> str:
-    """What is wrong with the numbers of a column whose standard deviation cannot be its unit; empty if nothing is."""
+    """Why a column cannot be scaled by its standard deviation; empty if it can."""
     if not len(known):
         return "known nowhere: leave it out"
     if known.min() == known.max():
@@ -170,16 +170,16 @@ def _counted(n: int) -> str:
 
 
 def sizes(n: int, parts: Sequence[float]) -> tuple[int, int, int]:
-    """How many of n samples train, validate and test."""
+    """How many of n samples are for training, validation and test."""
     validation, test = (round(part * n) for part in parts[1:])
     return n - validation - test, validation, test
 
 
 def split(samples: Samples, parts: Sequence[float], seed: int, where: str) -> dict[str, Samples]:
-    """The samples, shuffled by the seed, in three parts.
+    """The samples, shuffled with the seed and split into three parts.
 
     Raises:
-        BadInput: there are too few.
+        BadInput: there are too few samples.
     """
     counts = sizes(len(samples.x), parts)
     for (name, fewest), count in zip(FEWEST.items(), counts, strict=True):

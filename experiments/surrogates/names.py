@@ -1,6 +1,6 @@
-"""What the tasks of surrogates are called in figures and tables, and their outputs.
+"""The titles of surrogate tasks and their outputs in figures and tables.
 
-A file of one's own is shown under its name, and its outputs as y1, y2, ...
+A user's own file is shown under its name, and its outputs as y1, y2, ...
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The settings of surrogates: the types that Hydra holds `configs/` against.
+"""The settings of surrogates: the types that Hydra checks `configs/` against.
 
-The number of training points may be given as a fraction of the file's training part. It is settled here, before a run
-has a name, as is the name of the data.
+The number of training points may be given as a fraction of the file's training part. It is resolved here, before a run
+gets its name, and so is the name of the data.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SOURCES = ("file", "reactor", "basket")
 
 @dataclass
 class DatasetConfig:
-    """Samples with values and derivatives: a file of one's own, or one of the tasks that are computed here."""
+    """Samples with values and derivatives: a user's own file, or one of the tasks that are computed here."""
 
     source: str = MISSING  # one of SOURCES
     name: str = MISSING  # the task in rows; empty: the file's name
     path: str = MISSING  # the file
-    sha256: str = MISSING  # of that file: other data are another question
-    outputs: list[str] = MISSING  # columns of a CSV; empty: y, y1, y2, ... and those that derivatives are of
-    n_samples: int = MISSING  # of those computed here
-    split: list[float] = MISSING  # parts: [train, validation, test]
+    sha256: str = MISSING  # of that file, because other data are another question
+    outputs: list[str] = MISSING  # columns of a CSV; empty: y, y1, y2, ... and those that have derivative columns
+    n_samples: int = MISSING  # for the tasks computed here
+    split: list[float] = MISSING  # fractions: [train, validation, test]
     seed: int = MISSING  # of the split, and of the samples that are computed here
-    folder: str = MISSING  # where computed samples are kept
+    folder: str = MISSING  # the cache of computed samples
 
     def check(self) -> None:
         if self.source not in SOURCES:
@@ -46,7 +46,7 @@ class DatasetConfig:
             raise BadInput(f"dataset.seed must be 0 or more and below 2^62, not {self.seed}")
 
     def part_sizes(self) -> dict[str, int]:
-        """How many samples each part has.
+        """The number of samples in each part.
 
         Raises:
             BadInput: the file cannot be read.
@@ -57,7 +57,7 @@ class DatasetConfig:
 
 @dataclass
 class NetworkConfig:
-    """A perceptron. Its activation is one of those that the search tries."""
+    """A perceptron. Its activation is chosen by the search."""
 
     hidden: list[int] = MISSING
     initialisation: Initialisation = MISSING
@@ -65,27 +65,27 @@ class NetworkConfig:
 
 @dataclass
 class SearchConfig:
-    """What each method tries: every pair for a while, of which the one with the least validation error is trained."""
+    """The search: each method trains briefly with every pair, and at length with the pair of least validation error."""
 
     activations: list[Activation] = MISSING
     learning_rates: list[float] = MISSING
-    steps: int = MISSING  # of each pair
-    keeps: str = MISSING  # last or best: the network of the end, or that of the least validation error on the way
+    steps: int = MISSING  # for each pair
+    keeps: str = MISSING  # which network is kept: the last one, or the best one by validation error during training
 
 
 @dataclass
 class TrainingConfig:
-    """Adam, whose learning rate falls to 0 as half a cosine."""
+    """Adam with a cosine schedule: its learning rate falls to 0."""
 
     steps: int = MISSING
-    batch_size: int = MISSING  # at most; fewer training points make a full batch
+    batch_size: int = MISSING  # with fewer training points, the full batch
 
 
 @dataclass
 class SurrogateConfig(RunConfig):
-    """A network that learns values, or values and derivatives, of samples that somebody has."""
+    """A network that learns values, or values and derivatives, from given samples."""
 
-    on_gpu: ClassVar[bool] = False  # a grid has a run on every core, and on one GPU they would take turns
+    on_gpu: ClassVar[bool] = False  # the runs of a grid use one core each; on a GPU they would take turns
     choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = (
         *("n_train", "fraction", "dataset.name", "dataset.path", "dataset.sha256", "dataset.outputs"),
@@ -99,12 +99,12 @@ class SurrogateConfig(RunConfig):
     )
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    loss: LossConfig = field(default_factory=LossConfig)  # weights of z-scored values and of balanced derivatives
+    loss: LossConfig = field(default_factory=LossConfig)  # weights for z-scored values and balanced derivatives
     search: SearchConfig = field(default_factory=SearchConfig)
     optimizer: TrainingConfig = field(default_factory=TrainingConfig)
-    n_train: int = MISSING  # training points; 0: a fraction of the training part
+    n_train: int = MISSING  # training points; 0: `fraction` of the training part
     fraction: float = MISSING
-    networks: int = MISSING  # seeds seed, seed + 1, ...: each draws its training points, weights and batches
+    networks: int = MISSING  # their seeds are seed, seed + 1, ...; each draws its own points, weights and batches
 
     def __post_init__(self) -> None:
         if self.dataset.name == "":
@@ -114,7 +114,7 @@ class SurrogateConfig(RunConfig):
             try:
                 self.n_train = round(self.fraction * self.dataset.part_sizes()["train"])
             except BadInput:
-                return  # `check` says what is wrong with the file
+                return  # `check` reports what is wrong with the file
             self.labels.n_train = self.n_train
 
     def check_values(self) -> None:
@@ -148,7 +148,7 @@ class SurrogateConfig(RunConfig):
 
 
 def name_of(path: str) -> str:
-    """A word for a file: its name without the ending, its other characters underscores."""
+    """A one-word name for a file: its name without suffix, with underscores for other characters."""
     return re.sub(r"^\W+|[^\w.-]", "_", Path(path).stem)[:60] or "own"
 
 

@@ -1,13 +1,13 @@
-"""A surrogate: a perceptron that learns values, or values and derivatives, of samples that somebody has.
+"""A surrogate: a perceptron that learns values, or values and derivatives, from given samples.
 
-Inputs and outputs are z-scored, the terms of values and of derivatives are divided by their targets' mean squares, and
-the learning rate falls as half a cosine. Each method tries the same activations and learning rates for a while, and
-trains at length with the pair whose values are nearest on the validation part; the test part is looked at once, in the
-end. Where labels are noisy, a network is kept as it was when its own loss on the validation part was least
-(`search.keeps=best`), in place of how it ended, and the pair is chosen by that loss too. A method that learns
-derivatives has them there as well, and they say more than noisy values alone.
+Inputs and outputs are z-scored, the loss terms of values and of derivatives are divided by the mean squares of their
+targets, and the learning rate follows a cosine schedule. Each method tries the same activations and learning rates
+briefly, and trains at length with the pair of least validation error in the values. The test part is used once, at the
+end. For noisy labels (`search.keeps=best`) each network is kept at its least validation loss instead of at the end, and
+the pair is chosen by that loss too. The loss includes derivatives for a method that learns them, because they say more
+than noisy values alone.
 
-Shape suffixes: E networks, N samples of each, B samples of a batch, I inputs, O outputs.
+Shape suffixes: E networks, N samples per network, B samples per batch, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
 from sobolev.surrogate import Surrogate
 
-Choice = tuple[Activation, float]  # and a learning rate
-Units = list[Normalizer]  # of each network's own training points, in float64
-MEASUREMENTS = 60  # of the validation error over a training, where the best network is kept
-SHOWN = 200  # test samples whose predictions are kept for figures
+Choice = tuple[Activation, float]  # activation and learning rate
+Units = list[Normalizer]  # one per network, from its own training points, in float64
+MEASUREMENTS = 60  # evaluations on the validation part per training, if the best network is kept
+SHOWN = 200  # the most test samples whose predictions are saved for figures
 
 
 class Training:
-    """An ensemble, one network a seed, that trains on its own points with one activation and learning rate."""
+    """An ensemble, one network per seed with its own points, that trains with one activation and learning rate."""
 
     def __init__(self, config: SurrogateConfig, data: tuple[Tensor, Tensor, Tensor], choice: Choice, steps: int):
         (activation, rate), (x_ENI, y_ENO, dy_ENOI) = choice, data
@@ -65,11 +65,11 @@ class Training:
         ).balance((y_ENO, dy_ENOI), x_ENI)
         every = max(1, steps // MEASUREMENTS)
         self.measured_after = {steps, *(range(every, steps, every) if config.search.keeps == "best" else ())}
-        self.least_E: Tensor | None = None  # `held_out_error` of what is kept
+        self.least_E: Tensor | None = None  # `held_out_error` of the kept networks
         self.kept: dict[str, Tensor] = {}
 
     def keep(self, error_E: Tensor) -> None:
-        """Keep the networks of these errors where they are the least so far."""
+        """Keep each network whose error is the least so far."""
         error_E = error_E.nan_to_num(math.inf)
         better_E = error_E < (math.inf if self.least_E is None else self.least_E)
         now = {name: tensor.clone() for name, tensor in self.ensemble.state_dict().items()}
@@ -78,18 +78,18 @@ class Training:
         self.least_E = error_E if self.least_E is None else torch.minimum(error_E, self.least_E)
 
     def update(self, step: int, picks_EB: Tensor) -> None:
-        """One step of Adam on a batch of each network."""
+        """One Adam step on each network's own batch."""
         network_E1 = torch.arange(len(picks_EB), device=picks_EB.device)[:, None]
         x_EBI, *targets = (tensor[network_E1, picks_EB] for tensor in self.data)
         self.ensemble.zero_grad()
-        # Each network has its own parameters, so the sum over networks trains each on its own mean.
+        # Networks have separate parameters, so the gradient of the sum is each network's own gradient.
         self.loss(self.ensemble, x_EBI, tuple(targets)).total.mean(1).sum().backward()
         self.adam.param_groups[0]["lr"] = learning_rate(self.schedule, step)
         self.adam.step()
 
 
 def main(config: SurrogateConfig, run: Run) -> dict:
-    """Search briefly, train the choice at length, and measure it; the objective is its test error of values."""
+    """Search briefly, train with the best choice at length, and evaluate; the objective is the test error of values."""
     parts, costs = load(config.dataset)
     points = training_points(config, parts["train"], run)
     units = [Normalizer.fit(x_NI, y_NO) for x_NI, y_NO in zip(*points[:2], strict=True)]
@@ -102,7 +102,7 @@ def main(config: SurrogateConfig, run: Run) -> dict:
     ).to(run.device)
 
     def begin(step: int, errors: list[float]) -> Training:
-        """What trains at a step: the choices in turn, and then the one with the least validation error."""
+        """The training that starts at a step: each choice in turn, then the one with the least validation error."""
         if step < searching:
             return Training(config, data, tried[step // brief], brief)
         return Training(config, data, tried[int(np.argmin(errors or [0]))], steps)
@@ -130,7 +130,7 @@ def main(config: SurrogateConfig, run: Run) -> dict:
 
 
 def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, units: Units, parts: Parts) -> dict:
-    """Record the errors, and leave the model and what its figure needs."""
+    """Record the errors, and save the best model and the arrays for its figure."""
     errors = {split: measure(ensemble, units, parts[split], run) for split in SPLITS[1:]}
     relative = dict(zip(seeds_of(config), errors["test"]["value_error"].tolist(), strict=True))
     check_convergence(config.optimizer.steps, True, relative, lower="search.learning_rates")
@@ -152,7 +152,7 @@ def finish(config: SurrogateConfig, run: Run, ensemble: MLPEnsemble, units: Unit
 
 
 def held_out_error(config: SurrogateConfig, measured: dict[str, Tensor]) -> Tensor:
-    """What networks (E,) are chosen by: the error of values, or that of all that they learn, as the loss weighs it."""
+    """The error (E,) by which networks are chosen: of values, or of all that they learn, weighted as in the loss."""
     of_values, of_derivatives = config.loss.weights[:2]
     if config.search.keeps == "last" or not of_derivatives or "gradient_error" not in measured:
         return measured["value_error"]
@@ -160,12 +160,12 @@ def held_out_error(config: SurrogateConfig, measured: dict[str, Tensor]) -> Tens
 
 
 def choices(config: SurrogateConfig) -> list[Choice]:
-    """What the search tries, in its order."""
+    """The choices that the search tries, in order."""
     return [*product(config.search.activations, config.search.learning_rates)]
 
 
 def facts(config: SurrogateConfig, errors: list[float], costs: dict[str, float]) -> Iterator[tuple]:
-    """Rows of what labels cost and of what the search found; a choice that diverged has none."""
+    """Rows with the costs of labels and the validation errors of the search; a choice that diverged has none."""
     for seed in seeds_of(config):
         for way, cost in costs.items():
             yield seed, "labels", way, cost
@@ -175,7 +175,7 @@ def facts(config: SurrogateConfig, errors: list[float], costs: dict[str, float])
 
 
 def chosen(tried: list[Choice], errors: list[float]) -> dict:
-    """What the summary says of the choice."""
+    """The choice, for the summary."""
     activation, rate = tried[int(np.argmin(errors or [0]))]
     return {"activation": activation.name, "learning_rate": rate}
 
@@ -183,7 +183,7 @@ def chosen(tried: list[Choice], errors: list[float]) -> dict:
 def training_points(config: SurrogateConfig, train: Samples, run: Run) -> tuple[Tensor, Tensor, Tensor]:
     """Points (E, N, I), values (E, N, O) and derivatives (E, N, O, I): each seed draws its own from the train part.
 
-    They are in float64, as in the file: rounded to float32, numbers that differ little would differ no more.
+    They stay in float64, as in the file, because rounding to float32 could erase small differences.
     """
     index_EN = torch.stack(
         [
@@ -195,20 +195,20 @@ def training_points(config: SurrogateConfig, train: Samples, run: Run) -> tuple[
 
 
 def scaled(units: Units, points: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The points in each network's units, in the type in which it trains."""
+    """The points in each network's units, in the dtype of training."""
     of_each = [(own.inputs(x), *own.targets(y, dy)) for own, x, y, dy in zip(units, *points, strict=True)]
     return tuple(torch.stack(tensors).to(dtype) for tensors in zip(*of_each, strict=True))
 
 
 def batches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
-    """Indices (S, B) of the points of each step: epochs, each in an order of its own."""
+    """The indices (S, B) of the points of each step: shuffled epochs."""
     epochs = -(-steps * batch_size // n)
     rng = generator(seed, "batches")
     return torch.cat([torch.randperm(n, generator=rng) for _ in range(epochs)])[: steps * batch_size].view(steps, -1)
 
 
 def predictions(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run) -> tuple[Tensor, Tensor]:
-    """Values (E, N, O) and derivatives (E, N, O, I), in the units of the data and float64."""
+    """Values (E, N, O) and derivatives (E, N, O, I), in the units of the data and in float64."""
     x_NI = torch.from_numpy(samples.x).to(run.device)
     z_ENI = torch.stack([own.inputs(x_NI) for own in units]).to(run.dtype)
     y_ENO, dy_ENOI = (tensor.double() for tensor in Derivatives(ensemble, batch_dims=2).eval()(z_ENI))
@@ -217,10 +217,10 @@ def predictions(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run)
 
 
 def measure(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run) -> dict[str, Tensor]:
-    """Relative errors (E,) of values and, where samples have them, of derivatives; 1 is that of a constant.
+    """Relative errors (E,) of values and, if samples have them, of derivatives; 1 is the error of a constant.
 
-    Values are measured in standard deviations of these samples' outputs, and derivatives in these over those of the
-    inputs, so that outputs and inputs count alike in whatever units they are:
+    Values are measured in standard deviations of these samples' outputs, and derivatives in the ratios of those to the
+    standard deviations of the inputs, so that outputs and inputs count equally in whatever units they are:
 
         value_error^2 = sum ||m - y||^2 / sum ||y - mean y||^2
         gradient_error^2 = sum ||D m - D y||^2 / sum ||D y||^2
@@ -230,18 +230,18 @@ def measure(ensemble: MLPEnsemble, units: Units, samples: Samples, run: Run) -> 
     true, found = own.targets(*known), own.targets(*predictions(ensemble, units, samples, run))
     errors = {}
     for j, name in enumerate(("value_error", "gradient_error")):
-        if size := float(_square(true[j], 2 + j)):  # 0: none is known, or the function is flat there
+        if size := float(_square(true[j], 2 + j)):  # 0: none is known, or the function is constant
             errors[name] = (_square(found[j] - true[j], 2 + j) / size).sqrt()
     return errors
 
 
 def _square(t: Tensor, last: int) -> Tensor:
-    """The sum over the last dimensions and samples of squares that are known."""
+    """The sum of known squares over the last dimensions."""
     return t.square().nansum(tuple(range(t.dim() - last, t.dim())))
 
 
 def save_predictions(run: Run, ensemble: MLPEnsemble, units: Units, test: Samples, e: int) -> None:
-    """The test samples that are wholly known, with what network e predicts, for the figure."""
+    """Save and draw the predictions of network e at completely known test samples."""
     known = np.isfinite(test.y).all(1)
     if test.has_derivatives:
         known &= np.isfinite(test.dy).all((1, 2))
@@ -255,7 +255,7 @@ def save_predictions(run: Run, ensemble: MLPEnsemble, units: Units, test: Sample
         arrays[kind], arrays[f"{kind}_predicted"] = true, found[e].numpy(force=True)
     if test.has_derivatives:
         run.save_arrays("predictions", **arrays, scale=np.array(run.scale))
-    from experiments.surrogates.figures import predicted  # slow to import, and needed once
+    from experiments.surrogates.figures import predicted  # slow to import, and only needed here
 
     labels = run.config.labels
     title = f"{labels.task}, {labels.method}, {labels.n_train} points"
@@ -275,12 +275,12 @@ def state_of(step: int, training: Training, errors: list[float]) -> dict:
 
 
 def seeds_of(config: SurrogateConfig) -> range:
-    """One seed a network."""
+    """The seeds, one per network."""
     return range(config.seed, config.seed + config.networks)
 
 
 def check(config: SurrogateConfig) -> None:
-    """Refuse a file that is not what is expected, derivatives that contradict the values, and more points than it has.
+    """Refuse an unexpected file, derivatives that contradict the values, and more points than the file has.
 
     Raises:
         BadInput: what is wrong, in one line.
@@ -309,7 +309,7 @@ def check(config: SurrogateConfig) -> None:
 
 
 def check_samples(config: SurrogateConfig, train: Samples) -> None:
-    """Refuse to learn derivatives that are not there, or are of another function than the values."""
+    """Refuse missing derivatives if they are to be learned, and derivatives of another function than the values."""
     path = config.dataset.path
     if not train.has_derivatives:
         if config.loss.weights[1]:
@@ -326,7 +326,7 @@ def check_samples(config: SurrogateConfig, train: Samples) -> None:
 
 
 def check_measurable(config: SurrogateConfig, parts: Parts) -> None:
-    """Refuse to choose by a part, or to measure on one, whose values do not vary: a constant's error is 0 there."""
+    """Refuse validation and test parts with constant values, because the error of a constant is 0 there."""
     for name in SPLITS[1:]:
         known = [column[np.isfinite(column)] for column in parts[name].y.T]
         if not any(len(column) and np.ptp(column) for column in known):

@@ -1,1 +1,1 @@
-"""Sections 2 and 3: the paper's theorems and propositions, constructed, computed and trained."""
+"""Sections 2 and 3: the paper's theorems and propositions, as constructions, computations and trainings."""

@@ -1,7 +1,7 @@
-"""What claims, tables and figures compute from rows.
+"""Computations on rows for claims, tables and figures.
 
-A run of one's own adds cells to those of the shipped grids. Figures and tables show all of them; each claim is judged
-on the cells that it names (`among`), so that no other cell changes a verdict.
+A user's own runs add cells to those of the shipped grids. Figures and tables show all of them; each claim is judged on
+the cells that it names (`among`), so that no other cell changes a verdict.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from experiments.evidence.verdicts import Evidence
 from experiments.theory.names import plural
 
 COMMAND = "make theory report"
-LEARNED = 0.1  # share of the teacher's variance left unexplained at which it counts as learned; ours
-# What rows are compared by, as columns that hold settings of their cells: {experiment: {column: (setting, type)}}.
+LEARNED = 0.1  # a teacher counts as learned at this share of unexplained variance; our choice
+# Settings of cells that are added to their rows as columns: {experiment: {column: (setting, type)}}.
 # `matched` is what a network was trained to match: `value`, `sobolev` (values and derivatives) or `differences`.
 SETTINGS: dict[str, dict[str, tuple[str, type]]] = {
     "theory_construction": {"n_inputs": ("n_inputs", int), "width": ("width", int)},
@@ -39,17 +39,17 @@ SETTINGS: dict[str, dict[str, tuple[str, type]]] = {
         **{"n_inputs": ("n_inputs", int), "activation": ("activation", str), "matched": ("loss.name", str)},
     },
 }
-POINTS = {"theory_construction": 3_000, "theory_approximation": 4_096, "theory_mismatch": 256}  # that sweeps train on
+POINTS = {"theory_construction": 3_000, "theory_approximation": 4_096, "theory_mismatch": 256}  # of the shipped sweeps
 
 
 def number(rows: pd.DataFrame, metric: str) -> float:
-    """The one value of a metric, which several runs may have computed alike."""
+    """The single value of a metric; several runs must agree on it."""
     (value,) = set(select(rows, metric=metric)["value"].tolist())
     return value
 
 
 def numbers(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
-    """The exact numbers whose metric begins with a prefix, by what follows it."""
+    """The values of metrics that begin with a prefix, keyed by the rest of the metric's name."""
     found = zip(rows["metric"].tolist(), rows["value"].tolist(), strict=True)
     return {metric.removeprefix(prefix): value for metric, value in found if metric.startswith(prefix)}
 
@@ -60,9 +60,9 @@ def largest(rows: pd.DataFrame, prefix: str) -> float:
 
 
 def of_experiment(evidence: Evidence, experiment: str) -> Evidence:
-    """What an experiment left, its rows with the columns of `SETTINGS`.
+    """The evidence of one experiment, its rows with the columns of `SETTINGS`.
 
-    They are of one training size: that of the sweep or, where there are none, the largest there is.
+    Rows of experiments in `POINTS` are of one training size: that of the sweep or, without rows of it, the largest.
     """
     evidence = evidence.of(experiment)
     rows, sizes = evidence.rows, levels(evidence.rows, "n_train")
@@ -77,7 +77,7 @@ def of_part(evidence: Evidence, part: str) -> Evidence:
 
 
 def among(evidence: Evidence, **cells: Collection) -> Evidence:
-    """The rows whose columns hold one of the entries: ``among(evidence, n_inputs=(1, 2), width=(64, 128))``."""
+    """The rows whose columns have one of these values: ``among(evidence, n_inputs=(1, 2), width=(64, 128))``."""
     keep = np.ones(len(evidence.rows), dtype=bool)
     for column, entries in cells.items():
         keep &= evidence.rows[column].isin(entries).to_numpy()
@@ -85,16 +85,16 @@ def among(evidence: Evidence, **cells: Collection) -> Evidence:
 
 
 def present(rows: pd.DataFrame, column: str, names: Collection[str]) -> list[str]:
-    """Those of the names that a column holds, in the order of the names."""
+    """The names that occur in a column, in their given order."""
     there = set(rows[column])
     return [name for name in names if name in there]
 
 
 def by_width(rows: pd.DataFrame, metric: str, **cell: object) -> dict[int, BySeed]:
-    """Errors {width: {seed: value}} of the construction, or of trained networks, of those settings.
+    """Errors {width: {seed: value}} of the construction, or of trained networks, with these settings.
 
-    A construction has somewhat fewer units than it was asked for; its width is what it has. Where two were asked for
-    different widths and have the same, they are the same network, and stand once.
+    A construction has somewhat fewer units than the requested width; its actual number of units counts. Two requested
+    widths may give the same network, which then appears once.
     """
     rows = select(rows, **cell)
     built = select(rows, metric="hidden_units")
@@ -105,7 +105,7 @@ def by_width(rows: pd.DataFrame, metric: str, **cell: object) -> dict[int, BySee
 
 
 def rates(errors: dict[int, BySeed], from_width: int = 0) -> Interval:
-    """The exponent r of error ~ width^-r by least squares, for each seed: median and interval."""
+    """The exponent r of error ~ width^-r, fitted by least squares for each seed: median and interval."""
     errors = {width: of_seeds for width, of_seeds in errors.items() if width >= from_width}
     seeds = set.intersection(*map(set, errors.values())) if len(errors) > 1 else set()
     log_width = np.log(list(errors))
@@ -117,8 +117,8 @@ def rates(errors: dict[int, BySeed], from_width: int = 0) -> Interval:
 def points_needed(rows: pd.DataFrame, n_inputs: int, matched: str, activation: str = "relu") -> BySeed:
     """For each seed, the number of points at which the test error first reaches `LEARNED`.
 
-    Between two sizes it is interpolated in the logarithms. A seed that never reaches it counts as the largest size,
-    which makes the number too small; one that does with the fewest points counts as that many.
+    It is interpolated between sizes on logarithmic scales. A seed that never reaches `LEARNED` counts as the largest
+    size, which is an underestimate; one that reaches it at the smallest size counts as that size.
     """
     rows = select(rows, n_inputs=n_inputs, matched=matched, activation=activation, metric="value_nmse", split="test")
     errors = {n: of_seeds for (n,), of_seeds in finals(rows, "n_train").items()}

@@ -1,6 +1,6 @@
-"""RQ2: the target of the construction, learned by one hidden layer, with and without derivatives.
+"""RQ2: a network with one hidden layer learns the construction's target, with and without derivatives.
 
-Shape suffixes: E networks, N samples of each, I inputs.
+Shape suffixes: E networks, N samples per network, I inputs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sobolev.seeding import generator
 
 
 def main(config: ApproximationConfig, run: Run) -> dict:
-    """Train one hidden layer on the same target; the objective is the median sup error of the gradient.
+    """Train a network with one hidden layer; the objective is the median sup error of the gradient.
 
-    The method `differences` matches central difference quotients of values in place of derivatives. For ReLU that is
-    another thing: the gradient of a ReLU network jumps at its kinks, so autograd gives the kinks' places no part in the
-    error of the gradients, which difference quotients do.
+    The method `differences` matches central difference quotients of values instead of derivatives. This matters for
+    ReLU: the gradient of a ReLU network is constant between its kinks, so autograd finds no dependence of the gradient
+    error on their positions. Difference quotients do depend on them.
     """
     seeds = seeds_of(config)
 
@@ -52,7 +52,7 @@ def main(config: ApproximationConfig, run: Run) -> dict:
 
 
 def by_differences(ensemble: MLPEnsemble, step: float) -> ComputeGradients:
-    """The objective of Eq. 1 at order 1 with difference quotients in place of derivatives."""
+    """The objective of Eq. 1 at order 1, with difference quotients instead of derivatives."""
 
     def compute_gradients(x_ENI: Tensor, f_EN1: Tensor, quotients_ENI: Tensor) -> None:
         ensemble.zero_grad()
@@ -64,9 +64,9 @@ def by_differences(ensemble: MLPEnsemble, step: float) -> ComputeGradients:
 
 
 def difference_quotients(f: Callable[[Tensor], Tensor], x_ENI: Tensor, step: float) -> Tensor:
-    """Central differences (E, N, I) of f, whose values are (E, N, 1), over 2 step along each input."""
+    """Central difference quotients (E, N, I) of f, whose values are (E, N, 1), with this step along each input."""
     shifts_II = step * torch.eye(x_ENI.shape[-1], dtype=x_ENI.dtype, device=x_ENI.device)
     return torch.cat([f(x_ENI + shift_I) - f(x_ENI - shift_I) for shift_I in shifts_II], -1) / (2 * step)
 
 
-check = check_training  # before a run's folder is opened
+check = check_training  # called before a run's folder is opened

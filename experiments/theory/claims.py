@@ -1,9 +1,9 @@
-"""Sections 2 and 3 of the paper, its theory: the claims, and what a computation has to show for each.
+"""The claims of Sections 2 and 3, the paper's theory, and what a computation must show for each.
 
-The rules were written down before the trained parts were run. Since then, with results known, a construction counts
-the units that it has and not those it was asked for (Theorem 1), the second solution of two values has to be another
-one (Proposition 3), and grids have to be whole; no verdict changed. A theorem needs no experiment to be true; what is
-judged here is that the construction, the count or the floor comes out of a program as the paper states it.
+The rules were written down before the trained parts were run. Three were changed when results were known, and no
+verdict changed: a construction's width is its actual number of units (Theorem 1), the second solution for two values
+must differ from the first (Proposition 3), and grids must be complete. A theorem needs no experiment to be true; what
+is judged here is whether a program reproduces the construction, the count or the lower bound that the paper states.
 """
 
 from __future__ import annotations

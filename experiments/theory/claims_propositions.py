@@ -1,4 +1,4 @@
-"""Propositions 1 to 3, and what is printed of polynomials: the rules of their claims."""
+"""The rules for the claims of Propositions 1 to 3 and of the paper's statement on polynomials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RQ1 and RQ2, by training: the rules of their claims."""
+"""The rules for the claims of RQ1 and RQ2, which are judged by training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.evidence.rows import BySeed, groups, levels, log_ratio, median_
 from experiments.evidence.verdicts import Answer, Claim, Evidence, Finding, above, each, every, find
 from experiments.theory.analysis import COMMAND, LEARNED, among, by_width, of_experiment, points_needed, rates
 
-# The cells that are judged: those of sweep=theory/points with ReLU networks, and of sweep=theory/approximation.
+# The judged cells: those of sweep=theory/points with ReLU networks, and those of sweep=theory/approximation.
 INPUTS = (1, 2, 3, 5, 8, 12, 20)
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 WIDTHS = (8, 16, 32, 64, 128, 256)
@@ -24,14 +24,14 @@ TRAINED = tuple(itertools.product(TRAINED_INPUTS, ACTIVATIONS))
 
 
 def needed_by_inputs(evidence: Evidence) -> tuple[Evidence, dict[int, list[BySeed]], str]:
-    """The points that value-only and Sobolev Training need, by number of inputs; and what was not run, in words."""
+    """The points that value-only and Sobolev Training need, by number of inputs, and a description of missing runs."""
     evidence = of_experiment(evidence, "theory_points")
     evidence = among(evidence, n_inputs=INPUTS, activation=("relu",), n_train=SIZES, matched=METHODS)
     missing, needed = "" if len(evidence.rows) else "the trainings", {}
     for n_inputs in () if missing else INPUTS:
         of_dimension = select(evidence.rows, n_inputs=n_inputs, metric="value_nmse")
         value, sobolev = (levels(select(of_dimension, matched=matched), "n_train") for matched in METHODS)
-        # A method counts as needing the largest of its sizes at most: without the others' it would seem to need less.
+        # The points needed are capped at a method's largest size, so both methods must have the same sizes.
         if not value or value != sobolev:
             missing = f"both methods at the same sizes in {n_inputs} dimensions"
             break
@@ -72,7 +72,7 @@ def of_trained(evidence: Evidence, methods: Sequence[str]) -> Evidence:
 
 
 def missing_widths(rows: pd.DataFrame, methods: Sequence[str]) -> str:
-    """The first width that was not trained, in words; empty if none lacks."""
+    """A description of the first width that was not trained; empty if none is missing."""
     there = {key for key, _ in groups(rows, "n_inputs", "activation", "matched", "width")}
     for trained, method, width in itertools.product(TRAINED, methods, WIDTHS):
         if (*trained, method, width) not in there:
@@ -128,7 +128,7 @@ def gradients_are_closer(evidence: Evidence) -> Finding:
 
 
 def points_saved(evidence: Evidence) -> str:
-    """In how many dimensions fewer points suffice, and how many fewer."""
+    """For how many numbers of inputs fewer points suffice, and how many fewer."""
     rows = among(of_experiment(evidence, "theory_points"), n_inputs=INPUTS, activation=("relu",), n_train=SIZES).rows
     ratios = {}
     for n_inputs in levels(rows, "n_inputs"):
@@ -145,7 +145,7 @@ def points_saved(evidence: Evidence) -> str:
 
 
 def gradients_learned(evidence: Evidence) -> str:
-    """How much smaller the error of gradients is, by activation, over widths and dimensions."""
+    """How much smaller the error of gradients is, by activation, over widths and numbers of inputs."""
     rows = of_trained(evidence, METHODS).rows
     said = []
     for activation in ACTIVATIONS:

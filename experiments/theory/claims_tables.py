@@ -1,4 +1,4 @@
-"""The tables of the theory in the report. They show every cell that there is."""
+"""The tables of the theory in the report, which show every cell."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def points_table(evidence: Evidence) -> str:
 
 
 def width_table(evidence: Evidence) -> str:
-    """How the errors of trained networks fall with width, and where they end."""
+    """How the errors of trained networks fall with width, and the errors at the largest width."""
     rows, lines = evidence.rows, []
     activations, methods = present(rows, "activation", ACTIVATIONS), (*METHODS, *DIFFERENCES)
     trained = itertools.product(levels(rows, "n_inputs"), activations, methods)

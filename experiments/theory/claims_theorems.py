@@ -1,4 +1,4 @@
-"""Theorems 1 and 2: the rules of their claims."""
+"""The rules for the claims of Theorems 1 and 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.evidence.rows import final, groups, select
 from experiments.evidence.verdicts import Claim, Evidence, Finding, every, find
 from experiments.theory.analysis import COMMAND, among, by_width, number, of_experiment, rates
 
-# The cells that are judged: those of sweep=theory/construction, and of sweep=theory/mismatch without no mismatch.
+# The judged cells: those of sweep=theory/construction, and those of sweep=theory/mismatch with a mismatch above 0.
 BUILT_INPUTS = (1, 2, 3)
 BUILT_WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 DOMAINS = ("interval", "disc")

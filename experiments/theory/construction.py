@@ -1,4 +1,4 @@
-"""Theorem 1: the error of the networks that are written down, in value and gradient, against their width."""
+"""Theorem 1: the errors in value and gradient of explicitly constructed networks, against their width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sobolev.theory import cosine_network, fit_cosines, piecewise_linear_network
 
 
 def main(config: ConstructionConfig, run: Run) -> dict:
-    """Write the network down and measure it; the objective is the largest error of its gradient."""
+    """Construct the network and measure it; the objective is the largest error of its gradient."""
     network = constructed(config)
     run.resume()
     x = uniform(config.n_test, config.n_inputs, generator(config.seed, "test"))
@@ -25,7 +25,7 @@ def main(config: ConstructionConfig, run: Run) -> dict:
 
 
 def constructed(config: ConstructionConfig) -> nn.Sequential:
-    """The interpolant of the target in one dimension; in several a sum of cosines, each made piecewise linear.
+    """The piecewise-linear interpolant of the target for one input; for several, a sum of piecewise-linear cosines.
 
     Raises:
         BadInput: the width is too small for the sum.
@@ -41,7 +41,7 @@ def constructed(config: ConstructionConfig) -> nn.Sequential:
 
 
 def check(config: ConstructionConfig) -> None:
-    """Refuse more points or units than there is memory for.
+    """Refuse points and units that exceed the machine's memory.
 
     Raises:
         BadInput: what is wrong, in one line.

@@ -1,4 +1,4 @@
-"""What needs no training: Proposition 1 on random instances, K_reg and K_sob of each family, and Figure 2, left.
+"""The parts that need no training: Proposition 1 on random instances, K_reg and K_sob of families, Figure 2 (left).
 
 Shape suffixes: V vertices, P points, C cells, K corners of a cell.
 """
@@ -33,12 +33,12 @@ def main(config: ExactConfig, run: Run) -> dict:
 
 
 def proposition_1(config: ExactConfig) -> Rows:
-    """Largest relative errors of values and gradients of the constructed network, in 1 to 10 dimensions."""
+    """The largest relative errors in value and gradient of the constructed network, in 1 to 10 dimensions."""
     for n_inputs in range(1, 11):
         for instance in range(config.instances):
             rng = generator(config.seed, "proposition_1", n_inputs, instance)
             x = torch.randn(30, n_inputs, generator=rng, dtype=torch.float64)
-            if instance % 2:  # points of a small lattice share most of their coordinates
+            if instance % 2:  # a hard case: points of a small lattice share most of their coordinates
                 x = torch.randint(0, 3, x.shape, generator=rng).double().unique(dim=0)
             y = torch.randn(len(x), generator=rng, dtype=torch.float64)
             dy = torch.randn(x.shape, generator=rng, dtype=torch.float64)
@@ -49,7 +49,7 @@ def proposition_1(config: ExactConfig) -> Rows:
 
 
 def polynomials(config: ExactConfig) -> Rows:
-    """K_reg, K_sob and what counting equations says, by inputs and degree; as printed, for one input."""
+    """K_reg, K_sob and the count of equations, by inputs and degree, and the paper's formula for one input."""
     rng = np.random.default_rng(config.seed)
     degrees = {1: range(1, 10), 2: range(1, 6), 3: range(1, 5), 4: range(1, 5)}
     for n_inputs, of_inputs in degrees.items():
@@ -64,7 +64,10 @@ def polynomials(config: ExactConfig) -> Rows:
 
 
 def gaussian(config: ExactConfig) -> Rows:
-    """The paper's pair; then, on random densities, recovery from one value and slope, from three, and twins."""
+    """The paper's pair; then, for random densities, recovery from one value and slope or three values, and twins.
+
+    A twin is a second density with the same two values.
+    """
     pair = sc.gaussian_twin(2, 1, 0, 3)
     for name, number in zip(("mean", "std"), pair, strict=True):
         yield 0, "exact", f"twin_{name}", number
@@ -93,12 +96,13 @@ def recovery_error(found: tuple[float, float], mean: float, std: float) -> float
 
 
 def piecewise_linear(config: ExactConfig) -> Rows:
-    """Points that determine a continuous piecewise-linear function, by who places them, in 1 to 3 dimensions."""
+    """The points that determine a continuous piecewise-linear function, by their placement, in 1 to 3 dimensions."""
     rng = np.random.default_rng(config.seed)
     for n_inputs, cells_per_axis in {1: 5, 2: 3, 3: 2}.items():
         vertices, cells = sc.kuhn_partition(n_inputs, cells_per_axis)
 
-        # The least number of values a cell, in general position, that no placement defeats: up to I there is one.
+        # The least number of values per cell that always determines the function: for up to I, a placement in general
+        # position is known that does not.
         values_a_cell = 1 + sum(
             not determines(cells, *sc.undetermined_values(n_inputs, cells_per_axis, k, rng), with_gradients=False)
             for k in range(1, n_inputs + 1)
@@ -122,15 +126,15 @@ def piecewise_linear(config: ExactConfig) -> Rows:
 
 
 def determines(cells_CK: np.ndarray, cell_P: np.ndarray, weights_PK: np.ndarray, with_gradients: bool) -> bool:
-    """Whether data at points (their cells and barycentric weights) fix the value at every vertex, exactly."""
+    """Whether data at points (cells and barycentric weights) determine the value at every vertex, by exact rank."""
     return sc.exact_rank(sc.piecewise_linear_equations(cells_CK, cell_P, weights_PK, with_gradients)) > cells_CK.max()
 
 
 def hypotheses(config: ExactConfig) -> Rows:
-    """Figure 2, left: piecewise-linear functions on 5 cells that agree with 3 values, and with 3 slopes too.
+    """Figure 2, left: piecewise-linear functions on 5 cells that agree with 3 values, or with 3 values and slopes.
 
-    A function is its values at the 6 vertices. All solutions of A v = y are a particular one plus the null
-    space of A, in which hypotheses are drawn; with slopes the null space is empty.
+    A function is given by its values v at the 6 vertices. The solutions of A v = y are a particular one plus the null
+    space of A, from which hypotheses are drawn. With slopes the null space is trivial.
     """
     rng = np.random.default_rng(config.seed)
     vertices, cells = sc.kuhn_partition(1, 5)
@@ -156,7 +160,7 @@ def hypotheses(config: ExactConfig) -> Rows:
                 yield hypothesis, "hypothesis", f"{method}_vertex_{k}", vertex
 
 
-# How a part is computed, and its rows an instance; 0 for parts whose rows do not grow with the instances.
+# The function of each part, and its rows per instance; 0 if they do not grow with the number of instances.
 PARTS: dict[str, tuple[Callable[[ExactConfig], Rows], int]] = {
     "proposition_1": (proposition_1, 20),
     "polynomials": (polynomials, 0),
@@ -167,7 +171,7 @@ PARTS: dict[str, tuple[Callable[[ExactConfig], Rows], int]] = {
 
 
 def check(config: ExactConfig) -> None:
-    """Refuse more rows than there is memory for.
+    """Refuse rows that exceed the machine's memory.
 
     Raises:
         BadInput: what is wrong, in one line.

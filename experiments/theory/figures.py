@@ -1,7 +1,7 @@
 """Figures of the theory.
 
-Each is a function of the rows in results/theory, and says in its second line what it shows. Those of what needs no
-training are in figures_exact.py.
+Each is a function of the rows in results/theory, and states in its second line what it shows. Figures of the parts that
+need no training are in figures_exact.py.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def theorem_1(evidence: Evidence) -> Figure:
 
 
 def error_against_width(evidence: Evidence) -> Figure:
-    """RQ2: errors of values and gradients against width by training, beside the construction."""
+    """RQ2: errors of values and gradients against width, for trained networks and for the construction."""
     trained, built = (of_experiment(evidence, name).rows for name in ("theory_approximation", "theory_construction"))
     inputs, activations = levels(trained, "n_inputs"), present(trained, "activation", ACTIVATIONS)
     figure = Figure(figsize=(7, 1 + 1.6 * len(inputs)))
     for n_inputs, row in zip(inputs, figure.subplots(len(inputs), 4, sharex=True, squeeze=False), strict=True):
         for (metric, title), axes in zip(ERRORS.items(), row, strict=True):
             widths = set()
-            for matched, (_, colour) in (DIFFERENCES | METHODS).items():  # for tanh the first lies under `sobolev`
+            for matched, (_, colour) in (DIFFERENCES | METHODS).items():  # drawn first: for tanh, `sobolev` covers it
                 for activation in activations:
                     _, style, marker = ACTIVATIONS[activation]
                     cell = {"n_inputs": n_inputs, "activation": activation, "matched": matched}
@@ -117,7 +117,7 @@ def error_against_width(evidence: Evidence) -> Figure:
 
 
 def wrong_derivative(evidence: Evidence) -> Figure:
-    """Theorem 2: the joint error that training reaches against the size of the mismatch, and the floor."""
+    """Theorem 2: the joint error that training reaches, and its lower bound, against the size of the mismatch."""
     rows = of_experiment(evidence, "theory_mismatch").rows
     figure = Figure(figsize=(7, 2.7))
     mismatched = groups(rows[rows["delta"] > 0], "domain", "delta")
@@ -191,13 +191,13 @@ def points_against_dimension(evidence: Evidence) -> Figure:
 
 
 def _bars(axes: Axes, x: list[int], intervals: list[Interval], **look: str) -> None:
-    """Medians with their intervals as bars."""
+    """Draw medians with their intervals as bars."""
     median, low, high = (np.array(ends) for ends in list(zip(*intervals, strict=True))[:3])
     axes.errorbar(x, median, yerr=[median - low, high - median], capsize=2, **look)
 
 
 def _slope(axes: Axes, exponent: int) -> None:
-    """Logarithmic axes with a grey line of slope -exponent below the curves."""
+    """Set logarithmic axes and draw a grey line of slope -exponent below the curves."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     lines = [line.get_data() for line in axes.lines if len(line.get_xdata())]
@@ -210,7 +210,8 @@ def _slope(axes: Axes, exponent: int) -> None:
     axes.legend(loc="lower left")
 
 
-FIGURES: dict[str, tuple[dict[str, str], Callable[[Evidence], Figure]]] = {  # and the rows that each needs
+# {name: (the rows that it needs, function)}
+FIGURES: dict[str, tuple[dict[str, str], Callable[[Evidence], Figure]]] = {
     "figure_2_left": ({"experiment": "theory_exact", "task": "hypotheses"}, figure_2_left),
     "gaussian_pair": ({"experiment": "theory_exact", "task": "gaussian"}, gaussian_pair),
     "sample_complexity": ({"experiment": "theory_exact", "task": "polynomials"}, sample_complexity),
@@ -226,7 +227,7 @@ NAMES = tuple(FIGURES)
 
 
 def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+    """The named figures for which there is evidence in `results`: (name, file name, figure), one at a time.
 
     Raises:
         EvidenceError: a file is damaged.

@@ -1,6 +1,6 @@
-"""Figures of what needs no training: Figure 2 (left), the Gaussian pair, K_reg and K_sob of polynomials.
+"""Figures of the parts that need no training: Figure 2 (left), the Gaussian pair, K_reg and K_sob of polynomials.
 
-Each is a function of the rows in results/theory, and says in its second line what it shows.
+Each is a function of the rows in results/theory, and states in its second line what it shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from experiments.theory.names import BLACK, BLUE, COUNTS, METHODS, ORANGE, plura
 
 
 def figure_2_left(evidence: Evidence) -> Figure:
-    """Hypotheses consistent with three values, and the one consistent with the values and slopes."""
+    """The hypotheses consistent with three values, and the only one consistent with three values and slopes."""
     rows = select(evidence.rows, experiment="theory_exact", task="hypotheses")
     figure = Figure(figsize=(7, 2.6))
     x_V = np.linspace(0, 1, 6)
@@ -56,7 +56,7 @@ def figure_2_left(evidence: Evidence) -> Figure:
 
 
 def gaussian_pair(evidence: Evidence) -> Figure:
-    """Proposition 3: two densities that two values cannot tell apart, and one slope can."""
+    """Proposition 3: two densities that two values cannot tell apart but one slope can."""
     rows = select(evidence.rows, experiment="theory_exact", task="gaussian")
     densities = {BLUE: (2.0, 1.0), ORANGE: tuple(number(rows, f"twin_{name}") for name in ("mean", "std"))}
     x = np.linspace(-3, 8, 500)
@@ -87,7 +87,7 @@ def gaussian_pair(evidence: Evidence) -> Figure:
 
 
 def sample_complexity(evidence: Evidence) -> Figure:
-    """K_reg and K_sob of polynomials: by degree in one variable, and in several."""
+    """K_reg and K_sob of polynomials by degree, in one and in several variables."""
     rows = select(evidence.rows, experiment="theory_exact", task="polynomials")
     figure = Figure(figsize=(7, 2.8))
     panels = figure.subplots(1, 4)

@@ -1,4 +1,4 @@
-"""Theorem 2: the joint error that a wrong derivative leaves, against the least that any function can have."""
+"""Theorem 2: the joint error after training on a wrong derivative, compared with the least of any function."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sobolev.theory.mismatch import constant_mismatch, rotation_mismatch
 def main(config: MismatchConfig, run: Run) -> dict:
     """Train on gradients that are wrong by u; the objective is the median joint error, mean(r^2 + |grad r - u|^2).
 
-    On the interval [-1, 1] u is the constant delta, on the unit disc the rotation delta (-x_2, x_1). Points lie
-    evenly, so that the mean over them is the integral.
+    r is the error in value. u is the constant delta on the interval [-1, 1], and the rotation delta (-x_2, x_1) on the
+    unit disc. Points are evenly spaced, so that the mean over them approximates the mean over the domain.
     """
     seeds = seeds_of(config)
     if config.domain == "interval":
@@ -50,15 +50,15 @@ def main(config: MismatchConfig, run: Run) -> dict:
 
 
 def even_interval(n: int) -> Tensor:
-    """The middles (n, 1) of n equal pieces of [-1, 1]."""
+    """The midpoints (n, 1) of n equal parts of [-1, 1]."""
     return ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1)[:, None]
 
 
 def even_disc(n: int) -> Tensor:
-    """A sunflower of n points (n, 2), each at the middle of an equal area of the unit disc."""
+    """A sunflower arrangement of n points (n, 2) with equal areas on the unit disc."""
     k = torch.arange(n, dtype=torch.float64)
     radius, angle = ((k + 0.5) / n).sqrt(), k * math.pi * (3 - math.sqrt(5))
     return radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
 
 
-check = check_training  # before a run's folder is opened
+check = check_training  # called before a run's folder is opened

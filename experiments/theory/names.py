@@ -1,4 +1,4 @@
-"""What figures and tables of the theory call things, with the colour, line and marker of each."""
+"""The titles, colours, lines and markers in figures and tables of the theory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ERRORS = {
     "gradient_l2": "gradients, rms",
     "gradient_sup": "gradients, sup",
 }
-# How errors over test points are summed up: title and line.
+# Norms of errors over test points: title and line.
 NORMS = {"sup": ("largest", "-"), "l2": ("root mean square", ":")}
 # Domains of Theorem 2: title, colour and marker.
 DOMAINS = {"interval": ("interval, constant mismatch", BLUE, "o"), "disc": ("disc, rotation", ORANGE, "s")}
@@ -37,11 +37,12 @@ COUNTS = {
     "sob_counted": ("counting equations", GREEN, "x", "none"),
     "sob_printed": ("as printed: ceil(n / 2)", BLACK, "_", "none"),
 }
-OF_DIMENSIONS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "v"), (SKY, "D"))  # from 1 on, and around again
+# For 1, 2, ... inputs; repeats after the last.
+OF_DIMENSIONS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "v"), (SKY, "D"))
 
 
 def of_dimension(n_inputs: int) -> tuple[str, str]:
-    """Colour and marker of a number of inputs."""
+    """The colour and marker for a number of inputs."""
     return OF_DIMENSIONS[(n_inputs - 1) % len(OF_DIMENSIONS)]
 
 

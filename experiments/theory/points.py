@@ -1,4 +1,4 @@
-"""RQ1 in practice: how well a teacher is learned from so many points, with and without derivatives.
+"""RQ1 in practice: how well a teacher is learned from a given number of points, with and without derivatives.
 
 Shape suffixes: N samples, I inputs, U units.
 """
@@ -27,7 +27,7 @@ from sobolev.seeding import generator
 
 
 def main(config: PointsConfig, run: Run) -> dict:
-    """Learn a teacher from `n_train` points; the objective is the median share of its variance left unexplained."""
+    """Learn a teacher from `n_train` points; the objective is the median share of its variance that is unexplained."""
     value_weight, gradient_weight = (*config.loss.weights, 0.0)[:2]
     seeds = seeds_of(config)
     teachers = [random_teacher(config.n_inputs, config.teacher_units, generator(seed, "teacher")) for seed in seeds]
@@ -45,9 +45,9 @@ def main(config: PointsConfig, run: Run) -> dict:
 
 
 def random_teacher(n_inputs: int, units: int, rng: torch.Generator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Values (N, 1) and gradients (N, I) of a random network of tanh units, scaled to unit variance.
+    """A random network of tanh units, scaled to unit variance: a function to values (N, 1) and gradients (N, I).
 
-    Inputs are standard normal; weights of variance 4 / I make every unit see a variance of 4 in any dimension.
+    Inputs are standard normal. Weights of variance 4 / I give every unit's input a variance of 4 in any dimension.
     """
     weight_IU = 2 * torch.randn(n_inputs, units, generator=rng, dtype=torch.float64) / math.sqrt(n_inputs)
     bias_U, output_U = torch.randn(2, units, generator=rng, dtype=torch.float64)
@@ -61,4 +61,4 @@ def random_teacher(n_inputs: int, units: int, rng: torch.Generator) -> Callable[
     return lambda x_NI: ((raw(x_NI)[0] - mean) / std, raw(x_NI)[1] / std)
 
 
-check = check_training  # before a run's folder is opened
+check = check_training  # called before a run's folder is opened

@@ -1,7 +1,7 @@
-"""The settings of the theory's experiments (Sections 2 and 3): which types Hydra holds `configs/` against.
+"""The settings of the theory's experiments (Sections 2 and 3): the types that Hydra checks `configs/` against.
 
-A type refuses, with a `BadInput` of one line, values that no run of its experiment could have. What depends on the
-machine, as memory does, is left to the experiment's `check`.
+A type refuses invalid values of its experiment with a one-line `BadInput`. What depends on the machine, such as memory,
+is left to the experiment's `check`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from experiments.runner.settings import LossConfig, MLPConfig, OptimizerConfig, 
 PARTS = ("proposition_1", "polynomials", "gaussian", "piecewise_linear", "hypotheses")
 METHODS = ("value", "sobolev", "differences")
 DOMAINS = ("interval", "disc")
-LATTICE = 10**6  # frequencies that a construction may list
+LATTICE = 10**6  # the most frequencies that a construction may enumerate
 
 
 @dataclass
 class ExactConfig(RunConfig):
-    """What needs no training: one part of the theory, in exact or float64 arithmetic."""
+    """One part of the theory that needs no training, in exact or float64 arithmetic."""
 
     on_gpu: ClassVar[bool] = False
     axes: ClassVar[tuple[str, ...]] = ("part",)
@@ -48,15 +48,15 @@ class ExactConfig(RunConfig):
 
 @dataclass
 class ConstructionConfig(RunConfig):
-    """Theorem 1: the network that is written down, of one width."""
+    """Theorem 1: the explicitly constructed network of one width."""
 
     on_gpu: ClassVar[bool] = False
     axes: ClassVar[tuple[str, ...]] = ("n_inputs", "width")
     budget: ClassVar[tuple[str, ...]] = ("degree", "n_train", "n_test")
     n_inputs: int = MISSING
     width: int = MISSING
-    degree: int = MISSING  # of the trigonometric sum, for two inputs or more
-    n_train: int = MISSING  # points that the sum is fitted to
+    degree: int = MISSING  # of the trigonometric sum, for two or more inputs
+    n_train: int = MISSING  # points to which the sum is fitted
     n_test: int = MISSING
 
     def check_values(self) -> None:
@@ -66,21 +66,21 @@ class ConstructionConfig(RunConfig):
         if self.n_inputs * math.log(2 * self.degree + 1) > math.log(LATTICE):
             raise BadInput(
                 f"n_inputs={self.n_inputs} with degree={self.degree} lists (2 degree + 1)^n_inputs frequencies, "
-                f"more than {LATTICE:,}: take fewer inputs or a lower degree"
+                f"more than {LATTICE:,}: use fewer inputs or a lower degree"
             )
 
 
 @dataclass
 class TrainingConfig(RunConfig):
-    """What the trained parts share: an ensemble of networks, one a seed."""
+    """The settings of all trained parts: an ensemble of networks, one per seed."""
 
-    on_gpu: ClassVar[bool] = False  # a grid has a run on every core, and on one GPU they would take turns
+    on_gpu: ClassVar[bool] = False  # the runs of a grid use one core each; on a GPU they would take turns
     budget: ClassVar[tuple[str, ...]] = ("optimizer.steps", "model.hidden", "networks", "n_train", "n_test")
     model: MLPConfig = field(default_factory=MLPConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     n_train: int = MISSING
     n_test: int = MISSING
-    networks: int = MISSING  # seeds seed, seed + 1, ...
+    networks: int = MISSING  # their seeds are seed, seed + 1, ...
 
     def check_values(self) -> None:
         check_seed(self)
@@ -95,16 +95,16 @@ class TrainingConfig(RunConfig):
 
 @dataclass
 class ApproximationConfig(TrainingConfig):
-    """RQ2: the same target as the construction's, by training one hidden layer of one width."""
+    """RQ2: training one hidden layer of one width on the construction's target."""
 
     axes: ClassVar[tuple[str, ...]] = (
         *("n_inputs", "width", "model.hidden", "activation", "model.activation", "method"),
     )
     n_inputs: int = MISSING
     width: int = MISSING
-    activation: str = MISSING  # the model's; a label shows it
+    activation: str = MISSING  # the model's, as a label
     method: str = MISSING  # one of METHODS
-    difference_step: float = MISSING  # half the distance of difference quotients
+    difference_step: float = MISSING  # the step h of central differences, (f(x + h) - f(x - h)) / 2h
 
     def check_values(self) -> None:
         super().check_values()
@@ -135,13 +135,13 @@ class MismatchConfig(TrainingConfig):
 
 @dataclass
 class PointsConfig(TrainingConfig):
-    """RQ1 in practice: how well a teacher network is learned from so many points in so many dimensions."""
+    """RQ1 in practice: how well a teacher network is learned, by number of points and of inputs."""
 
     choices: ClassVar[dict[str, str]] = {"loss": "{loss.name}"}
     axes: ClassVar[tuple[str, ...]] = ("n_inputs", "n_train", "activation", "model.activation")
     n_inputs: int = MISSING
     teacher_units: int = MISSING
-    activation: str = MISSING  # the model's; a label shows it
+    activation: str = MISSING  # the model's, as a label
     loss: LossConfig = field(default_factory=LossConfig)
 
     def check_values(self) -> None:
@@ -158,10 +158,10 @@ class PointsConfig(TrainingConfig):
 
 
 def check_choice(choices: tuple[str, ...], **setting: str) -> None:
-    """Refuse a word that is not one of the choices.
+    """Refuse a setting that is not one of the choices.
 
     Raises:
-        BadInput: which choice was meant, and all of them.
+        BadInput: names the closest choice and all others.
     """
     ((key, word),) = setting.items()
     if word not in choices:

@@ -1,6 +1,6 @@
-"""The target on the cube [-1, 1]^I that networks approximate, and how far from it a network is.
+"""The target on the cube [-1, 1]^I that networks approximate, and the errors of a network.
 
-Shape suffixes: E networks, N samples of each, I inputs.
+Shape suffixes: E networks, N samples per network, I inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def uniform(n: int, n_inputs: int, rng: torch.Generator) -> Tensor:
 
 
 def sobolev_errors(model: nn.Module, data: Data, chunk: int = 500) -> dict[str, Tensor]:
-    """Root mean square and largest errors of values and gradients (Euclidean norm), a network (E,)."""
+    """Root mean square and largest errors of values and gradients (Euclidean norm), per network (E,)."""
     value_parts, gradient_parts = [], []
     for x, y, dy in zip(*(tensor.split(chunk, 1) for tensor in data), strict=True):
         h, dh = derivatives(model, x, order=1, batch_dims=2)

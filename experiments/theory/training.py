@@ -1,6 +1,6 @@
-"""What the trained parts share: one network a seed, trained as an ensemble, and measured when training has ended.
+"""Shared code of the trained parts: one network per seed, trained as an ensemble and evaluated after training.
 
-Shape suffixes: E networks, N samples of each, I inputs.
+Shape suffixes: E networks, N samples per network, I inputs.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sobolev.losses import SobolevLoss
 from sobolev.networks import MLPEnsemble, ReLUSobolevStep
 from sobolev.seeding import generator
 
-ComputeGradients = Callable[..., None]  # of a batch: inputs, values, gradients; it fills the parameters' `.grad`
+ComputeGradients = Callable[..., None]  # takes a batch (inputs, values, gradients) and fills the parameters' `.grad`
 
 
 def train(
     config: TrainingConfig, run: Run, data: Data, objective: Callable[[MLPEnsemble, int], ComputeGradients]
 ) -> MLPEnsemble:
-    """Train one network a seed by Adam; each draws its weights and its batches from its own seed.
+    """Train one network per seed with Adam; each draws its weights and batches from its own seed.
 
-    `objective(ensemble, batch_size)` is a function of a batch that fills the parameters' `.grad`.
+    `objective(ensemble, batch_size)` returns a function of a batch that fills the parameters' `.grad`.
     """
     seeds, inputs_ENI = seeds_of(config), data[0]
     ensemble = MLPEnsemble(
@@ -75,7 +75,7 @@ def by_derivatives(value_weight: float, gradient_weight: float) -> Callable[[MLP
 
         def compute_gradients(x_ENI: Tensor, f_EN1: Tensor, df_ENI: Tensor) -> None:
             ensemble.zero_grad()
-            # Each network has its own parameters, so the sum over networks trains each on its own mean.
+            # Networks have separate parameters, so the gradient of the sum is each network's own gradient.
             loss(ensemble, x_ENI, (f_EN1, df_ENI.unsqueeze(2))).total.mean(1).sum().backward()
 
         return compute_gradients
@@ -84,7 +84,7 @@ def by_derivatives(value_weight: float, gradient_weight: float) -> Callable[[MLP
 
 
 def errors_in_the_end(config: TrainingConfig, ensemble: MLPEnsemble, test: Data) -> dict[str, Tensor]:
-    """`sobolev_errors` of networks that have trained, unless one of them diverged: these are measured once."""
+    """`sobolev_errors` of the trained networks; raises `BadInput` if one of them diverged."""
     errors = sobolev_errors(ensemble, test)
     joint_E = errors["value_l2"].square() + errors["gradient_l2"].square()
     of_zeros_E = sum(target.square().sum(-1).mean(1) for target in test[1:])
@@ -94,7 +94,7 @@ def errors_in_the_end(config: TrainingConfig, ensemble: MLPEnsemble, test: Data)
 
 
 def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objective: str) -> dict:
-    """Record the test errors of every network and summarise them."""
+    """Record the test errors of every network; returns the summary."""
     rows = [
         (seed, "test", metric, value)
         for metric, error_E in errors.items()
@@ -105,17 +105,17 @@ def finish(config: TrainingConfig, run: Run, errors: dict[str, Tensor], objectiv
 
 
 def seeds_of(config: TrainingConfig) -> range:
-    """One seed a network."""
+    """The seeds, one per network."""
     return range(config.seed, config.seed + config.networks)
 
 
 def in_precision(run: Run, *tensors: Tensor) -> Data:
-    """Tensors computed in float64, rounded to the run's precision, on its device."""
+    """Round float64 tensors to the run's precision, on its device."""
     return tuple(tensor.to(run.device, run.dtype) for tensor in tensors)
 
 
 def check_training(config: TrainingConfig) -> None:
-    """Refuse networks, data and batches that there is not memory for.
+    """Refuse networks, data and batches that exceed the machine's memory.
 
     Raises:
         BadInput: what is wrong, in one line.
@@ -126,7 +126,7 @@ def check_training(config: TrainingConfig) -> None:
     check_memory(
         {
             "networks, model.hidden and n_inputs": mlp_bytes(config, (inputs, *hidden, 1), networks, batch_size),
-            # In float64, as they are drawn.
+            # Data are drawn in float64.
             "networks, n_train, n_test and n_inputs": 8 * inputs * networks * max(config.n_train, config.n_test),
             "networks, optimizer.steps and optimizer.batch_size": 8 * networks * optimizer.steps * batch_size,
             "networks, teacher_units and n_inputs": 8 * networks * inputs * getattr(config, "teacher_units", 0),

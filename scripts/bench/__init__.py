@@ -1,1 +1,1 @@
-"""Speed against naive loops and against the machine's limit, a program for each domain."""
+"""Benchmarks against naive loops and against the machine's limit, one program per domain."""

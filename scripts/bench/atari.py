@@ -1,12 +1,13 @@
-"""Teacher training in agent steps a second, against Stable-Baselines3's PPO: python -m scripts.bench.atari
+"""Teacher training in agent steps per second, against Stable-Baselines3's PPO: python -m scripts.bench.atari
 
-Ours with the shipped settings, theirs with theirs for Atari (8 environments, 128 steps, batches of 256, 4 epochs), on
-the same game, taking turns; medians over rounds. What ours is made of is measured as well: the bare emulators with the
-same number of threads, the policy's forward passes and the updates. Without Stable-Baselines3, ours alone. And, where
-the game's teacher ships, recording what it plays, beside a loop of its forward passes and the bare emulators.
-(pip install stable-baselines3==2.9.2 opencv-python-headless)
+Ours runs with the shipped settings, theirs with their published settings for Atari (8 environments, 128 steps, batches
+of 256, 4 epochs). Both play the same game and take turns; results are medians over rounds. The parts of ours are
+measured as well: the bare emulators with the same number of threads, the policy's forward passes, and the updates.
+Without Stable-Baselines3 only ours is measured. If the game's teacher ships, recording its play is measured too,
+against a loop of its forward passes and the bare emulators. (pip install stable-baselines3==2.9.2
+opencv-python-headless)
 
-Wall-clock seconds say what a user waits. Where other work shares the machine, CPU seconds a step say more.
+Wall-clock seconds are what a user waits. On a shared machine, CPU seconds per step are the better measure.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu", help="of the networks; emulators are on the CPU")
+    parser.add_argument("--device", default="cpu", help="device of the networks; emulators run on the CPU")
     parser.add_argument("--out", type=Path, help="default: bench.csv or bench_cuda.csv in results/teachers")
     arguments = parser.parse_args()
     device = prepare(arguments.threads, arguments.device)
@@ -71,7 +72,7 @@ def main() -> None:
 def alternate(
     candidates: dict[str, Callable[[], int]], rounds: int, device: torch.device
 ) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU seconds a step. A candidate makes some steps a call and says how many."""
+    """Median wall and CPU seconds per step. Each call of a candidate returns the number of steps that it made."""
     for call in candidates.values():
         call()
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
@@ -92,7 +93,7 @@ def shipped(game: str) -> TrainTeacherConfig:
 
 
 def ours(game: str, threads: int, device: torch.device) -> dict[str, Callable[[], int]]:
-    """One update as experiments/distillation/train_teacher.py makes it, and its parts."""
+    """One update as in experiments/distillation/train_teacher.py, and its parts."""
     config = shipped(game)
     settings = config.teacher
     environments = Environments(atari_options(config.dataset), settings.environments, threads)
@@ -137,7 +138,7 @@ def ours(game: str, threads: int, device: torch.device) -> dict[str, Callable[[]
 
 
 def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
-    """A shard of recorded states, from opening the emulators to the file; and what it cannot do without."""
+    """Recording a shard of states, from opening the emulators to the file, and the part that is unavoidable."""
     path = Path(f"results/teachers/{game}.safetensors")
     if not path.exists():
         return {}
@@ -160,7 +161,7 @@ def recording(game: str, threads: int) -> dict[str, Callable[[], int]]:
 
 
 def stable_baselines(game: str, device: torch.device) -> Callable[[], int] | None:
-    """One rollout and its update by Stable-Baselines3's PPO, with the settings its authors publish for Atari."""
+    """One rollout and its update by Stable-Baselines3's PPO, with its published settings for Atari."""
     try:
         import ale_py
         import gymnasium

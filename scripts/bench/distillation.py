@@ -1,19 +1,20 @@
-"""A Sobolev step of distillation against a value-only one, in one run: python -m scripts.bench.distillation
+"""A Sobolev step of distillation against a value-only step: python -m scripts.bench.distillation
 
-One update (gradients and Adam) of the paper's student at the paper's batch of 200, against the paper's teacher, in
-milliseconds. The candidates, each with and without gradients:
+One update (gradients and Adam) of the paper's student with batches of 200, the paper's size, and the paper's teacher,
+in milliseconds. Each candidate is measured with and without gradients:
 
-    sketch      what one writes first: float32 modules, autograd, double backpropagation
-    float32     the fused step, the teacher's gradient computed
-    bfloat16    the same with derivative passes in bfloat16: as the experiment runs where recorded gradients do not fit
-    recorded    bfloat16, and the teacher's gradients recorded beforehand: as the experiment runs
-    captured    the same as a CUDA graph: as the experiment runs on a GPU
+    sketch      a straightforward implementation: float32 modules, autograd, double backpropagation
+    float32     the fused step, which computes the teacher's gradient
+    bfloat16    the same with derivative passes in bfloat16: used by the experiment if recorded gradients do not fit
+    recorded    bfloat16, with the teacher's gradients recorded beforehand: used by the experiment
+    captured    the same as a CUDA graph: used by the experiment on a GPU
 
-Beside the ratio of times stands that of the operations needed, counted layer by layer. Values need 3 products of each
-layer (2 of the first: nobody needs the derivative by the states); gradients need 6 (5), and 2 of the teacher's. A
-teacher's log-probabilities do not change, so value-only training does not run the teacher. `floor_ms` is the least that
-the operations of a Sobolev step take, memory counted too (see `roofline`), and `times_floor` how much longer it took.
-Every candidate takes its turn in each round, and medians are compared, so a noisy machine slows all of them alike.
+The ratio of times is shown beside the ratio of the operations needed, counted layer by layer. Values need 3 products
+per layer (2 for the first, which needs no derivative by the states). Gradients need 6 (5), and 2 per layer of the
+teacher. A teacher's log-probabilities do not change, so value-only training does not run the teacher. `floor_ms` is the
+least time for the operations of a step, including memory traffic (see `roofline`), and `times_floor` the measured time
+over it. The candidates take turns in each round and medians are compared, so that a noisy machine slows all of them
+alike.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def bench(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
-    """One row a candidate: ms a value-only and a Sobolev step, their ratio, that of operations, share of the peak."""
+    """One row per candidate: ms per value-only and Sobolev step, the ratios of times and operations, share of peak."""
     steps: dict[str, Callable[[], None]] = {}
     candidates = {name: make for name, make in CANDIDATES.items() if name != "captured" or device.type == "cuda"}
     for name, make in candidates.items():
@@ -72,7 +73,7 @@ def bench(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
         value, sobolev = (seconds[f"{name} {method}"] for method in ("value", "sobolev"))
         counts = [operations(method, recorded=name in RECORDED) for method in ("value", "sobolev")]
         precision = "bfloat16" if name in ("bfloat16", *RECORDED) else "float32"
-        of_graph = name.replace("captured", "recorded")  # which has the same operations
+        of_graph = name.replace("captured", "recorded")  # a graph has the same operations
         floors = [counted[f"{of_graph} {method}"].floor(by_dtype, bandwidth) for method in ("value", "sobolev")]
         rows.append(
             {
@@ -96,7 +97,7 @@ def bench(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
 
 
 def operations(method: str, recorded: bool) -> float:
-    """Floating-point operations that a step needs at least, a multiplication and an addition counted as two."""
+    """The least floating-point operations of a step; a multiplication with an addition counts as two."""
     pupil, master = layer_products(student()), layer_products(teacher(ACTIONS))
     if method == "value":
         return 2 * BATCH * (2 * pupil[0] + 3 * sum(pupil[1:]))
@@ -105,7 +106,7 @@ def operations(method: str, recorded: bool) -> float:
 
 
 def layer_products(policy: AtariPolicy) -> list[int]:
-    """Multiplications of one state in each layer."""
+    """Multiplications per state in each layer."""
     counts, side = [], FRAME
     for convolution in policy.convolutions:
         side = (side - convolution.kernel_size[0]) // convolution.stride[0] + 1

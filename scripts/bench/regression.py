@@ -1,21 +1,21 @@
-"""Speed against the loop one writes by hand and against the machine's limit, in one run.
+"""A regression step against a hand-written loop and against the machine's limit.
 
 python -m scripts.bench.regression
 
-Regression: one training step (gradients and Adam) of a 2 x 256 network of ReLU or GELU, full batch, time per network:
-of a loop by hand, of an ensemble with SobolevLoss by autograd, and of an ensemble with the step that takes none, where
-there is one. The machine's limit is its fastest measured float32 matrix product; a step's share of it counts only the
-H x H products that the step needs at least: 3 for values; for Sobolev 4 with ReLU (see ReLUSobolevStep) and 6 with GELU
-(see SmoothSobolevStep); with differences of values for derivatives 3 at each of 1 + 2 I points. `times_count` is a
-step's time over what its count of products would take at the pace of the ensemble's step for values. Every candidate
-takes its turn in each round, and medians over rounds are compared, so a noisy machine slows all of them alike. With JAX
-installed, the same step as a vmap in a scan takes part too.
+The first table has one training step (gradients and Adam) of a 2 x 256 network with ReLU or GELU, full batch, in time
+per network, for a hand-written loop, for an ensemble with SobolevLoss and autograd, and for an ensemble with the step
+that uses no autograd, if there is one. The machine's limit is its fastest measured float32 matrix product. A step's
+share of it counts only the H x H products that are necessary: 3 for values; for Sobolev 4 with ReLU (ReLUSobolevStep)
+and 6 with GELU (SmoothSobolevStep); for differences of values 3 at each of 1 + 2 I points. `times_count` is a step's
+time over the time of its products at the pace of the ensemble's value step. The candidates take turns in each round and
+medians are compared, so that a noisy machine slows all of them alike. If JAX is installed, the same step as a vmap in a
+scan is measured too.
 
-A second table has an update of Figure 2's grid as `hydra/launcher=together` trains it, batches and all: half of the
-networks learn from values and half from gradients too. 10 are as many as a run has, 140 those of the 14 runs of one
-training size, which train together, and 420 those of all 42. It cannot take less than `floor_ms`: the products that it
-needs at the machine's limit, or what it has to read and write (weights once, gradients once, and seven numbers a weight
-in Adam) as fast as a large copy, whichever is longer. On a GPU an update is a CUDA graph; `eager_ms` is without.
+The second table has one update of Figure 2's grid with `hydra/launcher=together`, including its batches: half of the
+networks learn from values and half from gradients too. A run has 10 networks, the 14 runs of one training size have
+140, and all 42 runs have 420. The least time `floor_ms` is that of the necessary products at the machine's limit, or of
+the necessary memory traffic (weights once, gradients once, and seven numbers per weight in Adam) at the speed of a
+large copy, whichever is longer. On a GPU an update is a CUDA graph; `eager_ms` is the time without one.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from sobolev.seeding import generator
 
 HIDDEN = 256
 LEARNING_RATE = 3e-5
-SEEDS = 10  # of a cell of Figure 2
+SEEDS = 10  # per cell of Figure 2
 GRID = {"cpu": ((20, 10), (20, 140), (100, 10), (100, 140))}  # training points and networks
 GRID["cuda"] = (*GRID["cpu"], (10_000, 10), (10_000, 140), (100, 420))
 BATCH = 32  # points, at most
-Key = TypeVar("Key")  # what names a candidate
-SCAN = 10  # steps that one call of the JAX program makes
-STEP = 0.05  # h of differences
+Key = TypeVar("Key")  # of a candidate
+SCAN = 10  # steps per call of the JAX program
+STEP = 0.05  # h of the finite differences
 METHODS = ("value", "sobolev", "differences")
-PRODUCTS = {  # H x H, at least
+PRODUCTS = {  # the least number of H x H products
     "relu": {"value": 3, "sobolev": 4, "differences": 15},
     "gelu": {"value": 3, "sobolev": 6, "differences": 15},
 }
@@ -62,7 +62,7 @@ PRODUCTS = {  # H x H, at least
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, help="default: 15, and 5 on a GPU, which nobody shares")
+    parser.add_argument("--rounds", type=int, help="default: 15, or 5 on a GPU, which is not shared")
     parser.add_argument("--networks", type=int, default=10, help="networks in the ensemble")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -76,19 +76,19 @@ def main() -> None:
 
 
 def prepare(threads: int, device: str) -> torch.device:
-    """A process as a run's is, where float32 is float32 on a GPU too."""
+    """Prepare the process as for a run; float32 products are not rounded to TF32."""
     prepare_cpu(threads)
     prepare_gpu(fixed_shapes=True)
     return torch.device(device)
 
 
 def default_out(domain: str, device: torch.device) -> Path:
-    """Where the rows of a benchmark go: those of a GPU beside those of a CPU."""
+    """The file for a benchmark's rows, a separate one for a GPU."""
     return Path("results") / domain / ("bench.csv" if device.type == "cpu" else f"bench_{device.type}.csv")
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or a processor's where the system tells it."""
+    """The name of the GPU, or of the processor if the system provides it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     told = Path("/proc/cpuinfo")  # of Linux
@@ -110,7 +110,7 @@ def show(rows: list[dict[str, str | int]], out: Path) -> None:
 
 
 def bench_regression(networks: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
-    """One row a (activation, points, method, candidate): ms a network, ratio to the loop, share of the peak."""
+    """One row per (activation, points, method, candidate): ms per network, ratio to the loop, share of the peak."""
     rows: list[dict[str, str | int]] = []
     for activation, n in itertools.product(PRODUCTS, (20, 100)):
         size = PRODUCT[device.type]
@@ -147,7 +147,7 @@ def bench_regression(networks: int, rounds: int, device: torch.device) -> list[d
 
 
 def bench_grid(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
-    """One row a (training points, networks): ms an update, and the least that it could take."""
+    """One row per (training points, networks): ms per update, and its least possible time."""
     size = PRODUCT[device.type]
     rows: list[dict[str, str | int]] = []
     for n, networks in GRID[device.type]:
@@ -179,9 +179,9 @@ def bench_grid(rounds: int, device: torch.device) -> list[dict[str, str | int]]:
 
 
 def grid_update(n: int, networks: int, device: torch.device, record: bool = True) -> tuple[Callable[[], None], int]:
-    """An update of networks on `n` points each, as a run learns, and how many weights they have."""
+    """An update of networks on `n` points each, as in a run, and their number of weights."""
     ensembles, gradients, data = [], [], []
-    for weights in ([1.0], [1.0, 1.0]):  # of the loss of values, and of values and gradients
+    for weights in ([1.0], [1.0, 1.0]):  # loss weights: values only, and values with gradients
         seeds = range(networks // 2)
         ensemble = MLPEnsemble((2, HIDDEN, HIDDEN, 1), [generator(seed, "init") for seed in seeds]).to(device)
         ensembles.append(ensemble)
@@ -194,7 +194,7 @@ def grid_update(n: int, networks: int, device: torch.device, record: bool = True
 
 
 def alternate(candidates: dict[Key, Callable[[], None]], rounds: int, device: torch.device) -> dict[Key, float]:
-    """Median seconds a call; each candidate runs for about 50 ms in each round. A GPU's queue is empty by its end."""
+    """Median seconds per call; each candidate runs for about 50 ms per round and then waits for the GPU."""
 
     def seconds(call: Callable[[], None], times: int) -> float:
         started = time.perf_counter()
@@ -220,7 +220,7 @@ def batch(networks: int, n: int, device: torch.device) -> list[torch.Tensor]:
 
 
 def loop_by_hand(n: int, method: str, activation: str, device: torch.device) -> Callable[[], None]:
-    """What one writes first: one nn.Sequential, double backpropagation or a call for each shifted input, Adam."""
+    """A straightforward step: one nn.Sequential, double backpropagation or one call per shifted input, and Adam."""
     act = ACTIVATIONS[activation]
     network = nn.Sequential(nn.Linear(2, HIDDEN), act(), nn.Linear(HIDDEN, HIDDEN), act(), nn.Linear(HIDDEN, 1))
     optimizer = torch.optim.Adam(network.to(device).parameters(), lr=LEARNING_RATE)
@@ -252,7 +252,7 @@ def new_ensemble(activation: str, networks: int) -> MLPEnsemble:
 def ensemble_by_autograd(
     n: int, method: str, activation: str, networks: int, device: torch.device
 ) -> Callable[[], None]:
-    """The ensemble as it learns from any loss."""
+    """The ensemble with a general loss and autograd."""
     model = new_ensemble(activation, networks).to(device)
     weights, way = (1.0, float(method != "value")), {}
     if method == "differences":
@@ -270,7 +270,7 @@ def ensemble_by_autograd(
 
 
 def ensemble(n: int, method: str, activation: str, networks: int, device: torch.device) -> Callable[[], None]:
-    """Ours, as experiments/regression trains on values and on exact derivatives."""
+    """The ensemble as experiments/regression trains it on values and on exact derivatives."""
     gradient_weight = float(method == "sobolev")
     model = new_ensemble(activation, networks).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
@@ -288,7 +288,7 @@ def ensemble(n: int, method: str, activation: str, networks: int, device: torch.
 
 
 def jax_program(n: int, method: str, activation: str, networks: int) -> Callable[[], None] | None:
-    """The same step compiled by JAX, vmapped over networks, SCAN steps a call; None where JAX is not installed."""
+    """The same step compiled by JAX, vmapped over networks, SCAN steps per call; None if JAX is not installed."""
     try:
         import jax
         import jax.numpy as jnp

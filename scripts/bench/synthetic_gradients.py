@@ -2,13 +2,13 @@
 
 python -m scripts.bench.synthetic_gradients
 
-The paper's 11-layer network for CIFAR-10 with three modules. Operations are those of products and convolutions, as
-PyTorch's counter sees them in a real step; elementwise work is not counted. `overhead` is the ratio of times over the
-ratio of operations: what a technique costs beyond its own arithmetic. `share_of_peak` is the time that they would take
-at the speed of one large matrix product in the same precision, as a share of what they took. `floor_ms` counts memory
-too (see `roofline`), and `times_floor` is how much longer the step took. On a GPU it is a CUDA graph, as a run's, and
-`eager_ms` is what it takes without. Every technique takes its turn in each round and medians are compared, so that a
-noisy machine slows all of them alike.
+The network is the paper's with 11 layers for CIFAR-10 and three synthetic-gradient modules. Operations are those of
+products and convolutions in a real step, counted with PyTorch's formulas; elementwise work is not counted. `overhead`
+is the ratio of times over the ratio of operations: the cost of a technique beyond its own arithmetic. `share_of_peak`
+is the time of the operations at the speed of one large matrix product in the same precision, over the measured time.
+`floor_ms` includes memory traffic (see `roofline`), and `times_floor` is the measured time over it. On a GPU the step
+is a CUDA graph, as in a run, and `eager_ms` is the time without one. The techniques take turns in each round and
+medians are compared, so that a noisy machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str | int]]:
-    """One row a (precision, technique)."""
+    """One row per (precision, technique)."""
     rows: list[dict[str, str | int]] = []
     for precision in PRECISIONS:
         steps = {name: step_of(name, batch, precision, device) for name in TECHNIQUES}
@@ -90,7 +90,7 @@ def bench(batch: int, rounds: int, device: torch.device) -> list[dict[str, str |
 
 
 def step_of(name: str, batch: int, precision: str, device: torch.device, captured: bool = False) -> Callable[[], None]:
-    """Gradients and both optimisers, as experiments/synthetic_gradients/train.py trains."""
+    """A step with gradients and both optimisers, as in experiments/synthetic_gradients/train.py."""
     technique, n_classes = TECHNIQUES[name], 10
     parts = split(conv_blocks(CIFAR_CHANNELS, CIFAR_STRIDES, n_classes), SPLITS)
     kind = {"derivative": LabelPredictor, "output": DirectPredictor}.get(technique.crosses)

@@ -51,7 +51,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, caps
     interrupted(parts, monkeypatch, 3)
     interrupted(parts, monkeypatch, 2)
     execute(parts)
-    assert "begins again" not in capsys.readouterr().err
+    assert "starts again" not in capsys.readouterr().err
     for name in ("metrics.csv", "teacher.safetensors"):
         assert (folder_of(whole) / name).read_bytes() == (folder_of(parts) / name).read_bytes()
     rows = (folder_of(whole) / "metrics.csv").read_text()

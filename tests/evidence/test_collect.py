@@ -93,7 +93,7 @@ def test_of_two_runs_for_one_question_the_later_is_taken_and_said(tmp_path, caps
         os.utime(run / "summary.json", (100 - age, 100 - age))
     collect(runs, tmp_path / "results")
     assert set(values(tmp_path / "results").values()) == {("1.0", "reduced")}
-    assert "regression/b answers what" in capsys.readouterr().err
+    assert "regression/b answers the same question" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scale", ["paper", "reduced"])
@@ -170,7 +170,7 @@ def test_a_run_that_diverged_is_left_out(tmp_path, capsys):
         ("metrics.csv", None, "there is no file"),
         ("manifest.json", None, "there is no file"),
         ("summary.json", '{"objective": 1.0', "EOF while parsing an object"),
-        ("summary.json", '{"objective": 1.0}', "its summary says no scale (paper or reduced)"),
+        ("summary.json", '{"objective": 1.0}', "its summary gives no scale (paper or reduced)"),
         ("metrics.csv", HEADER, "it recorded no rows"),
         ("metrics.csv", HEADER + "regression,booth,value\n", "line 2: 3 fields, not 9"),
     ],

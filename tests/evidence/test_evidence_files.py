@@ -61,7 +61,7 @@ DAMAGED = {
         json.dumps(
             {"run_id": "bad"} | {k: v for k, v in MANIFEST.items() if k != "wall_seconds"}
         ): "wall_seconds: Field",
-        json.dumps({"run_id": "other"} | MANIFEST): "manifest.json is of other",
+        json.dumps({"run_id": "other"} | MANIFEST): "manifest.json belongs to other",
         json.dumps({"run_id": "bad"} | MANIFEST | {"revision": "a\nb"}): "revision: not one line",
     },
     "config.yaml": {
@@ -166,9 +166,9 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, capsys, file):
 @pytest.mark.parametrize(
     ("to", "said"),
     [
-        ({"loss__name": "sobolev"}, "labels.method is value, where its settings give sobolev"),
-        ({"n_train": 100}, "labels.n_train is 20, where its settings give 100"),
-        ({"dataset__name": "beale"}, "labels.task is booth, where its settings give beale"),
+        ({"loss__name": "sobolev"}, "labels.method is value, but its settings give sobolev"),
+        ({"n_train": 100}, "labels.n_train is 20, but its settings give 100"),
+        ({"dataset__name": "beale"}, "labels.task is booth, but its settings give beale"),
     ],
 )
 def test_labels_that_settings_do_not_give_are_not_collected(tmp_path, capsys, to, said):

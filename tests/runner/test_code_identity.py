@@ -108,7 +108,7 @@ def test_the_formula_of_a_users_function_decides_the_rows_of_that_function_alone
     execute(of_bowl)
     (tmp_path / "formulas" / "bowls.py").write_text("def bowl(x, y): return x * y")
     digests()
-    assert "though by other code than is here" in other_code(folder_of(of_bowl), of_bowl)
+    assert "but computed by different code" in other_code(folder_of(of_bowl), of_bowl)
 
 
 def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkeypatch, capsys):
@@ -122,13 +122,13 @@ def test_a_complete_run_of_other_code_is_skipped_with_a_word(make_config, monkey
     execute(config)
     said = capsys.readouterr().err
     revision = (manifest["revision"] or "unknown")[:7]
-    assert f"though by other code than is here (revision {revision}): remove the folder" in said
+    assert f"but computed by different code (revision {revision}): remove the folder" in said
 
 
 def test_a_run_that_goes_on_with_other_code_says_so_and_notes_both(make_config, monkeypatch, capsys):
     interrupted(config := make_config("compute.checkpoint_seconds=0"), monkeypatch, 20)
     monkeypatch.setattr(experiments.runner.run, "code_of", lambda _: "edited")
     execute(config)
-    assert "goes on with other code than it began with: remove the folder to begin again" in capsys.readouterr().err
+    assert "resumes with different code: remove the folder to start again" in capsys.readouterr().err
     manifest = json.loads((folder_of(config) / "manifest.json").read_text())
     assert manifest["code"] == [code_identity(ENTRY), "edited"]

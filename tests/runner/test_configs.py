@@ -112,11 +112,11 @@ MISTAKES = {
     "runs_dir=/my/a=b": ["runs_dir=/my/a=b: ", "quoted", """ "runs_dir='/my/a=b'" """.strip()],
     "seed=1,2": ["seed=1,2: several values are a sweep, with -m", """ "seed='1,2'" """.strip()],
     "runs_dir=/über": [""" "runs_dir='/über'" """.strip()],
-    "loss.weights=[1,": ["loss.weights=[1,: expected brackets that match"],
+    "loss.weights=[1,": ["loss.weights=[1,: expected matching brackets"],
     "dataset=cifar10": ["dataset=cifar10 belongs to experiment=synthetic_gradients"],
     "dataset=atari/pong": ["belongs to experiment=distill_atari and experiment=train_teacher"],
     "objective=value": ["objective=value belongs to experiment=distill_atari"],
-    "hydra.foo=1": ["hydra.foo is not open to change"],
+    "hydra.foo=1": ["hydra.foo cannot be changed"],
 }
 
 
@@ -209,7 +209,7 @@ REFUSALS = {
     "loss.weights=[0,0]": "not all 0",
     "loss=sobolev_2": "use a smooth activation",
     "loss.distances=[l3,l2,l2]": "loss.distances: l3 is not one of squared_l2, l2, l1, huber",
-    "loss.distances=[l2]": "expected one an order, 3",
+    "loss.distances=[l2]": "expected one per order, 3",
     "entry=os.system": "expected experiments",
     "compute.device=cuda:99": "not on this machine",
     "compute.threads=1000000000": "a number of threads up to 1,024",
@@ -218,14 +218,14 @@ REFUSALS = {
     "loss.weights=[nan,1]": "none negative",
     "optimizer.learning_rate=nan": "must be positive and finite, not nan",
     "compute.precision=bfloat16": "regression computes in float32 or float64",
-    "labels.method='my loss'": "labels.method='my loss': one word is expected",
-    "labels.task=''": "labels.task='': one word is expected",
-    "name=a/b": "name='a/b': one word is expected",
-    "name=..": "name='..': one word is expected",
-    "loss.name=.. and name=${loss.name}": "name='..': one word is expected",
-    "labels.task=a/b": "labels.task='a/b': one word is expected",
-    "labels.method=.hidden": "labels.method='.hidden': one word is expected",
-    "name=''": "name='': one word is expected",
+    "labels.method='my loss'": "labels.method='my loss': expected one word",
+    "labels.task=''": "labels.task='': expected one word",
+    "name=a/b": "name='a/b': expected one word",
+    "name=..": "name='..': expected one word",
+    "loss.name=.. and name=${loss.name}": "name='..': expected one word",
+    "labels.task=a/b": "labels.task='a/b': expected one word",
+    "labels.method=.hidden": "labels.method='.hidden': expected one word",
+    "name=''": "name='': expected one word",
 }
 
 
@@ -264,6 +264,6 @@ def test_labels_of_what_ships_are_not_typed(tmp_path):
     """Collecting would leave such rows out, after the hours that they took."""
     for override in ("labels.task=booth", "++labels.method=mine"):
         done = front_door.run(override, f"runs_dir='{tmp_path}'")
-        said = f"error: {override}: labels of experiment=regression follow from its settings; yours may name them\n"
+        said = f"error: {override}: labels of experiment=regression follow from its settings; yours may set them\n"
         assert (done.returncode, done.stderr) == (1, said)
     assert not [*tmp_path.iterdir()]

@@ -40,7 +40,7 @@ def test_another_run_s_state_is_not_gone_on_with(make_config, monkeypatch, stopp
     for name in ("checkpoint.pt", "metrics.csv"):
         shutil.copy(folder_of(other) / name, folder_of(stopped) / name)
     execute(stopped)
-    assert f"(it is of the run {folder_of(other).name}); the run begins again" in capsys.readouterr().err
+    assert f"(it belongs to run {folder_of(other).name}); the run starts again" in capsys.readouterr().err
     assert metrics(stopped) == metrics(whole)
 
 
@@ -50,7 +50,7 @@ def test_a_checkpoint_of_before_they_named_their_run_is_gone_on_with(stopped, ca
     del saved["run_id"]
     torch.save(saved, path)
     execute(stopped)
-    assert "begins again" not in capsys.readouterr().err
+    assert "starts again" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [[], {}, {"state": 3}, "text", torch.zeros(3)], ids=str)
@@ -59,7 +59,7 @@ def test_what_is_no_checkpoint_is_one_line_and_the_run_begins_again(make_config,
     execute(stopped)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "checkpoint.pt" in line]
     assert "is damaged" in said
-    assert said.endswith("; the run begins again")
+    assert said.endswith("; the run starts again")
     execute(whole := make_config(*STOPPED, runs="whole"))
     assert metrics(stopped) == metrics(whole)
 

@@ -52,15 +52,15 @@ def test_one_run_of_each_kind_is_tried_and_tells_what_the_others_cost(make_confi
     tried, seconds = table.trials(configs)
     assert [(configs[folder].seed, configs[folder].loss.name) for folder in tried] == [(0, "value"), (0, "sobolev")]
     assert len(tried) * seconds == pytest.approx(0.25 * (100 - limit.SAVING))
-    assert "no run of theirs says yet" in table.outlook([*configs])
+    assert "how long a run takes is not known yet" in table.outlook([*configs])
     for folder, per_update in zip(tried, (0.5, 1.0), strict=True):
         folder.mkdir(parents=True)
         Pace(2, per_update, updates=40, updated=10, per_evaluation=0.5, evaluations=4, evaluated=2).write(folder)
     order = table.in_order(configs)  # what is left of each: 2 + 15 + 1 and 2 + 30 + 1; of a new seed 2 + 20 + 2, 44
     assert table._spans(order) == [(0, 18), (18, 51), (51, 75), (75, 119)]
     assert Timetable(configs, 2)._spans(order) == [(0, 18), (0, 33), (18, 42), (33, 77)]
-    assert "about 3 of 4 runs end in them" in table.outlook(order)
-    assert "about 4 of 4 runs end in them" in Timetable(configs, 2).outlook(order)
+    assert "enough for about 3 of 4 runs" in table.outlook(order)
+    assert "enough for about 4 of 4 runs" in Timetable(configs, 2).outlook(order)
     assert table.trials(configs)[0] == []
     assert table.begun_in_time(order) == order  # estimates are rough: what would begin at 75 of 92 s is begun
 
@@ -89,7 +89,7 @@ def test_a_run_that_is_tried_stops_in_training_and_goes_on_to_the_same_rows(make
     whole, parts = make_config(), make_config("limit.seconds=1e-6", runs="parts")
     execute(whole)
     for _ in range(3):
-        with pytest.raises(OutOfTime, match="the same command goes on"):
+        with pytest.raises(OutOfTime, match="the same command continues"):
             execute(parts)
         assert not is_complete(folder_of(parts))
     pace = Pace.read(folder_of(parts))
@@ -135,7 +135,7 @@ def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
         if reached:
             break
     assert time.monotonic() - reached[0] < 300
-    with pytest.raises(OutOfTime, match="not begun"):
+    with pytest.raises(OutOfTime, match="not started"):
         execute(make_config("limit.deadline=1", runs="later"))
     assert not (folder_of(config).parents[2] / "later").exists()
 
@@ -154,7 +154,7 @@ def test_a_sweep_ends_in_time_without_an_error_and_goes_on(tmp_path):
     for seconds in (20, 80):  # a busy machine may need longer to save a run
         done = front_door.run(*sweep, "optimizer.steps=100000000", f"limit.seconds={seconds}")  # takes hours
         assert done.returncode == 0, done.stderr
-        assert re.search("s are left(, and about 0 of 4 runs end in them| for 4 runs)", done.stderr)
+        assert re.search("s are left(, enough for about 0 of 4 runs| for 4 runs)", done.stderr)
         assert "0 of 4 runs done" in done.stderr.splitlines()[-1]
         if saved := list((tmp_path / "runs").glob("*/*/checkpoint.pt")):
             break
@@ -169,7 +169,7 @@ def stopped_in_time(*command: str) -> CompletedProcess[str]:
     """A run that would take hours, stopped once it had begun: on a busy machine that takes longer."""
     for seconds in (11, 20, 80):
         done = front_door.run(*command, "optimizer.steps=100000000", f"limit.seconds={seconds}")
-        if "was not begun" not in done.stderr:
+        if "was not started" not in done.stderr:
             break
     return done
 
@@ -178,7 +178,7 @@ def test_a_single_run_ends_in_time_without_an_error(tmp_path):
     tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path}"]
     done = stopped_in_time("experiment=regression", *tiny)
     assert done.returncode == 0, done.stderr
-    assert "its time is up, and the same command goes on" in done.stderr
+    assert "the time limit was reached; the same command continues" in done.stderr
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_a_single_run_is_packed_when_it_ends_and_when_it_is_stopped(tmp_path):
 def test_a_time_that_no_command_has_is_refused(tmp_path, seconds, many):
     done = front_door.run(*many, "experiment=regression", f"runs_dir={tmp_path / 'runs'}", f"limit.seconds={seconds}")
     assert done.returncode == 1
-    assert re.fullmatch(r"error: limit.seconds=\S+: expected 0, for as long as it takes, to .*\n", done.stderr)
+    assert re.fullmatch(r"error: limit.seconds=\S+: expected 0 \(no limit\), or up to .*\n", done.stderr)
     assert not (tmp_path / "runs").exists()
 
 

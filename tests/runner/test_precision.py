@@ -75,7 +75,7 @@ def test_auto_asks_what_its_name_asks(make_config, capsys, native, experiment, k
     name = "bfloat16" if native else "float32"
     auto, again, named = make_config(*asked), make_config(*asked, "seed=1"), make_config(asked[0], f"{key}={name}")
     has = "has" if native else "has no"
-    assert capsys.readouterr().err == f"{key}=auto: {name}, for this processor {has} bfloat16 instructions\n"
+    assert capsys.readouterr().err == f"{key}=auto: {name}, because this processor {has} bfloat16 instructions\n"
     assert OmegaConf.to_yaml(auto) == OmegaConf.to_yaml(named)
     assert run_id(auto) == run_id(named) != run_id(again)
 

@@ -105,7 +105,7 @@ def test_auto_is_the_gpu_where_an_experiment_gains_by_it(make_config, gpu, capsy
     capsys.readouterr()  # of precisions
     for _ in range(2):
         assert prepare_process(config).type == device
-    said = f"compute.device=auto: cpu, for {config.name} is small (compute.device=cuda takes the GPU)\n"
+    said = f"compute.device=auto: cpu, because {config.name} is small (compute.device=cuda uses the GPU)\n"
     assert capsys.readouterr().err == (said if device == "cpu" else "")
     assert prepare_process(make_config(f"experiment={experiment}", "compute.device=cuda")).type == "cuda"
 

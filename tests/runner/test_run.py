@@ -162,7 +162,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_config, monkeypatch, caps
         assert "pulled the plug" in (folder(parts) / "error.txt").read_text()
         assert not (folder(parts) / "summary.json").exists()
     execute(parts)
-    assert "begins again" not in capsys.readouterr().err
+    assert "starts again" not in capsys.readouterr().err
     assert metrics(whole) == metrics(parts)
     assert not (folder(parts) / "checkpoint.pt").exists()
     assert not (folder(parts) / "error.txt").exists()
@@ -207,7 +207,7 @@ def test_a_damaged_run_begins_again(make_config, monkeypatch, capsys, damage):
     else:
         (folder(damaged) / "metrics.csv").write_text("")
     execute(damaged)
-    assert "begins again" in capsys.readouterr().err
+    assert "starts again" in capsys.readouterr().err
     assert metrics(whole) == metrics(damaged)
 
 

@@ -56,7 +56,7 @@ def test_a_sweep_goes_on_and_repeats_nothing(tmp_path, launcher):
     (runs_of(tmp_path)[0] / "summary.json").unlink()
     again = sweep(tmp_path, *GRID, *launcher)
     assert "1 of 2 runs done, 0 running, 1 to come" in again.stderr
-    assert f"1 of 1 complete runs are of other code than is here, first {edited.parent}" in again.stderr
+    assert f"1 of 1 complete runs are from different code, first {edited.parent}" in again.stderr
     after = {path: path.stat().st_mtime_ns for run in runs_of(tmp_path)[1:] for path in run.iterdir()}
     assert after.items() <= before.items()
 
@@ -71,15 +71,15 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
 def test_a_grid_of_no_runs_is_refused(tmp_path):
     done = sweep(tmp_path, "seed=range(2,0)")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: a grid of no runs: one of its ranges is empty"
+    assert done.stderr.splitlines()[-1] == "error: the grid has no runs: one of its ranges is empty"
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("seed=range(1000000000000)", "a grid of more than 100,000 runs"),
-        ("seed=shuffle(range(1000000000000))", "a grid of more than 100,000 runs"),
-        ("optimizer.learning_rate=range(0,1,1e-12)", "a grid of more than 100,000 runs"),
+        ("seed=range(1000000000000)", "the grid has more than 100,000 runs"),
+        ("seed=shuffle(range(1000000000000))", "the grid has more than 100,000 runs"),
+        ("optimizer.learning_rate=range(0,1,1e-12)", "the grid has more than 100,000 runs"),
         ("seed=range(1,2,0)", "with a step that is not 0"),
         ("optimizer.learning_rate=range(0.0,1.0,nan)", "with a step that is not 0"),
     ],
@@ -181,7 +181,7 @@ def test_processes_share_a_sweep(tmp_path, make_config):
     with locked(there / ".lock"):
         done = sweep(tmp_path / "runs", "dataset=booth,beale", "n_train=20")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "sweep: 1 of 2 runs are other processes' and were passed over"
+    assert done.stderr.splitlines()[-1] == "sweep: 1 of 2 runs belong to other processes and were skipped"
     assert [is_complete(run) for run in runs_of(tmp_path / "runs")].count(True) == 1
     assert not is_complete(there)
 

@@ -198,7 +198,7 @@ def test_a_grid_is_launched_together_and_goes_on(tmp_path):
     ("overrides", "said"),
     [
         (["experiment=regression_descent"], f"{TOGETHER}: regression_descent trains its runs one by one: leave it out"),
-        (["limit.seconds=100"], "limit.seconds counts what each run takes, and these are trained together: "),
+        (["limit.seconds=100"], "limit.seconds needs the time of each run, but these are trained together: "),
     ],
 )
 def test_what_is_not_trained_together_is_refused(tmp_path, overrides, said):

@@ -217,7 +217,7 @@ def test_aliases_that_unfold_to_a_billion_entries_are_refused(ask):
     lines = ["a0: &a0 [1, 2, 3]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
     said, started = ask("", "x:\n" + "\n".join(f"  {line}" for line in lines))
     assert not started
-    assert re.fullmatch("error: .+theirs.yaml holds an alias, .+", said)
+    assert re.fullmatch("error: .+theirs.yaml holds a YAML alias, .+", said)
 
 
 def test_the_folder_of_a_sweep_is_on_one_line(ask):
@@ -277,7 +277,7 @@ def test_a_file_that_is_no_config_is_one_line(ask, text):
 
 def test_an_experiment_names_its_types(ask):
     said, _ = ask("", "# @package _global_\nname: theirs")
-    assert "no experiment's types are named" in said
+    assert "no experiment's type is named" in said
 
 
 def test_a_folder_of_configs_may_hold_experiments_and_sweeps(ask):
@@ -314,7 +314,7 @@ def test_the_front_door_refuses_before_anything_is_called(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     *imported, said = done.stderr.splitlines()
-    assert said == "error: hydra.callbacks.x._target_ is not open to change: only configs/ itself may say it"
+    assert said == "error: hydra.callbacks.x._target_ cannot be changed: only configs/ itself may set it"
     assert not any(line.endswith(" torch") for line in imported)
 
 

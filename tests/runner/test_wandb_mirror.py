@@ -156,7 +156,7 @@ def test_whatever_happens_to_w_and_b_the_run_ends_soon_and_says_it_once(make_con
     execute(first), execute(second)
     assert time.monotonic() - began < 300, "it sleeps for 600 s"
     said = capfd.readouterr().err
-    assert said.count("W&B is left out from here on (`make wandb-sync` sends the rows): ") == 1
+    assert said.count("W&B is skipped from here on (`make wandb-sync` sends the rows): ") == 1
     assert "Traceback" not in said
     if fault.endswith("fails"):
         assert "the network is gone\n" in said
@@ -185,7 +185,7 @@ def test_the_run_ends_where_w_and_bs_own_process_is_killed_or_hangs(make_config,
     execute(plain)
     execute(disturbed)
     said = capfd.readouterr().err
-    assert said.count("W&B is left out from here on (`make wandb-sync` sends the rows): ") == 1
+    assert said.count("W&B is skipped from here on (`make wandb-sync` sends the rows): ") == 1
     assert "Traceback" not in said
     assert metrics(plain) == metrics(disturbed)
     status = Path(f"/proc/{core.read_text()}/stat")

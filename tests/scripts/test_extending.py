@@ -121,7 +121,7 @@ def test_a_domain_of_ones_own_runs_resumes_sweeps_is_collected_and_drawn(tmp_pat
     assert type_command(LINE, tmp_path)[1].endswith("is complete: skipped\n")
     with (tmp_path / "my_domain" / "train.py").open("a") as file:
         file.write("RATE = 0.1\n")
-    assert "is complete: skipped, though by other code than is here" in type_command(LINE, tmp_path)[1]
+    assert "is complete: skipped, but computed by different code" in type_command(LINE, tmp_path)[1]
 
 
 def test_a_file_of_a_domain_of_ones_own_is_none_that_ships(tmp_path):

@@ -111,7 +111,7 @@ def test_approaches_games_and_machines_may_differ(tmp_path):
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        (asked(rate=1e-3, evaluate_on="test"), "1 was measured with evaluate_on=test: choose on validation alone"),
+        (asked(rate=1e-3, evaluate_on="test"), "1 was measured with evaluate_on=test: choose on validation data only"),
         (asked(rate=1e-3, optimizer__steps=50), r"1 and .*0 differ in optimizer.steps \(50 and 5000\)"),
         (asked(rate=1e-3, n_train=10), r"differ in n_train \(10 and 5000\)"),
         (asked(rate=1e-3, student__hidden=64), r"differ in student.hidden \(64 and 256\)"),

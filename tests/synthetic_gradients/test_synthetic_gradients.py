@@ -392,7 +392,7 @@ def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(t
         shutil.rmtree(tmp_path / "stopped")
     assert any(tmp_path.glob("stopped/*/*/checkpoint.pt")), said
     two_processes(*options, f"runs_dir={tmp_path / 'whole'}")
-    assert "begins again" not in "".join(two_processes(*options, f"runs_dir={tmp_path / 'stopped'}"))
+    assert "starts again" not in "".join(two_processes(*options, f"runs_dir={tmp_path / 'stopped'}"))
     whole, again = (next(tmp_path.glob(f"{name}/*/*/metrics.csv")) for name in ("whole", "stopped"))
     assert whole.read_bytes() == again.read_bytes()
 

@@ -119,7 +119,7 @@ def test_mismatch_reaches_the_floor_and_not_less(tmp_path):
         ("theory_construction", "width=1", "take a larger one"),
         ("theory_construction", "degree=0", "degree must be positive"),
         ("theory_construction", "seed=-1", "seed must be 0 or more"),
-        ("theory_construction", "n_inputs=8", "take fewer inputs or a lower degree"),
+        ("theory_construction", "n_inputs=8", "use fewer inputs or a lower degree"),
         ("theory_exact", "compute.precision=float32", "theory_exact computes in float64"),
         ("theory_construction", "compute.precision=bfloat16", "theory_construction computes in float64"),
         ("theory_exact", "seed=-1", "seed must be 0 or more"),
