@@ -1,4 +1,4 @@
-"""What tests share: composing configs, tiny budgets, one thread."""
+"""What tests share: composing configs and tiny budgets."""
 
 import copy
 from functools import cache
@@ -62,11 +62,6 @@ TINY = {  # by the first words of an experiment's name, of which the first that 
     "surrogate": ["network.hidden=[8,8]", "networks=2", "optimizer.steps=10", "search.steps=5"],
     "theory_points": ["model.hidden=[8,8]", "networks=2", "n_test=50", "optimizer.steps=20"],
 }
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ class FrontDoor:
 
     def __init__(self, *arguments: str, **environment: str):
         self.outputs = [tempfile.NamedTemporaryFile("r+") for _ in range(2)]  # noqa: SIM115
-        self.pid = _ask([arguments, environment, [file.name for file in self.outputs]])
+        self.pid = _ask([arguments, os.environ | environment, [file.name for file in self.outputs]])
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -98,6 +98,7 @@ def _run(arguments: list[str], environment: dict[str, str], outputs: list[str]) 
     """What a forked process does."""
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY), number)
+    os.environ.clear()  # it is that of whoever asked first
     os.environ.update(environment)
     sys.argv = ["run.py", *arguments]
     runpy.run_path("run.py", run_name="__main__")

@@ -1,4 +1,4 @@
-"""What the report shows below the claims of distillation: how every cell ended, more updates, and bfloat16's cost.
+"""What the report shows below the claims of distillation: how every cell ended, and what bfloat16 costs.
 
 Every game is shown that has rows, whether the paper has it or not.
 """
@@ -8,22 +8,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from experiments.distillation.names import EXPERIMENT, IN_FLOAT32, LONGER, METHODS, title
-from experiments.evidence.markdown import format_factor, format_interval, format_number, markdown
-from experiments.evidence.rows import finals, groups, levels, log_ratio, median_interval, select
+from experiments.distillation.names import EXPERIMENT, IN_FLOAT32, title
+from experiments.evidence.markdown import format_interval, format_number, markdown
+from experiments.evidence.rows import finals, groups, levels, median_interval, select
 from experiments.evidence.verdicts import Evidence
-
-ENDS_OF_LONGER = {
-    "test KL": ("test", "kl"),
-    "train KL": ("train", "kl"),
-    "action error": ("test", "action_error"),
-    "score": ("play", "score"),
-}
 
 
 def appendix(evidence: Evidence) -> str:
     """All tables that there are rows for, as Markdown."""
-    return "\n\n".join(filter(None, (tables(evidence), longer(evidence), shortcut(evidence))))
+    return "\n\n".join(filter(None, (tables(evidence), shortcut(evidence))))
 
 
 def tables(evidence: Evidence) -> str:
@@ -86,53 +79,6 @@ def shortcut(evidence: Evidence) -> str:
         "projections. The spread is the greatest less the least of these seeds in bfloat16. "
         "`python run.py -m sweep=distillation/float32` runs it.\n\n" + markdown(head, lines)
     )
-
-
-def longer(evidence: Evidence) -> str:
-    """Cells that were trained for more updates too: both lengths, one beneath the other."""
-    lines = []
-    for game, n_train in sorted(key for key, _ in groups(evidence.of(LONGER).rows, "task", "n_train")):
-        for experiment in (EXPERIMENT, LONGER):
-            cell = select(evidence.rows, experiment=experiment, task=game, n_train=n_train)
-            ends = finals(cell, "method", "split", "metric")
-            updates = f"{select(cell, split='test', metric='kl')['step'].max():,}"
-            for method in levels(cell, "method"):
-                measured = [ends.get((method, *of), {}) for of in ENDS_OF_LONGER.values()]
-                medians = [format_number(float(np.median([*of.values()]))) if of else "-" for of in measured]
-                value, kl = (ends.get((m, "test", "kl"), {}) for m in ("value", method))
-                ratio = format_factor(log_ratio(value, kl)) if method != "value" and value.keys() & kl.keys() else "-"
-                lines.append(
-                    [title(game), f"{n_train:,}", updates, METHODS.get(method, method), *medians, ratio, str(len(kl))]
-                )
-    if not lines:
-        return ""
-    head = ["game", "states", "updates", "method", *ENDS_OF_LONGER, "ratio of KL", "seeds"]
-    return (
-        "#### More updates\n\nCells as above, and trained for longer with the same rates and alpha, which may fall to "
-        "0 over the first half: medians of seeds, and value-only / this of the test KL, paired by seed. "
-        "`python run.py -m sweep=distillation/longer` runs it.\n\n" + markdown(head, lines)
-    )
-
-
-def nearer_for_longer(evidence: Evidence) -> str:
-    """How much smaller the KL divergence is where students were trained for longer, by method and training states."""
-    rows = select(evidence.of(LONGER).rows, split="test", metric="kl")
-    ends = finals(rows, "n_train", "method", "task")
-    said: dict[str, list[str]] = {}
-    for n_train, method in dict.fromkeys(key[:2] for key in ends):
-        of_games = {game: kl for (n, m, game), kl in ends.items() if (n, m) == (n_train, method)}
-        pairs = {game: (ends.get((n_train, "value", game), {}), kl) for game, kl in of_games.items()}
-        ratios = {game: log_ratio(*pair) for game, pair in pairs.items() if pair[0].keys() & pair[1].keys()}
-        if method != "value" and ratios:
-            words = [
-                f"{title(game)} {10**ratio.median:.2g} ({ratio.n} seed{'s' * (ratio.n > 1)})"
-                for game, ratio in ratios.items()
-            ]
-            said.setdefault(METHODS.get(method, method), []).append(f"{', '.join(words)} from {n_train:,} states")
-    if not said:
-        return ""
-    of_methods = [f"{method}: {'; '.join(words)}" for method, words in said.items()]
-    return f"After {rows['step'].max():,} updates, KL divergence, value-only over {'. '.join(of_methods)}."
 
 
 def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:

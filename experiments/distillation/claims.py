@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from experiments.distillation.appendix import appendix, nearer_for_longer
+from experiments.distillation.appendix import appendix
+from experiments.distillation.longer import FALLING_ALPHA, nearer_for_longer
 from experiments.distillation.names import EXPERIMENT, GAMES, METRICS_IN_FULL
 from experiments.evidence.markdown import format_factor, format_interval
 from experiments.evidence.rows import BySeed, Interval, final, finals, groups, log_ratio, median_interval, select
@@ -314,7 +315,7 @@ DISTILLATION = Part(
     appendix=appendix,
 )
 
-PARTS = (DISTILLATION,)  # of the report
+PARTS = (DISTILLATION, FALLING_ALPHA)  # of the report
 ANSWERS = (
     Answer("Are students closer to their teachers (Figure 4)?", nearer_by_states),
     Answer("Are they after five times the updates, also where alpha falls (ours)?", nearer_for_longer),

@@ -30,7 +30,7 @@ def format_interval(interval: Interval | Estimate) -> str:
     return f"{format_number(middle)} [{format_number(low)}, {format_number(high)}]"
 
 
-def format_factor(interval: Interval) -> str:
+def format_factor(interval: Interval | Estimate) -> str:
     """An interval of log10 ratios, as a factor."""
     return format_interval(Interval(*(10**end for end in interval[:3]), interval.n))
 

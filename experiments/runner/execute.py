@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runner.code_identity import other_code
+from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput, OutOfTime, check_names
 from experiments.runner.identity import Damaged, alone, folder_of, is_complete, read_summary, tidy
 from experiments.runner.limit import SAVING, TimeUp, ringing
@@ -109,17 +110,23 @@ def finish(run: Run, summary: dict[str, Any]) -> None:
 
 
 def _execute(config: RunConfig) -> float:
-    entry = checked_entry(config)
-    with open_run(config) as run:
-        if not run.complete:
-            try:
-                with refusing_memory():
-                    summary = entry(config, run)
-            except Exception as error:
-                if run._trial:
-                    run._trial.refuse(error)
-                raise
-            finish(run, summary)
+    entry, run = checked_entry(config), None
+    try:
+        with open_run(config) as run:
+            if not run.complete:
+                try:
+                    with refusing_memory():
+                        summary = entry(config, run)
+                except Exception as error:
+                    if run._trial:
+                        run._trial.refuse(error)
+                    raise
+                finish(run, summary)
+    except Exception as error:
+        if run and run._stop in (signal.SIGTERM, signal.SIGINT):  # it could not save, but the sweep must stop too
+            say(f"error: {explain(error)}")
+            end_by(run._stop)
+        raise
     if run._stop != signal.SIGALRM:  # the time limit passed, but the run is complete
         end_by(run._stop)  # a signal after the last checkpoint; without this a sweep would start the next run
     return float(run.summary["objective"])

@@ -30,14 +30,18 @@ class Grid:
     Attributes:
         name: The name shown with its progress.
         folders: One folder per run.
-        began: When the sweep started; older traces of running or failing do not count.
     """
 
     name: str
     folders: Sequence[Path]
-    began: float = field(default_factory=time.time)
+    _before: dict[Path, float] = field(init=False)  # modification times of the runs' files when the sweep started
     _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of each complete run, read once
     _beside: int = 0  # runs in parallel, when there last were any
+
+    def __post_init__(self) -> None:
+        self._before = {
+            path: _changed(path) for folder in self.folders for path in (folder / "error.txt", folder / "config.yaml")
+        }
 
     def picture(self) -> Picture:
         running = failed = 0
@@ -46,12 +50,16 @@ class Grid:
                 continue
             if _changed(folder / "summary.json") and is_complete(folder):
                 self._seconds[folder] = wall_seconds(folder)
-            elif _changed(folder / "error.txt") > self.began:
+            elif self._is_new(folder / "error.txt"):
                 failed += 1
-            elif _changed(folder / "config.yaml") > max(self.began, _changed(folder / PACE)):  # rewritten on opening
+            elif self._is_new(opened := folder / "config.yaml") and _changed(opened) > _changed(folder / PACE):
                 running += 1
         self._beside = running or self._beside  # when several end at once, none runs for a moment
         return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether a file was written since the sweep started, by comparing file times only and no clock."""
+        return _changed(path) not in (0.0, self._before[path])
 
     def _estimate(self, running: int, failed: int) -> float | None:
         """Seconds for the rest, at the average cost of this grid's complete runs and the present parallelism."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import time
 from dataclasses import dataclass, field, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from experiments.runner.precision import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
+TICK = 3.0  # seconds: longer than the time resolution of any file system
 Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu", "gelu"])
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine", "tail"])
@@ -159,18 +161,28 @@ def located(path: str) -> Path:
     return shipped if not here.exists() and shipped.exists() else here
 
 
+def version_of(file: Path) -> tuple[int, ...]:
+    """A cache key for the content of a file, which changes whenever the file does.
+
+    The modification time alone is not enough: its resolution is a few milliseconds, on some systems two seconds, and a
+    file that is written twice within a tick looks unchanged. So the key of such a young file is never the same twice.
+    """
+    status = file.stat()
+    young = abs(time.time() - status.st_mtime) < TICK
+    return status.st_mtime_ns, status.st_size, status.st_ino, time.monotonic_ns() if young else 0
+
+
 def file_sha256(path: str) -> str:
     """The SHA-256 of a file in hexadecimal digits; '' if it cannot be read."""
     try:
         if not (file := located(path)).is_file():
             return ""
-        status = file.stat()
-        return _sha256(file, status.st_mtime_ns, status.st_size, status.st_ino)
+        return _sha256(file, version_of(file))
     except (OSError, ValueError):
         return ""
 
 
 @lru_cache(maxsize=64)  # a sweep composes hundreds of configs that name the same few files
-def _sha256(path: Path, *_version: int) -> str:
+def _sha256(path: Path, _version: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

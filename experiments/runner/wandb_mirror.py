@@ -51,8 +51,9 @@ class WandbMirror:
     def _start(self, directory: Path) -> None:
         self._own = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         with (Path(self._own.name) / "said").open("wb") as said:
+            command = [sys.executable, "-m", "experiments.runner.wandb_mirror"]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "experiments.runner.wandb_mirror", str(directory.resolve()), self._own.name],
+                [*command, str(directory.resolve()), self._own.name, str(PATIENCE)],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -183,17 +184,18 @@ def _version(folder: Path) -> str:
 
 def main() -> None:
     """Mirror one run until standard input closes, which it does however the run ends."""
+    folder, own, patience = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     ended = threading.Event()
 
     def wait_for_end() -> None:
         sys.stdin.read(1)
         ended.set()
-        time.sleep(PATIENCE)  # if the run was killed, nothing else ends this process
+        time.sleep(patience)  # if the run was killed, nothing else ends this process
         os._exit(1)
 
     threading.Thread(target=wait_for_end, daemon=True).start()
     try:
-        mirror(Path(sys.argv[1]), Path(sys.argv[2]), ended)
+        mirror(folder, own, ended)
     except Exception as error:
         print(next(iter(str(error).splitlines()), type(error).__name__), file=sys.stderr)
         sys.stderr.flush()

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.runner.errors import BadInput
-from experiments.runner.settings import located
+from experiments.runner.settings import located, version_of
 from experiments.surrogates.csv_files import read_csv
 
 SPLITS = ("train", "validation", "test")
@@ -66,17 +66,17 @@ def read(path: str, outputs: tuple[str, ...] = ()) -> Samples:
         raise BadInput("dataset.path is empty: name a .npz or .csv file with your samples (docs/surrogates.md)")
     file = located(path)
     try:
-        status = file.stat()
+        version = version_of(file)
         if not file.is_file():
             raise OSError(0, "not a file")
-        return _read(file, status.st_mtime_ns, status.st_size, outputs)
+        return _read(file, version, outputs)
     except (OSError, ValueError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"dataset.path={path} cannot be read: {reason}") from None
 
 
 @lru_cache(maxsize=4)  # a sweep composes many configs that name one file
-def _read(path: Path, _mtime: int, _size: int, outputs: tuple[str, ...]) -> Samples:
+def _read(path: Path, _version: tuple[int, ...], outputs: tuple[str, ...]) -> Samples:
     if path.suffix == ".npz":
         if outputs:
             raise BadInput(f"dataset.outputs={[*outputs]} names columns of a CSV, and {path} has none")

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.distillation.appendix import longer, nearer_for_longer, shortcut
+from experiments.distillation.appendix import shortcut
 from experiments.distillation.claims import DISTILLATION, PAPER_GAMES, SIZES, log_ratios, overfitting, uniform_share
+from experiments.distillation.longer import FALLING_ALPHA, JUDGED_GAMES, JUDGED_SIZES, nearer_for_longer
+from experiments.distillation.longer import table as longer
 from experiments.distillation.names import GAMES
 from experiments.evidence.report import details, judge
 from experiments.evidence.rows import as_rows, final, select
@@ -236,6 +238,48 @@ def test_longer_training_stands_beneath_the_same_cell():
         float(sobolev_later[-2].split()[0]), rel=0.05
     )
     assert nearer_for_longer(Evidence(rows, {})) == ""
+
+
+def falling(log10_ratio: Callable[[str, int], float], seeds: int = 3) -> Evidence:
+    """Rows of the longer runs in which a falling alpha ends with so much smaller a KL divergence."""
+    rows = make_rows(log10_ratio, seeds=seeds, games=JUDGED_GAMES, sizes=JUDGED_SIZES, scale="reduced")
+    rows = rows.assign(
+        experiment="distill_longer", method=rows["method"].astype(str).replace("sobolev", "sobolev_falling")
+    )
+    return Evidence(as_rows(rows), {})
+
+
+@pytest.mark.parametrize(
+    ("of_cell", "seeds", "verdict", "because"),
+    [
+        (lambda game, n: 0.3, 3, "reproduced", "reproduced at 1,000 states, 5,000 states, 25,000 states"),
+        (lambda game, n: 0.3, 2, "inconclusive", "inconclusive at 1,000 states, 5,000 states, 25,000 states"),
+        (
+            lambda game, n: -0.3 if (game, n) == ("pong", 25_000) else 0.3,
+            3,
+            "not reproduced",
+            "reproduced at 1,000 states, 5,000 states; not reproduced at 25,000 states",
+        ),
+        (
+            lambda game, n: 0.0 if (game, n) == ("breakout", 1_000) else 0.3,
+            3,
+            "inconclusive",
+            "reproduced at 5,000 states, 25,000 states; inconclusive at 1,000 states",
+        ),
+    ],
+)
+def test_a_falling_alpha_is_judged_in_every_game_and_size(of_cell, seeds, verdict, because):
+    [[_, [[_, finding]]]] = judge(falling(of_cell, seeds), [FALLING_ALPHA])
+    assert (finding.verdict, finding.because, finding.scale) == (verdict, because, "reduced")
+
+
+def test_a_falling_alpha_is_not_judged_where_a_cell_lacks():
+    evidence = falling(lambda game, n: 0.3)
+    rows = evidence.rows
+    rows = rows[~((rows["task"] == "pong") & (rows["n_train"] == 5_000) & (rows["method"] == "sobolev_falling"))]
+    [[_, [[_, finding]]]] = judge(Evidence(rows, {}), [FALLING_ALPHA])
+    assert finding.verdict == "not run"
+    assert finding.ours.endswith("Missing: Pong at 5,000")
 
 
 DIFFERENCES = {"distill_float32": ["compute_dtype"], "distill_longer": ["optimizer.steps"]}

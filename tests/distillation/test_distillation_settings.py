@@ -1,6 +1,7 @@
 """The settings of distillation: what is at the paper's scale, what is refused, and whose teacher is asked for."""
 
 import hashlib
+import os
 from dataclasses import fields
 
 import pytest
@@ -90,6 +91,10 @@ def test_a_digest_follows_the_file(tmp_path):
     for content in (b"one", b"two!"):
         path.write_bytes(content)
         assert file_sha256(str(path)) == hashlib.sha256(content).hexdigest()
+    time = path.stat().st_mtime_ns
+    path.write_bytes(b"six!")
+    os.utime(path, ns=(time, time))  # as where the clock of files has not ticked since
+    assert file_sha256(str(path)) == hashlib.sha256(b"six!").hexdigest()
 
 
 REFUSALS = {

@@ -235,11 +235,11 @@ def test_damaged_results_are_named_and_left_as_they_are(collected, tmp_path, cap
 
 
 def bomb() -> bytes:
-    """4 MB that unpack to 4 GB: a block of zeros that begins anew, again and again."""
+    """16 MB that unpack to 16 GB: a block of zeros that begins anew, again and again."""
     packer = zlib.compressobj(wbits=31)
     begin = packer.compress(b"\0") + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return begin + 4096 * block + packer.flush()
+    return begin + 2**14 * block + packer.flush()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_damaged_archive_of_rows_is_refused_in_one_line(collected, capsys, dam
     began = time.process_time()
     with pytest.raises(EvidenceError, match=re.escape(said)):
         read_rows(collected / ROWS_FILE)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 20  # all of the last one takes a minute on the machines of today
     assert report_program.main(["--results", str(collected.parent)]) == 1
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith("error: ")

@@ -859,7 +859,7 @@ def test_drawing_imports_nothing_that_trains() -> None:
     program = (
         f"import sys, experiments.regression.figures, experiments.evidence.report; print({heavy} & {{*sys.modules}})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
@@ -872,7 +872,7 @@ for entry in ENTRIES:
     importlib.import_module(entry.rpartition(".")[0])
 print("pandas" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 

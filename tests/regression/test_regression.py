@@ -12,7 +12,7 @@ from experiments.runner.identity import folder_of
 from experiments.runner.scale import scale_of
 from sobolev.networks import MLPEnsemble
 from sobolev.seeding import generator
-from tests.conftest import CONFIGS, composed
+from tests.conftest import CONFIGS, ROOT, composed
 
 BY_HAND = {
     "squared_l2": lambda error: error.square().sum(-1),
@@ -73,7 +73,7 @@ try:
 except BadInput as error:
     print(error, "torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "n_train must be positive, not 0 False"
 
 

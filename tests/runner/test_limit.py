@@ -4,6 +4,8 @@ import json
 import re
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,8 +25,10 @@ def metrics(config) -> str:
 
 
 def grid(make_config, seconds: float, monkeypatch, **options) -> dict[Path, object]:
-    """Two seeds of two losses, in the order of a sweep whose last parameter is the seed."""
-    monkeypatch.setattr(limit, "began", time.time())
+    """Two seeds of two losses, as a sweep has them whose last parameter is the seed, on a clock that stands still."""
+    now = time.time()
+    monkeypatch.setattr(limit, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
+    monkeypatch.setattr(limit, "began", now)
     configs = [
         make_config(f"loss={loss}", f"seed={seed}", f"limit.seconds={seconds}", **options)
         for loss in ("value", "sobolev")
@@ -47,7 +51,7 @@ def test_one_run_of_each_kind_is_tried_and_tells_what_the_others_cost(make_confi
     table = Timetable(configs, 1)
     tried, seconds = table.trials(configs)
     assert [(configs[folder].seed, configs[folder].loss.name) for folder in tried] == [(0, "value"), (0, "sobolev")]
-    assert len(tried) * seconds == pytest.approx(0.25 * (100 - limit.SAVING), rel=0.01)
+    assert len(tried) * seconds == pytest.approx(0.25 * (100 - limit.SAVING))
     assert "no run of theirs says yet" in table.outlook([*configs])
     for folder, per_update in zip(tried, (0.5, 1.0), strict=True):
         folder.mkdir(parents=True)
@@ -102,14 +106,23 @@ def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
     monkeypatch.setattr(limit, "SAVING", 0.2)
     monkeypatch.setattr("experiments.runner.run.SAVING", 0.2)
     monkeypatch.setattr("experiments.runner.execute.SAVING", 0.2)
-    monkeypatch.setattr(train.Normalizer, "errors", lambda *_: time.sleep(60))
-    config = make_config(f"limit.deadline={time.time() + 0.5}")
-    began = time.monotonic()
-    with pytest.raises(OutOfTime):
-        execute(config)
-    assert time.monotonic() - began < 5
+    reached = []
+
+    def evaluate(*_):
+        reached.append(time.monotonic())
+        time.sleep(600)
+
+    monkeypatch.setattr(train.Normalizer, "errors", evaluate)
+    config = make_config()
+    for seconds in (0.5, 5, 50):  # a busy machine may need longer to get there
+        config.limit.deadline = time.time() + seconds
+        with pytest.raises(OutOfTime):
+            execute(config)
+        if reached:
+            break
+    assert time.monotonic() - reached[0] < 300
     with pytest.raises(OutOfTime, match="not begun"):
-        execute(make_config(f"limit.deadline={time.time()}", runs="later"))
+        execute(make_config("limit.deadline=1", runs="later"))
     assert not (folder_of(config).parents[2] / "later").exists()
 
 
@@ -124,22 +137,33 @@ def test_what_is_complete_needs_no_time(make_config):
 def test_a_sweep_ends_in_time_without_an_error_and_goes_on(tmp_path):
     tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path / 'runs'}"]
     sweep = ("-m", "experiment=regression", "loss=value,sobolev", "seed=0,10", *tiny)
-    began = time.monotonic()
-    done = front_door.run(*sweep, "optimizer.steps=1000000", "limit.seconds=20")
-    assert (done.returncode, time.monotonic() - began < 40) == (0, True), done.stderr
-    assert re.search("s are left(, enough for about 0 of 4 runs| for 4 runs)", done.stderr)
-    assert "0 of 4 runs done" in done.stderr.splitlines()[-1]
-    assert list((tmp_path / "runs").glob("*/*/checkpoint.pt"))
-    done = front_door.run(*sweep, "limit.seconds=120", f"recorder.bundle={tmp_path / 'runs.tgz'}")
+    for seconds in (20, 80):  # a busy machine may need longer to save a run
+        done = front_door.run(*sweep, "optimizer.steps=100000000", f"limit.seconds={seconds}")  # takes hours
+        assert done.returncode == 0, done.stderr
+        assert re.search("s are left(, enough for about 0 of 4 runs| for 4 runs)", done.stderr)
+        assert "0 of 4 runs done" in done.stderr.splitlines()[-1]
+        if saved := list((tmp_path / "runs").glob("*/*/checkpoint.pt")):
+            break
+    assert saved
+    done = front_door.run(*sweep, "limit.seconds=600", f"recorder.bundle={tmp_path / 'runs.tgz'}")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs").glob("*/*/summary.json"))) == 4
     assert (tmp_path / "runs.tgz").stat().st_size > 0
 
 
+def stopped_in_time(*command: str) -> CompletedProcess[str]:
+    """A run that would take hours, stopped once it had begun: on a busy machine that takes longer."""
+    for seconds in (11, 20, 80):
+        done = front_door.run(*command, "optimizer.steps=100000000", f"limit.seconds={seconds}")
+        if "was not started" not in done.stderr:
+            break
+    return done
+
+
 def test_a_single_run_ends_in_time_without_an_error(tmp_path):
     tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path}"]
-    done = front_door.run("experiment=regression", *tiny, "optimizer.steps=1000000", "limit.seconds=11")
-    assert done.returncode == 0
+    done = stopped_in_time("experiment=regression", *tiny)
+    assert done.returncode == 0, done.stderr
     assert "the time limit was reached; the same command continues" in done.stderr
 
 
@@ -155,7 +179,7 @@ def test_a_single_run_is_packed_when_it_ends_and_when_it_is_stopped(tmp_path):
 
     assert front_door.run(*single, "limit.seconds=nan").returncode == 1
     assert not (tmp_path / "runs.tgz").exists()
-    stopped = front_door.run(*single, "optimizer.steps=1000000", "limit.seconds=11")
+    stopped = stopped_in_time(*single)
     assert stopped.returncode == 0, stopped.stderr
     assert packed().keys() >= {"config.yaml", "metrics.csv", "manifest.json"}
     assert "summary.json" not in packed()

@@ -1,6 +1,7 @@
 """The revision that a manifest names: git's, or the one that a copy without git carries."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -17,10 +18,12 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 def git(folder, *arguments: str) -> str:
+    """What git says, whatever the user's settings and those of a command within which tests run."""
     who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    return subprocess.run(
-        ["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    plain |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout.strip()
 
 
 @pytest.fixture

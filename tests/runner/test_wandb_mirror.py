@@ -91,13 +91,14 @@ wandb.init = init_offline
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The folder of a fake W&B."""
+    """The folder of a fake W&B, for which a busy machine has time."""
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "wandb.py").write_text(FAKE)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("FAKE_WANDB_FOLDER", str(folder))
     monkeypatch.setattr(WandbMirror, "left_out", False)
+    monkeypatch.setattr(wandb_mirror, "PATIENCE", 200.0)
     return folder
 
 
@@ -144,7 +145,8 @@ def test_an_interrupted_run_goes_on_as_the_same_and_nothing_is_sent_twice(make_c
 
 @pytest.mark.parametrize("fault", ["init fails", "init hangs", "log fails", "log dies", "finish hangs"])
 def test_whatever_happens_to_w_and_b_the_run_ends_soon_and_says_it_once(make_config, monkeypatch, capfd, server, fault):
-    monkeypatch.setattr(wandb_mirror, "PATIENCE", 5.0 if fault.endswith("hangs") else 60.0)
+    if fault.endswith("hangs"):
+        monkeypatch.setattr(wandb_mirror, "PATIENCE", 5.0)
     monkeypatch.setenv("FAKE_WANDB", fault)
     plain, first, second = (make_config(*more, runs=runs) for more, runs in (
         ([], "plain"), (["recorder=online"], "first"), (["recorder=online"], "second"))
@@ -152,7 +154,7 @@ def test_whatever_happens_to_w_and_b_the_run_ends_soon_and_says_it_once(make_con
     execute(plain)
     began = time.monotonic()
     execute(first), execute(second)
-    assert time.monotonic() - began < 60, "it sleeps for 600 s"
+    assert time.monotonic() - began < 300, "it sleeps for 600 s"
     said = capfd.readouterr().err
     assert said.count("W&B is skipped from here on (`make wandb-sync` sends the rows): ") == 1
     assert "Traceback" not in said
@@ -162,17 +164,18 @@ def test_whatever_happens_to_w_and_b_the_run_ends_soon_and_says_it_once(make_con
     assert metrics(plain) == metrics(first) == metrics(second)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for W&B's own process in /proc")
+@pytest.mark.skipif(not any(Path("/proc/self/task").glob("*/children")), reason="looks for W&B's process in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_the_run_ends_where_w_and_bs_own_process_is_killed_or_hangs(make_config, monkeypatch, capfd, server, number):
     pytest.importorskip("wandb")
     (server / "wandb.py").write_text(REAL)
     monkeypatch.setenv("SIGNAL", str(int(number)))
-    monkeypatch.setattr(wandb_mirror, "PATIENCE", 60.0 if number == signal.SIGKILL else 3.0)
+    if number == signal.SIGSTOP:
+        monkeypatch.setattr(wandb_mirror, "PATIENCE", 3.0)
     core, finish = server / "core", WandbMirror.finish
 
     def finish_without_it(mirror: WandbMirror) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while mirror._process and not core.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         finish(mirror)
@@ -185,13 +188,21 @@ def test_the_run_ends_where_w_and_bs_own_process_is_killed_or_hangs(make_config,
     assert said.count("W&B is skipped from here on (`make wandb-sync` sends the rows): ") == 1
     assert "Traceback" not in said
     assert metrics(plain) == metrics(disturbed)
-    running = Path(f"/proc/{core.read_text()}")
+    status = Path(f"/proc/{core.read_text()}/stat")
     if number == signal.SIGSTOP:
-        os.kill(int(running.name), signal.SIGCONT)  # it then sees that who started it has gone
-    deadline = time.monotonic() + 30
-    while running.exists():
+        os.kill(int(core.read_text()), signal.SIGCONT)  # it then sees that who started it has gone
+    deadline = time.monotonic() + 200
+    while is_running(status):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def is_running(status: Path) -> bool:
+    """A process that has ended stays a zombie where nobody waits for those that have lost their parents."""
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_w_and_bs_process_ends_with_a_killed_run(make_config, server, tmp_path):
@@ -202,7 +213,7 @@ def test_w_and_bs_process_ends_with_a_killed_run(make_config, server, tmp_path):
         WandbMirror(config, folder_of(config))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 200
     while not any(note[0] == "finish" for note in notes(server)):
         assert time.monotonic() < deadline
         time.sleep(0.1)

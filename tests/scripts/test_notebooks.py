@@ -38,4 +38,5 @@ def test_a_notebook_runs_and_has_its_outputs(path):
     for cell in cells:
         for whole, part in SMALL.items():
             cell.source = cell.source.replace(whole, part)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    patience = {"timeout": 600, "startup_timeout": 600}  # seconds: a busy machine takes minutes to start a kernel
+    NotebookClient(notebook, **patience, resources={"metadata": {"path": str(ROOT)}}).execute()

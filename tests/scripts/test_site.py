@@ -91,7 +91,7 @@ def test_a_browser_shows_the_front_page_and_no_page_is_wider_than_the_screen(bui
     )
     with tempfile.TemporaryDirectory() as profile:
         command = [BROWSER, *QUIET, "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom"]
-        shown = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, env=os.environ)
+        shown = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=300, env=os.environ)
     title = shown.stdout.partition("<title>")[2].partition("</title>")[0]
     widest, in_short = (float(number) for number in title.strip("[]").split(","))
     assert widest <= width

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import socket
 import tarfile
 import threading
 import zlib
@@ -475,9 +476,12 @@ def test_processes_that_want_the_same_set_fetch_it_once(publisher, archive, tmp_
 
 def test_a_publisher_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setitem(SOURCES, "cifar10", Source("cifar-10-batches-bin", (("http://127.0.0.1:9/a.tgz", 5, "0"),)))
-    with pytest.raises(ImageError, match=r"cannot fetch http://127.0.0.1:9/a.tgz .*: try again") as caught:
-        download("cifar10", tmp_path)
+    with socket.socket() as deaf:  # it has a port, and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.tgz"
+        monkeypatch.setitem(SOURCES, "cifar10", Source("cifar-10-batches-bin", ((address, 5, "0"),)))
+        with pytest.raises(ImageError, match=rf"cannot fetch {address} .*: try again") as caught:
+            download("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="choose from cifar10"):
         download("imagenet", tmp_path)

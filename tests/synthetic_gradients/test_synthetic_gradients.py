@@ -4,7 +4,7 @@ import csv
 import errno
 import math
 import os
-import socket
+import shutil
 import subprocess
 import sys
 import time
@@ -342,20 +342,21 @@ def test_an_image_that_cannot_be_read_is_named(make_config, tmp_path):
 
 def torchrun(*arguments: str) -> subprocess.Popen:
     """Two processes on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "run.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += ["--local-addr=127.0.0.1", "run.py"]  # the machine's name may lead nowhere
     base = ["recorder=disabled", "compute.device=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *base, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def two_processes(*arguments: str) -> list[FrontDoor]:
-    """Those that torchrun would start here, told what it tells them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    told = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+def two_processes(*arguments: str) -> list[str]:
+    """What those have said that torchrun would start here, told what it tells them and with a store that is its own."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    told |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "0"}
     base = ["recorder=disabled", "compute.device=cpu"]
-    return [FrontDoor(*base, *arguments, **told, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    started = [FrontDoor(*base, *arguments, **told, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    return [ended(process) for process in started]
 
 
 def ended(process: subprocess.Popen | FrontDoor) -> str:
@@ -363,6 +364,11 @@ def ended(process: subprocess.Popen | FrontDoor) -> str:
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     return said
+
+
+def has_rows(metrics: Path) -> bool:
+    """Of both processes, which by then are at their first update: one alone has made a heading."""
+    return metrics.read_text().count("\n") > 1
 
 
 needs_torchrun = pytest.mark.skipif(
@@ -374,18 +380,19 @@ needs_torchrun = pytest.mark.skipif(
 @needs_torchrun
 def test_two_processes_that_are_stopped_and_started_again_end_in_the_same_rows(tmp_path):
     """Their only checkpoint is the one that they save when asked, at the same step."""
-    options = [SGD, *TINY["synthetic_gradients"], "optimizer.steps=100", "compute.checkpoint_seconds=1000"]
-    for process in two_processes(*options, f"runs_dir={tmp_path / 'whole'}"):
-        ended(process)
-    stopped = torchrun(*options, f"runs_dir={tmp_path / 'stopped'}")
-    while not any(path.stat().st_size for path in tmp_path.glob("stopped/*/*/metrics.csv")) and stopped.poll() is None:
-        time.sleep(0.05)
-    stopped.terminate()  # torchrun passes it on
-    stopped.communicate(timeout=300)
-    assert not any(tmp_path.glob("stopped/*/*/summary.json")), "the run was over before it could be stopped"
-    assert any(tmp_path.glob("stopped/*/*/checkpoint.pt"))
-    for process in two_processes(*options, f"runs_dir={tmp_path / 'stopped'}"):
-        assert "starts again" not in ended(process)
+    for steps in (100, 1_000, 10_000):  # a fast machine's run is over before it can be stopped
+        options = [SGD, *TINY["synthetic_gradients"], f"optimizer.steps={steps}", "compute.checkpoint_seconds=1000"]
+        stopped = torchrun(*options, f"runs_dir={tmp_path / 'stopped'}")
+        while not any(map(has_rows, tmp_path.glob("stopped/*/*/metrics.csv"))) and stopped.poll() is None:
+            time.sleep(0.05)
+        stopped.terminate()  # torchrun passes it on
+        said = stopped.communicate(timeout=300)[1]
+        if not any(tmp_path.glob("stopped/*/*/summary.json")):
+            break
+        shutil.rmtree(tmp_path / "stopped")
+    assert any(tmp_path.glob("stopped/*/*/checkpoint.pt")), said
+    two_processes(*options, f"runs_dir={tmp_path / 'whole'}")
+    assert "starts again" not in "".join(two_processes(*options, f"runs_dir={tmp_path / 'stopped'}"))
     whole, again = (next(tmp_path.glob(f"{name}/*/*/metrics.csv")) for name in ("whole", "stopped"))
     assert whole.read_bytes() == again.read_bytes()
 
