@@ -34,7 +34,7 @@ class Grid:
 
     name: str
     folders: Sequence[Path]
-    _before: dict[Path, float] = field(init=False)  # modification times of the runs' files when the sweep started
+    _before: dict[Path, float] = field(init=False)  # when each run's files had last changed as the grid started
     _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of each complete run, read once
     _beside: int = 0  # runs in parallel, when there last were any
 

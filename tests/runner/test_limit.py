@@ -52,15 +52,15 @@ def test_one_run_of_each_kind_is_tried_and_tells_what_the_others_cost(make_confi
     tried, seconds = table.trials(configs)
     assert [(configs[folder].seed, configs[folder].loss.name) for folder in tried] == [(0, "value"), (0, "sobolev")]
     assert len(tried) * seconds == pytest.approx(0.25 * (100 - limit.SAVING))
-    assert "no run of theirs says yet" in table.outlook([*configs])
+    assert "how long a run takes is not known yet" in table.outlook([*configs])
     for folder, per_update in zip(tried, (0.5, 1.0), strict=True):
         folder.mkdir(parents=True)
         Pace(2, per_update, updates=40, updated=10, per_evaluation=0.5, evaluations=4, evaluated=2).write(folder)
     order = table.in_order(configs)  # what is left of each: 2 + 15 + 1 and 2 + 30 + 1; of a new seed 2 + 20 + 2, 44
     assert table._spans(order) == [(0, 18), (18, 51), (51, 75), (75, 119)]
     assert Timetable(configs, 2)._spans(order) == [(0, 18), (0, 33), (18, 42), (33, 77)]
-    assert "about 3 of 4 runs end in them" in table.outlook(order)
-    assert "about 4 of 4 runs end in them" in Timetable(configs, 2).outlook(order)
+    assert "enough for about 3 of 4 runs" in table.outlook(order)
+    assert "enough for about 4 of 4 runs" in Timetable(configs, 2).outlook(order)
     assert table.trials(configs)[0] == []
     assert table.begun_in_time(order) == order  # estimates are rough: what would begin at 75 of 92 s is begun
 
@@ -121,7 +121,7 @@ def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
         if reached:
             break
     assert time.monotonic() - reached[0] < 300
-    with pytest.raises(OutOfTime, match="not begun"):
+    with pytest.raises(OutOfTime, match="not started"):
         execute(make_config("limit.deadline=1", runs="later"))
     assert not (folder_of(config).parents[2] / "later").exists()
 
