@@ -123,11 +123,7 @@ def _execute(config: RunConfig) -> float:
                     raise
                 finish(run, summary)
     except Exception as error:
-<<<<<<< HEAD
         if run and run._stop in (signal.SIGTERM, signal.SIGINT):  # it could not save, but the sweep must stop too
-=======
-        if run and run._stop in (signal.SIGTERM, signal.SIGINT):  # it could not save, but a sweep must end here
->>>>>>> main
             say(f"error: {explain(error)}")
             end_by(run._stop)
         raise
