@@ -1,23 +1,24 @@
-r"""Whether recorded derivatives are those of the recorded values, and if not, what would make them so.
+r"""Checks whether recorded derivatives belong to the recorded values, and if not, which change would make them agree.
 
-Between near samples a and b the trapezoidal rule predicts differences of values from derivatives,
+Between nearby samples a and b the trapezoidal rule predicts differences of values from derivatives,
 
     f(x_a) - f(x_b)  ~  (D f(x_a) + D f(x_b)) / 2 (x_a - x_b),
 
-to third order in x_a - x_b. The share of the squared differences that a prediction leaves unexplained is compared
-between derivatives as they are and
+with an error of third order in x_a - x_b. The unexplained share of the squared differences is compared between the
+derivatives as given and the derivatives
 
-- negated, times one number, or times one number per input;
-- laid out (samples, inputs, outputs), which may also be negated or rescaled;
-- with inputs, or with outputs, in another order: every order of at most 4, else the exchanges of two, up to 200;
-- and where none of these helps, one output's alone: negated, times numbers, or with its inputs in another order.
+- negated, multiplied by one number, or multiplied by one number per input;
+- laid out as (samples, inputs, outputs), which may also be negated or rescaled;
+- with inputs, or with outputs, in another order: every order of at most 4, otherwise up to 200 exchanges of two;
+- and, if none of these helps, of a single output: negated, multiplied, or with its inputs in another order.
 
-Rough data may leave most unexplained, but so does each of these then: only what explains far more is an error found.
-Other orders of more than 4 inputs or outputs, and errors of few samples or of one derivative, are not.
+For rough data most may remain unexplained, but then these changes do not help either. A change is reported only if it
+explains far more. Other orders of more than 4 inputs or outputs, and errors in a few samples or in one derivative, are
+not found.
 
-Samples in another order than their derivatives have no such remedy. It is a warning where derivatives explain hardly
-more than those of other samples would, and f(x_a) is predicted far better from values alone: by the interpolant
-through the samples nearest to x_a of a linear function and cubes of distances. Fewer than 20 pairs raise none.
+Derivatives whose samples are in another order have no such remedy. There is a warning if the derivatives explain hardly
+more than those of other samples would, while values alone predict f(x_a) far better: by interpolation through the
+nearest samples with a linear function and cubes of distances. With fewer than 20 pairs there is no warning.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ from torch import Tensor
 
 from sobolev.finite_differences import differences
 
-ANCHORS, POINTS = 500, 20_000  # samples whose nearest is looked for, among so many
-NUMBERS = 4_000_000  # that may be held at a time
-PAIRS = 10  # fewer say nothing
-SMOOTH = 0.25  # of the squared prediction, the most that derivatives may change it by over a pair
-WRONG, RIGHT, GAIN = 0.04, 0.25, 5.0  # the least unexplained as it is, the most by a remedy, and their least ratio
-WRONG_LAYOUT = 0.01  # the least unexplained where a remedy has no number that is fitted
-MOST = 0.75  # of the pairs that a remedy must bring nearer, lest a few of a heavy tail decide
-ORDERED, ORDERS = 4, 200  # so many are tried in every order, and of more so many exchanges of two
-ALONE = 10  # outputs that are looked at alone, those with most unexplained first
-NEIGHBOURS, MOST_NEIGHBOURS = 6, 200  # whose values predict one: for each number of a linear function, and in all
-POOR, GOOD, MORE = 0.1, 0.2, 3.0  # for a warning: the least unexplained, the most by values, and their least ratio
-ALIKE = 0.5  # and the least that it is of what other samples' derivatives leave
-NEARER = 0.6  # and the least share of samples that their neighbours predict better
+ANCHORS, POINTS = 500, 20_000  # samples whose nearest neighbour is searched for, and samples searched
+NUMBERS = 4_000_000  # the most numbers in memory at a time
+PAIRS = 10  # the least number of pairs
+SMOOTH = 0.25  # the largest relative squared change of derivatives over a pair
+WRONG, RIGHT, GAIN = 0.04, 0.25, 5.0  # the least unexplained share, the largest with a remedy, and their least ratio
+WRONG_LAYOUT = 0.01  # the least unexplained share for a remedy without fitted numbers
+MOST = 0.75  # the least share of pairs that a remedy must improve, so that a heavy tail does not decide
+ORDERED, ORDERS = 4, 200  # up to ORDERED dimensions every order is tried, otherwise ORDERS exchanges of two
+ALONE = 10  # the most outputs that are checked singly, those with the largest unexplained share first
+NEIGHBOURS, MOST_NEIGHBOURS = 6, 200  # neighbours that predict a value: per coefficient of a linear function; in total
+POOR, GOOD, MORE = 0.1, 0.2, 3.0  # for a warning: the least share unexplained, the largest by values, their least ratio
+ALIKE = 0.5  # for a warning: the least ratio to the share that other samples' derivatives leave unexplained
+NEARER = 0.6  # for a warning: the least share of samples that their neighbours predict better
 ROUNDING = 1e-6
 
 
 class Pairs(NamedTuple):
-    """Differences of values between two samples, and derivatives there, each output in units of its differences.
+    """Pairs of samples: differences of values, and derivatives, each output in units of its differences.
 
     Attributes:
-        expected: the differences, (P, O).
+        expected: the differences of values, (P, O).
         mean: the mean of the two samples' derivatives, (P, O, I).
-        half: half of the difference of these, (P, O, I).
-        steps: from one sample to the other, (P, I).
+        half: half the difference between these derivatives, (P, O, I).
+        steps: the vector from one sample to the other, (P, I).
         size: the units, (O).
     """
 
@@ -67,15 +68,15 @@ class Pairs(NamedTuple):
     size: Tensor
 
     def prediction(self) -> Tensor:
-        """What derivatives say of the differences, (P, O)."""
+        """The differences predicted by the derivatives, (P, O)."""
         return _along(self.mean, self.steps)
 
     def known(self) -> Tensor:
-        """Which pairs have all their numbers, (P)."""
+        """Which pairs have no unknown numbers, (P)."""
         return (self.expected + self.prediction()).isfinite().all(-1)
 
     def smooth(self) -> Tensor:
-        """Between which samples derivatives change little, so that the trapezoidal rule can be right, (P)."""
+        """Which pairs have derivatives that change so little that the trapezoidal rule applies, (P)."""
         change = _along(self.half, self.steps)
         return change.square().sum(-1) <= SMOOTH * self.prediction().square().sum(-1)
 
@@ -95,18 +96,18 @@ class Pairs(NamedTuple):
 
 
 def remedy_of(lower: Tensor | Callable[..., Any], d: Tensor, x: Tensor, outputs: int) -> str:
-    """What would make d the derivatives of `lower`, in words; "" if they agree, or if nothing clearly would.
+    """The change that would make d the derivatives of `lower`, in words; "" if they agree or no change clearly helps.
 
     Orders are counted from 1: "with inputs in the order (2, 3, 1)" means d[..., [1, 2, 0]].
 
     Args:
-        lower: values, or derivatives of the order below, (N, *out), or the function that has them.
-        d: derivatives (N, *out, *in), or another shape of as many numbers.
+        lower: values, or derivatives of the order below, (N, *out), or the function that computes them.
+        d: derivatives (N, *out, *in), or another shape with as many numbers.
         x: the samples (N, *in).
         outputs: the number of components of *out.
 
     Warns:
-        UserWarning: nothing would, but the values are predicted far better without d.
+        UserWarning: no change helps, but the values are predicted far better without d.
     """
     n, inputs = len(x), x[0].numel() if len(x) else 0
     if not d.numel() or d.numel() != n * outputs * inputs:
@@ -132,7 +133,7 @@ def remedy_of(lower: Tensor | Callable[..., Any], d: Tensor, x: Tensor, outputs:
 
 
 def _layouts(before: Pairs, swapped: Pairs | None = None) -> Iterator[tuple[str, Pairs]]:
-    """Other layouts of derivatives, by what they are called."""
+    """Other layouts of the derivatives, with their descriptions."""
     yield "", before
     if swapped is not None:
         yield "transposed, from (samples, inputs, outputs)", swapped
@@ -144,12 +145,12 @@ def _layouts(before: Pairs, swapped: Pairs | None = None) -> Iterator[tuple[str,
 
 
 def _remedy(before: Pairs, layouts: Iterable[tuple[str, Pairs]]) -> str:
-    """The simplest change of derivatives that makes them agree, in words; "" if there is none."""
+    """The simplest change that makes the derivatives agree, in words; "" if there is none."""
     found: list[tuple[int, int, str, float]] = []
     for name, after in layouts:
         known = before.known() & after.known()
         kept = known & after.smooth()
-        if kept.sum() < max(PAIRS, int(known.sum()) / 2):  # waves too short for the samples look like a wrong scale
+        if kept.sum() < max(PAIRS, int(known.sum()) / 2):  # waves shorter than the sampling look like a wrong scale
             continue
         expected = before.expected[kept]
         without = expected - before.of(kept).prediction()
@@ -159,7 +160,7 @@ def _remedy(before: Pairs, layouts: Iterable[tuple[str, Pairs]]) -> str:
             left, least = _share(residual, expected), WRONG if numbers else WRONG_LAYOUT
             helped = (residual.square().sum(-1) < without.square().sum(-1)).double().mean()
             worse = _shares(residual, expected) > (2 * unexplained_O).clamp_min(WRONG_LAYOUT / 4)
-            spoiled = (worse & (unexplained_O <= WRONG)).any()  # by a remedy for all, where one output alone is wrong
+            spoiled = (worse & (unexplained_O <= WRONG)).any()  # a remedy for all outputs must not spoil correct ones
             if unexplained >= max(least, GAIN * left) and left <= RIGHT and helped >= MOST and not spoiled:
                 found.append((numbers, len(found), text, left))
     best = min((left for *_, left in found), default=0.0)
@@ -167,7 +168,7 @@ def _remedy(before: Pairs, layouts: Iterable[tuple[str, Pairs]]) -> str:
 
 
 def _remedy_of_some(before: Pairs) -> str:
-    """What would make single outputs agree, in words."""
+    """The changes that would make single outputs agree, in words."""
     unexplained_O = _shares(before.expected - before.prediction(), before.expected)
     found: dict[str, list[str]] = {}
     for o in unexplained_O.argsort(descending=True)[:ALONE].sort().values.tolist():
@@ -178,7 +179,7 @@ def _remedy_of_some(before: Pairs) -> str:
 
 
 def _changes(name: str, pairs: Pairs) -> Iterator[tuple[int, str, Tensor]]:
-    """Simple changes of derivatives: how many numbers they have, in words, and the differences (P, O) they predict."""
+    """Simple changes of derivatives: their number of coefficients, description, and predicted differences (P, O)."""
     expected, prediction = pairs.expected, pairs.prediction()
     and_ = f"{name} and " if name else ""
     if name:
@@ -199,7 +200,7 @@ def _changes(name: str, pairs: Pairs) -> Iterator[tuple[int, str, Tensor]]:
 
 
 def _orders(n: int) -> list[list[int]]:
-    """Orders of n that are tried, the given one first: all, or exchanges of two, of neighbours first."""
+    """The orders of n that are tried, the given one first: all, or exchanges of two, neighbours first."""
     if n <= ORDERED:
         return [list(order) for order in permutations(range(n))]
     exchanges = islice(((i, i + apart) for apart in range(1, n) for i in range(n - apart)), ORDERS)
@@ -207,7 +208,7 @@ def _orders(n: int) -> list[list[int]]:
 
 
 def _order_of_inputs(pairs: Pairs) -> list[int]:
-    """The order with which derivatives leave least unexplained."""
+    """The order of inputs that leaves the least unexplained."""
     residual, left = pairs.expected - pairs.prediction(), []
     orders = _orders(pairs.mean.shape[-1])
     for order in orders:
@@ -218,7 +219,7 @@ def _order_of_inputs(pairs: Pairs) -> list[int]:
 
 
 def _order_of_outputs(pairs: Pairs) -> list[int]:
-    """The order with which derivatives leave least unexplained; of very many outputs, the given one."""
+    """The order of outputs that leaves the least unexplained; the given one if there are very many outputs."""
     if len(pairs.size) ** 2 > NUMBERS:
         return [*range(len(pairs.size))]
     orders = torch.tensor(_orders(len(pairs.size)), device=pairs.size.device)
@@ -228,7 +229,7 @@ def _order_of_outputs(pairs: Pairs) -> list[int]:
 
 
 def _warn_if_values_say_more(x_NI: Tensor, y_NO: Tensor, j_NOI: Tensor) -> None:
-    """Warn where derivatives say hardly more than other samples' would of values that their neighbours predict well."""
+    """Warn if neighbours predict values well, but derivatives hardly better than those of other samples would."""
     known = (y_NO.isfinite().all(1) & j_NOI.isfinite().flatten(1).all(1)).nonzero()[:POINTS, 0]
     x_NI, y_NO = x_NI[known], y_NO[known]
     n, inputs = x_NI.shape
@@ -268,7 +269,7 @@ def _warn_if_values_say_more(x_NI: Tensor, y_NO: Tensor, j_NOI: Tensor) -> None:
 
 
 def _by_neighbours(x_NI: Tensor, y_NO: Tensor, a: Tensor, neighbours: int) -> Tensor:
-    """Values (P, O) at samples a from those of their nearest: a linear function and cubes of distances, through all."""
+    """Values (P, O) at samples a, interpolated from their neighbours: a linear function plus cubes of distances."""
     z_NI = _scaled(x_NI)
     distance, others = torch.cdist(z_NI[a], z_NI).scatter_(1, a[:, None], torch.inf).topk(neighbours, largest=False)
     unit = distance[:, -1:]
@@ -278,10 +279,10 @@ def _by_neighbours(x_NI: Tensor, y_NO: Tensor, a: Tensor, neighbours: int) -> Te
     system = z_PKI.new_zeros(len(a), size, size)
     system[:, :neighbours, :neighbours] = torch.cdist(z_PKI, z_PKI) ** 3
     system[:, :neighbours, neighbours:], system[:, neighbours:, :neighbours] = linear, linear.mT
-    system.diagonal(dim1=1, dim2=2)[:, :neighbours] += ROUNDING  # where samples repeat
-    system.diagonal(dim1=1, dim2=2)[:, neighbours:] -= ROUNDING  # where they lie on a line
+    system.diagonal(dim1=1, dim2=2)[:, :neighbours] += ROUNDING  # for repeated samples
+    system.diagonal(dim1=1, dim2=2)[:, neighbours:] -= ROUNDING  # for samples on a line
     here = torch.nn.functional.pad(torch.cat(((distance / unit) ** 3, torch.ones_like(unit)), 1), (0, z_NI.shape[1]))
-    weights = torch.linalg.solve_ex(system, here).result[:, :neighbours]  # NaN where samples repeat too often
+    weights = torch.linalg.solve_ex(system, here).result[:, :neighbours]  # NaN if samples repeat too often
     return torch.einsum("pk,pko->po", weights, y_NO[others])
 
 
@@ -295,12 +296,12 @@ def _share(residual: Tensor, expected: Tensor) -> float:
 
 
 def _shares(residual: Tensor, expected: Tensor) -> Tensor:
-    """By output; 0 for what never differs."""
+    """The unexplained share of each output; 0 for a constant one."""
     return (residual.square().nansum(0) / expected.square().nansum(0)).nan_to_num(0.0, 0.0)
 
 
 def _near(x_NI: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Indices of samples, and of the nearest to each in units of the inputs' standard deviations; each pair once."""
+    """Indices of samples and their nearest neighbours, in units of the inputs' standard deviations; no pair twice."""
     x_NI = _scaled(x_NI[:POINTS])
     count = min(len(x_NI), ANCHORS, max(most, 4 * PAIRS))
     a = torch.linspace(0, len(x_NI) - 1, count, device=x_NI.device).round().long()
@@ -318,7 +319,7 @@ def _scaled(x_NI: Tensor) -> Tensor:
 
 
 def _between(x_NI: Tensor, y_NO: Tensor, a: Tensor, b: Tensor, j_NOI: Tensor) -> Pairs:
-    """By the trapezoidal rule, each pair in units of its distance."""
+    """Pairs for the trapezoidal rule, each in units of its distance."""
     steps = x_NI[a] - x_NI[b]
     length = (steps / x_NI.std(0, correction=0)).nan_to_num(0.0, 0.0, 0.0).norm(dim=-1)[:, None]
     return _by_output(
@@ -327,7 +328,7 @@ def _between(x_NI: Tensor, y_NO: Tensor, a: Tensor, b: Tensor, j_NOI: Tensor) ->
 
 
 def _along_axes(exact: Tensor, scale_I: Tensor, j_NOI: Tensor) -> Pairs:
-    """Each sample and input in place of a pair: derivatives (N, O, I) against those by differences."""
+    """Pairs that compare derivatives (N, O, I) with finite differences: one per sample and input."""
     inputs = len(scale_I)
     mean = j_NOI.repeat_interleave(inputs, 0)  # (N I, O, I)
     steps = torch.diag(scale_I).repeat(len(j_NOI), 1)

@@ -1,4 +1,4 @@
-"""How f is called: what else it is given, and which of its outputs counts."""
+"""Calling f: its additional inputs, and the choice among several outputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-Function = Callable[..., Any]  # it returns a tensor, or several outputs of which `Select` names one
+Function = Callable[..., Any]  # returns a tensor, or several outputs of which `Select` names one
 Condition = Tensor | tuple | Mapping[str, Any] | None
 Select = Callable[[Any], Tensor] | str | int | None
 
 
 class Call(TypedDict):
-    """How f is called, as `output` says."""
+    """The keyword arguments of `output`."""
 
     batch_dims: int
     condition: Condition
@@ -27,15 +27,15 @@ def output(f: Function, x: Tensor, batch_dims: int, condition: Condition = None,
     Args:
         f: a module or function.
         x: the samples.
-        batch_dims: how many leading dimensions of x number samples.
-        condition: inputs that are given, and not differentiated by: f(x, c) for a tensor, f(x, *c) for a tuple, and
+        batch_dims: the number of leading batch dimensions of x.
+        condition: additional inputs, which f is not differentiated by: f(x, c) for a tensor, f(x, *c) for a tuple, and
             f(x, **c) for a mapping.
-        select: which of several outputs: a function of all that f returns; or the index, key or attribute of one, which
-            leaves an f that returns a tensor as it is.
+        select: which of several outputs to use: a function of everything that f returns, or the index, key or attribute
+            of one output, which is ignored if f returns a tensor.
 
     Raises:
-        TypeError: what f returns, or what was selected of it, is not a tensor.
-        ValueError: the output has not the batch dimensions of x.
+        TypeError: f does not return a tensor, or the selected output is not one.
+        ValueError: the output does not have the batch dimensions of x.
     """
     if condition is None:
         returned = f(x)
@@ -54,7 +54,7 @@ def output(f: Function, x: Tensor, batch_dims: int, condition: Condition = None,
 
 
 def selected(returned: Any, select: Select) -> Any:
-    """One of what f returns, as `output` says."""
+    """The selected output of f, as in `output`."""
     if callable(select):
         return select(returned)
     if select is None or isinstance(returned, Tensor):
@@ -69,7 +69,7 @@ def selected(returned: Any, select: Select) -> Any:
 
 
 def of_samples(condition: Any, batch: torch.Size, change: Callable[[Tensor], Tensor]) -> Any:
-    """The condition with this change of its tensors whose leading dimensions are those of the samples."""
+    """The condition, with a function applied to its tensors that have the batch dimensions of the samples."""
     if isinstance(condition, Mapping):
         return {name: of_samples(each, batch, change) for name, each in condition.items()}
     if isinstance(condition, tuple | list):

@@ -1,4 +1,4 @@
-"""A check before training: derivatives, gradients of a loss on them, and targets, against finite differences.
+"""A check before training: compares derivatives, gradients of a loss on them, and targets with finite differences.
 
 >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
 >>> check(model, torch.rand(5, 2), order=2)      # no error: it can be trained on Hessians
@@ -7,7 +7,7 @@ Traceback (most recent call last):
     ...
 ValueError: f mixes the samples of a batch: f(x[:1]) is not f(x)[:1]
 
-With the target it says what is wrong with recorded derivatives: here forces, which are minus the energy's gradients.
+Given the target, it also finds errors in recorded derivatives: here forces, which are minus the energy's gradients.
 
 >>> x = torch.linspace(-1, 1, 20)[:, None]
 >>> energy, forces = x**2, -2 * x[:, None]
@@ -36,7 +36,7 @@ from sobolev.finite_differences import scale_of
 from sobolev.targets import Projected, Recorded, as_recorded, checked
 
 SAMPLES = 8
-DIRECTIONS = 3  # an error shows along all of them, but a kink of a ReLU lies on few
+DIRECTIONS = 3  # an error shows along all of them, but a kink of a ReLU along few
 STEP = {torch.float64: 1e-4, torch.float32: 1e-2}
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-2}
 
@@ -59,31 +59,32 @@ def check(
         D^j f(x) u                    with   [D^{j-1} f(x + h u) - D^{j-1} f(x - h u)] / 2h,
         d/dtheta <W, D^j f(x)> w      with   [<W, D^j f(x)>(theta + h w) - <W, D^j f(x)>(theta - h w)] / 2h.
 
-    It finds wrong formulas of PyTorch and wrong backward passes of your own. A module is checked on a float64 copy.
+    This finds wrong formulas in PyTorch and wrong backward passes of your own. A module is checked on a float64 copy.
 
     A target that is a function is checked in the same way. Recorded derivatives predict the differences of values
-    between near samples (`sobolev.agreement` has the equation). Where they are far off, they are refused if they would
-    agree negated, rescaled, with outputs and inputs swapped, or with inputs or outputs in another order, all of them or
-    those of one output. There is a UserWarning if they say hardly more than other samples' derivatives would, of values
-    that neighbours predict well: their rows may be in another order than those of x. What is wrong otherwise, for
-    few samples or by a few percent is not found. Right derivatives of rough, sparse or noisy data are not refused.
+    between nearby samples (`sobolev.agreement` has the equation). If they are far off, they are refused if they would
+    agree negated, rescaled, with outputs and inputs swapped, or with inputs or outputs in another order, for all
+    outputs or for one. There is a UserWarning if they predict values hardly better than other samples' derivatives
+    would, while neighbours predict them well: the rows may be in another order than those of x. Other errors, and
+    errors in few samples or of a few percent, are not found. Correct derivatives of rough, sparse or noisy data are not
+    refused.
 
     Args:
         f: as for `sobolev.derivatives.derivatives`.
-        x: the samples, of which the first 8 are used for f. Recorded targets are checked at all of them.
-        target: as for `SobolevLoss`. In the place of recorded values it may also have the function, which may be a
-            black box, that they came from: (simulator, D y). `Projected` derivatives, and recorded ones that a
-            `condition` goes with, are not checked.
+        x: the samples. f is checked at the first 8, recorded targets at all of them.
+        target: as for `SobolevLoss`. Instead of recorded values it may contain the function that they came from, which
+            may be a black box: (simulator, D y). `Projected` derivatives, and recorded ones together with a
+            `condition`, are not checked.
         order: the highest derivative that will be trained on.
         mode: as for `derivatives`.
-        batch_dims: as for `derivatives`. Of several networks' samples, those of the first are checked.
+        batch_dims: as for `derivatives`. With samples of several networks, those of the first are checked.
         condition: as for `derivatives`.
         select: as for `derivatives`.
 
     Raises:
         TypeError: a target of another type.
-        ValueError: a derivative or gradient is wrong. The message says which, and by how much. Also what `derivatives`
-            raises, and what PyTorch raises if it cannot differentiate f.
+        ValueError: a derivative or gradient is wrong; the message says which, and by how much. Errors of `derivatives`,
+            and of PyTorch if it cannot differentiate f, are raised too.
     """
     if isinstance(target, int):
         raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
@@ -104,10 +105,10 @@ def check(
 def _check_recorded(
     recorded: list, x: Tensor, y_shape: Sequence[int], order: int, batch_dims: int, comparable: bool
 ) -> None:
-    """Refuse recorded tensors of another shape, or derivatives that contradict those of the order below."""
+    """Refuse recorded tensors of the wrong shape, and derivatives that contradict those of the order below."""
 
     def first(tensor: Tensor) -> Tensor:
-        """Of the first network, if there are several."""
+        """The samples of the first network, if there are several."""
         return tensor.flatten(0, batch_dims - 2)[0] if batch_dims > 1 else tensor
 
     inputs = x.shape[batch_dims:]
@@ -134,7 +135,7 @@ def _check_recorded(
 def _check_function(
     f: Function, x: Tensor, order: int, mode: str, batch_dims: int, condition: Condition, select: Select
 ) -> torch.Size:
-    """Refuse wrong derivatives of f, and wrong gradients of these, at the first samples. Returns the shape *out."""
+    """Refuse wrong derivatives of f, and wrong gradients of them, at the first samples. Returns the shape *out."""
     samples, scale = x.shape[:batch_dims], scale_of(x, batch_dims) if x.numel() else x.new_ones(x.shape[batch_dims:])
     x = x.narrow(batch_dims - 1, 0, min(SAMPLES, samples[-1]))
     condition = of_samples(condition, samples, lambda c: c.narrow(batch_dims - 1, 0, min(SAMPLES, samples[-1])))
@@ -151,7 +152,7 @@ def _check_function(
         return torch.randn(like.shape, dtype=like.dtype, generator=random).to(like.device)
 
     def in_units(d: Tensor, j: int) -> Tensor:
-        """D^j f by inputs in units of their scale, so that one step and one tolerance suit all."""
+        """D^j f with inputs in units of their scale, so that one step and one tolerance fit all."""
         for later in range(j):
             d = d * scale.to(d).reshape(*scale.shape, *[1] * (later * scale.dim()))
         return d
@@ -194,15 +195,15 @@ def _check_function(
 
 
 def _compare(what: str, probe: Callable[[float], tuple[Tensor, Tensor, Tensor]], h: float) -> None:
-    """Refuse what differs from finite differences along every direction, at two steps.
+    """Refuse a derivative that differs from finite differences along every direction, at two step sizes.
 
-    `probe` returns the derivative, the difference that is 2h times as large, and the size of what was subtracted.
+    `probe` returns the derivative, the corresponding difference over 2h, and the size of the subtracted numbers.
     """
-    for step in (h, h / 10) * DIRECTIONS:  # the smaller one is for an f that bends much within h
+    for step in (h, h / 10) * DIRECTIONS:  # the smaller step is for an f that is strongly curved within h
         found, difference, size = probe(step)
         expected = difference / (2 * step)
         tolerance = TOLERANCE[expected.dtype]
-        rounding = 10 * torch.finfo(expected.dtype).eps * (1 + size) / (step * tolerance)  # of what vanishes
+        rounding = 10 * torch.finfo(expected.dtype).eps * (1 + size) / (step * tolerance)  # for derivatives that vanish
         largest = max(found.abs().max(), expected.abs().max())
         error = float((found - expected).abs().max() / (largest + rounding))
         if error <= tolerance:
@@ -228,7 +229,7 @@ def _check_samples_one_by_one(f: Function, x: Tensor, batch_dims: int, condition
 
 
 def _times(d_j: Tensor, u: Tensor, batch_dims: int) -> Tensor:
-    """D^j f u: the last copy of a sample's input dimensions is contracted with u."""
+    """D^j f u: contracts the last copy of the input dimensions with u."""
     batch, inputs = u.shape[:batch_dims], u.shape[batch_dims:]
     product = d_j.reshape(*batch, -1, inputs.numel()) @ u.reshape(*batch, inputs.numel(), 1)
     return product.reshape(d_j.shape[: d_j.dim() - len(inputs)])
@@ -241,7 +242,7 @@ def _size(leaf: Tensor) -> Tensor:
 
 
 def _moved(leaves: list[Tensor], w: list[Tensor], h: float) -> Iterator[int]:
-    """Yields the signs +1 and -1, and while each is in use the parameters are moved by the sign times h w."""
+    """Yields the signs +1 and -1; meanwhile the parameters are shifted by the sign times h w."""
     for sign in (1, -1):
         _add(leaves, w, sign * h)
         yield sign
@@ -256,7 +257,7 @@ def _add(leaves: list[Tensor], w: list[Tensor], factor: float) -> None:
 
 @contextmanager
 def _same_randomness() -> Iterator[None]:
-    """In this context dropout, for example, drops the same each time. The caller's random state is not changed."""
+    """A context in which randomness, such as dropout, is the same each time. The caller's random state is kept."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

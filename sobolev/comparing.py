@@ -1,6 +1,6 @@
-"""What the Sobolev loss compares at each order: derivatives in full (Eq. 1) or projected (Eq. 2), exact or by values.
+"""What the Sobolev loss compares at each order: full derivatives (Eq. 1) or projections (Eq. 2), exact or differenced.
 
-An object of this module serves one call of the loss: student and target are projected on the same vectors.
+An object of these classes serves one call of the loss: student and target are projected on the same vectors.
 """
 
 from __future__ import annotations
@@ -15,46 +15,43 @@ from sobolev.derivatives import Derivatives, Vectors, derivatives, projected_der
 from sobolev.finite_differences import StepSize, Values, along, by_axes, stacked, steps_of
 from sobolev.projections import Projection
 
-# The attribute with the wrapped module, by the name of the wrapper's class.
+# The attribute that holds the wrapped module, by the name of the wrapper's class.
 WRAPPERS = {"DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
 class InFull:
     """(y, D y, D^2 y, ...): every component is compared."""
 
-    sampled = False  # whether orders from 1 on have a leading dimension S, of projections
-    mixed = ""  # "output" or "input": a dimension that projections sum over, at orders from 1 on
+    sampled = False  # whether orders from 1 on have a leading dimension S of projections
+    mixed = ""  # "output" or "input": the dimension that projections sum over, at orders from 1 on
 
     def __init__(self, mode: str, batch_dims: int, condition: Condition) -> None:
         self.mode, self.batch_dims, self.condition = mode, batch_dims, condition
 
     def of(self, f: Function, x: Tensor, order: int, select: Select, create_graph: bool) -> list[Tensor]:
-        """What is compared of a function."""
+        """What is compared for a function."""
         call: Call = {"batch_dims": self.batch_dims, "condition": self.condition, "select": select}
         return list(derivatives(f, x, order, create_graph=create_graph, mode=self.mode, **call))
 
     def of_module(self, module: Function, x: Tensor, order: int) -> list[Tensor]:
-        """What is compared of a student that is a `Derivatives`, or a wrapper around one."""
+        """What is compared for a student that is a `Derivatives`, or a wrapper around one."""
         return list(module(x, order=order, condition=self.condition))
 
     def of_teacher(self, teacher: Derivatives, x: Tensor, order: int) -> list[Tensor]:
-        """What is compared of a target that is a `Derivatives`."""
+        """What is compared for a target that is a `Derivatives`."""
         return self.of(teacher.model, x, order, teacher.select, create_graph=False)
 
     def of_recorded(self, derivative: Tensor, j: int, x: Tensor) -> Tensor:
-        """What is compared of a recorded derivative (*batch, *out, *in, ..., *in)."""
+        """What is compared for a recorded derivative (*batch, *out, *in, ..., *in)."""
         return derivative
 
     def moment(self, j: int, outputs: int, inputs: int) -> float:
-        """The mean square of what is compared, over that of the derivative in full."""
+        """The ratio of the mean square of what is compared to that of the full derivative."""
         return 1.0
 
 
 class GivenVectors(InFull):
-    """(y, D <y, v_1>, D <D <y, v_1>, v_2>, ...), S times for as many vectors a sample, which were recorded.
-
-    Their second moments are not known.
-    """
+    """(y, D <y, v_1>, D <D <y, v_1>, v_2>, ...) for S recorded vectors per sample, whose second moments are unknown."""
 
     sampled, mixed = True, "output"
 
@@ -84,7 +81,7 @@ class GivenVectors(InFull):
 
 
 class OnVectors(GivenVectors):
-    """The same on random vectors, which are drawn once y is known."""
+    """The same for random vectors, which are drawn once y is known."""
 
     def __init__(
         self, projection: Projection, generator: torch.Generator | None, batch_dims: int, condition: Condition
@@ -93,7 +90,7 @@ class OnVectors(GivenVectors):
         self.projection, self.generator = projection, generator
 
     def _vectors(self, x: Tensor, order: int) -> Vectors:
-        """v_1 for the outputs and v_2, ... for the inputs; at first a function that draws them."""
+        """v_1 for the outputs and v_2, ... for the inputs; before they are drawn, a function that draws them."""
 
         def draw(y: Tensor) -> list[Tensor]:
             likes = [y, *[x] * (order - 1)]
@@ -108,7 +105,7 @@ class OnVectors(GivenVectors):
 
 
 class ByDifferences(InFull):
-    """(y, D y, D^2 y, ...), each from differences of values, along the axes of the input."""
+    """(y, D y, D^2 y, ...) from differences of values along the axes of the input."""
 
     def __init__(self, step: StepSize, batch_dims: int, condition: Condition) -> None:
         super().__init__("auto", batch_dims, condition)
@@ -119,7 +116,7 @@ class ByDifferences(InFull):
             return self._quotients(stacked(f, self.batch_dims, self.condition, select), x, order)
 
     def of_module(self, module: Function, x: Tensor, order: int) -> list[Tensor]:
-        condition = {"order": 0, "condition": self.condition}  # its values alone, which are the first that it returns
+        condition = {"order": 0, "condition": self.condition}  # returns only the values
         return self._quotients(stacked(module, self.batch_dims, condition, select=0), x, order)
 
     def of_teacher(self, teacher: Derivatives, x: Tensor, order: int) -> list[Tensor]:
@@ -132,9 +129,9 @@ class ByDifferences(InFull):
 
 
 class AlongDirections(ByDifferences):
-    """(y, D y [u_1], D^2 y [u_1, u_2], ...), from differences along S random directions of a sample's input.
+    """(y, D y [u_1], D^2 y [u_1, u_2], ...) from differences along S random directions of a sample's input.
 
-    Where Eq. 2 projects the outputs on v_1, and leaves a gradient by the input, this leaves the outputs.
+    Eq. 2 projects the outputs on v_1 and keeps a gradient by the input. This projects the input and keeps the outputs.
     """
 
     sampled, mixed = True, "input"
@@ -156,13 +153,13 @@ class AlongDirections(ByDifferences):
         return super().of_teacher(teacher, x, order)
 
     def _draw(self, x: Tensor, order: int) -> None:
-        """Directions for all orders, if they are not drawn yet."""
+        """Draw the directions for all orders, unless they are drawn already."""
         missing = range(order - len(self.vectors))
         self.vectors += [self.projection.draw(x, self.batch_dims, self.generator) for _ in missing]
 
     def _quotients(self, values: Values, x: Tensor, order: int) -> list[Tensor]:
         self._draw(x, order)
-        # One step for all inputs, so the shortest of theirs.
+        # A direction crosses all inputs, so the smallest of their steps is used.
         steps = [steps_of(x, j, self.step, self.batch_dims).min() for j in range(1, order + 1)]
         return along(values, x, self.vectors, steps)
 
@@ -181,7 +178,7 @@ class AlongDirections(ByDifferences):
 
 
 class GivenVectorsByDifferences(ByDifferences):
-    """D <y, v_1>, ... on vectors that were recorded, from derivatives by differences in full."""
+    """D <y, v_1>, ... for recorded vectors, from full derivatives by differences."""
 
     sampled, mixed = True, "output"
 
@@ -206,7 +203,7 @@ def way_to_compare(
     batch_dims: int,
     condition: Condition,
 ) -> InFull:
-    """What one call of the loss compares: on vectors that were recorded, or else drawn, or else in full."""
+    """What one call of the loss compares: projections on recorded vectors if given, on drawn ones, or in full."""
     common = batch_dims, condition
     if mode == "differences":
         if given is not None:
@@ -218,11 +215,11 @@ def way_to_compare(
 
 
 def contract(derivative: Tensor, vectors: Sequence[Tensor], batch_dims: int) -> Tensor:
-    """The first components of a derivative (*batch, *components) with v_1, the next with v_2, ...: (S, N, rest)."""
+    """Contract a derivative's (*batch, *components) first components with v_1, the next with v_2, ...: (S, N, rest)."""
     n = derivative.shape[:batch_dims].numel()
     remaining = derivative.shape[batch_dims:].numel()
     derivative = derivative.unsqueeze(0)
-    for v in vectors:  # S projections, N samples, C components to contract, R that remain
+    for v in vectors:  # S projections, N samples, C components to contract, R remaining components
         v_SNC = v.reshape(len(v), n, v.shape[batch_dims + 1 :].numel())
         remaining //= v_SNC.shape[-1]
         derivative_SNCR = derivative.reshape(len(derivative), n, v_SNC.shape[-1], remaining)
@@ -232,7 +229,7 @@ def contract(derivative: Tensor, vectors: Sequence[Tensor], batch_dims: int) -> 
 
 
 def inside(student: Function) -> Function:
-    """What a student is around, if it is a wrapper."""
+    """The module inside a student that is a wrapper, otherwise the student."""
     while attribute := WRAPPERS.get(type(student).__name__):
         student = getattr(student, attribute)
     return student

@@ -1,9 +1,9 @@
-"""A training step that a GPU repeats by itself, as a CUDA graph.
+"""A training step captured as a CUDA graph.
 
-A step of some hundred small kernels takes longer to queue than to compute. A graph of it is queued at once. It is
-recorded from one call, with the addresses of that call: whatever a later call reads or writes has to lie where it lay
-then. So parameters and buffers are updated in place, gradients stay those of the recorded call (no `zero_grad`), and
-inputs are copied to where the first ones were.
+A step of about a hundred small kernels takes longer to launch than to compute. A graph launches all of them at once. It
+is captured from one call with that call's memory addresses, so later calls must read and write the same memory. So
+parameters and buffers are updated in place, gradients stay allocated (no `zero_grad`), and inputs are copied into the
+first call's tensors.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls before the recording, in which libraries choose their algorithms and take their memory
+WARM_UP = 3  # calls before capturing, in which libraries choose algorithms and allocate memory
 
 Result = TypeVar("Result")
 
 
 class CapturedStep(Generic[Result]):
-    """A function of tensors on a GPU, recorded at its first call and replayed from then on.
+    """A function of GPU tensors that is captured at its first call and replayed from then on.
 
-    The function may read and change tensors beside its arguments, `.grad` of parameters too. It must do the same
-    kernels on the same memory whatever its arguments hold: the host does not see their numbers (no `item`, no choice
-    by a value), and random numbers come as arguments.
+    The function may read and change tensors other than its arguments, including `.grad` of parameters. It must launch
+    the same kernels on the same memory whatever the values of its arguments are: it cannot use `item` or branch on a
+    value, and random numbers must be arguments.
 
     Args:
-        function: what is recorded, of tensors on one GPU.
-        state: the tensors beside the arguments that a call changes and the next one reads: statistics of BatchNorm, or
-            parameters if the function updates them. Calls that only warm up leave them as they were.
+        function: the function of tensors on one GPU.
+        state: tensors other than the arguments that a call changes and the next one reads: statistics of BatchNorm, or
+            parameters if the function updates them. Warm-up calls leave them unchanged.
     """
 
     def __init__(self, function: Callable[..., Result], state: Iterable[Tensor] = ()):
@@ -38,10 +38,10 @@ class CapturedStep(Generic[Result]):
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *arguments: Tensor) -> Result:
-        """The function's result. Its tensors are overwritten by the next call: what is to last is copied.
+        """The function's result. The next call overwrites its tensors, so copy what must be kept.
 
         Raises:
-            ValueError: arguments of other shapes or types than those of the first call.
+            ValueError: the shapes or dtypes of the arguments differ from those of the first call.
         """
         graph = self._record(arguments) if self._graph is None else self._graph
         for place, argument in zip(self._arguments, arguments, strict=True):
@@ -67,5 +67,5 @@ class CapturedStep(Generic[Result]):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._result = self._function(*self._arguments)
-        self._graph = graph  # nothing was computed while it was recorded
+        self._graph = graph  # capturing computes nothing; the caller replays it
         return graph

@@ -17,9 +17,9 @@ True
 Everything here is `torch.autograd.grad`, so whatever PyTorch can differentiate j + 1 times can be trained on its
 derivatives of order j. Where PyTorch's own formulas are wrong or missing (`sobolev.exact` has the list), f is computed
 by other formulas, or refused with the name of the operation. A compiled model can only be a teacher with first
-derivatives. So can an operation of your own whose backward pass PyTorch cannot differentiate (written in NumPy, say).
-Mark it @once_differentiable: otherwise autograd takes that pass for a constant, and only mode="reverse" is right.
-`sobolev.check` finds this and other errors, by comparing with finite differences.
+derivatives. The same holds for an operation of your own whose backward pass PyTorch cannot differentiate (such as one
+in NumPy). Mark it @once_differentiable: otherwise autograd treats that pass as a constant, and only mode="reverse" is
+right. `sobolev.check` finds this and other errors, by comparing with finite differences.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ def derivatives(
             per component of the input. "auto" takes whichever is fewer at each order, if f can be differentiated as
             often as that needs.
         batch_dims: how many leading dimensions of x are batch dimensions (2 for an ensemble: network, sample).
-        condition: inputs that f is given after x, which it is not differentiated by: one tensor, a tuple, or a mapping
-            by name. A tensor that has the batch's dimensions first is taken to have a row a sample, which matters where
-            f is called with some of the samples or with several points of each (`check`, differences). One that is
-            shared and happens to be of that shape is given with a leading dimension of 1.
+        condition: inputs that f takes after x and is not differentiated by: one tensor, a tuple, or a mapping by name.
+            A tensor that starts with the batch dimensions is taken to have one row per sample. This matters if f is
+            called with some of the samples, or with several points for each (`check`, differences). Give a shared
+            tensor that happens to have that shape a leading dimension of 1.
         select: which of several outputs of f is y: a function of what it returns, or an index, key or attribute.
 
     Raises:
         TypeError: x is not floating-point, or f does not return a tensor of real floating-point numbers.
         ValueError: an unknown mode; a negative order; outputs that do not have the batch dimensions of x or that
-            autograd cannot trace to x (computed under `no_grad`, say); or an f that mixes samples, contains a wrapper
-            such as DistributedDataParallel, or cannot be differentiated so often.
+            autograd cannot trace to x (for example, computed under `no_grad`); or an f that mixes samples, contains a
+            wrapper such as DistributedDataParallel, or cannot be differentiated this often.
         RuntimeError: called under `torch.inference_mode`, or with an x made under it.
 
     Warns:

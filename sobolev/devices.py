@@ -1,7 +1,7 @@
-"""Copies to a GPU that the host does not wait for.
+"""Asynchronous copies to a GPU.
 
-Work for a GPU is queued. A copy from ordinary memory holds the host until the GPU has done everything before it, and
-then the queue is empty: a step of small kernels becomes as slow as the host. A copy from pinned memory is queued too.
+Work for a GPU is queued. A copy from ordinary memory blocks the host until the GPU has finished everything before it.
+Then the queue is empty, and a step of small kernels becomes as slow as the host. A copy from pinned memory is queued.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on `device`. A copy from the CPU to a GPU is queued, from pinned memory.
 
-    Where the tensor is pinned already there is no further copy: then it may not change until the GPU has read it.
+    A tensor that is already pinned is not copied first, so it must not change until the GPU has read it.
     """
     device = torch.device(device)
     if tensor.device.type != "cpu" or device.type == "cpu":

@@ -1,4 +1,4 @@
-r"""Policy distillation with Sobolev Training: the objective of Section 4.2, and a fast step of it.
+r"""Policy distillation with Sobolev Training: the objective of Section 4.2, and a fast training step.
 
     L = k KL(pi(s) || pi*(s)) + a E_v || grad_s <log pi*(s), v> - grad_s <log pi(s), v> ||      (mean over states)
 
@@ -8,20 +8,20 @@ sigma = sum_a v_a, the projected log-probability is <log p, v> = <y, v> - sigma 
 
     grad_s <log p, v> = D_s <y, w>,     w = v - sigma p.
 
-Let e = dL/d(grad_s <log p, v>), which for the norm as printed is a D / ||D|| with D the difference of the two
-gradients. The masks of the ReLUs have no derivative, so the gradient of the Sobolev term by the parameters is that of
-the scalar <y', w>, where y' = D_s y . e is the tangent of the logits along the constant e. It is a sum of two terms:
-one through y' at constant w, and one through w at constant y'. The second depends on the parameters through the logits
-alone, and joins the gradient of the KL divergence there:
+Let e = dL/d(grad_s <log p, v>), which for the norm as printed is a D / ||D||, where D is the difference of the two
+gradients. The derivative of the ReLU masks is 0, so the parameter gradient of the Sobolev term is that of the scalar
+<y', w>, where y' = D_s y . e is the tangent of the logits along the constant e. It is a sum of two terms: one through
+y' at constant w, and one through w at constant y'. The second depends on the parameters only through the logits, and
+is added to the gradient of the KL divergence there:
 
     through y'        dW_l += g_l u_{l-1}^T          u: tangent pass along e;  g: backward pass of w
     through y         r = k dKL/dy - sigma p * (y' - <p, y'>),     dW_l += g'_l h_{l-1}^T     g': backward pass of r
 
-That is 6 products per layer (1 forward, 2 backward, 1 tangent, 2 for the weights) where value-only training takes 3.
+This takes 6 products per layer (1 forward, 2 backward, 1 tangent, 2 for the weights); value-only training takes 3.
 
 The teacher and the states are fixed. At each state the Sobolev term needs a combination of the derivatives of the
 teacher's A logits whose coefficients sum to zero: a combination of A - 1 arrays of the state's size.
-`RecordedGradients` keeps these in 16 bits, so that training does not run the teacher again. If they do not fit into
+`RecordedGradients` stores these in 16 bits, so that training does not run the teacher again. If they do not fit into
 memory, `ComputedGradients` runs the teacher at each step.
 
 Shape suffixes: S projections, N states, B samples, A actions, F = A - 1 recorded gradients, I inputs (states as flat
@@ -66,7 +66,7 @@ def _log_ratio(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
 CHUNK = 250  # states whose gradients are recorded at a time
-NORMALISED = 0.1  # the largest |log sum p| of log-probabilities, which bfloat16 may round; logits may have any
+NORMALISED = 0.1  # the largest |log sum p| accepted, because bfloat16 may round log-probabilities
 
 
 def distillation_loss(
@@ -79,7 +79,7 @@ def distillation_loss(
 ) -> SobolevLoss:
     """The objective of Section 4.2, for a student and a teacher that return log-probabilities (B, A).
 
-    Any classifier that ends in log-softmax will do, with classes in the place of actions:
+    Any classifier that ends in log-softmax works, with classes instead of actions:
 
     >>> from torch import nn
     >>> from sobolev import projections
@@ -99,9 +99,9 @@ def distillation_loss(
         generator: what v is drawn from; torch's global one by default.
 
     Raises:
-        ValueError: an unknown divergence or norm, or both weights are 0. In use, if the KL divergence is computed:
-            outputs that are not log-probabilities. On a GPU, which each such check waits for, only the first are looked
-            at.
+        ValueError: an unknown divergence or norm, or both weights are 0. When the KL divergence is computed: outputs
+            that are not log-probabilities. On a GPU only the first outputs are checked, because each check waits for
+            the device.
     """
     _check(divergence, norm)
     seen = set()  # devices on which outputs were log-probabilities
@@ -110,7 +110,7 @@ def distillation_loss(
         if log_p_BA.device not in seen:
             _check_normalised(log_p_BA, "student")
             _check_normalised(log_q_BA, "teacher")
-            if log_p_BA.device.type != "cpu":  # where each check waits for what is queued
+            if log_p_BA.device.type != "cpu":  # there each check waits for the queue
                 seen.add(log_p_BA.device)
         return DIVERGENCES[divergence](log_p_BA, log_q_BA)
 
@@ -124,7 +124,7 @@ def distillation_loss(
 
 
 class DistillationStep:
-    """Parameter gradients of `distillation_loss` for a ReLU policy, by the passes of `ReLUPasses`.
+    """Parameter gradients of `distillation_loss` for a ReLU policy, computed with `ReLUPasses`.
 
     Calling it sets `.grad` of the student's parameters. After the optimiser's step, call `student.refresh()`.
 
@@ -132,8 +132,8 @@ class DistillationStep:
         student: the policy that is trained.
         kl_weight, gradient_weight, divergence, norm: as for `distillation_loss`.
         teacher_gradients: `RecordedGradients` or `ComputedGradients`: a function of (index_B, raw_BI, w_BA), for w that
-            sum to zero over actions, that returns D <logits*, w> (B, I) by states in [0, 1]. None for value-only
-            training.
+            sum to zero over actions, that returns D <logits*, w> (B, I) with respect to states in [0, 1]. None for
+            value-only training.
 
     Raises:
         ValueError: an unknown divergence or norm, both weights 0, or a gradient weight without teacher gradients.
@@ -162,7 +162,7 @@ class DistillationStep:
         """Set `.grad` from one batch.
 
         Args:
-            index_B: the numbers of its states, which `RecordedGradients` needs.
+            index_B: the indices of its states, which `RecordedGradients` needs.
             raw_BI: its states, as flat patches of raw frames.
             teacher_BA: the teacher's log-probabilities.
             v_SBA: the projections; None for value-only training.
@@ -180,7 +180,7 @@ class DistillationStep:
         p_BA = log_p_BA.exp()
         kl_B = DIVERGENCES[self.divergence](log_p_BA, teacher_BA)
         r_BA = self._kl_by_logits(log_p_BA, p_BA, kl_B, teacher_BA).mul_(self.kl_weight / len(raw_BI))
-        # A recorded step reads its weight from a tensor, which the host does not see.
+        # A recorded step reads its weight from a tensor, whose value the host does not know.
         learns_gradients = isinstance(self.gradient_weight, Tensor) or self.gradient_weight != 0
         if learns_gradients:
             if v_SBA is None or self.teacher_gradients is None:
@@ -200,13 +200,15 @@ class DistillationStep:
     def _gradient_term(
         self, inputs: list[Tensor], p_BA: Tensor, teacher_BI: Tensor, v_BA: Tensor, samples: int
     ) -> Tensor:
-        """Add to `.grad` what one projection, of which the teacher's gradients are `teacher_BI`, does through the
-        tangent, and return its term of r."""
+        """Add to `.grad` the tangent's part of one projection, and return the projection's term of r.
+
+        `teacher_BI` are the teacher's gradients for this projection.
+        """
         sigma_B1 = v_BA.sum(-1, keepdim=True)
         signals, difference_BI = self.student.backward(v_BA - sigma_B1 * p_BA, inputs, to_input=True)
         difference_BI -= teacher_BI
         distance_B1 = torch.linalg.vector_norm(difference_BI, dim=1, keepdim=True).to(p_BA.dtype)
-        # e is D times one number per sample. The tangent pass is linear: it runs along D, and the signals are scaled.
+        # e is D times one factor per sample. The tangent pass is linear: it runs along D, and the signals are scaled.
         weight = self.gradient_weight / (len(p_BA) * samples)
         if self.norm == "l2":
             factor_B1 = torch.where(distance_B1 > 0, weight / distance_B1, torch.zeros_like(distance_B1))
@@ -232,14 +234,14 @@ class ComputedGradients:
 
 
 class RecordedGradients:
-    """The teacher's gradients at fixed states, computed once: D (y_a - y_A) for each action a but the last one, A.
+    """The teacher's gradients at fixed states, computed once: D (y_a - y_A) for each action a except the last one, A.
 
-    Combinations are summed in float32. They take `bytes(n_states, n_actions, dtype)` of memory.
+    Combinations are summed in float32. The gradients take `bytes(n_states, n_actions, dtype)` of memory.
 
     Args:
         teacher: the teacher, in the precision in which gradients are computed before they are rounded.
         raw_NI: the states, as flat patches of raw frames.
-        dtype: the type that gradients, coefficients and combinations are rounded to: with relative errors of 2^-9 in
+        dtype: the type to which gradients, coefficients and combinations are rounded, with relative errors of 2^-9 in
             bfloat16 and 2^-11 in float16.
 
     Raises:
@@ -263,7 +265,7 @@ class RecordedGradients:
 
     @staticmethod
     def bytes(n_states: int, n_actions: int, dtype: torch.dtype) -> int:
-        """The memory that the gradients at so many states take."""
+        """The memory that the gradients at `n_states` states take."""
         return n_states * (n_actions - 1) * STACK * FRAME**2 * dtype.itemsize
 
     def __call__(self, index_B: Tensor, raw_BI: Tensor, w_BA: Tensor) -> Tensor:

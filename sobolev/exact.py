@@ -1,9 +1,9 @@
-"""Operations whose higher derivatives PyTorch lacks or gets wrong, by formulas that it differentiates exactly.
+"""Replacements for operations whose higher derivatives PyTorch lacks or gets wrong, with exact derivatives.
 
-PyTorch's third derivatives of layer and instance normalisation take mean and variance for constants (pytorch#175754,
-#186256), and its second ones of logcumsumexp are NaN. Hardsigmoid, cdist, fused attention and the recurrent layers of
-cuDNN have no second derivatives. Inside `exact_formulas()` each is computed by operations whose derivatives are exact
-to any order. Values agree up to rounding.
+PyTorch's third derivatives of layer and instance normalisation treat mean and variance as constants (pytorch#175754,
+#186256), and its second derivatives of logcumsumexp are NaN. Hardsigmoid, cdist, fused attention and cuDNN's recurrent
+layers have no second derivatives. Inside `exact_formulas()` each is computed from operations whose derivatives are
+exact to any order. Values agree up to rounding.
 
 >>> x = torch.tensor([[1.0, 2.0, 4.0]])
 >>> with exact_formulas():
@@ -79,7 +79,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
     """||x1_i - x2_j||_p for (..., P, M) and (..., R, M): (..., P, R).
 
-    Where two points coincide, as each does with itself, PyTorch's derivative is 0, and so are all derivatives here.
+    If two points coincide, as each does with itself, PyTorch's derivative is 0, and so are all derivatives here.
     """
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
     same = (difference == 0).all(-1)
@@ -173,13 +173,13 @@ class exact_formulas(TorchFunctionMode):
 
 
 def _computed_again() -> bool:
-    """Whether `torch.utils.checkpoint` will compute this again outside this context, where it must save the same."""
+    """Whether `torch.utils.checkpoint` will recompute this outside this context, where it must save equal tensors."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return bool(hooks) and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
-# By the beginning of a graph node's name: how many derivatives of such an operation are right, and what to do if that
-# is not enough. None stands for all of them, unless the operation normalises by statistics of its own input.
+# By the prefix of a graph node's name: how many derivatives of such an operation are right, and what to do if that is
+# not enough. None means all of them, unless the operation normalises by statistics of its own input.
 FROM_PYTHON = "call torch.nn.functional.{} from Python, not from a scripted module or inside a checkpoint"
 KNOWN = {
     "NativeLayerNormBackward": (2, FROM_PYTHON.format("layer_norm")),

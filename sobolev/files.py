@@ -1,6 +1,6 @@
 """Files that several processes read and write: replaced as a whole, locked for one writer at a time, with checksums.
 
-Errors of the operating system name their file, which Python leaves out once a file is open.
+Errors of the operating system name their file, which Python omits once a file is open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Busy(Exception):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which is renamed to `path` once the file (or folder) is whole and on the disk.
+    """A temporary path beside `path`, which is renamed to `path` once the file (or folder) is complete and on disk.
 
     The temporary name has the process's number, so that two writers never share it. After an error it is removed.
     """
@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Errors of the operating system that name no file, or the temporary one, name `path`."""
+    """Make errors of the operating system name `path` if they name no file or the temporary one."""
     try:
         yield
     except OSError as error:
@@ -59,12 +59,12 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold a lock on the file `path`, which the kernel releases however the process ends.
 
-    If the file system has no locks, the lock is held as long as a file `<path>.held` exists, which names its process.
-    Such a file of a process of this machine that has ended is ignored; one of another machine must be removed by hand.
+    If the file system has no locks, the lock is a file `<path>.held`, which names its process. Such a file is ignored
+    if its process ran on this machine and has ended; one from another machine must be removed by hand.
 
     Raises:
         Busy: another process holds the lock, and `wait` is false.
-        OSError: the lock cannot be asked for.
+        OSError: the lock cannot be requested.
     """
     with naming(path):
         descriptor = _open_locked(path, wait)
@@ -128,13 +128,13 @@ def _held_file(path: Path, wait: bool) -> Iterator[None]:
 
 
 def _close(descriptor: int) -> None:
-    """Let go of a lock. Nothing was written to its file, so that an error (of a full disk, say) loses nothing."""
+    """Release a lock. Nothing was written to its file, so an error (such as a full disk) loses nothing."""
     with suppress(OSError):
         os.close(descriptor)
 
 
 def _let_go() -> None:
-    """Close a forked child's descriptors of locks: workers that outlive a killed process would keep its locks."""
+    """Close a forked child's lock descriptors, because workers that outlive a killed process would keep its locks."""
     while _held:
         _close(_held.pop())
 

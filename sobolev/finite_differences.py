@@ -1,12 +1,13 @@
-r"""Derivatives from values of f alone, by central differences: of a black box, or of a student whose kinks shall move.
+r"""Derivatives by central differences of f's values: for a black box, or for a student whose kinks are to move.
 
 With h the step, s the signs and u_1, ..., u_j directions,
 
     D^j y [u_1, ..., u_j]  ~  sum over s in {-1, 1}^j of  s_1 ... s_j f(x + h (s_1 u_1 + ... + s_j u_j)) / (2 h)^j,
 
-and the derivative in full has the unit vectors for directions. Central differences evaluate f 2 I times for a gradient
-by I inputs, where forward ones take I. But their error is of order h^2 and not h: at the best step about 3e-5 and not
-3e-4 of the derivative in single precision, and without a bias to one side at the larger steps that move kinks.
+and the full derivative uses the unit vectors as directions. Central differences evaluate f 2 I times for a gradient by
+I inputs, forward differences I times. But the error of central differences is of order h^2 instead of h: in single
+precision, with the best step, about 3e-5 of the derivative instead of 3e-4. And at the larger steps that move kinks,
+they are not biased to one side.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def differences(
     condition: Condition = None,
     select: Select = None,
 ) -> tuple[Tensor, ...]:
-    """(y, D y, ..., D^order y) of f at every sample, from its values alone. No graph is recorded.
+    """(y, D y, ..., D^order y) of f at every sample, from its values. No graph is recorded.
 
     The shapes are those of `sobolev.derivatives.derivatives`, so the result can be the recorded target of a loss.
 
@@ -48,16 +49,16 @@ def differences(
              [0., 1.]]], dtype=torch.float64)
 
     Args:
-        f: any function of a tensor (*batch, *in) to a tensor or NumPy array (*batch, *out): a simulator, say. It is
-            called once for y, and for D^j y by I inputs 2^j times for each of the (I + j - 1)! / j! (I - 1)! different
-            components, with the whole batch each time. It must treat samples independently.
+        f: any function from a tensor (*batch, *in) to a tensor or NumPy array (*batch, *out), such as a simulator. It
+            is called with the whole batch, once for y, and 2^j times for each of the (I + j - 1)! / j! (I - 1)!
+            different components of D^j y by I inputs. It must treat samples independently.
         x: floating-point samples.
         order: the highest derivative.
-        step: h, one number, or one per input (*in). By default eps^(1/(j + 2)) times the input's scale, with the eps of
-            the coarser of x and y, which balances rounding against the error of the formula at order j. An input's
-            scale is its standard deviation over the samples, but no less than 1% of its root mean square (all of that
-            if the samples agree).
-        batch_dims: how many leading dimensions of x number samples.
+        step: h, one number, or one per input (*in). The default is eps^(1/(j + 2)) times the input's scale, with the
+            larger eps of x and y, which balances rounding against the error of the formula at order j. An input's scale
+            is its standard deviation over the samples, but at least 1% of its root mean square (the root mean square
+            itself if all samples are equal).
+        batch_dims: the number of leading batch dimensions of x.
         condition: as for `derivatives`.
         select: as for `derivatives`.
 
@@ -104,7 +105,7 @@ def by_axes(values: Values, x: Tensor, steps: Sequence[Tensor], batch_dims: int)
 
 
 def along(values: Values, x: Tensor, directions: Sequence[Tensor], steps: Sequence[Tensor]) -> list[Tensor]:
-    """(y, D y [u_1], D^2 y [u_1, u_2], ...) with each u_k (S, *batch, *in), and one step h for each order.
+    """(y, D y [u_1], D^2 y [u_1, u_2], ...) for u_k (S, *batch, *in), with one step h per order.
 
     All but y have the shape (S, *batch, *out).
     """
@@ -114,7 +115,7 @@ def along(values: Values, x: Tensor, directions: Sequence[Tensor], steps: Sequen
 
 
 def moved(values: Values, x: Tensor, moves: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """y, and for the m_1, ..., m_j of each order the sum over signs of s_1 ... s_j f(x + s_1 m_1 + ... + s_j m_j)."""
+    """y, and for each order's moves m_1, ..., m_j the sum over signs of s_1 ... s_j f(x + s_1 m_1 + ... + s_j m_j)."""
     signs = [list(itertools.product((1, -1), repeat=len(each))) for each in moves]
     shifts = [x.new_zeros(1, *x.shape)]
     for each, patterns in zip(moves, signs, strict=True):
@@ -127,10 +128,10 @@ def moved(values: Values, x: Tensor, moves: Sequence[Sequence[Tensor]]) -> list[
 
 
 def stacked(f: Function, batch_dims: int, condition: Condition, select: Select) -> Values:
-    """f at points (P, *batch, *in) in one call, as if they were so many more samples.
+    """f at points (P, *batch, *in), evaluated in one call as if the points were more samples.
 
-    Raises, besides what `sobolev.calling.output` does:
-        ValueError: f mixes samples, or drops out.
+    Raises, in addition to `sobolev.calling.output`:
+        ValueError: f mixes samples, or has active dropout.
     """
     last = batch_dims - 1
 
@@ -151,10 +152,10 @@ def stacked(f: Function, batch_dims: int, condition: Condition, select: Select) 
 
 
 def steps_of(x: Tensor, j: int, step: StepSize, batch_dims: int, eps: float | None = None) -> Tensor:
-    """The step h (*in) of each input for derivatives of order j, as `differences` says.
+    """The step h (*in) of each input for derivatives of order j, as documented in `differences`.
 
     Raises:
-        ValueError: a step that is not positive, or has another shape.
+        ValueError: a step is not positive, or has the wrong shape.
     """
     inputs = x.shape[batch_dims:]
     if step is not None:
@@ -167,7 +168,7 @@ def steps_of(x: Tensor, j: int, step: StepSize, batch_dims: int, eps: float | No
 
 
 def scale_of(x: Tensor, batch_dims: int) -> Tensor:
-    """The scale of each input (*in), as `differences` says; 1 where all samples are 0."""
+    """The scale of each input (*in), as documented in `differences`; 1 if all samples are 0."""
     samples = x.flatten(0, batch_dims - 1).double() if x.device.type != "mps" else x.flatten(0, batch_dims - 1)
     spread, size = samples.std(0, correction=0), samples.square().mean(0).sqrt()
     scale = torch.where(spread > 0, spread.maximum(0.01 * size), size)
@@ -175,11 +176,11 @@ def scale_of(x: Tensor, batch_dims: int) -> Tensor:
 
 
 def _value(f: Callable[..., Any], x: Tensor, batch_dims: int, condition: Condition, select: Select) -> Tensor:
-    """f(x), which may be NumPy's array, as floating-point numbers."""
+    """f(x), which may be a NumPy array, as a floating-point tensor."""
 
     def as_tensor(returned: Any) -> Any:
         y = selected(returned, select)
-        # Copied, because torch takes no array that is reversed.
+        # Copied, because torch accepts no array with negative strides.
         return torch.as_tensor(np.array(y), device=x.device) if isinstance(y, np.ndarray | np.generic) else y
 
     y = output(f, x.clone(), batch_dims, condition, as_tensor)  # f may change its input in place

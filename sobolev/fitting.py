@@ -1,4 +1,4 @@
-"""What `SobolevRegressor` trains by: settings that mean something, batches, and what fills gradients from one.
+"""Helpers of `SobolevRegressor`: validation of settings, batches, and the computation of gradients.
 
 Shapes: n samples, I inputs, O outputs.
 """
@@ -23,11 +23,11 @@ from sobolev.networks.smooth_step import DISTANCES as BY_HAND
 from sobolev.networks.smooth_step import SmoothSobolevStep
 from sobolev.seeding import generator
 
-FALLS = ("cosine", "linear", "constant")  # those of `sobolev.schedules` that have no parameter
-# What "auto" is for the loss of values (False), and for that of derivatives too (True): configs/recipe/ has them.
+FALLS = ("cosine", "linear", "constant")  # the schedules of `sobolev.schedules` without required parameters
+# What "auto" means for learning values only (False) and derivatives too (True), from configs/recipe/.
 AUTO: dict[str, dict[bool, Any]] = {"learning_rate": {False: 6e-3, True: 1e-2}, "batch_size": {False: 64, True: 32}}
 
-# What a setting is in a file, by what it may be before: the first kind that fits.
+# How settings are converted for a file: (type, conversion). The first type that matches is used.
 PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (bool | np.bool_, bool),
     (Integral, int),
@@ -37,10 +37,10 @@ PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 
 def check_settings(given: Mapping[str, Any]) -> None:
-    """Refuse settings of another kind than the docstring of `SobolevRegressor` has, or that mean nothing.
+    """Refuse settings with a type or value that the docstring of `SobolevRegressor` does not allow.
 
     Raises:
-        ValueError: the first of them, in one line.
+        ValueError: names the first invalid setting.
     """
     positive, whole = partial(_is_positive, Real), partial(_is_positive, Integral)
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -77,10 +77,10 @@ def _is_text(value: Any, *names: str) -> bool:
 
 
 def plain(name: str, value: Any) -> Any:
-    """A setting without NumPy's types, which a file without code cannot have.
+    """A setting without NumPy types, which a file without code cannot contain.
 
     Raises:
-        TypeError: it is neither numbers nor text.
+        TypeError: it is neither a number nor text.
     """
     if isinstance(value, list):
         return [plain(name, each) for each in value]
@@ -93,7 +93,7 @@ def plain(name: str, value: Any) -> Any:
 
 
 def mean_distance(dy: Tensor, distance: Distance) -> float:
-    """S_1: the mean distance of derivatives (n, O, I) from 0, over the samples of which any is known."""
+    """S_1: the mean distance of derivatives (n, O, I) from 0, over the samples with known derivatives."""
     known = dy.flatten(1)[~dy.isnan().flatten(1).all(1)].nan_to_num().double()
     return float(distance(torch.zeros_like(known), known).mean())
 
@@ -104,7 +104,7 @@ def function_of(alone: MLPEnsemble) -> Callable[[Tensor], Tensor]:
 
 
 def gradients(alone: MLPEnsemble, loss: SobolevLoss, distance: str, data: list[Tensor]) -> Callable[..., Tensor]:
-    """What fills `.grad` from a batch (x, y, dy) and returns its loss: without autograd where a step allows that."""
+    """A function that fills `.grad` from a batch (x, y, dy) and returns its loss, without autograd if possible."""
     learns = 1 in loss.weights
 
     def by_autograd(x: Tensor, *target: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def gradients(alone: MLPEnsemble, loss: SobolevLoss, distance: str, data: list[T
 
 
 def batches(data: list[Tensor], batch_size: int, seed: int) -> Iterator[list[Tensor]]:
-    """Endless batches; each epoch is shuffled anew, and what does not fill its last batch waits."""
+    """Endless batches. Each epoch is shuffled anew, and samples that do not fill its last batch are left out."""
     n = len(data[0])
     size = min(batch_size, n)
     rng = generator(seed, "shuffle")

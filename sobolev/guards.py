@@ -1,4 +1,4 @@
-"""Checks for what would silently make derivatives wrong, in the modules that f runs and the graph that it leaves.
+"""Checks for what would silently make derivatives wrong, in the modules that f runs and in its autograd graph.
 
 f may be a module, a function or a closure around either, so modules are inspected as they are executed.
 """
@@ -27,8 +27,8 @@ def refusing_modules(f: Function, by_values: bool = False) -> Iterator[None]:
     """While f runs, refuse modules whose derivatives by the input, or the gradients of these, would be wrong.
 
     Raises:
-        ValueError: f runs a BatchNorm that uses the statistics of its batch; contains a wrapper for training in several
-            processes, unless derivatives are taken by values alone; or drops out, if they are.
+        ValueError: f runs a BatchNorm that uses the statistics of its batch; a wrapper for training in several
+            processes (unless `by_values`); or active dropout (if `by_values`, that is, with finite differences).
     """
     thread = threading.get_ident()  # the hook sees the modules of all threads
 
@@ -91,7 +91,8 @@ def check_samples_apart(f: Function, y: Tensor, x: Tensor, batch_dims: int) -> N
     seen[mode] += 1
     if seen[mode].bit_count() > 1:
         return
-    # The parity of a number's bits divides them, so that no regular dependence (on the sample before, say) is missed.
+    # Samples are halved by the parity of their number's bits, so that no regular dependence (such as on the previous
+    # sample) is missed.
     half = torch.tensor([number.bit_count() % 2 == 1 for number in range(samples)], device=y.device)
     v = torch.linspace(1, 2, y.numel(), dtype=y.dtype, device=y.device).view(samples, -1)  # a plain sum may be constant
     v = v * half[:, None]
@@ -168,7 +169,7 @@ def warn_if_vanishing(model: Function, order: int) -> None:
 
 
 def _may_be_nonlinear(module: nn.Module) -> bool:
-    """Whether it is an activation, a normalisation, a recurrent layer, or a layer that is not PyTorch's own."""
+    """Whether it is an activation, a normalisation, a recurrent layer, or a layer from outside PyTorch."""
     home = type(module).__module__
     foreign_leaf = not home.startswith("torch.nn.") and not any(module.children())
     kinds = ("activation", "normalization", "instancenorm", "rnn")

@@ -61,8 +61,8 @@ class SobolevTerms(NamedTuple):
 
     Attributes:
         total: the weighted sum over orders, to call `backward` on.
-        by_order: the reduced, unweighted distance of each order that is present, with its graph: detach it to keep it.
-            That of a balanced order is relative: the target's mean square is 1.
+        by_order: the reduced, unweighted distance of each order that is present, with its graph (detach it to keep it).
+            The distance of a balanced order is relative: the target's mean square is 1.
     """
 
     total: Tensor
@@ -76,27 +76,28 @@ class SobolevLoss:
     and derivatives above the highest order present are not computed. Value-only training is `order=0`, and
     derivative-only training is `weights=(0, 1)`.
 
-    The derivative of a piecewise linear student (ReLU) is constant between its kinks. The effect of moving a kink on
-    the loss of derivatives is zero at almost every single sample, so `backward` lacks it, and descent may even raise
-    the loss: see `make descent` and docs/regression.md. With a smooth activation, such as softplus, nothing is missing.
+    The derivative of a piecewise linear student (ReLU) is constant between its kinks. Moving a kink changes the
+    expected loss of derivatives, but for almost no single sample its loss. So `backward` misses this effect, and
+    descent may even increase the loss (docs/regression.md). With a smooth activation, such as softplus, nothing is
+    missing.
 
     Args:
         order: the highest derivative K.
-        weights: the w_j: one number for all orders, one per order from 0 on, or {order: weight}, where orders that are
-            left out are absent. All are 1 by default, as in Section 4.1. The attribute of this name may be changed
-            during training, also to and from 0. An order of weight 0 costs nothing. A weight may be a tensor that an
-            optimizer trains, and begin at 0: it is used as it is, so what keeps it positive is yours. "balanced" is
-            short for weights of 1 and `balance="order"`.
+        weights: the w_j: one number for all orders, one per order from 0 on, or {order: weight}, where omitted orders
+            are absent. The default is 1 for all, as in Section 4.1. The attribute `weights` may be changed during
+            training, also to and from 0. An order of weight 0 costs nothing. A weight may be a tensor that an optimizer
+            trains, and start at 0. It is used as it is, so keep it positive yourself. "balanced" is short for weights
+            of 1 and `balance="order"`.
         balance: "order" divides each order by the mean square S_j of its targets (`sobolev.weights` has the equation),
-            besides its weight. "output" divides each output, and "input" each input that is differentiated by, by a
-            mean square and the number of outputs or inputs, so that zeros cost 1 in each order, too. {order: one of
-            these} balances some orders alone. Every distance gets its arguments divided by the root mean square: the
-            squared one is divided by S_j, L1 and L2 by its root, and Huber's threshold of 1 becomes one root mean
-            square. Under a projection the arguments are divided by the second moments of its vectors as well
-            (S_j c(outputs) c(inputs)^(j - 1)), so the squared distance is unbiased for the one in full.
-            Call `balance(target, x)` to measure S_j on data of your choice. An order that was not measured is measured
-            on the first batch that has it, and never again; the attribute `mean_squares` holds what was measured, by
-            order, and may be saved and set.
+            in addition to its weight. "output" divides each output, and "input" each input of differentiation, by its
+            own mean square and by their number, so that a student of zeros still costs 1 in each order. {order: one of
+            these} balances only some orders. Arguments are divided by the root mean square before the distance: the
+            squared distance is thus divided by S_j, L1 and L2 by its root, and Huber's threshold of 1 becomes one root
+            mean square. With a projection the arguments are also divided by the second moments of its vectors
+            (S_j c(outputs) c(inputs)^(j - 1)), so that the squared distance is unbiased for the full one.
+            Call `balance(target, x)` to measure S_j on data of your choice. Otherwise an order is measured once, on the
+            first batch that has it. The attribute `mean_squares` holds the measured values by order, and may be saved
+            and set.
         schedule: a function of progress to a factor of the weights of orders from 1 on, a name in
             `schedules.SCHEDULES`, or {order: either}. Set the attribute `progress` to step / steps before each call.
         distances: the l_j: one for all orders, one per order, or {order: distance}. Each is a name in `DISTANCES` or a
@@ -108,22 +109,23 @@ class SobolevLoss:
         reduction: "mean" or "sum" over the batch, or "none" for one loss per sample. Projections are averaged.
         mode: as for `sobolev.derivatives.derivatives`; or "differences", which takes the student's derivatives by
             central differences of its values (`sobolev.finite_differences` has the equation). Gradients then move the
-            kinks of a ReLU, and nothing is backpropagated twice, but the student is evaluated at 2 I more points a
-            sample for gradients by I inputs, and at 2 I (I + 1) more for Hessians. With a projection, vectors are
-            directions u of the input in place of v: 2^j more points for each give D^j y [u_1, ..., u_j] (*out). A
-            target that is a function is differenced with the same step at the same points; one that is a
-            `Derivatives`, or recorded, has its exact derivatives.
-        step: h of these differences, as for `sobolev.differences`, from each batch's scale by default. A larger one, up
-            to the distance between samples, lets more of them see each kink. One number if the loss projects.
-        select: which of several outputs of student and target counts, as for `sobolev.derivatives.derivatives`.
+            kinks of a ReLU, and there is no double backpropagation, but the student is evaluated at 2 I more points per
+            sample for gradients by I inputs, and at 2 I (I + 1) more for Hessians. With a projection, the vectors are
+            directions u of the input instead of v: 2^j more points for each give D^j y [u_1, ..., u_j] (*out). A target
+            that is a function is differenced with the same step at the same points; a `Derivatives` or a recorded
+            target keeps its exact derivatives.
+        step: h of these differences, as for `sobolev.differences`; by default from each batch's scale. A larger step,
+            up to the distance between samples, lets more samples see each kink. It must be one number if the loss
+            projects.
+        select: which of several outputs of student and target is used, as for `sobolev.derivatives.derivatives`.
         batch_dims: as for `sobolev.derivatives.derivatives`.
 
     Raises:
         TypeError: a projection of another type, such as its name, or its class without parentheses; a generator or
             weight of another type.
         ValueError: an unknown name, a weight or distance for an order beyond the highest, a weight that is negative or
-            not finite, or no order present; outputs balanced one by one, but projected. In use: targets that have no
-            mean square to balance by; a schedule without progress.
+            not finite, no order present, or projected outputs that are balanced one by one. In use: targets that have
+            no mean square to balance by; a schedule without progress.
     """
 
     def __init__(
@@ -177,12 +179,12 @@ class SobolevLoss:
 
     @property
     def order(self) -> int:
-        """The highest order whose weight is not 0 now."""
+        """The highest order whose weight is currently not 0."""
         return max(self._present())
 
     @property
     def progress(self) -> float | None:
-        """The share of training that is done, from 0 to 1, which the schedule needs; None until it is set."""
+        """The fraction of training that is done, from 0 to 1, which the schedule needs; None until it is set."""
         return self._progress
 
     @progress.setter
@@ -192,7 +194,7 @@ class SobolevLoss:
         self._progress = t
 
     def _present(self) -> dict[int, float | Tensor]:
-        """The weights that are not 0 now, by order, times the factors of the schedule."""
+        """The weights that are currently not 0, by order, times the factors of the schedule."""
         if not self.schedules:
             return present(self.weights)
         if self._progress is None:
@@ -203,13 +205,13 @@ class SobolevLoss:
         """Measure the S_j of the orders that are balanced and whose weight is not 0. Returns this loss.
 
         Args:
-            target: as for the loss. NaN in recorded tensors is left out.
-            x: the samples, best the whole training set or some thousand of its samples.
+            target: as for the loss. NaN in recorded tensors is ignored.
+            x: the samples: preferably the whole training set, or some thousands of its samples.
             condition: as for the loss.
 
         Raises:
-            ValueError: nothing is to be balanced; a derivative (about their mean, the values) is 0 or not known at all
-                samples; as for the loss.
+            ValueError: no order is balanced; a derivative, or the deviation of values from their mean, is 0 or unknown
+                at all samples; as for the loss.
         """
         orders = [j for j in present(self.weights) if j in self.balanced]
         if not orders:
@@ -220,10 +222,10 @@ class SobolevLoss:
     def _measured(
         self, target: Function | Recorded, x: Tensor, orders: Sequence[int], condition: Condition
     ) -> dict[int, Tensor]:
-        """S_j of the derivatives in full, for each of these orders."""
+        """S_j of the full derivatives, for each of these orders."""
         way = self._way(target, x, orders, condition)
         if not callable(target) and given_vectors(target, x, orders) is None:
-            way = InFull(self.mode, self.batch_dims, condition)  # what is recorded in full is measured so
+            way = InFull(self.mode, self.batch_dims, condition)  # full derivatives that were recorded
         found = of_target(way, target, x, orders, self.select)
         y_shape = found[0].shape if callable(target) else values_shape(as_recorded(target, orders), x, self.batch_dims)
         outputs, inputs = y_shape[self.batch_dims :], x.shape[self.batch_dims :]
@@ -245,17 +247,17 @@ class SobolevLoss:
                 or DistributedDataParallel around one.
             x: the samples, which get no gradient.
             target: a module or function like the student, which is used as it is (call `eval()` on it yourself) and not
-                trained; or recorded tensors (y, D y, ...), of which those of absent orders may be None or left off.
-                These are full derivatives, as `Derivatives(teacher).eval()(x)` returns them, even if the loss projects.
-                NaN stands for a number that is not known: it adds nothing to the loss, whose mean is still over the
-                whole batch. A projection of a derivative with any NaN is not known either. What was recorded projected
-                is a `Projected(vectors, derivatives)` in the place of D^j y.
-            condition: inputs that student and target are given after x, which they are not differentiated by: one
-                tensor, a tuple, or a mapping by name.
+                trained; or recorded tensors (y, D y, ...), where absent orders may be None or omitted at the end. These
+                are full derivatives, as `Derivatives(teacher).eval()(x)` returns them, even if the loss projects. NaN
+                marks an unknown number: it adds nothing to the loss, whose mean is still over the whole batch. A
+                projection of a derivative with any NaN is unknown too. For derivatives that were recorded projected,
+                give a `Projected(vectors, derivatives)` instead of D^j y.
+            condition: inputs that student and target take after x and are not differentiated by: one tensor, a tuple,
+                or a mapping by name.
 
         Raises:
-            TypeError: samples or targets that are not tensors, such as NumPy's arrays.
-            ValueError: a target has another shape than the student's output, or lacks an order; a student is a
+            TypeError: samples or targets are not tensors, but for example NumPy arrays.
+            ValueError: a target has another shape than the student's output, or lacks an order; the student is a
                 DistributedDataParallel that is not around a `Derivatives`, or a `Derivatives` of another order.
         """
         if not isinstance(x, Tensor):
@@ -305,7 +307,7 @@ class SobolevLoss:
     def _measure_once(
         self, target: Function | Recorded, x: Tensor, orders: Collection[int], condition: Condition
     ) -> None:
-        """Measure what is to be balanced and was not measured yet."""
+        """Measure the S_j that are needed and not measured yet."""
         missing = [j for j in orders if j in self.balanced and j not in self.mean_squares]
         if not missing:
             return
@@ -333,7 +335,7 @@ class SobolevLoss:
 
 
 def _schedules(given: str | Schedule | Mapping[int, str | Schedule], order: int) -> dict[int, Schedule]:
-    """The schedule of each order from 1 on, or of those that a mapping names."""
+    """The schedule of each order from 1 on, or of the orders in a mapping."""
     if not isinstance(given, Mapping):
         given = dict.fromkeys(range(1, order + 1), given)
     found = {}

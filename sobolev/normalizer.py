@@ -1,4 +1,4 @@
-r"""Units in which inputs, values and derivatives of every order are of size one, and back.
+r"""Normalisation of inputs, values and derivatives of every order, and its inverse.
 
 With the mean mu and the standard deviation sigma of each input i and each output o over the samples,
 
@@ -8,7 +8,7 @@ and by the chain rule a derivative of order j in these units is
 
     D^j y^_o [i_1, ..., i_j] = sigma_{i_1} ... sigma_{i_j} / sigma_o  D^j y_o [i_1, ..., i_j].
 
->>> x = torch.rand(50, 2) * torch.tensor([1000.0, 0.1])          # kelvin and moles, say
+>>> x = torch.rand(50, 2) * torch.tensor([1000.0, 0.1])          # for example kelvin and moles
 >>> y, dy = x.prod(1, keepdim=True), x.flip(1).unsqueeze(1)       # (50, 1) and (50, 1, 2)
 >>> units = Normalizer.fit(x, y, dy)
 >>> model = torch.nn.Linear(2, 1)                                 # trained on units.inputs(x), units.targets(y, dy)
@@ -24,17 +24,17 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-ROUNDING = 4  # of values that are equal but for how they were computed, in machine epsilons about their middle
+ROUNDING = 4  # values that differ by fewer machine epsilons count as equal
 
 
 class Normalizer(nn.Module):
-    """Scales inputs, values and derivatives of a function one by one. Its numbers are saved in `state_dict`.
+    """Scales inputs, values and derivatives of a function componentwise. Its statistics are saved in `state_dict`.
 
-    Made by its shapes alone it changes nothing; `fit` measures, and `load_state_dict` takes what was measured.
+    When constructed from shapes it is the identity. `fit` measures statistics, and `load_state_dict` restores them.
 
-    Its numbers stay in double precision whatever `.float()` and the like ask for, because a mean of 1.7e9 (seconds of a
-    clock) in single precision is off by up to 64. What it returns has the type of what it is given. Raw samples in
-    single precision have lost as much before they come: give those of a large mean and a small spread in double.
+    The statistics stay in double precision, even after `.float()`, because a mean of 1.7e9 (seconds of a clock) in
+    single precision is off by up to 64. Results have the dtype of the argument. Raw samples in single precision have
+    already lost as much, so pass samples with a large mean and a small spread in double precision.
 
     Args:
         inputs: the shape *in of a sample.
@@ -46,7 +46,7 @@ class Normalizer(nn.Module):
         for name, shape in (("x", inputs), ("y", outputs)):
             self.register_buffer(f"{name}_mean", torch.zeros(tuple(shape), dtype=torch.float64))
             self.register_buffer(f"{name}_scale", torch.ones(tuple(shape), dtype=torch.float64))
-        self.register_buffer("y_rounding", torch.zeros(tuple(outputs), dtype=torch.float64))  # of what is constant
+        self.register_buffer("y_rounding", torch.zeros(tuple(outputs), dtype=torch.float64))  # of constant outputs
         self.x_mean: Tensor
         self.x_scale: Tensor
         self.y_mean: Tensor
@@ -55,22 +55,22 @@ class Normalizer(nn.Module):
 
     @classmethod
     def fit(cls, x: Tensor, y: Tensor, *derivatives: Tensor | None, batch_dims: int = 1) -> Normalizer:
-        """Means and standard deviations over the samples. NaN, a number that is not known, is left out.
+        """Measure means and standard deviations over the samples. NaN, which marks an unknown number, is ignored.
 
-        An input that is the same at every sample keeps its unit (sigma = 1). So does such an output, unless its
-        gradient is known: then sigma is the root mean square of the gradient by normalised inputs, because a function
-        that is equal at all samples, as at those of a minimum, need not be constant. Elsewhere derivatives do not
-        change the scales, so that a loss of weights 1:1 means the same whether they are known or not.
+        An input that is equal at all samples keeps its unit (sigma = 1). So does such an output, unless its gradient is
+        known: then sigma is the root mean square of the gradient by normalised inputs, because a function with equal
+        values at all samples, such as at minima, need not be constant. Otherwise derivatives do not affect the scales,
+        so that a loss with weights 1:1 means the same whether they are known or not.
 
         Args:
             x: the samples (*batch, *in).
             y: their values (*batch, *out).
-            derivatives: D y (*batch, *out, *in), D^2 y and so on, where they are known.
-            batch_dims: how many dimensions number samples.
+            derivatives: D y (*batch, *out, *in), D^2 y and so on, if they are known.
+            batch_dims: the number of leading batch dimensions.
 
         Raises:
-            TypeError: what is no floating-point tensor, such as NumPy's arrays.
-            ValueError: no sample; other shapes than these; an input that is not finite, or an infinite value.
+            TypeError: an argument is not a floating-point tensor, but for example a NumPy array.
+            ValueError: no samples; wrong shapes; an input that is not finite, or an infinite value.
         """
         _check_floating("x", x)
         _check_floating("y", y)
@@ -113,8 +113,8 @@ class Normalizer(nn.Module):
     def targets(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]:
         """(y^, D y^, ...) of values y (*batch, *out) and derivatives (*batch, *out, *in, ...); None stays None.
 
-        Values of an output that `fit` found constant are exactly 0: in units of a gradient, or balanced by their mean
-        square, their rounding would pass for values to learn.
+        Values of an output that `fit` found constant become exactly 0. Otherwise their rounding, in units of a gradient
+        or balanced by its mean square, would look like values to learn.
         """
         self._check(y, *derivatives)
         scaled = (
@@ -132,7 +132,7 @@ class Normalizer(nn.Module):
     def inverse(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]: ...
 
     def inverse(self, y: Tensor, *derivatives: Tensor | None) -> tuple[Tensor | None, ...]:
-        """(y, D y, ...) in the user's units, of those in normalised ones."""
+        """(y, D y, ...) in the user's units, from normalised ones."""
         self._check(y, *derivatives)
         scaled = (
             None if d is None else (widened(d) * self._of_output(j) / self._of_inputs(j)).to(d.dtype)
@@ -141,7 +141,7 @@ class Normalizer(nn.Module):
         return ((widened(y) * self.y_scale + self.y_mean).to(y.dtype), *scaled)
 
     def wrap(self, model: nn.Module) -> InUnits:
-        """The model as a function of x in the user's units, whose derivatives are then in them, too."""
+        """The model as a function of x in the user's units, with derivatives in the user's units too."""
         return InUnits(model, self)
 
     def _of_output(self, j: int) -> Tensor:
@@ -156,7 +156,7 @@ class Normalizer(nn.Module):
         return product
 
     def _batch(self, x: Tensor) -> torch.Size:
-        """*batch of samples (*batch, *in)."""
+        """The shape *batch of samples (*batch, *in)."""
         _check_floating("x", x)
         inputs, lead = self.x_mean.shape, x.dim() - self.x_mean.dim()
         if lead < 0 or x.shape[lead:] != inputs:
@@ -164,7 +164,7 @@ class Normalizer(nn.Module):
         return x.shape[:lead]
 
     def _check(self, y: Tensor, *derivatives: Tensor | None, batch: torch.Size | None = None) -> None:
-        """Refuse other types and shapes than those of values and derivatives, and of another batch if one is given."""
+        """Refuse values and derivatives of the wrong type or shape, or of another batch if one is given."""
         _check_floating("y", y)
         inputs, outputs = self.x_mean.shape, self.y_mean.shape
         batch = y.shape[: max(y.dim() - len(outputs), 0)] if batch is None else batch
@@ -178,7 +178,7 @@ class Normalizer(nn.Module):
                 raise ValueError(f"{what} shape {tuple(tensor.shape)}, expected {tuple(expected)}: (*batch, *out, *in)")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalizer:
-        """Go to another device, but to no other type, except where a device has no double precision."""
+        """Move to another device, but keep the dtype, except on a device without double precision."""
 
         def moved(held: Tensor) -> Tensor:
             single = fn(held.float())
@@ -192,11 +192,11 @@ class Normalizer(nn.Module):
 
 
 class InUnits(nn.Module):
-    """y(x) = sigma_y model((x - mu_x) / sigma_x) + mu_y, which autograd differentiates in the user's units.
+    """y(x) = sigma_y model((x - mu_x) / sigma_x) + mu_y, a module whose derivatives are in the user's units.
 
     Attributes:
-        model: what was trained in normalised units.
-        normalizer: these units.
+        model: the model in normalised units.
+        normalizer: the units.
     """
 
     def __init__(self, model: nn.Module, normalizer: Normalizer) -> None:
@@ -204,21 +204,21 @@ class InUnits(nn.Module):
         self.model, self.normalizer = model, normalizer
 
     def forward(self, x: Tensor, *condition: Any, **named: Any) -> Tensor:
-        """Values (*batch, *out) of samples (*batch, *in); what else is given goes to the model as it is."""
+        """Values (*batch, *out) of samples (*batch, *in); other arguments are passed to the model unchanged."""
         y = self.model(self.normalizer.inputs(x), *condition, **named)
         self.normalizer._check(y, batch=x.shape[: x.dim() - self.normalizer.x_mean.dim()])
         return self.normalizer.inverse(y.to(torch.promote_types(x.dtype, y.dtype)))[0]
 
 
 def widened(t: Tensor) -> Tensor:
-    """In double precision, where the device has it."""
+    """The tensor in double precision, if the device has it."""
     return t.float() if t.device.type == "mps" else t.double()
 
 
 def varies(samples: Tensor) -> Tensor:
-    """Which components of samples (N, *components) differ by more than rounding. NaN, what is not known, is left out.
+    """Which components of samples (N, *components) differ by more than rounding. NaN (unknown) is ignored.
 
-    It goes by the least and the largest value, in which no rounding adds up, however many samples there are.
+    The range decides, because its rounding error does not grow with the number of samples.
     """
     if not len(samples):
         return torch.zeros(samples.shape[1:], dtype=torch.bool, device=samples.device)
@@ -229,16 +229,16 @@ def varies(samples: Tensor) -> Tensor:
 
 
 def _range(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest value of each component that are known; infinity and its negative if none is."""
+    """The least and the largest known value of each component; infinity and -infinity if none is known."""
     unknown = samples.isnan()
     return samples.masked_fill(unknown, torch.inf).amin(0), samples.masked_fill(unknown, -torch.inf).amax(0)
 
 
 def _moments(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and standard deviation over samples (N, *components), and how far from its mean what is constant comes.
+    """Mean, standard deviation and rounding over samples (N, *components).
 
-    A component that varies has a deviation, and another such a rounding in its place; the other is 0. Numbers are
-    squared in units of half their range about its middle, where neither 1e200 nor 1e-200 is lost.
+    The deviation is 0 for constant components. The rounding, the largest distance from the mean, is 0 for the others.
+    Numbers are squared in units of half their range about its middle, so that neither 1e200 nor 1e-200 is lost.
     """
     wide, differs = widened(samples), varies(samples)
     low, high = _range(wide)
@@ -252,7 +252,7 @@ def _moments(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _root_mean_square(samples: Tensor) -> Tensor:
-    """Over samples (N, *components), in units of the largest for the same reason; 0 where none is known."""
+    """The root mean square over samples (N, *components), computed in units of the largest; 0 if none is known."""
     size = samples.abs().nan_to_num(0.0).amax(0)
     size = torch.where(size > 0, size, 1.0)
     return size * (samples / size).square().nanmean(0).nan_to_num(0.0).sqrt()

@@ -82,7 +82,7 @@ class Gaussian(Projection):
 
 
 class Rademacher(Projection):
-    """Independent random signs. Of all distributions with independent components and c = 1 their variance is least."""
+    """Independent random signs, which have the least variance of all independent components with c = 1."""
 
     def second_moment(self, dimension: int) -> float:
         return 1.0

@@ -1,4 +1,4 @@
-"""A network that learns values and derivatives, by scikit-learn's conventions.
+"""A regressor for values and derivatives, with scikit-learn's interface.
 
 >>> import numpy as np
 >>> X = np.random.default_rng(0).uniform(-1, 1, (60, 2))
@@ -41,56 +41,56 @@ try:
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("SobolevRegressor needs scikit-learn: pip install scikit-learn") from missing
 
-FEW = 100  # samples of which none is held out to stop early by: each is dear
-FLOATS = (np.float64, np.float32)  # types of X and y that are kept, for what rounding is depends on them
-MEASUREMENTS = 50  # of the error on held-out samples, evenly over training
+FEW = 100  # with fewer samples, "auto" holds out none for early stopping
+FLOATS = (np.float64, np.float32)  # dtypes of X and y that are kept, because the size of rounding depends on them
+MEASUREMENTS = 50  # evaluations on held-out samples, evenly spaced over training
 
 
 class SobolevRegressor(RegressorMixin, BaseEstimator):
-    """A multi-layer perceptron trained on values and, where they are known, on first derivatives (Eq. 1, K = 1).
+    """A multi-layer perceptron trained on values and, if they are known, on first derivatives (Eq. 1, K = 1).
 
-    Inputs and values are normalised, and with them derivatives (`sobolev.Normalizer`). After t of T updates the loss is
+    Inputs, values and derivatives are normalised (`sobolev.Normalizer`). After t of T updates the loss is
 
         mean_i [ ||m(x_i) - y_i||^2 / S_0 + w phi(t / T) d(D m(x_i), D y_i) / S_1 ]
 
-    with S_0 the mean square of the values about their mean (1 if they are all the same but for rounding), and
-    S_1 = mean_i d(0, D y_i). Adam's learning rate falls
-    to 0 as half a cosine. Without derivatives it is ordinary regression.
+    with S_0 the mean square of the values about their mean (1 if the values are equal up to rounding), and
+    S_1 = mean_i d(0, D y_i). Adam's learning rate follows a cosine schedule to 0. Without derivatives this is ordinary
+    regression.
 
-    The defaults, but for the widths, are what docs/recipes.md chose on functions other than those that it was judged
-    on: GELU, PyTorch's initialisation, the norm as d, and a phi that falls with the learning rate. It chose rates and
-    batches for each loss by itself, and "auto" takes them: a rate of 0.01 and batches of 32 with derivatives, 0.006
-    and 64 for values alone, which are learned where `dy` is not given or w is 0.
+    The defaults, except for the widths, come from a search on other functions than those that it was judged on
+    (docs/recipes.md): GELU, PyTorch's initialisation, the norm as d, and a phi that falls with the learning rate. The
+    search chose learning rates and batch sizes for each loss, which "auto" uses: 0.01 and 32 with derivatives, and
+    0.006 and 64 for values only, that is, without `dy` or with w = 0.
 
-    Networks that `SmoothSobolevStep` takes learn by it, without autograd, from squared or L2 distances of derivatives
-    of which each is known.
+    If `SmoothSobolevStep` supports the network and distance, and all derivatives are known, training uses it instead of
+    autograd.
 
     Args:
         hidden: widths of the hidden layers.
-        activation: a key of `sobolev.networks.ensemble.ACTIVATIONS`. Kinks of piecewise linear ones (relu) do not
-            learn from derivatives, so a smooth one is the default.
+        activation: a key of `sobolev.networks.ensemble.ACTIVATIONS`. The default is smooth, because the kinks of
+            piecewise linear activations (relu) do not learn from derivatives.
         initialisation: a key of `sobolev.networks.ensemble.INITIALISATIONS`.
         derivative_weight: w.
         derivative_distance: d, a key of `sobolev.distances.DISTANCES`.
         derivative_schedule: phi, which falls from 1 to 0 as a "cosine" or on a line ("linear"), or is "constant".
-        learning_rate: of Adam, at the beginning.
+        learning_rate: Adam's initial learning rate.
         max_iter: the number of updates.
-        batch_size: samples of an update; fewer samples than these make a full batch.
-        early_stopping: whether to hold out samples, end when their error falls no more, and keep the network with which
-            it was least. "auto" does so from 100 samples on.
-        validation_fraction: the share of samples that is held out.
-        n_iter_no_change: of 50 measurements over training, how many without a lower error end it.
+        batch_size: samples per update; with fewer samples, the full batch.
+        early_stopping: whether to hold out samples, stop when their error no longer falls, and keep the network with
+            the least error. "auto" does so for 100 samples or more.
+        validation_fraction: the fraction of samples that is held out.
+        n_iter_no_change: training stops after this many evaluations without a lower error; there are 50 in all.
         check_derivatives: whether to refuse derivatives that contradict the values (negated, rescaled, with axes
-            swapped or in another order, for all outputs or one), and to warn of those that say nothing of the values,
-            as if their rows were in another order than those of X. `sobolev.agreement` has what is found.
-        random_state: a seed, or as everywhere in scikit-learn.
-        device: where PyTorch computes.
+            swapped or in another order, for all outputs or one), and to warn of derivatives that do not predict the
+            values, as if their rows were in another order than those of X (see `sobolev.agreement`).
+        random_state: a seed, or any random state that scikit-learn accepts.
+        device: the PyTorch device.
 
     Attributes:
         model_: the network as a `torch.nn.Module` in the user's units, float64: X (n, I) to values (n, O).
         loss_curve_: the loss of every update.
-        validation_scores_: the loss of held-out samples, with phi = 1; empty if there are none.
-        n_iter_: updates that were made.
+        validation_scores_: the losses on held-out samples, with phi = 1; empty if none are held out.
+        n_iter_: the number of updates made.
         n_features_in_: I.
     """
 
@@ -135,15 +135,15 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         Args:
             X: (n, I).
             y: values (n,) or (n, O).
-            dy: derivatives (n, I), of values (n,), or (n, O, I); dy[n, o, i] is that of output o by input i. NaN is
-                what is not known. None trains on values alone.
+            dy: derivatives (n, I), for values (n,), or (n, O, I); dy[n, o, i] is that of output o by input i. NaN marks
+                unknown numbers. None trains on values only.
 
         Raises:
-            ValueError: settings that mean nothing; other shapes; numbers that are not finite; derivatives that
-                contradict the values; a loss that is no longer finite when training ends.
+            ValueError: invalid settings or shapes; numbers that are not finite; derivatives that contradict the values;
+                a loss that is not finite at the end of training.
 
         Warns:
-            UserWarning: derivatives say nothing of values that neighbours predict well.
+            UserWarning: derivatives do not predict values that neighbours predict well.
         """
         with _in_one_line():
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=FLOATS)
@@ -151,7 +151,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         self._flat = y.ndim == 1
         y = check_array(y, dtype=FLOATS, ensure_2d=False).reshape(len(X), -1)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # Copied, because torch takes no array that is reversed.
+        # Copied, because torch accepts no array with negative strides.
         recorded = [torch.from_numpy(part.copy()) for part in (X, y, *self._derivatives(dy, X, y))]
         units = Normalizer.fit(*recorded)
         if len(recorded) > 2 and self.check_derivatives:
@@ -164,7 +164,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Values (n,) or (n, O), as `fit` had them."""
+        """Values (n,) or (n, O), in the shape that `fit` was given."""
         x = self._samples(X)
         with torch.no_grad():
             y = self.model_(x).numpy()
@@ -177,14 +177,15 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         return d[:, 0] if self._flat else d
 
     def save(self, path: str | PathLike) -> None:
-        """Write settings and weights to a file that `load` reads, in which there is no code.
+        """Write settings and weights to a file for `load`. The file contains no code.
 
-        What was there is replaced once the new file is whole. Of `random_state` a seed is kept, and no generator.
+        An existing file is replaced once the new one is complete. `random_state` is kept if it is a seed, but not if it
+        is a generator.
 
         Raises:
             TypeError: a setting is neither a number nor text, so that the file could not be read.
         """
-        from sobolev.files import replacing  # which not every system can import
+        from sobolev.files import replacing  # not importable on every system
 
         check_is_fitted(self, "model_")
         seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
@@ -202,7 +203,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         """The regressor that was saved.
 
         Raises:
-            ValueError: the file is none of `save`.
+            ValueError: the file was not written by `save`.
         """
         try:
             state = torch.load(path, weights_only=True)
@@ -226,7 +227,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             return torch.from_numpy(validate_data(self, X, reset=False, dtype=np.float64).copy())
 
     def _derivatives(self, dy: Any, X: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-        """[D y (n, O, I)], or nothing."""
+        """[D y (n, O, I)], or an empty list without derivatives."""
         if dy is None:
             return []
         with _in_one_line():
@@ -240,7 +241,10 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         return [dy.reshape(shapes[0])]
 
     def _refuse_contradictions(self, units: Normalizer, x: Tensor, y: Tensor, dy: Tensor) -> None:
-        """In one unit for all inputs and one for all outputs, so that squares are finite, and axes may be swapped."""
+        """Refuse derivatives that contradict the values, in one unit for all inputs and one for all outputs.
+
+        Single units keep squares finite and allow axes to be swapped.
+        """
         of_x, of_y = units.x_scale.max(), units.y_scale.max()
         if remedy := remedy_of(y / of_y, dy / of_y * of_x, x / of_x, y.shape[1]):
             raise ValueError(
@@ -249,7 +253,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             )
 
     def _train(self, alone: MLPEnsemble, data: list[Tensor], seed: int) -> None:
-        """Train an ensemble of one, and leave it as it was when it was best on samples that were held out."""
+        """Train an ensemble of one network, and keep its best state on the held-out samples, if there are any."""
         n = len(data[0])
         holds_out = self.early_stopping if self.early_stopping != "auto" else n >= FEW
         n_held = max(1, round(self.validation_fraction * n)) if holds_out and n > 1 else 0
@@ -272,7 +276,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             optimizer.step()
             schedule.step()
             if n_held and (step % every == 0 or step == self.max_iter):
-                loss.progress = 0.0  # these are measured alike throughout
+                loss.progress = 0.0  # validation losses always use phi = 1
                 with torch.no_grad():
                     self.validation_scores_.append(float(loss(function_of(alone), held[0], held[1:]).total))
                 if self.validation_scores_[-1] <= min(self.validation_scores_):
@@ -287,7 +291,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             alone.load_state_dict(best)
 
     def _loss(self, data: list[Tensor]) -> SobolevLoss:
-        """Balanced by the samples that are learned from, where they have anything to balance by."""
+        """The loss, balanced by the training samples unless their values are all equal."""
         learns = len(data) > 2 and bool(data[2].nan_to_num().any()) and self.derivative_weight > 0
         order = int(learns)
         balanced = bool(varies(data[1]).any())
@@ -309,7 +313,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """scikit-learn's refusals print the whole array that they are about: leave that out, and keep its advice."""
+    """Shorten scikit-learn's errors, which print the whole array, to their first line and advice."""
     try:
         yield
     except ValueError as error:

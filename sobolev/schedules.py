@@ -1,8 +1,9 @@
-"""Weights that change during training: functions of its progress t, from 0 to 1, to a factor.
+"""Schedules for weights: functions from the progress t of training, from 0 to 1, to a factor.
 
-The entries of `SCHEDULES` make such functions, so a config can name one and its parameters. Nothing here needs PyTorch.
+The entries of `SCHEDULES` create such functions, so that a config can name one with its parameters. No PyTorch is
+needed.
 
->>> fading = cosine(end=0.0, until=0.5)          # derivatives help at first, and are gone from half of training on
+>>> fading = cosine(end=0.0, until=0.5)          # derivatives fade out over the first half of training
 >>> [round(fading(t), 2) for t in (0.0, 0.25, 0.5, 1.0)]
 [1.0, 0.5, 0.0, 0.0]
 >>> SCHEDULES["switch"](at=0.3)(0.2)
@@ -22,36 +23,36 @@ Schedule = Callable[[float], float]
 
 
 def constant(value: float = 1.0) -> Schedule:
-    """`value` throughout. Raises ValueError, as all here do, for a factor that is negative or not finite."""
+    """Always `value`. Like all functions here, it raises ValueError for a factor that is negative or not finite."""
     _check_factors(value=value)
     return lambda t: value
 
 
 def linear(end: float = 0.0, until: float = 1.0, start: float = 1.0) -> Schedule:
-    """From `start` at t = 0 along a line to `end` at t = `until` (above 0 and at most 1), where it stays."""
+    """Linear from `start` at t = 0 to `end` at t = `until` (above 0 and at most 1), then constant."""
     _check_factors(start=start, end=end)
     _check_time(until=until)
     return lambda t: end if t >= until else start + (end - start) * t / until
 
 
 def cosine(end: float = 0.0, until: float = 1.0, start: float = 1.0) -> Schedule:
-    """From `start` to `end` at t = `until`, where it stays, along half a period of a cosine: flat at both ends."""
+    """Half a period of a cosine from `start` to `end` at t = `until`, then constant: flat at both ends."""
     along = linear(0.0, until)
     _check_factors(start=start, end=end)
     return lambda t: end + (start - end) * (1 - math.cos(math.pi * along(t))) / 2
 
 
 def switch(at: float, end: float = 0.0, start: float = 1.0) -> Schedule:
-    """`start` before t = `at` (above 0 and at most 1), `end` from then on."""
+    """`start` before t = `at` (above 0 and at most 1), then `end`."""
     _check_factors(start=start, end=end)
     _check_time(at=at)
     return lambda t: end if t >= at else start
 
 
 def learning_rate(rate: Schedule) -> Schedule:
-    """Falling with the learning rate: rate(t) / rate(0), where `rate` gives the learning rate at t.
+    """Proportional to the learning rate: rate(t) / rate(0), where `rate` gives the learning rate at t.
 
-    It may also read the optimizer, whose rate is then taken for the first one as it is now:
+    `rate` may also read the optimizer, whose present learning rate then counts as the first one:
 
     >>> group = {"lr": 0.1}                      # optimizer.param_groups[0]
     >>> factor = learning_rate(lambda t: group["lr"])

@@ -1,12 +1,12 @@
-"""A network that takes and gives the units of its data, in a file that knows the names of inputs and outputs.
+"""A network in the units of its data, saved in a file with the names of its inputs and outputs.
 
-A run of `experiment=surrogate` leaves such a file.
+A run of `experiment=surrogate` writes such a file.
 
 >>> surrogate = load("runs/surrogate/<run>/surrogate.pt")                              # doctest: +SKIP
 >>> y, dy = surrogate.predict(x), surrogate.predict_derivative(x)                      # doctest: +SKIP
 
-x is an array (N, I), y one (N, O) and dy one (N, O, I). It is a module, too, that tensors of either precision and
-`sobolev.Derivatives` can be given to.
+x is an array (N, I), y one (N, O) and dy one (N, O, I). A surrogate is also a module, which accepts tensors of single
+or double precision and works with `sobolev.Derivatives`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sobolev.derivatives import derivatives
 from sobolev.networks.ensemble import ACTIVATIONS, MLPEnsemble
 from sobolev.normalizer import InUnits, Normalizer
 
-# What tensors were called in files before units were a Normalizer's.
+# The names of tensors in older files: {old name: new name}.
 FORMER = {"x_mean": "normalizer.x_mean", "x_std": "normalizer.x_scale"}
 FORMER |= {"y_mean": "normalizer.y_mean", "y_std": "normalizer.y_scale"}
 
@@ -42,7 +42,7 @@ class Surrogate(InUnits):
     def __init__(self, network: nn.Module, units: Normalizer, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__(network, units)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        self.double()  # float32 has 7 digits, which a mean far from 0 leaves none of
+        self.double()  # a mean far from 0 would use up the 7 digits of float32
 
     def forward(self, x: Any, *condition: Any, **named: Any) -> Tensor:
         """Values (..., O) of inputs (..., I), an array or a tensor."""
@@ -74,8 +74,8 @@ class Surrogate(InUnits):
         return f"x has shape {tuple(x.shape)}, expected (N, {len(self.inputs)}): {', '.join(self.inputs)}"
 
     def save(self, path: str | PathLike) -> None:
-        """Write a file that `load` reads, in which there is no code. It replaces what was there once it is whole."""
-        from sobolev.files import replacing  # which not every system can import
+        """Write a file for `load`, without code. An existing file is replaced once the new one is complete."""
+        from sobolev.files import replacing  # not importable on every system
 
         linear = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
         kinds = {type(layer) for layer in self.model.modules()}
@@ -91,10 +91,10 @@ class Surrogate(InUnits):
 
 
 def load(path: str | PathLike) -> Surrogate:
-    """The surrogate in a file, on the CPU, in evaluation mode. Loading runs no code of the file.
+    """The surrogate in a file, on the CPU, in evaluation mode. Loading runs no code from the file.
 
     Raises:
-        ValueError: the file is not one that `Surrogate.save` wrote.
+        ValueError: the file was not written by `Surrogate.save`.
     """
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")
@@ -105,6 +105,6 @@ def load(path: str | PathLike) -> Surrogate:
         surrogate.load_state_dict(state)
     except OSError:
         raise
-    except Exception as error:  # torch has many errors for a file that is not its own
+    except Exception as error:  # torch raises many kinds for a foreign file
         raise ValueError(f"{path} is not the surrogate.pt of a run ({type(error).__name__})") from error
     return surrogate.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What a student is compared with: another function, or recorded values and derivatives, in full or projected."""
+"""Targets of a student: another function, or recorded values and derivatives, in full or projected."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sobolev.derivatives import Derivatives
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """A derivative that was recorded projected, as adjoint solvers give it: in the place of D^j y in a recorded target.
+    """A derivative that was recorded projected, as adjoint solvers compute it; it replaces D^j y in a recorded target.
 
-    p_1 = D <y, v_1> for one vector, p_j = D <p_{j-1}, v_j> for v_1, ..., v_j, as `projected_derivatives` has them. The
-    loss projects the student on these vectors, and draws none.
+    p_1 = D <y, v_1> for one vector, p_j = D <p_{j-1}, v_j> for v_1, ..., v_j, as in `projected_derivatives`. The loss
+    projects the student on these vectors instead of drawing any.
 
-    >>> v, p = torch.rand(8, 2), torch.rand(8, 3)     # of 8 samples with 2 outputs and 3 inputs
+    >>> v, p = torch.rand(8, 2), torch.rand(8, 3)     # 8 samples with 2 outputs and 3 inputs
     >>> Projected(v, p).order
     1
 
     Attributes:
-        vectors: v_1 (S, *batch, *out); or a sequence of it and of v_2, ..., v_j (S, *batch, *in). S projections a
-            sample; for one, the dimension may be left off everywhere.
-        derivatives: p_j, (S, *batch, *in). NaN in it or in the vectors is what is not known.
+        vectors: v_1 (S, *batch, *out); or a sequence of it and of v_2, ..., v_j (S, *batch, *in), for S projections per
+            sample. If S is 1, this dimension may be omitted everywhere.
+        derivatives: p_j, (S, *batch, *in). NaN here or in the vectors marks unknown numbers.
 
     Raises:
-        TypeError: not tensors.
+        TypeError: an argument is not a tensor.
     """
 
     vectors: Tensor | Sequence[Tensor]
@@ -48,10 +48,10 @@ class Projected:
         return len(self.vectors)
 
     def of_samples(self, x: Tensor) -> Projected:
-        """The same with a dimension S, and without a graph.
+        """The same with the dimension S, and detached.
 
         Raises:
-            ValueError: shapes that are not those of such derivatives at samples x.
+            ValueError: the shapes do not fit samples x.
         """
         d, vectors = self.derivatives.detach(), [v.detach() for v in self.vectors]
         if d.dim() == x.dim():
@@ -64,7 +64,7 @@ class Projected:
         return Projected(vectors, d)
 
     def known(self, batch_dims: int) -> Tensor:
-        """p_j, NaN where a number of its vectors is not known."""
+        """p_j, with NaN where a number of its vectors is unknown."""
         lead = self.vectors[0].shape[: batch_dims + 1]  # projections and samples; an output may have no dimension
         parts = [v.isnan().reshape(*lead, v.shape[len(lead) :].numel()).any(-1) for v in self.vectors]
         unknown = torch.stack(parts).any(0)
@@ -76,7 +76,7 @@ Recorded = Tensor | Sequence[Tensor | Projected | None]
 
 
 def as_recorded(target: Recorded, orders: Collection[int]) -> list[Tensor | Projected | None]:
-    """(y, D y, ...) up to the highest of the orders, with None for what is left off.
+    """(y, D y, ...) up to the highest of the orders, with None for omitted ones.
 
     Raises:
         TypeError: a target of another type.
@@ -91,7 +91,7 @@ def given_vectors(target: Function | Recorded, x: Tensor, orders: Collection[int
     """The vectors that a target's derivatives of these orders were projected on, or None if they are in full.
 
     Raises:
-        ValueError: derivatives in full and projected ones, or such on different vectors.
+        ValueError: full and projected derivatives are mixed, or orders are projected on different vectors.
     """
     if callable(target):
         return None
@@ -122,19 +122,19 @@ def of_target(
     select: Select = None,
     y_shape: Sequence[int] | None = None,
 ) -> dict[int, Tensor]:
-    """What is compared of a target at these orders, without a graph.
+    """What is compared for a target at these orders, without a graph.
 
     Args:
         way: what is compared.
-        target: a function; or tensors (y, D y, ...), in which NaN is what is not known.
+        target: a function; or tensors (y, D y, ...), in which NaN marks unknown numbers.
         x: the samples (*batch, *in).
-        orders: those whose entries the result needs; of a function it has those below them, too.
-        select: which of a function's outputs counts; a `Derivatives` has its own.
-        y_shape: the student's (*batch, *out), which recorded tensors must have; by default what they say themselves.
+        orders: the orders that are needed; for a function the result has lower ones too.
+        select: which of a function's outputs to use; a `Derivatives` has its own.
+        y_shape: the student's (*batch, *out), which recorded tensors must have; by default it follows from them.
 
     Raises:
-        TypeError: a target, or one of its tensors, of another type.
-        ValueError: a recorded tensor that is missing, or of another shape.
+        TypeError: the target, or one of its tensors, has the wrong type.
+        ValueError: a recorded tensor is missing, or has the wrong shape.
     """
     if isinstance(target, Derivatives):
         return dict(enumerate(way.of_teacher(target, x, max(orders))))
@@ -154,7 +154,7 @@ def of_target(
 
 
 def values_shape(recorded: Sequence[Tensor | Projected | None], x: Tensor, batch_dims: int) -> torch.Size:
-    """The shape (*batch, *out) of the values that recorded tensors (y, D y, ...) belong to, by the first of them."""
+    """The shape (*batch, *out) of the values, derived from the first of the recorded tensors (y, D y, ...)."""
     for j, d in enumerate(recorded):
         if isinstance(d, Projected):
             return d.of_samples(x).vectors[0].shape[1:]
@@ -164,7 +164,7 @@ def values_shape(recorded: Sequence[Tensor | Projected | None], x: Tensor, batch
 
 
 def checked(j: int, target: Tensor | Projected | None, expected: Sequence[int]) -> Tensor:
-    """A target of order j, refused where it is missing, or of another type or shape than is expected."""
+    """The target of order j, after a check that it is present and has the expected type and shape."""
     if not isinstance(target, Tensor | None):
         raise TypeError(f"the target's derivative of order {j} must be a tensor, not {type(target).__name__}")
     found = "missing" if target is None else f"of shape {tuple(target.shape)}"
@@ -174,5 +174,5 @@ def checked(j: int, target: Tensor | Projected | None, expected: Sequence[int]) 
 
 
 def known_or(target: Tensor, prediction: Tensor) -> Tensor:
-    """The target, and where it is not known (NaN) what was predicted, which then adds nothing to the loss."""
+    """The target, with unknown numbers (NaN) replaced by the prediction, so that they add nothing to the loss."""
     return torch.where(target.isnan(), prediction.detach().to(target.dtype), target)

@@ -1,11 +1,11 @@
 r"""The weights of the Sobolev loss: one per order, and balanced by the mean squares of the targets.
 
 Derivatives have other units than values, and are often orders of magnitude larger or smaller. A balanced loss measures
-each order in root mean squares of its targets over the N samples that it is fitted on:
+each order in units of the root mean square of its targets over N samples:
 
     w_j = 1 / S_j,    S_0 = 1/N sum_i ||f(x_i) - mean f||^2,    S_j = 1/N sum_i ||D^j f(x_i)||^2 for j >= 1,
 
-so that a student of zeros (at order 0: of the mean value) costs 1 in each order, whatever the units.
+so that a student that is zero (at order 0: the mean value) costs 1 in each order, whatever the units.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def one_per_order(name: str, given: Any, order: int) -> dict[int, Any]:
     """{order: value} from such a mapping, from one value per order, or from one value for all orders.
 
     Raises:
-        ValueError: a sequence of another length than order + 1, or a mapping that names other orders.
+        ValueError: a sequence whose length is not order + 1, or a mapping with other orders.
     """
     if isinstance(given, Mapping):
         by_order = dict(given)
     elif (isinstance(given, Sequence) and not isinstance(given, str)) or getattr(given, "ndim", 0) > 0:  # or an array
         if len(given) != order + 1:
             raise ValueError(f"{name} must number {order + 1}, for orders 0 to {order}, not {len(given)}")
-        # Iterating would unbind a tensor that is trained, and PyTorch forbids the optimizer to change that in place.
+        # Indexed, because iterating unbinds a trained tensor, which the optimizer could then not change in place.
         by_order = {j: given[j] for j in range(order + 1)}
     else:
         by_order = dict.fromkeys(range(order + 1), given)
@@ -53,11 +53,11 @@ def learns(weight: float | Tensor) -> bool:
 def present(
     weights: Mapping[int, float | Tensor], factors: Mapping[int, float] = MappingProxyType({})
 ) -> dict[int, float | Tensor]:
-    """The weights times their factors that are not 0 now, by order. A weight that learns counts whatever its value.
+    """The weights times their factors, by order, without those that are 0. A trained weight is kept whatever its value.
 
     Raises:
-        TypeError: a weight that is no number.
-        ValueError: a weight that is negative or not finite, or none present.
+        TypeError: a weight is not a number.
+        ValueError: a weight is negative or not finite, or every weight is 0.
     """
     for j, weight in weights.items():
         if not isinstance(weight, Real | Tensor):
@@ -72,7 +72,7 @@ def present(
 
 
 def check_balance(balanced: Mapping[int, str], mixed: str) -> None:
-    """Refuse an unknown balance, and one of dimensions that projections mix ("output" or "input")."""
+    """Refuse an unknown balance, and balancing a dimension that projections mix ("output" or "input")."""
     for j, by in balanced.items():
         if by not in BALANCES:
             raise ValueError(f"balance must be one of {', '.join(BALANCES)}, not {by!r}")
@@ -81,23 +81,23 @@ def check_balance(balanced: Mapping[int, str], mixed: str) -> None:
 
 
 def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Tensor:
-    """S_j over the leading dimensions of a target, where numbers that are known (not NaN) make the mean.
+    """S_j of a target, averaged over its leading dimensions and known numbers (not NaN).
 
     Args:
         target: (*lead, *components).
-        j: its order, of which 0 is measured about its mean.
+        j: its order; values (j = 0) are measured about their mean.
         by: "order" for one S_j; "output" for one per index of the first `columns` dimensions of the components, and
-            "input" of the last `columns` dimensions (values, j = 0, have one S_0).
-        lead: the number of leading dimensions, over which is averaged; components are summed.
-        columns: the number of the components' dimensions that outputs, or inputs, take.
+            "input" for one per index of the last `columns` dimensions (values have one S_0).
+        lead: the number of leading dimensions, which are averaged; components are summed.
+        columns: the number of dimensions of the components that belong to outputs, or to inputs.
 
     Raises:
-        ValueError: S_j is 0, so that there is nothing to divide by. (One column that is 0 takes the columns' mean.)
+        ValueError: S_j is 0, so that one cannot divide by it. (A single column that is 0 gets the mean of the columns.)
     """
     target = target.detach().flatten(0, lead - 1)
     t = widened(target)
     about = t.nanmean(0) if j == 0 else 0.0
-    squares = (t - about).square().nanmean(0).nan_to_num(0.0)  # a component that is never known adds nothing
+    squares = (t - about).square().nanmean(0).nan_to_num(0.0)  # an unknown component adds nothing
     if j == 0:
         squares = torch.where(varies(target), squares, 0.0)
     if not squares.any():
@@ -114,8 +114,8 @@ def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Ten
 
 
 def relative(mean_square: Tensor, moment: float, like: Tensor) -> Tensor:
-    """The factor of a derivative that makes its mean square 1: (moment C S_j)^(-1/2), for C columns.
+    """The factor that makes the mean square of a derivative 1: (moment C S_j)^(-1/2), for C columns.
 
-    A projection's mean square is `moment` times that of the derivative in full.
+    The mean square of a projection is `moment` times that of the full derivative.
     """
     return (mean_square * (moment * mean_square.numel())).rsqrt().to(like)

@@ -1,6 +1,6 @@
-"""What the report shows below the claims of distillation: how every cell ended, and what bfloat16 costs.
+"""The report's tables below the claims of distillation: the end of training in every cell, and the cost of bfloat16.
 
-Every game is shown that has rows, whether the paper has it or not.
+Every game that has rows is shown, in the paper or not.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def tables(evidence: Evidence) -> str:
 
 
 def shortcut(evidence: Evidence) -> str:
-    """Sobolev students trained in bfloat16 beside the same in float32: where each seed ends."""
+    """Sobolev students trained in bfloat16 and the same in float32: where each seed ends."""
     rows = select(evidence.rows, split="test", metric="kl", method="sobolev")
     kl = finals(rows, "experiment", "task", "n_train")
     lines = []
@@ -82,7 +82,7 @@ def shortcut(evidence: Evidence) -> str:
 
 
 def teacher_facts(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """{game: {fact: median over runs}} of what runs note of their teachers."""
+    """{game: {fact: median over runs}} of the facts that runs record about their teachers."""
     rows = select(rows, split="teacher")
     return {
         game: {

@@ -1,8 +1,8 @@
 """Section 4.2 of the paper, Atari policy distillation: its claims and our rules.
 
-The rules were written down before any of the results existed, but for what `CHANGED` lists. L is log10(value-only /
-Sobolev) of a test metric at the end of training, paired by seed: above 0 Sobolev Training is better. A cell, a game and
-a training size, is won where the 95% interval of the median of L lies above 0. The paper gives neither training sizes
+The rules were written before any of the results existed, except for the changes in `CHANGED`. L is log10(value-only /
+Sobolev) of a test metric at the end of training, paired by seed: above 0 Sobolev Training is better. A cell (a game
+and a training size) is won if the 95% interval of the median of L lies above 0. The paper gives neither training sizes
 nor numbers.
 """
 
@@ -35,16 +35,16 @@ from experiments.evidence.verdicts import (
 )
 
 COMMAND = "make distillation report"
-# What the claims are about. Rows of other games, methods or sizes are shown elsewhere and change no verdict.
+# The games, sizes, methods and metrics that the claims judge. Other rows are shown elsewhere and change no verdict.
 PAPER_GAMES = ("breakout", "space_invaders", "pong")
 CLEAR_GAMES = ("breakout", "space_invaders")  # the paper expects no gap in Pong (D3)
 SIZES = (1_000, 5_000, 10_000, 25_000, 50_000)  # 1, 5, 10, 25 and 50 per cent of 100,000 states
-FEWEST = 3  # sizes
+FEWEST = 3  # training sizes that a claim needs
 COMPARED = ("value", "sobolev")  # methods
 JUDGED = ("kl", "action_error")  # metrics
-FAILED = 0.9  # of the KL of an untrained student: above it, one has learned nothing and cannot overfit; ours
+FAILED = 0.9  # of an untrained student's KL: above it, a student has learned nothing and cannot overfit; ours
 MOSTLY = 0.5  # of the test states; ours
-OVERFITTED = 1.1  # final test KL over the least of the run from which on a student counts as overfitted; ours
+OVERFITTED = 1.1  # final test KL over the run's least above which a student counts as overfitted; ours
 
 PASSES = (
     "Students of all sizes make the same number of updates, so that more states are fewer passes over each. What "
@@ -56,16 +56,16 @@ Cell = tuple[str, int]
 
 
 def of_the_paper(evidence: Evidence) -> Evidence:
-    """The part that the claims are about."""
+    """The rows that the claims judge."""
     evidence = evidence.of(EXPERIMENT)
     rows, judged = evidence.rows, {"task": PAPER_GAMES, "method": COMPARED, "n_train": SIZES}
     return replace(evidence, rows=rows[rows.isin(judged)[list(judged)].all(axis=1)])
 
 
 def log_ratios(rows: pd.DataFrame, metric: str) -> dict[Cell, Interval]:
-    """L of every game and size for which both methods were run; seeds where a metric is 0 are left out.
+    """L of every game and size for which both methods were run; seeds with a metric of 0 are left out.
 
-    Where that leaves none, the interval is of 0 seeds: the cell was run, but has no ratio.
+    If no seed is left, the interval has 0 seeds: the cell was run, but has no ratio.
     """
     errors = finals(select(rows, split="test", metric=metric), "task", "n_train", "method")
     ratios = {}
@@ -98,7 +98,7 @@ def by_seed(rows: pd.DataFrame, game: str, sizes: Iterable[int]) -> BySeed:
 
 
 def overfitting(rows: pd.DataFrame, **cell: object) -> BySeed:
-    """Final test KL over the least test KL of the run, by seed, of the students that have learned anything."""
+    """Final test KL over the run's least test KL, by seed, for students that have learned anything."""
     rows = select(rows, split="test", metric="kl", **cell).sort_values("step", kind="stable")
     curves = {seed: select(rows, seed=seed)["value"].to_numpy() for seed in final(rows)}
     return {seed: kl[-1] / kl.min() for seed, kl in curves.items() if kl[-1] <= FAILED * kl[0]}
@@ -117,7 +117,7 @@ def failed(rows: pd.DataFrame) -> str:
 
 
 def missing_cells(rows: pd.DataFrame, games: Iterable[str]) -> str:
-    """Which cells were not run, in words; empty if there are sizes enough at which all games were."""
+    """Which cells were not run, in words; empty if all games were run at enough sizes."""
     if len(sizes_run(rows, games)) >= FEWEST:
         return ""
     have = log_ratios(rows, "kl")
@@ -256,7 +256,7 @@ def nearer_by_states(evidence: Evidence) -> str:
 
 
 def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
-    """Share of held-out states where the teacher's entropy is above 0.9 of the greatest, by game."""
+    """Share of held-out states where the teacher's entropy is above 0.9 of the maximum, by game."""
     rows = select(rows, split="teacher", metric="nearly_uniform")
     medians = {game: float(np.median(of_game["value"])) for (game,), of_game in groups(rows, "task")}
     return {game: medians[game] for game in PAPER_GAMES if game in medians}

@@ -1,4 +1,4 @@
-"""What is measured of a student: its distance from the teacher on given states, its own games, and its gradients.
+"""How a student is evaluated: its distance from the teacher on given states, its own games, and its gradients.
 
 Shape suffixes: N states, G states whose gradients are compared, B samples of a batch, A actions, I inputs of a state as
 flat patches (see `ReLUPasses`), (C, H, W) a state.
@@ -23,13 +23,13 @@ from sobolev.networks.atari_policies import AtariPolicy
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.seeding import generator
 
-NEARLY_UNIFORM = 0.9  # share of the greatest entropy from which on a policy counts as uniform (claim D3); ours
+NEARLY_UNIFORM = 0.9  # share of the greatest entropy above which a policy counts as nearly uniform (claim D3); ours
 SHOWN_STATES = 4  # in the figure of gradients
 
 
 @dataclass(frozen=True)
 class Measured:
-    """States that a student is measured on; the first of them, evenly spaced in time as all are, also by gradients.
+    """States on which a student is evaluated, evenly spaced in time; on some of them gradients are compared too.
 
     Attributes:
         gradient_at: positions in `states` where gradients are compared.
@@ -68,7 +68,7 @@ class Measured:
         return {name: error.double().mean().item() for name, error in errors.items()}
 
     def facts(self) -> dict[str, float]:
-        """What the teacher is like on these states."""
+        """The teacher's entropy, share of nearly uniform policies and mean gradient norm on these states."""
         log_q = self.states.teacher_NA.double()
         entropy = -(log_q.exp() * log_q).sum(-1)
         return {
@@ -78,13 +78,13 @@ class Measured:
         }
 
     def gradient_size(self, norm: str) -> float:
-        """The mean over states of || grad <log pi*, v> ||, or of its square; 1 where all vanish."""
+        """The mean over states of || grad <log pi*, v> ||, or of its square; 1 if all are 0."""
         norm_G = self.gradient_GI.norm(dim=1).double()
         return (norm_G.square() if norm == "squared_l2" else norm_G).mean().item() or 1.0
 
 
 def projected_gradients(passes: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk: int = 250) -> Tensor:
-    """The gradients of <log pi, v> by states in [0, 1] (N, I)."""
+    """The gradients of <log pi, v> with respect to states in [0, 1] (N, I)."""
     gradients = []
     for raw_BI, v_BA in zip(raw_NI.split(chunk), v_NA.split(chunk), strict=True):
         inputs, logits_BA = passes.values(raw_BI)
@@ -94,7 +94,7 @@ def projected_gradients(passes: ReLUPasses, raw_NI: Tensor, v_NA: Tensor, chunk:
 
 
 def play_beside(policy: AtariPolicy, teacher: Teacher, config: DistillConfig, run: Run) -> dict[str, float]:
-    """Whole games drawn from the student, and how far it is from the teacher on the states that it visits itself."""
+    """Play whole games with the student, and measure its distance from the teacher on the states that it visits."""
     visited: list[tuple[Tensor, Tensor]] = []
 
     def log_probs(state_BCHW: Tensor) -> Tensor:
@@ -122,8 +122,10 @@ def play_beside(policy: AtariPolicy, teacher: Teacher, config: DistillConfig, ru
 def save_saliency(
     run: Run, measured: Measured, student: ReLUPasses, teacher: ReLUPasses, seed: int, scale: str
 ) -> None:
-    """Gradients of the log-probability of the teacher's choice, of teacher and student: in each of a few equal parts of
-    the states where gradients are compared, the one where the teacher's is greatest. Where it is certain, it vanishes.
+    """Save teacher's and student's gradients of the log-probability of the teacher's choice, at a few states.
+
+    The states where gradients are compared are divided into equal parts; each part contributes the state where the
+    teacher's gradient is largest. Where the teacher is certain, the gradient vanishes.
     """
     raw, log_q = (tensor[measured.gradient_at] for tensor in (measured.states.raw_NI, measured.states.teacher_NA))
     choice = torch.nn.functional.one_hot(log_q.argmax(-1), log_q.shape[1]).to(log_q.dtype)
@@ -141,5 +143,5 @@ def save_saliency(
 
 
 def evenly(n: int, at_most: int) -> np.ndarray:
-    """Positions of at most so many of n things, evenly spaced."""
+    """At most `at_most` of the positions 0 to n - 1, evenly spaced."""
     return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)

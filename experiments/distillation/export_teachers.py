@@ -1,17 +1,17 @@
-"""From complete runs of train_teacher to the teachers that ship: a file and a card a game.
+"""Export the teachers of complete train_teacher runs: one file and one card per game.
 
 python -m scripts.export_teachers
 python -m scripts.export_teachers --runs a/runs b/runs --out results/teachers
 
-Of several runs of one game the one with most steps is taken, then the later one. A teacher that is there gives way only
-to one of the same options and algorithm and of as many steps or more, or to any with --replace: students learn from it.
-What is left out is said on stderr, and the exit status is 1 where nothing was exported or a run's files are damaged. A
-training that went on from the very teacher that is there replaces it if it scores more, and adds its steps to that
-one's.
+Of several runs of one game, the one with the most steps is exported, and of these the latest. Because students learn
+from it, an existing teacher is only replaced by one with the same options and algorithm and at least as many steps, or
+by any with --replace. A run that started from the existing teacher replaces it if it scores more, and its steps are
+added to that teacher's. Runs that are left out are named on stderr; the exit status is 1 if nothing was exported or a
+run's files are damaged.
 
-`<game>.safetensors` is what the run left; `<game>.json` says what it plays, how it was trained, and its scores over
-whole games: every life, nothing clipped, actions drawn from the policy (`score`) or its most probable ones
-(`score_greedy`). `before` is the card of the teacher that its training began with, if it began with one.
+`<game>.safetensors` is the file that the run saved. `<game>.json` records what it plays, how it was trained, and its
+scores over whole games: every life, unclipped, with sampled actions (`score`) or the most probable ones
+(`score_greedy`). `before` is the card of the teacher that training started from, if there was one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sobolev.atari import load_teacher
 
 @dataclass(frozen=True, eq=False)
 class TrainedTeacher:
-    """A complete run of train_teacher, and what it left besides."""
+    """A complete run of train_teacher, with its scores and its teacher's file."""
 
     run: CompleteRun
     scores: dict[str, np.ndarray]
@@ -44,7 +44,7 @@ class TrainedTeacher:
 
     @classmethod
     def read(cls, path: Path) -> TrainedTeacher:
-        """Read a run that is whole.
+        """Read a complete run.
 
         Raises:
             EvidenceError: a file is missing, damaged or outside the folder.
@@ -61,7 +61,7 @@ class TrainedTeacher:
         return cls(run, scores, content)
 
     def order(self, there: Card | None) -> tuple[int, float]:
-        """By steps, those of the teacher that is there included where a run went on from it, then by time."""
+        """By steps (including those of the existing teacher if the run started from it), then by time."""
         return self.steps(there), (self.run.path / "summary.json").stat().st_mtime
 
     def steps(self, there: Card | None) -> int:
@@ -69,13 +69,13 @@ class TrainedTeacher:
         return self.run.summary.steps + (before.training.steps if isinstance(before, Card) else 0)
 
     def begun_with(self, there: Card | None) -> Card | Digest | None:
-        """What is known of the teacher that it went on from: its card, if that is there, or its SHA-256 alone."""
+        """What is known of the teacher that it started from: its card, if it is the existing one, else its SHA-256."""
         if not (start := self.run.summary.start_sha256):
             return None
         return there if there and there.sha256 == start else Digest(sha256=start)
 
     def objection(self, file: Path, there: Card | None) -> str | None:
-        """Why it should not replace the teacher in `file`, whose card is `there`; None where it may."""
+        """Why it should not replace the teacher in `file`, whose card is `there`; None if it may."""
         if not file.exists():
             return None
         card = file.with_suffix(".json")
@@ -97,7 +97,7 @@ class TrainedTeacher:
         return None
 
     def card(self, there: Card | None, as_written: dict[str, Any] | None) -> dict[str, Any]:
-        """What one should know of it before trusting it."""
+        """The teacher's card: what to know before trusting it."""
         summary, config, manifest = self.run.summary, self.run.config, self.run.manifest.model_dump()
         before, steps = self.begun_with(there), self.steps(there)
         return {
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], help="folders of runs")
     parser.add_argument("--out", type=Path, default=Path("results/teachers"), help="where teachers go")
-    parser.add_argument("--replace", action="store_true", help="export whatever teacher is there")
+    parser.add_argument("--replace", action="store_true", help="replace any existing teacher")
     arguments = parser.parse_args()
     runs = [path.parent for root in arguments.runs for path in root.glob("train_teacher/*/summary.json")]
     if not runs:
@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def export(of_game: list[TrainedTeacher], file: Path, replace: bool) -> bool:
-    """Put the best teacher of a game that may be there into `file`, and its card beside it; whether there is one."""
+    """Write the best acceptable teacher of a game to `file`, and its card next to it; return whether there is one."""
     there, as_written = known(file.with_suffix(".json"))
     of_game.sort(key=lambda teacher: teacher.order(there))
     against = {teacher: None if replace else teacher.objection(file, there) for teacher in of_game}
@@ -174,7 +174,7 @@ def export(of_game: list[TrainedTeacher], file: Path, replace: bool) -> bool:
 
 
 def known(path: Path) -> tuple[Card | None, dict[str, Any] | None]:
-    """The card of the teacher that is there, as far as it can be relied on, and all that it says."""
+    """The existing teacher's card, validated, and as written; None for both if it is missing or damaged."""
     try:
         return read_json(path, Card), read_json(path, dict[str, Any])
     except EvidenceError:

@@ -1,6 +1,6 @@
 """Figures of distillation: Figure 4 and its curves, the end of training, and how the teachers learned.
 
-Each is a function of the rows in results/distillation or results/teachers. `draw` adds gradients beside frames.
+Each is a function of the rows in results/distillation or results/teachers. `draw` adds gradients next to frames.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from experiments.evidence.rows import (
 from experiments.evidence.schemas import RUNS, Card
 
 TRAINED = {"linestyle": (0, (3, 1.5)), "linewidth": 0.7}
-RATIO_LOOKS = {  # and on which side of the training size the interval lies
+RATIO_LOOKS = {  # style, and the side of the training size on which the interval is drawn
     "action_error": ({"color": "#009E73", "marker": "^", "markerfacecolor": "white"}, -0.5),
     "kl": ({"color": "#000000", "marker": "D"}, 0.5),
 }
 
 
 def figure_4(rows: pd.DataFrame) -> Figure:
-    """Figure 4 where training ends: action-prediction error and KL(student || teacher) on test episodes, by states.
+    """Figure 4 at the end of training: action-prediction error and KL(student || teacher) on test episodes, by states.
 
-    One row per game. Markers are medians over seeds with their 95% intervals. The last panel says who leads: the ratio
-    value only / Sobolev of either distance, paired by seed. It is left out where only one of both was run.
+    One row per game. Markers are medians over seeds with their 95% intervals. The last panel shows which method leads:
+    the ratio value only / Sobolev of each distance, paired by seed. It is omitted if only one method was run.
     """
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(select(rows, split="test"), "task", "method", "n_train", "metric")
@@ -82,8 +82,9 @@ def figure_4(rows: pd.DataFrame) -> Figure:
 def curves(rows: pd.DataFrame) -> Figure:
     """Figure 4's curves: action-prediction error and KL over training, one column per training size.
 
-    Lines are medians over seeds, bands reach from the lower to the upper quartile; dashes are the training states. A
-    game's curves begin where its students part, and an axis is that of test curves: few states are fitted far below.
+    Lines are medians over seeds, bands reach from the lower to the upper quartile; dashed lines are training states.
+    A game's curves start where its methods begin to differ. Axes are scaled to the test curves: few training states are
+    fitted far below.
     """
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     panels = [(game, metric) for game in games for metric in ("action_error", "kl")]
@@ -115,7 +116,7 @@ def curves(rows: pd.DataFrame) -> Figure:
 
 
 def _draw_curve(axes: Axes, rows: pd.DataFrame, look: Look) -> list[float]:
-    """One method in a panel of `curves`; the ends of its test band."""
+    """Draw one method in a panel of `curves`, and return the ends of its test band."""
     steps, trained_TS = curve(select(rows, split="train"))
     if trained_TS.size:
         axes.plot(steps, np.median(trained_TS, axis=1), color=look["color"], **TRAINED)
@@ -129,16 +130,16 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, look: Look) -> list[float]:
 
 
 def _part(rows: pd.DataFrame) -> int:
-    """The last step before the medians of methods differ by a tenth in any distance, of any training size."""
+    """The last step before the methods' medians differ by a tenth in any distance, at any training size."""
     rows = rows[rows["metric"].isin(["action_error", "kl"]) & (rows["step"] > 0)]
     medians = rows.pivot_table("value", ["step", "n_train", "metric"], "method", "median", observed=True)
     differ = (medians.max(axis="columns") > 1.1 * medians.min(axis="columns")).groupby("step").any()
-    steps = differ.index[: max(1, int(differ.to_numpy().argmax()))]  # all alike: from the first on
+    steps = differ.index[: max(1, int(differ.to_numpy().argmax()))]  # if they never differ: the first step
     return int(steps[-1]) if len(steps) else 1
 
 
 def final_values(rows: pd.DataFrame) -> Figure:
-    """What else students are in the end, by states: their gradients on test episodes, and how they play."""
+    """Further metrics at the end of training, by states: gradient errors on test episodes, and how students play."""
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(rows, "task", "method", "n_train", "split", "metric")
     columns = {key: name for key, name in ENDS.items() if any(cell[3:] == key for cell in ends)}
@@ -160,7 +161,7 @@ def final_values(rows: pd.DataFrame) -> Figure:
 
 
 def longer(rows: pd.DataFrame) -> Figure:
-    """Where longer trainings end: KL(student || teacher) on test episodes, and how many times smaller than value-only.
+    """The end of longer training: KL(student || teacher) on test episodes, and its ratio to value-only training.
 
     One row per game. The ratio, value only / method, is paired by seed.
     """
@@ -198,7 +199,7 @@ def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, 
 
 
 def _draw_medians(axes: Axes, intervals: dict[int, Interval], side: float, look: Look) -> None:
-    """A line through the sizes, and intervals beside it: lines cross where medians do."""
+    """A line through the sizes, with intervals drawn beside the sizes: lines cross where medians do."""
     for n_train, interval in intervals.items():
         axes.plot([n_train * 1.12**side] * 2, [interval.low, interval.high], color=look["color"])
     axes.plot([*intervals], [interval.median for interval in intervals.values()], linewidth=0.8, **look)
@@ -223,7 +224,7 @@ def _games(rows: pd.DataFrame) -> list[str]:
 
 
 def _log_axis(axes: Axes) -> None:
-    """A logarithmic axis, unless all that is shown is 0, as the errors of a student that is right everywhere are."""
+    """Make the axis logarithmic, unless every value shown is 0, as for a student without errors."""
     if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
         drawing.numbers_axis(axes, evenly_below=4, between_below=200, labels=4)
 
@@ -237,9 +238,11 @@ def _title(figure: Figure, text: str, rows: pd.DataFrame, spread: str) -> None:
 
 
 def teachers(rows: pd.DataFrame, steps_before: dict[str, int]) -> Figure:
-    """How the teachers learned: scores of the games that ended in each stretch of training, actions drawn from the
-    policy; mean and one standard deviation over games. A cross is the final teacher, over whole games. A line is one
-    run: an algorithm, a number of steps and a seed; it begins where the training that it goes on from ended."""
+    """How the teachers learned: scores of the games that ended in each segment of training, with sampled actions.
+
+    Lines and bands are mean and one standard deviation over games; a cross is the final teacher, over whole games. A
+    line is one run (algorithm, number of steps and seed); it starts where the training that it continues ended.
+    """
     games = _games(rows)
     figure = Figure(figsize=(1 + 2 * max(2, len(games)), 2.2))
     for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat, strict=True):
@@ -275,7 +278,7 @@ def _scores(rows: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def read_steps_before(folder: Path) -> dict[str, int]:
-    """For each run whose rows are there and that the teachers' cards name: how many steps there were before it.
+    """For each run that the teachers' cards name and that has rows: the number of training steps before it.
 
     Raises:
         EvidenceError: a card is damaged.
@@ -285,7 +288,7 @@ def read_steps_before(folder: Path) -> dict[str, int]:
     drawn = {row["run_id"] for row in read_csv(runs, RUNS)} if expected(runs) else set()
     for path in sorted(folder.glob("*.json")):
         card = read_json(path, Card) if path.name != "settings.json" else None
-        while isinstance(card, Card):  # of a teacher from elsewhere the SHA-256 alone is known
+        while isinstance(card, Card):  # of a teacher from elsewhere only the SHA-256 is known
             before = card.before.training.steps if isinstance(card.before, Card) else 0
             if card.run_id in drawn:
                 steps_before[card.run_id] = before
@@ -305,7 +308,7 @@ def draw(
     of_teachers: pd.DataFrame,
     steps_before: dict[str, int],
 ) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that rows and gradients allow: (name, file name, figure), one at a time."""
+    """Those of the named figures that rows and gradients allow: (name, file name, figure), one at a time."""
     if "teachers" in names and len(of_teachers):
         yield "teachers", "distillation_teachers", teachers(of_teachers, steps_before)
     if "figure_4" in names and len(rows):
@@ -322,7 +325,7 @@ def draw(
 
 
 def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+    """Those of the named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
 
     Raises:
         EvidenceError: a file is damaged.

@@ -1,7 +1,7 @@
 """Five times the updates of the shipped Figure 4, and an alpha that falls: a claim of ours, its table and its answer.
 
-The loss of gradients is a norm that is not squared, so it never fades, and a constant alpha holds students back at the
-end. Here alpha falls to 0 along a cosine over the first half of the training (`objective=sobolev_falling`).
+The gradient loss is a norm that is not squared, so its own gradient never fades, and a constant alpha holds students
+back at the end. Here alpha falls to 0 along a cosine over the first half of training (`objective=sobolev_falling`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def closer_with_a_falling_alpha(evidence: Evidence) -> Finding:
 
 
 def table(evidence: Evidence) -> str:
-    """Cells that were trained for more updates too: both lengths, one beneath the other."""
+    """Cells that were also trained for more updates: both lengths, one below the other."""
     lines = []
     for game, n_train in sorted(key for key, _ in groups(evidence.of(LONGER).rows, "task", "n_train")):
         for experiment in (EXPERIMENT, LONGER):
@@ -97,7 +97,7 @@ def table(evidence: Evidence) -> str:
 
 
 def nearer_for_longer(evidence: Evidence) -> str:
-    """How much smaller the KL divergence is where students were trained for longer, by method and training states."""
+    """How much smaller the KL divergence is after longer training, by method and number of training states."""
     rows = select(evidence.of(LONGER).rows, split="test", metric="kl")
     ends = finals(rows, "n_train", "method", "task")
     said: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
-"""What games, methods and metrics are called in figures and tables, how methods look there, and whose rows they show.
+"""Titles of games, methods and metrics in figures and tables, styles of methods, and the experiments shown there.
 
-A game of one's own is shown under the name that it has in the rows, unless its title is added to `GAMES`. It leaves
-every verdict as it was: `claims.py` names the games that it judges.
+A user's own game is shown under its name in the rows, unless its title is added to `GAMES`. It changes no verdict:
+`claims.py` names the games that it judges.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A moving picture of a teacher and of its students, each playing the game.
+"""Draw an animation of a teacher and its students, each playing the game.
 
 python -m scripts.playing RUN [RUN ...] [--out results/figures/playing.gif]
 
-`make playing` trains the students that the README shows. What is shown is the first of the games that each run's
-student was measured by in the end, and of as many that the teacher plays from the same seeds, from its beginning. Each
-picture is a state as the networks see it: its four frames, here laid over one another.
+`make playing` trains the students that the README shows. The animation shows the first of the games on which each run's
+student was evaluated at the end, and the first game that the teacher plays with the same seeds, from the start. Each
+picture is a state as the networks see it: its four frames, overlaid.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from sobolev.atari import Teacher, Transition, load_teacher, play
 from sobolev.files import replacing
 from sobolev.networks.atari_policies import FRAME, Architecture, AtariPolicy, Convolution
 
-STEPS = 640  # of the agent that are shown, 43 seconds of the game
+STEPS = 640  # steps of the agent that are shown, 43 seconds of the game
 EVERY = 4  # steps from one picture to the next, so that each frame is in one of them
-PICTURE, LAST = 80, 2000  # milliseconds that a picture is shown, and the last one
-ZOOM = 3  # pixels on the screen of a pixel that the networks see
+PICTURE, LAST = 80, 2000  # duration of a picture and of the last one, in milliseconds
+ZOOM = 3  # screen pixels per pixel that the networks see
 MARGIN, LINE = 12, 22  # pixels
 GREYS = 16
 
 
 @dataclass(frozen=True)
 class Game:
-    """A game from its beginning: states, one above the other (T, H, W), and the score after each step (T,)."""
+    """A game from its start: the states, with their frames overlaid (T, H, W), and the score after each step (T,)."""
 
     player: str
     states_THW: np.ndarray
@@ -79,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def teacher_of(runs: list[CompleteRun]) -> Teacher:
-    """The one teacher of all runs, which must play the same games.
+    """The teacher that all runs share.
 
     Raises:
-        ValueError: there is no such teacher, or a run learned otherwise than the first in more than its objective.
+        ValueError: there is no such teacher, or a run differs from the first in more than its objective.
     """
     first = runs[0]
     for run in runs:
@@ -96,10 +96,10 @@ def teacher_of(runs: list[CompleteRun]) -> Teacher:
 
 
 def student_of(run: CompleteRun, teacher: Teacher) -> AtariPolicy:
-    """The student that a run left.
+    """The student that a run saved.
 
     Raises:
-        EvidenceError: it left none, or another than its config says.
+        EvidenceError: it saved none, or one that does not fit its config.
     """
     layers = run.config["student"]
     convolutions = tuple(Convolution(*layer) for layer in layers["convolutions"])
@@ -116,7 +116,7 @@ def student_of(run: CompleteRun, teacher: Teacher) -> AtariPolicy:
 
 
 def first_game(player: str, policy: AtariPolicy, teacher: Teacher, config: dict[str, Any]) -> Game:
-    """The first of the games that a run ends with, by this policy."""
+    """The first of the games at a run's end, played by this policy."""
     states, rewards, ends = [], [], []
 
     def watch(step: Transition) -> None:
@@ -138,7 +138,7 @@ def caption_of(runs: list[CompleteRun]) -> str:
 
 
 def save(games: list[Game], caption: str, path: Path) -> None:
-    """Write the games side by side as a GIF, in few greys because it is to be small."""
+    """Write the games side by side as a GIF, with few grey levels to keep it small."""
     panels = [game.drawn(0) for game in games]
     width, height = (FRAME * ZOOM + MARGIN) * len(panels) + MARGIN, panels[0].height + LINE + 2 * MARGIN
     pictures = []
@@ -157,7 +157,7 @@ def save(games: list[Game], caption: str, path: Path) -> None:
 
 
 def _few_greys(picture: Image.Image) -> Image.Image:
-    """The picture with the palette that all share."""
+    """The picture with the palette that all pictures share."""
     levels = np.round(np.asarray(picture) / 255 * (GREYS - 1)).astype(np.uint8)
     reduced = Image.fromarray(levels, "P")
     reduced.putpalette([round(level * 255 / (GREYS - 1)) for level in range(GREYS) for _ in range(3)])

@@ -1,4 +1,4 @@
-"""Gradients beside frames: where a teacher and its students look, from the arrays in results/distillation/saliency."""
+"""Gradients next to frames: where a teacher and its students look, from the arrays in results/distillation/saliency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from experiments.evidence.schemas import SALIENCY
 
 @dataclass(frozen=True)
 class Saliency:
-    """Gradients of the log-probability of the teacher's choice, by states in [0, 1]. S: states, C: frames of a stack.
+    """Gradients of the log-probability of the teacher's choice with respect to states in [0, 1].
+
+    S: states, C: frames of a stack.
 
     Attributes:
         state_SCHW: raw frames.
@@ -39,11 +41,11 @@ Saliencies = dict[tuple[str, str, int], Saliency]  # (game, method, n_train)
 
 
 def saliency(saliencies: Saliencies, game: str, n_train: int) -> Figure:
-    """The gradient of the log-probability of the teacher's choice by the newest frame, beside that frame.
+    """The gradient of the log-probability of the teacher's choice with respect to the newest frame, next to that frame.
 
-    One row per state, and one scale of colours a row: the 99.5th percentile of all its absolute values. Red raises the
-    log-probability and blue lowers it. The numbers are of gradients over all frames of the state: the cosine between
-    student's and teacher's, and the student's norm over the teacher's. A student that is certain has hardly any.
+    One row per state, with one colour scale per row: up to the 99.5th percentile of its absolute values. Red raises the
+    log-probability and blue lowers it. The numbers are for gradients over all frames of the state: the cosine between
+    student's and teacher's, and the student's norm over the teacher's. A student that is certain has nearly none.
     """
     students = {m: saliencies[game, m, n_train] for m in METHODS if (game, m, n_train) in saliencies}
     first = next(iter(students.values()))

@@ -1,10 +1,10 @@
-"""The settings of policy distillation (Section 4.2): the types that Hydra holds `configs/` against.
+"""The settings of policy distillation (Section 4.2): the types against which Hydra checks `configs/`.
 
-A number that is out of range is refused when the settings are built, before anything is loaded. What depends on files,
-on the machine or on what the library offers is refused by `check` in `train.py` and `train_teacher.py`.
+Numbers out of range are refused when the settings are built, before anything is loaded. What depends on files, on the
+machine or on what the library offers is refused by `check` in `train.py` and `train_teacher.py`.
 
-Some fields repeat those of the library's `AtariOptions` and `Objective` (a test holds them together). These classes
-cannot serve as types here: they are frozen, which OmegaConf takes for read-only, and their modules import PyTorch.
+Some fields repeat those of the library's `AtariOptions` and `Objective` (a test keeps them the same). These classes
+cannot be types here: they are frozen, which OmegaConf takes for read-only, and their modules import PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")  # parts of the recorded states
 
 @dataclass
 class AtariDatasetConfig:
-    """What a game is played with: the fields of `sobolev.atari.AtariOptions`."""
+    """How a game is played: the fields of `sobolev.atari.AtariOptions`."""
 
     game: str = MISSING
     actions: list[str] = MISSING
@@ -46,7 +46,7 @@ class AtariDatasetConfig:
 class TeacherConfig:
     """Synchronous advantage actor-critic. An update learns from environments x horizon steps."""
 
-    algorithm: str = MISSING  # ppo or a2c; a label shows it
+    algorithm: str = MISSING  # ppo or a2c; shown in a label
     steps: int = MISSING
     environments: int = MISSING
     horizon: int = MISSING
@@ -91,7 +91,7 @@ class TeacherConfig:
 
 @dataclass
 class TrainTeacherConfig(RunConfig):
-    """Section 4.2: a policy that plays one game."""
+    """Section 4.2: training a policy that plays one game."""
 
     choices: ClassVar[dict[str, str]] = {"dataset": "atari/{dataset.game}", "teacher": "{teacher.algorithm}"}
     axes: ClassVar[tuple[str, ...]] = (
@@ -104,9 +104,9 @@ class TrainTeacherConfig(RunConfig):
     budget: ClassVar[tuple[str, ...]] = ("teacher.steps", "evaluation_episodes")
     dataset: AtariDatasetConfig = field(default_factory=AtariDatasetConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    start: str = MISSING  # the file of a teacher to go on from; empty: new weights
+    start: str = MISSING  # the file of a teacher to start from; empty: new weights
     start_sha256: str = MISSING  # part of the run's identity: a different teacher is a different run
-    value_steps: int = MISSING  # of those that go on: at first the value alone learns, for a teacher's file has none
+    value_steps: int = MISSING  # first steps in which only the value learns, because a teacher's file has none
     evaluation_episodes: int = MISSING
 
     def __post_init__(self) -> None:
@@ -129,15 +129,15 @@ class TrainTeacherConfig(RunConfig):
 
 @dataclass
 class RecordedDatasetConfig(AtariDatasetConfig):
-    """States that a teacher visits, split by whole episodes in the order of time."""
+    """States that a teacher visits, split by whole episodes in order of time."""
 
     teacher: str = MISSING  # its file
-    teacher_sha256: str = MISSING  # of that file: another teacher is another question
+    teacher_sha256: str = MISSING  # of that file: another teacher makes another run
     n_states: int = MISSING
-    recording_environments: int = MISSING  # that the teacher plays in at once
+    recording_environments: int = MISSING  # environments that the teacher plays in parallel
     recording_seed: int = MISSING
     folder: str = MISSING  # where recordings are kept
-    split: list[float] = MISSING  # parts: [train, validation, test]
+    split: list[float] = MISSING  # shares of [train, validation, test]
 
     def check(self) -> None:
         super().check()
@@ -161,19 +161,19 @@ class StudentConfig:
 class ObjectiveConfig:
     """Section 4.2: kl_weight KL + gradient_weight E_v || difference of the gradients of <log pi, v> ||.
 
-    The paper's weights are constant, and absolute. That they fall, and are divided by the size of the teacher's own
-    gradients, is ours.
+    The paper's weights are constant and absolute. Falling weights, and weights divided by the size of the teacher's own
+    gradients, are ours.
     """
 
     name: str = MISSING
     kl_weight: float = MISSING
     gradient_weight: float = MISSING  # alpha
     falls_until: float = MISSING  # alpha falls to 0 over this share of the training, as half a cosine; 0: constant
-    balanced: bool = MISSING  # alpha is divided by the mean of the teacher's own norm, on states that are learned from
+    balanced: bool = MISSING  # alpha is divided by the mean norm of the teacher's own gradients on training states
     divergence: str = MISSING  # student_teacher, as printed, or teacher_student
     norm: str = MISSING  # l2, as printed, or squared_l2
     projection: str = MISSING  # sphere, gaussian, rademacher or coordinate
-    samples: int = MISSING  # projections a state and update
+    samples: int = MISSING  # projections per state and update
 
     def check(self) -> None:
         check_positive(**{"objective.samples": self.samples})
@@ -204,20 +204,20 @@ class DistillConfig(RunConfig):
     student: StudentConfig = field(default_factory=StudentConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    n_train: int = MISSING  # the first so many states of the train part
+    n_train: int = MISSING  # training states: the first of the train part
     compute_dtype: ComputeDtype = MISSING  # of the derivative passes
-    recorded_gib: float = MISSING  # the teacher's gradients are kept if they take no more; else computed at each step
-    evaluate_on: str = MISSING  # test, or validation: tuning
+    recorded_gib: float = MISSING  # the teacher's gradients are recorded if they fit; else computed at each step
+    evaluate_on: str = MISSING  # test; validation for tuning
     n_evaluate: int = MISSING  # states, evenly spaced
-    n_gradients: int = MISSING  # of these, where gradients are compared
-    evaluations: int = MISSING  # how often over training, evenly in log(step)
-    play_episodes: int = MISSING  # whole games that the student plays in the end; 0 for none
+    n_gradients: int = MISSING  # of these, states on which gradients are compared
+    evaluations: int = MISSING  # number over training, evenly spaced in log(step)
+    play_episodes: int = MISSING  # whole games that the student plays at the end; 0 for none
 
     @property
     def in_paper(self) -> bool:
-        """Whether the learning rate is in the paper's range, and gradients count as its objective has them.
+        """Whether learning rate and alpha are within the paper's protocol.
 
-        That is by a constant and absolute alpha, and where the objective's name says it.
+        The rate is in the paper's range; alpha is constant and absolute, and 0 if and only if the objective is `value`.
         """
         in_range = 1e-5 <= self.optimizer.learning_rate <= 1e-3
         constant = self.objective.falls_until == 0 and not self.objective.balanced

@@ -1,4 +1,4 @@
-"""The states that a student learns from: whose teacher visited them, how they are recorded, split and loaded.
+"""The states that a student learns from: the teacher that visits them, and how they are recorded, split and loaded.
 
 Shape suffixes: N states, A actions, I inputs of a state as flat patches (see `ReLUPasses`).
 """
@@ -24,7 +24,7 @@ SHIPPED_TEACHER = "results/teachers/{game}.safetensors"
 
 
 def open_teacher(config: DistillConfig) -> Teacher:
-    """The teacher, if it plays what the config says."""
+    """Load the teacher; refuse one that was trained with other options than the config has."""
     path, asked = config.dataset.teacher, config.dataset.teacher_sha256
     try:
         teacher = load_teacher(located(path))
@@ -55,10 +55,10 @@ def how_to_make_a_teacher(config: DistillConfig) -> str:
 
 
 def open_states(config: DistillConfig, teacher: Teacher) -> RecordedStates:
-    """The states that the teacher visits, recorded now if they were not before.
+    """The states that the teacher visits, recorded now unless they were before.
 
-    The teacher computes on the CPU, whatever the run does: where a run computes is not what it asks, so it may not
-    decide which states the student learns from.
+    The teacher always computes on the CPU: a run's device is not part of its identity, so it must not decide which
+    states the student learns from.
     """
     dataset = config.dataset
     try:
@@ -71,7 +71,7 @@ def open_states(config: DistillConfig, teacher: Teacher) -> RecordedStates:
 
 
 def split_by_episodes(config: DistillConfig, recorded: RecordedStates) -> dict[str, np.ndarray]:
-    """Indices of each part, in the order of time; of the train part the first `n_train`."""
+    """Indices of each part, in order of time; of the train part the first `n_train`."""
     try:
         parts = dict(zip(SPLITS, map(np.asarray, recorded.split(*config.dataset.split)), strict=True))
     except ValueError as error:

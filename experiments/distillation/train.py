@@ -1,7 +1,7 @@
 """Section 4.2: a student learns a teacher's policy from states that the teacher visited, with its gradients or without.
 
-The student is measured over training on states of episodes that it has not learned from, and in the end plays itself.
-Values and metrics are computed in the run's precision; `compute_dtype` is that of the derivative passes in training.
+The student is evaluated during training on states of held-out episodes, and plays whole games at the end. Values and
+metrics are computed in the run's precision; `compute_dtype` is that of the derivative passes in training.
 
 Shape suffixes: S projections, N states, B samples of a batch, A actions, I inputs of a state as flat patches (see
 `ReLUPasses`).
@@ -91,7 +91,7 @@ def main(config: DistillConfig, run: Run) -> dict:
 
 
 def check(config: DistillConfig) -> None:
-    """Refuse unknown names, and what no network or memory here allows; settings refuse the rest themselves."""
+    """Refuse unknown names, impossible networks and what exceeds the memory; the settings refuse the rest."""
     choices = {
         "objective.divergence": (config.objective.divergence, DIVERGENCES),
         "objective.norm": (config.objective.norm, NORMS),
@@ -111,7 +111,7 @@ def check(config: DistillConfig) -> None:
 
 
 def check_cost(config: DistillConfig, flat: int) -> None:
-    """Refuse what does not fit into memory. `flat` is how many numbers the student's linear layer sees."""
+    """Refuse what does not fit into memory. `flat` is the number of inputs of the student's linear layer."""
     dataset, optimizer, student = config.dataset, config.optimizer, config.student
     layers = zip([[4], *student.convolutions], student.convolutions, strict=False)
     weights = sum(below[0] * channels * kernel**2 for below, (channels, kernel, _) in layers) + flat * student.hidden
@@ -131,9 +131,9 @@ def check_cost(config: DistillConfig, flat: int) -> None:
 
 
 def check_convolutions(layers: list[list[int]]) -> int:
-    """Refuse layers that no student can be built of; what its passes cannot take, they refuse themselves.
+    """Refuse layers that do not form a student, and return the number of outputs of the last one.
 
-    Returns how many numbers the last one puts out.
+    `ReLUPasses` refuses what its passes do not support.
     """
     key = f"student.convolutions={layers}"
     if not layers:
@@ -154,7 +154,7 @@ def architecture(config: DistillConfig) -> Architecture:
 
 
 def load_states(config: DistillConfig, teacher: Teacher, run: Run) -> tuple[States, dict[str, Measured]]:
-    """The states to learn from, and by split those that the student is measured on. Frames are not kept."""
+    """The training states, and per split the states for evaluation. Frames are not kept."""
     recorded = open_states(config, teacher)
     parts = split_by_episodes(config, recorded)
     passes = ReLUPasses(teacher.policy.to(run.device, run.dtype))
@@ -177,7 +177,7 @@ def new_student(config: DistillConfig, n_actions: int) -> AtariPolicy:
 def distillation_step(
     config: DistillConfig, student: ReLUPasses, teacher: Teacher, train: States, measured: Measured
 ) -> DistillationStep:
-    """The step of a student; `measured` are states that it learns from, whose gradients say how large they are."""
+    """The training step. `measured` are training states; the size of the teacher's gradients there balances alpha."""
     objective = config.objective
     size = measured.gradient_size(objective.norm) if objective.balanced else 1.0
     return DistillationStep(
@@ -191,12 +191,12 @@ def distillation_step(
 
 
 def falling(until: float) -> schedules.Schedule:
-    """From 1 to 0 over this share of the training, as half a cosine; 0 keeps 1."""
+    """A factor that falls from 1 to 0 over this share of training, as half a cosine; constant 1 if the share is 0."""
     return schedules.cosine(until=until) if until else schedules.constant()
 
 
 def teacher_gradients(config: DistillConfig, teacher: Teacher, raw_NI: Tensor) -> RecordedGradients | ComputedGradients:
-    """Recorded if they fit into `recorded_gib`, else computed anew at each step."""
+    """The teacher's gradients: recorded if they fit into `recorded_gib`, else computed at each step."""
     compute_dtype = getattr(torch, config.compute_dtype.name)
     dtype = torch.bfloat16 if compute_dtype == torch.bfloat16 else torch.float16
     if RecordedGradients.bytes(len(raw_NI), teacher.policy.n_actions, dtype) > config.recorded_gib * 2**30:
@@ -217,9 +217,9 @@ def checkpoint(update: int, kl_at_start: float, student: ReLUPasses, learn: Upda
 
 
 def has_learned(kl: float, kl_at_start: float, run: Run) -> bool:
-    """Whether the student is nearer to the teacher than at first; if not, it is said on standard error.
+    """Whether the student is closer to the teacher than at the start; if not, print a line on standard error.
 
-    All its units may have died: then it has the same policy at every state.
+    All its units may have died: then its policy is the same at every state.
     """
     learned = kl <= LEARNED * kl_at_start
     if not learned:

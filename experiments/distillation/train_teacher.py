@@ -1,11 +1,11 @@
 """Section 4.2: a teacher, trained to play one Atari game by synchronous advantage actor-critic.
 
-The emulators' state cannot be saved. So training goes by segments: at the beginning of each, all environments are
-reset from seeds of the segment's number, rows of the one before are recorded, and what a checkpoint holds is taken. A
-run that is killed loses its segment and ends in the rows of one that never was. Rows `train score` are of games that
-ended within their segment: those that its end cuts off, mostly long ones, are left out.
+The emulators' state cannot be saved, so training goes in segments. At the start of each segment, all environments are
+reset with seeds that depend on the segment, the rows of the previous segment are recorded, and the checkpoint's state
+is copied. A killed run repeats its segment and ends with the rows of an uninterrupted one. Rows `train score` are of
+games that ended within their segment; games that its end cuts off, mostly long ones, are left out.
 
-A training may go on from a teacher's policy (`start`). Its steps are counted anew.
+Training may start from a teacher's policy (`start`). Its steps are counted from 0.
 
 Shape suffixes: T steps of a rollout, N environments, A actions, B = samples of a minibatch.
 """
@@ -46,7 +46,7 @@ from sobolev.seeding import generator
 
 
 def main(config: TrainTeacherConfig, run: Run) -> dict:
-    """Train one teacher and leave it as teacher.safetensors; the objective is its score, negated."""
+    """Train one teacher and save it as teacher.safetensors; the objective is its negated score."""
     settings, seed = config.teacher, config.seed
 
     # Environments
@@ -107,7 +107,7 @@ def main(config: TrainTeacherConfig, run: Run) -> dict:
 
 
 def check(config: TrainTeacherConfig) -> None:
-    """Refuse an unknown algorithm, and what no memory here allows; settings refuse the rest themselves."""
+    """Refuse an unknown algorithm, and what exceeds the memory; the settings refuse the rest."""
     settings = config.teacher
     if settings.algorithm not in ("ppo", "a2c"):
         raise BadInput(
@@ -123,7 +123,7 @@ def check(config: TrainTeacherConfig) -> None:
 
 
 def initial_policy(config: TrainTeacherConfig, options: AtariOptions) -> AtariPolicy:
-    """New weights, or those of the teacher to go on from, if it plays what the config says. `options` name actions."""
+    """New weights, or those of the teacher to start from, if its options are the config's. `options` name actions."""
     if not config.start:
         return teacher(len(options.actions), generator(config.seed, "init"))
     try:
@@ -141,7 +141,7 @@ def initial_policy(config: TrainTeacherConfig, options: AtariOptions) -> AtariPo
 def whole_games(
     config: TrainTeacherConfig, actor: ActorCritic, options: AtariOptions, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """The scores of whole games, with actions drawn from the policy (`score`) and its most probable ones."""
+    """The scores of whole games, with sampled actions (`score`) and with the most probable ones (`score_greedy`)."""
     weights = actor.cast()
     return {
         name: play(
@@ -165,7 +165,7 @@ def means_and_deviations(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def checkpoint(update: int, actor: ActorCritic, optimizer: torch.optim.Optimizer) -> dict:
-    """A copy of the state at a segment's beginning: it is what is saved, however far the segment is by then."""
+    """A copy of the state at a segment's start, which is saved however far the segment has gone by then."""
     state = {"update": update, "actor": actor.state_dict(), "optimizer": optimizer.state_dict()}
     return copy.deepcopy(state)
 
@@ -183,11 +183,11 @@ def open_players(config: TrainTeacherConfig) -> Players:
 
 
 class Segment:
-    """What happened between two resets of all environments."""
+    """Scores and losses between two resets of all environments."""
 
     def __init__(self) -> None:
         self.scores: list[float] = []  # of episodes that ended
-        self.losses: list[dict[str, Tensor]] = []  # a minibatch
+        self.losses: list[dict[str, Tensor]] = []  # one per minibatch
 
     def rows(self, seed: int) -> Iterator[tuple[int, str, str, float]]:
         if self.scores:
@@ -199,7 +199,7 @@ class Segment:
 
 
 class Players:
-    """Environments that go on from one rollout to the next."""
+    """Environments that continue from one rollout to the next."""
 
     def __init__(self, environments: Environments, settings: TeacherConfig):
         self.environments, self.settings = environments, settings
@@ -222,7 +222,7 @@ class Players:
         device = rollout.actions_TN.device
         uniform_TNA = torch.rand(horizon, n, self.environments.n_actions, generator=randomness)
         uniform_TNA = to_device(uniform_TNA, device)
-        lived: dict[str, list[np.ndarray]] = defaultdict(list)  # copied in the end: a step waits for its actions alone
+        lived: dict[str, list[np.ndarray]] = defaultdict(list)  # copied at the end: a step waits only for its actions
         for t in range(horizon + 1):
             rollout.states_TNHWC[t] = to_device(torch.from_numpy(self.states_NCHW), device).permute(0, 2, 3, 1)
             log_probs_NA, rollout.values_TN[t] = actor(rollout.states_TNHWC[t].permute(0, 3, 1, 2), weights)
@@ -261,7 +261,7 @@ def learn(
     shuffles: Iterator[torch.Generator],
     settings: TeacherConfig,
 ) -> list[dict[str, Tensor]]:
-    """One epoch a generator over what the environments lived through; what each minibatch says of itself."""
+    """Train one epoch per generator on the rollout's steps, and return the losses of each minibatch."""
     advantages_TN = rollout.advantages(settings.gamma, settings.gae_lambda)
     returns_TN = advantages_TN + rollout.values_TN[:-1]
     states = rollout.states_TNHWC[:-1].flatten(0, 1)

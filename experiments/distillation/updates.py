@@ -26,21 +26,21 @@ PROJECTIONS = {
     "rademacher": projections.Rademacher,
     "coordinate": projections.Coordinate,
 }
-STAGED = 64  # updates whose batches and projections are drawn and taken to the device at once
+STAGED = 64  # updates whose batches and projections are drawn and copied to the device at once
 
 
 class Update:
-    """An update of a student: gradients of its objective on a batch, by Adam.
+    """An update of a student: the gradients of its objective on a batch, then a step of Adam.
 
     On a GPU it is recorded and replayed: its 75 small operations, 142 with
     gradients, take longer to queue than to compute.
 
     Args:
-        student: what learns.
-        step: what computes its gradients.
-        raw_NI: the states that it learns from, as flat patches of raw frames.
+        student: the policy that is trained.
+        step: computes its gradients.
+        raw_NI: the training states, as flat patches of raw frames.
         teacher_NA: the teacher's log-probabilities there.
-        record: whether it may be recorded.
+        record: whether the update may be recorded.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Update:
         device = self._parameters[0].device
         self._recorded = record and device.type == "cuda"
         self._adam = torch.optim.Adam(self._parameters, fused=True, capturable=self._recorded)
-        for parameter in self._parameters:  # as Adam begins, but here already: a recorded update finds its memory
+        for parameter in self._parameters:  # Adam's initial state, allocated before an update is recorded
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self._adam.state[parameter] = {"step": torch.zeros((), device=device), **moments}
         self._rate, self._weight = (torch.zeros((), device=device) for _ in range(2))  # that a recorded update reads
         self._captured: CapturedStep[None] | None = None
 
     def __call__(self, rate: float, gradient_weight: float, index_B: Tensor, v_SBA: Tensor | None) -> None:
-        """Learn from the states of these numbers at a learning rate; `v_SBA` is None for value-only training."""
+        """Learn from the states with these indices at a learning rate; `v_SBA` is None for value-only training."""
         if not self._recorded:
             self._adam.param_groups[0]["lr"], self._step.gradient_weight = rate, gradient_weight
             self._update(index_B, v_SBA)
@@ -73,20 +73,20 @@ class Update:
         self._captured(index_B, *([] if v_SBA is None else [v_SBA]))
 
     def _update(self, index_B: Tensor, v_SBA: Tensor | None = None) -> None:
-        self._student.refresh()  # of weights that the last update has changed
+        self._student.refresh()  # after the weights changed in the last update
         raw_BI, teacher_BA = (tensor.index_select(0, index_B) for tensor in (self._raw_NI, self._teacher_NA))
         self._step(index_B, raw_BI, teacher_BA, v_SBA)
         self._adam.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the optimiser, as if it had not been recorded."""
+        """The optimiser's state, as if updates were not recorded."""
         state = self._adam.state_dict()
         for group in state["param_groups"]:
             group |= {"lr": float(group["lr"]), "capturable": False}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Before the first update."""
+        """Load the optimiser's state; only before the first update."""
         self._adam.load_state_dict(state)
         self._adam.param_groups[0]["capturable"] = self._recorded
 
@@ -94,10 +94,10 @@ class Update:
 def batches_and_projections(
     config: DistillConfig, first: int, n_actions: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The states and the projections of each update from number `first` on, endlessly.
+    """The state indices and the projections of each update from number `first` on, endlessly.
 
-    The projections of update k are drawn from (seed, k), and the order of an epoch from (seed, epoch), on the CPU
-    wherever a student learns. Several updates' are drawn before they are needed: then copies to a GPU are few.
+    The projections of update k are drawn from (seed, k), and the order of an epoch from (seed, epoch), always on the
+    CPU. They are drawn for several updates at once, which saves copies to a GPU.
     """
     objective, seed = config.objective, config.seed
     projection = PROJECTIONS[objective.projection](objective.samples)

@@ -29,7 +29,7 @@ from experiments.evidence.schemas import CELL, ROWS, RUNS, Settings
 from experiments.runner.former_names import as_called_today
 
 NO_GRID = {"train_teacher"}  # one teacher per game, each trained as long as it took
-# These have tables and figures of their own. Nothing would read their arrays, which are 10 MB and more.
+# These have their own tables and figures. Nothing reads their arrays, which would be more than 10 MB.
 NOT_DRAWN = {
     *("distill_longer", "distill_float32"),
     *("regression_steep", "regression_recipes", "regression_recipe_limits"),

@@ -123,7 +123,7 @@ def _execute(config: RunConfig) -> float:
                     raise
                 finish(run, summary)
     except Exception as error:
-        if run and run._stop in (signal.SIGTERM, signal.SIGINT):  # it could not save, but a sweep must end here
+        if run and run._stop in (signal.SIGTERM, signal.SIGINT):  # it could not save, but the sweep must stop too
             say(f"error: {explain(error)}")
             end_by(run._stop)
         raise

@@ -30,12 +30,11 @@ class Grid:
     Attributes:
         name: The name shown with its progress.
         folders: One folder per run.
-        began: When the sweep started; older traces of running or failing do not count.
     """
 
     name: str
     folders: Sequence[Path]
-    _before: dict[Path, float] = field(init=False)  # when each run's files had last changed as the grid began
+    _before: dict[Path, float] = field(init=False)  # when each run's files had last changed as the grid started
     _seconds: dict[Path, float | None] = field(default_factory=dict)  # wall time of each complete run, read once
     _beside: int = 0  # runs in parallel, when there last were any
 
@@ -59,7 +58,7 @@ class Grid:
         return Picture(len(self.folders), len(self._seconds), running, failed, self._estimate(running, failed))
 
     def _is_new(self, path: Path) -> bool:
-        """Whether it was written since the grid began, whatever the clocks of this machine and of the files say."""
+        """Whether a file was written since the sweep started, by comparing file times only and no clock."""
         return _changed(path) not in (0.0, self._before[path])
 
     def _estimate(self, running: int, failed: int) -> float | None:

@@ -19,7 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from experiments.runner.precision import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-TICK = 3.0  # seconds: longer than any file system's clock needs to move on
+TICK = 3.0  # seconds: longer than the time resolution of any file system
 Activation = enum.Enum("Activation", ["relu", "leaky_relu", "tanh", "softplus", "silu", "gelu"])
 Initialisation = enum.Enum("Initialisation", ["uniform_fan_in", "glorot", "he", "he_spread"])
 Schedule = enum.Enum("Schedule", ["constant", "cosine", "tail"])
@@ -162,10 +162,10 @@ def located(path: str) -> Path:
 
 
 def version_of(file: Path) -> tuple[int, ...]:
-    """What differs whenever a file does, for those who keep what they read.
+    """A cache key for the content of a file, which changes whenever the file does.
 
-    Its time alone would not: a clock of files ticks every few milliseconds, on some systems every two seconds, and what
-    is written twice within a tick looks the same. So nobody keeps what was read of a file that is that young.
+    The modification time alone is not enough: its resolution is a few milliseconds, on some systems two seconds, and a
+    file that is written twice within a tick looks unchanged. So the key of such a young file is never the same twice.
     """
     status = file.stat()
     young = abs(time.time() - status.st_mtime) < TICK

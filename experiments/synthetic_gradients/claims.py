@@ -1,11 +1,11 @@
 """Section 4.3 of the paper, synthetic gradients: its claims and our rules.
 
-The rules were written down before techniques were compared on any test images, but for what `CHANGED` lists. There are
-3 to 10 seeds, too few for a bootstrap: intervals of means and of differences of means are Student's, those of ratios of
-standard deviations come from the F distribution. All are 95% intervals, and suppose that seeds scatter normally. A
-comparison is open where its interval contains the threshold, where there are fewer than 3 seeds, and where seeds do not
-differ at all. Accuracies are top-1, per cent, on the test set at the end of training. Every task and scale is judged by
-itself; scales are never compared.
+The rules were written before techniques were compared on any test images, except for the changes in `CHANGED`. There
+are 3 to 10 seeds, too few for a bootstrap: intervals of means and of differences of means are Student's, those of
+ratios of standard deviations come from the F distribution. All are 95% intervals and assume that results are normally
+distributed over seeds. A comparison is open if its interval contains the threshold, if there are fewer than 3 seeds,
+or if seeds do not differ at all. Accuracies are top-1, per cent, on the test set at the end of training. Every task
+and scale is judged separately; scales are never compared.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from experiments.synthetic_gradients.tasks import (
 FEWEST = 3  # seeds
 WITH_LOSS, WITHOUT_LOSS = ("sobolev", "critic"), ("vfbn", "direct")
 PAPERS_RATIO = TABLE_1["cifar10", "accuracy_top1"]["critic"][1] / TABLE_1["cifar10", "accuracy_top1"]["sobolev"][1]
-BASELINE, TOLERANCE = 94.0, 0.5  # of backpropagation on CIFAR-10, per cent
-DEEPER = (  # from fewer modules or a shallower network to more or a deeper one
+BASELINE, TOLERANCE = 94.0, 0.5  # accuracy of backpropagation on CIFAR-10, per cent
+DEEPER = (  # pairs: fewer modules or a shallower network, then more modules or a deeper one
     (CIFAR, IMAGENET_3),
     (IMAGENET_1, IMAGENET_3),
     (IMAGENETTE_1, IMAGENETTE_3),
@@ -59,7 +59,7 @@ DEEPER = (  # from fewer modules or a shallower network to more or a deeper one
 
 
 def exceeds(estimate: Estimate, threshold: float = 0.0) -> Statement:
-    """True if the whole interval lies above the threshold, false if below; else open, as where there is none."""
+    """True if the whole interval lies above the threshold, false if below; otherwise, or without one, open."""
     if estimate.n < FEWEST or not estimate.low < estimate.high or estimate.low <= threshold <= estimate.high:
         return None
     return estimate.low > threshold
@@ -128,7 +128,7 @@ def most_reliable(evidence: Evidence, setting: Setting) -> Finding:
 
 
 def seeds_lacking(ratios: dict[str, Estimate]) -> str:
-    """How many seeds the ratios that are open would need, in words; empty where none is."""
+    """How many seeds the open ratios would need, in words; empty if none is open."""
     still_open = [ratio for ratio in ratios.values() if exceeds(ratio, 1) is None and ratio.value > 0]
     if not still_open:
         return ""
@@ -171,7 +171,7 @@ def gap_grows(evidence: Evidence, shallow: Setting, deep: Setting) -> Finding:
 
 
 def baseline(evidence: Evidence, setting: Setting) -> Finding:
-    """Whether backpropagation comes to its known accuracy."""
+    """Whether backpropagation reaches its known accuracy."""
     evidence = part(evidence, setting)
     estimate = mean_estimate(accuracy(evidence.rows, setting.line, "backprop").values())
     return find(
@@ -248,7 +248,7 @@ def claim_of_depth(shallow: Setting, deep: Setting) -> Claim:
 
 
 def claim_of_recipe(setting: Setting) -> Claim:
-    """That backpropagation does what it is known to do."""
+    """The claim that backpropagation reaches its known accuracy."""
     return Claim(
         key=f"Recipe check, {setting.name}",
         sentence="Backpropagation, for which the recipe was tuned, comes to 94.3% on CIFAR-10.",

@@ -1,4 +1,4 @@
-"""The images of a run: read from where they lie or downloaded, then batches to train on and to evaluate.
+"""The images of a run: read from disk or downloaded, then batched for training and evaluation.
 
 Shape suffixes: N samples of a split, B samples of a batch, C channels, H rows, W columns.
 """
@@ -20,22 +20,22 @@ from sobolev.devices import to_device
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
 from sobolev.seeding import generator
 
-EVALUATED = 100  # images at a time; it also decides on which of them gradients are compared
+EVALUATED = 100  # images per evaluation batch; also decides on which of them gradients are compared
 
 Batch = tuple[Tensor, Tensor]  # x_BCHW, normalised; labels_B
 Images = ImageSet | ImageFolder
 
 
 def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]:
-    """The split that is trained on and the one that is evaluated. Sets in memory lie on the device.
+    """The training split and the evaluated split. Data sets held in memory are on the device.
 
     Raises:
-        BadInput: the set is missing or damaged, or has another number of images than the config says.
+        BadInput: the data set is missing or damaged, or its number of images is not the config's.
     """
     dataset = config.dataset
     try:
         directory = Path(dataset.folder) / getattr(dataset, "directory", "")
-        there = isinstance(dataset, ImageFolderConfig) and directory.exists()  # perhaps one of your own
+        there = isinstance(dataset, ImageFolderConfig) and directory.exists()  # perhaps your own data set
         if dataset.download and dataset.name in SOURCES and not there:
             fetch(dataset.name, dataset.folder)
         if isinstance(dataset, ImageDatasetConfig):
@@ -54,16 +54,16 @@ def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]
 
 
 def shape_of(images: Images, config: DecoupledConfig) -> tuple[int, int, int]:
-    """(C, H, W) of a sample."""
+    """The shape (C, H, W) of a sample."""
     if isinstance(images, ImageSet):
         return tuple(images.pixels_NCHW.shape[1:])
     return (3, config.dataset.size, config.dataset.size)
 
 
 def train_batches(images: Images, config: DecoupledConfig, first: int, run: Run) -> Iterator[Batch]:
-    """Endless augmented batches from update `first` on, of which each process gets its share.
+    """Endless augmented batches from update `first` on; each process gets its share.
 
-    Order and augmentation of batch k of epoch e are drawn from (seed, e, k), so it does not matter where one begins.
+    Order and augmentation of batch k of epoch e are drawn from (seed, e, k), so they do not depend on `first`.
     """
     batches_from = from_folder if isinstance(images, ImageFolder) else from_memory
     for pixels_BCHW, labels_B in batches_from(images, config, first, run):
@@ -71,7 +71,7 @@ def train_batches(images: Images, config: DecoupledConfig, first: int, run: Run)
 
 
 def from_memory(images: ImageSet, config: DecoupledConfig, first: int, run: Run) -> Iterator[Batch]:
-    """Endless batches from update `first` on: shuffled, moved, mirrored and shared out, as bytes."""
+    """Endless batches from update `first` on: this process's share, shuffled, shifted and flipped, as bytes."""
     dataset, batch_size = config.dataset, config.optimizer.batch_size
     start_epoch, start = divmod(first, len(images) // batch_size)
     for epoch in count(start_epoch):
@@ -85,7 +85,7 @@ def from_memory(images: ImageSet, config: DecoupledConfig, first: int, run: Run)
 
 
 def from_folder(images: ImageFolder, config: DecoupledConfig, first: int, run: Run) -> Iterator[Batch]:
-    """Endless batches from update `first` on: this process's share, cropped, mirrored, coloured, as bytes."""
+    """Endless batches from update `first` on: this process's share, cropped, flipped and recoloured, as bytes."""
     dataset, ranks = config.dataset, run.ranks
     per_epoch = images.batches_per_epoch(config.optimizer.batch_size)
     epoch, start = divmod(first, per_epoch)
@@ -112,7 +112,7 @@ def from_folder(images: ImageFolder, config: DecoupledConfig, first: int, run: R
 
 
 def evaluation_batches(images: Images, config: DecoupledConfig, run: Run) -> Iterator[Batch]:
-    """All of a split once, of which each process gets its share."""
+    """One pass over a split; each process gets its share."""
     dataset, ranks = config.dataset, run.ranks
     if isinstance(images, ImageFolder):
         batches = images.evaluate(
@@ -132,7 +132,7 @@ def evaluation_batches(images: Images, config: DecoupledConfig, run: Run) -> Ite
 
 
 def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches; an image that cannot be read ends the run in one line."""
+    """The same batches; an unreadable image ends the run with one line."""
     try:
         yield from batches
     except ImageError as error:

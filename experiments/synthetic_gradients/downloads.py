@@ -1,4 +1,4 @@
-"""Data sets where someone watches: fetching with a progress bar."""
+"""Downloading data sets with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sobolev.images import ImageError, download
 
 
 def fetch(name: str, folder: Path | str) -> Path:
-    """Download a data set unless it is there; the bar is silent where stderr is not a terminal.
+    """Download a data set unless it is present. The progress bar is hidden if stderr is not a terminal.
 
     Raises:
-        ImageError: as `sobolev.images.download` does, or the folder cannot be used.
+        ImageError: as from `sobolev.images.download`, or the folder cannot be used.
         OSError: the disk is full.
     """
     with tqdm(unit="B", unit_scale=True, disable=None) as bar:
@@ -28,7 +28,7 @@ def fetch(name: str, folder: Path | str) -> Path:
             return download(name, folder, progress)
         except OSError as error:
             if error.errno in FULL:
-                raise  # `one_line_errors` has its own words for it
+                raise  # `one_line_errors` has its own message for it
             cause = error.strerror or error
             raise ImageError(
                 f"{folder} cannot be used ({cause}): name a folder that can be written, or that holds the set"

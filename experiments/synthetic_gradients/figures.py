@@ -1,7 +1,7 @@
 """Figures of synthetic gradients.
 
-Each is a function of the rows in results/synthetic_gradients and of the looks of their techniques. A panel, or a line
-of panels, is one task at one scale, and its title says which. Everything is measured on test images.
+Each is a function of the rows in results/synthetic_gradients and of the techniques' styles. A panel, or a row of
+panels, is one task at one scale, named in its title. Everything is measured on test images.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Looks = Mapping[str, Look]
 
 
 def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Table 1: test error at the end of training, one panel per task, beside the paper's number where it has one.
+    """Table 1: test error at the end of training, one panel per task, with the paper's number if there is one.
 
-    The error is 100% less the top-1 accuracy, and its axis logarithmic: 99% and 96% are four times apart. A dot is a
-    seed, at the lower edge where it makes no error; a marker the mean over seeds and its bar Student's 95% interval. A
-    hollow diamond is the paper's number of a full-scale run on the same images.
+    The error is 100% minus the top-1 accuracy, on a logarithmic axis: the errors of 99% and 96% differ by a factor of
+    four. A dot is a seed, drawn at the lower edge if its error is 0; a marker is the mean over seeds, its bar Student's
+    95% interval. A hollow diamond is the paper's number for a full-scale run on the same images.
     """
     rows = select(rows, metric="accuracy_top1")
     lines = lines_of(rows)
@@ -72,7 +72,7 @@ def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def _of_the_same_images(line: Line) -> dict[str, tuple[float, float]]:
-    """The paper's numbers for a task, none where its images are not the paper's: Imagenette is no ImageNet."""
+    """The paper's numbers for a task; none if its images are not the paper's, as Imagenette's are not ImageNet's."""
     return {} if "imagenette" in line.label else TABLE_1.get((row_of_table_1(line.label), "accuracy_top1"), {})
 
 
@@ -81,7 +81,7 @@ def paper_error(paper: Mapping[str, tuple[float, float]], technique: str) -> lis
 
 
 def _error_axis(axes: Axes, seen: Sequence[float]) -> None:
-    """A logarithmic axis of errors in per cent that holds all that is seen. Errors of 0 lie on its lower edge."""
+    """A logarithmic axis of errors in per cent that covers all values shown. Errors of 0 lie on its lower edge."""
     positive = [value for value in seen if value > 0] or [100.0]
     low, high = min(positive) / 1.15, max(positive) * 1.15
     axes.set_ylim(low, high)
@@ -93,9 +93,9 @@ def _error_axis(axes: Axes, seen: Sequence[float]) -> None:
 
 
 def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Test error (100% less top-1 accuracy) over training, one panel per task.
+    """Test error (100% minus top-1 accuracy) over training, one panel per task.
 
-    Lines are means over seeds, bands reach over all seeds. The axis is logarithmic and begins below the means.
+    Lines are means over seeds, bands cover all seeds. The axis is logarithmic and starts below the means.
     """
     rows = select(rows, metric="accuracy_top1")
     rows = rows.assign(value=100 - 100 * rows["value"])
@@ -120,17 +120,17 @@ def accuracy(rows: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def gradient_cosine(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """Cosine between synthetic and true gradient over training: one line of panels per task, one column per split."""
+    """Cosine between synthetic and true gradient over training: one row of panels per task, one column per split."""
     return at_splits(rows, looks, "gradient_cosine", "Cosine between synthetic and true gradient over training")
 
 
 def gradient_error(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """|synthetic - true| / |true| over training: one line of panels per task, one column per split."""
+    """|synthetic - true| / |true| over training: one row of panels per task, one column per split."""
     return at_splits(rows, looks, "gradient_relative_error", "Relative error of synthetic gradients over training")
 
 
 def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figure:
-    """A metric of each split. Backpropagation has the true gradient and Noprop has none: they are left out."""
+    """A metric at each split, without backpropagation, which has the true gradient, and Noprop, which has none."""
     rows = rows[rows["metric"].isin([f"{metric}/{k}" for k in SPLITS])]
     lines = lines_of(rows)
     figure = Figure(figsize=(7, 0.9 + 1.35 * len(lines)))
@@ -164,7 +164,7 @@ def at_splits(rows: pd.DataFrame, looks: Looks, metric: str, title: str) -> Figu
 
 
 def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
-    """The loss and what each predictor says of it, over training: one line per task, one column per technique."""
+    """The loss and each predictor's prediction of it, over training: one row per task, one column per technique."""
     lines = lines_of(rows)
     figure = Figure(figsize=(7, 0.9 + 1.35 * len(lines)))
     grid = figure.subplots(len(lines), len(looks), sharey="row", squeeze=False)
@@ -196,9 +196,9 @@ def predicted_loss(rows: pd.DataFrame, looks: Looks) -> Figure:
 def draw_curve(
     axes: Axes, cell: pd.DataFrame, marker: str | None = None, every: int | None = None, **look: object
 ) -> None:
-    """The mean over seeds as a line, in a band over all seeds, marked at some of its points or at `every` one.
+    """Draw the mean over seeds as a line in a band over all seeds, with markers at some points or at `every` point.
 
-    `cell` is of one metric.
+    `cell` holds one metric.
     """
     steps, values_TS = curve(cell)
     if not values_TS.size:
@@ -210,14 +210,14 @@ def draw_curve(
 
 
 def panel_title(line: Line, rows: pd.DataFrame, between: str = " ") -> str:
-    """The name of a task and its scale, and that there is one seed where there is no more."""
+    """The name of a task and its scale, with a note if there is only one seed."""
     if rows.groupby("method", observed=True)["seed"].nunique().max() == 1:
         return f"{_plain(line.title)}\n({line.scale}, 1 seed)"
     return f"{_plain(line.title)}{between}({line.scale})"
 
 
 def grid_of(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with a panel for each of `count`, three a line, and room for a legend below."""
+    """A figure with `count` panels, three per row, and room for a legend below."""
     columns = min(3, count)
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(7, 1.0 + height * lines))
@@ -232,7 +232,7 @@ def first_column(figure: Figure) -> list[Axes]:
 
 
 def _plain(name: str) -> str:
-    """A name as it is: Matplotlib would set what stands between two dollars as a formula."""
+    """Escape a name: Matplotlib would set text between two dollar signs as a formula."""
     return name.replace("$", r"\$")
 
 
@@ -245,7 +245,7 @@ def _head(figure: Figure, rows: pd.DataFrame, title: str, spread: str) -> None:
     drawing.title(figure, title, drawing.counted(seeds, spread), scale_of(rows))
 
 
-# The metric without which there is nothing to show, the techniques that are left out, and what draws the others.
+# Per figure: the metric that it needs, the techniques that it leaves out, and the function that draws it.
 FIGURES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame, Looks], Figure]]] = {
     "table_1": ("accuracy_top1", (), table_1),
     "accuracy": ("accuracy_top1", (), accuracy),
@@ -256,10 +256,10 @@ FIGURES: dict[str, tuple[str, Sequence[str], Callable[[pd.DataFrame, Looks], Fig
 
 
 def draw(name: str, rows: pd.DataFrame) -> Figure | None:
-    """A figure, or none where the rows do not hold what it shows."""
+    """A figure, or None if the rows lack what it shows."""
     metric, left_out, of_rows = FIGURES[name]
     rows = select(of_domain(rows), split="test")
-    looks = looks_of(rows["method"])  # of all techniques: one that is not listed has the same look in every figure
+    looks = looks_of(rows["method"])  # of all techniques, so that an unlisted one has the same style in every figure
     showing = set(select(rows, metric=metric)["method"]).difference(left_out)
     rows = rows[rows["method"].isin(showing)]
     return of_rows(rows, {t: look for t, look in looks.items() if t in showing}) if showing else None
@@ -270,7 +270,7 @@ NAMES = tuple(FIGURES)
 
 
 def drawn(names: Collection[str], results: Path) -> Iterator[tuple[str, str, Figure]]:
-    """The named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
+    """Those of the named figures that the evidence under `results` allows: (name, file name, figure), one at a time.
 
     Raises:
         EvidenceError: a file is damaged.

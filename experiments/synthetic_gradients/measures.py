@@ -1,7 +1,7 @@
-"""What claims compare: accuracies and errors by seed, their differences and ratios with 95% intervals.
+"""What claims compare: accuracies and errors by seed, and their differences and ratios with 95% intervals.
 
-Seeds are few, so intervals of means are Student's or Welch's, and those of ratios of standard deviations come from the
-F distribution. All suppose that seeds scatter normally.
+There are few seeds, so intervals of means are Student's or Welch's, and those of ratios of standard deviations come
+from the F distribution. All assume that results are normally distributed over seeds.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ def unpaired_difference(a: BySeed, b: BySeed) -> Estimate:
 
 
 def ratio_of_deviations(a: BySeed, b: BySeed) -> Estimate:
-    """std(a) / std(b). Where both scatter normally, its square over that of the true ratio has an F distribution."""
+    """std(a) / std(b). If both are normal, its square over that of the true ratio has an F distribution."""
     n = min(len(a), len(b))
     x, y = (np.std(list(values.values()), ddof=1) if n > 1 else 0.0 for values in (a, b))
-    if min(x, y) == 0:  # of few test images, a few seeds may have the same number right
+    if min(x, y) == 0:  # with few test images, a few seeds may have the same accuracy
         return Estimate(np.nan, np.nan, np.nan, n)
     reach = stats.f.ppf([0.975, 0.025], len(a) - 1, len(b) - 1)
     return Estimate(float(x / y), *(float(x / y / np.sqrt(f)) for f in reach), n)
 
 
 def ratio_that_decides(seeds: int) -> float:
-    """A ratio of standard deviations, of so many seeds each, above which its 95% interval lies above 1."""
+    """The ratio of standard deviations, with `seeds` seeds each, above which its 95% interval lies above 1."""
     return float(np.sqrt(stats.f.ppf(0.975, seeds - 1, seeds - 1)))
 
 
 def seeds_that_decide(ratio: float, most: int = 1_000) -> int | None:
-    """How many seeds each technique needs for the interval of such a ratio to lie above 1; none where `most` do not."""
+    """The seeds per technique that put the interval of such a ratio above 1; None if `most` are not enough."""
     return next((seeds for seeds in range(2, most + 1) if ratio > ratio_that_decides(seeds)), None)
 
 
 def gap(rows: pd.DataFrame, line: Line, with_loss: Sequence[str], without_loss: Sequence[str]) -> BySeed:
-    """For each seed, mean accuracy of the techniques that match the loss, less that of those that do not."""
+    """For each seed, the mean accuracy of the techniques that match the loss minus that of those that do not."""
     groups = [[accuracy(rows, line, t) for t in group] for group in (with_loss, without_loss)]
     seeds = set.intersection(*(set(of_technique) for group in groups for of_technique in group))
     means = [{s: np.mean([of_technique[s] for of_technique in group]) for s in seeds} for group in groups]

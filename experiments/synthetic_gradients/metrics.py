@@ -1,7 +1,7 @@
-"""What a run measures: loss and accuracy, and at each split how synthetic gradients compare with the true ones.
+"""A run's metrics: loss and accuracy, and at each split how synthetic gradients compare with the true ones.
 
-Everything is summed over samples first, so that batches and processes add up, and divided in the end. Splits of the
-network count from 1, from below: `gradient_cosine/1`.
+Everything is first summed over samples, batches and processes, and divided at the end. Splits of the network are
+numbered from 1, from below: `gradient_cosine/1`.
 
 Shape suffixes: B samples of a batch, K classes.
 """
@@ -24,9 +24,9 @@ Sums = dict[str, Tensor]
 
 @torch.no_grad()
 def evaluate(network: DecoupledNetwork, images: Images, config: DecoupledConfig, run: Run) -> dict[str, float]:
-    """Every metric, in evaluation mode; gradients are compared on batches spread over the split."""
+    """All metrics, in evaluation mode; gradients are compared on batches spread over the split."""
     network.eval()
-    run.ranks.broadcast(network.buffers())  # statistics of BatchNorm are each process's own
+    run.ranks.broadcast(network.buffers())  # each process has its own BatchNorm statistics
     n_batches = -(-len(images) // EVALUATED)
     every = max(1, n_batches // -(-config.gradient_samples // EVALUATED))
     total: Sums = {}
@@ -45,7 +45,7 @@ def evaluate(network: DecoupledNetwork, images: Images, config: DecoupledConfig,
 
 
 def sums_of(seen: Step | Comparison, labels_B: Tensor) -> Sums:
-    """Over the samples of a batch. What a label predictor says of a batch counts `compared` samples."""
+    """Sums over the samples of a batch. A label predictor's metrics count `compared` samples."""
     top_B5 = seen.logits_BK.topk(min(5, seen.logits_BK.shape[1])).indices
     hits_B5 = top_B5 == labels_B[:, None]
     sums = {
@@ -65,7 +65,7 @@ def sums_of(seen: Step | Comparison, labels_B: Tensor) -> Sums:
 
 
 def added(total: Sums, sums: Sums) -> Sums:
-    """The sums over both: in one kernel, because a step has a dozen. What one of them lacks is 0 there."""
+    """Add two sets of sums, in one kernel, because a step has a dozen of them. A missing sum counts as 0."""
     common = [name for name in sums if name in total]
     of_both = torch._foreach_add([total[name] for name in common], [sums[name] for name in common]) if common else ()
     return total | sums | dict(zip(common, of_both, strict=True))
@@ -86,8 +86,8 @@ def comparison_sums(comparison: Comparison) -> Sums:
 def averages(sums: Sums) -> dict[str, float]:
     """Metrics from sums over samples.
 
-    Of the gradients of all samples compared, as one vector: the cosine between synthetic and true, 0 where there is
-    none, and |synthetic - true| / |true|.
+    The gradients of all compared samples form one vector: its cosine is between synthetic and true (0 if undefined),
+    and its error is |synthetic - true| / |true|.
     """
     total = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
     samples, compared = total.pop("samples"), total.pop("compared", 0)

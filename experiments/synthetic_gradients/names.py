@@ -1,7 +1,7 @@
-"""What figures, tables and the report call tasks and techniques, and how they draw them.
+"""Titles and styles of tasks and techniques in figures, tables and the report.
 
-A task or technique that is not listed here is shown as well: after those that are, under its own name, with a look that
-none of them has. What a claim of the paper is about is fixed in `claims`, and does not depend on what is listed here.
+A task or technique that is not listed here is shown too: after the listed ones, under its own name, with a style that
+none of them has. The claims do not depend on these lists: `claims` names what each of them judges.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import pandas as pd
 from experiments.evidence.rows import groups
 from experiments.evidence.schemas import SCALES
 
-EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")  # those that ship
+EXPERIMENTS = ("synthetic_gradients", "synthetic_gradients_imagenet")  # the shipped ones
 
 
 class Look(NamedTuple):
-    """The name of a technique in print, its colour and its marker, which each tell the techniques apart."""
+    """The title of a technique, its colour and its marker. Each of the three identifies the technique."""
 
     title: str
     color: str
@@ -26,7 +26,7 @@ class Look(NamedTuple):
 
     @property
     def drawn(self) -> dict[str, str]:
-        """The look as options of `Axes.plot`."""
+        """The style as options of `Axes.plot`."""
         return {"color": self.color, "marker": self.marker}
 
 
@@ -40,7 +40,7 @@ TECHNIQUES = {
     "sobolev_label": Look("Sobolev and labels", "#56B4E9", "P"),
 }
 WITHOUT_SYNTHETIC = ("backprop", "noprop")  # true gradients cross the splits, or none
-# Of techniques that are not listed, the first of each for the first, and so on in turn.
+# Styles of unlisted techniques: the first colour and marker for the first technique, and so on in turn.
 OTHER_COLORS = ("#332288", "#882255", "#999933", "#661100", "#6699CC")
 OTHER_MARKERS = ("*", "<", ">", "p", "h", "X", "8")
 TASKS = {
@@ -57,7 +57,7 @@ TASKS = {
 
 
 class Line(NamedTuple):
-    """A line of Table 1, or a panel of a figure: one task of an experiment at one scale. Its fields select its rows."""
+    """A row of Table 1, or a panel of a figure: one task of an experiment at one scale. Its fields select its rows."""
 
     experiment: str
     task: str
@@ -65,32 +65,32 @@ class Line(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The task, with its experiment where that does not ship."""
+        """The task, with its experiment unless that is a shipped one."""
         return self.task if self.experiment in EXPERIMENTS else f"{self.task}, {self.experiment}"
 
     @property
     def title(self) -> str:
-        """The label in print."""
+        """The title of the label."""
         return title_of(self.label)
 
     @property
     def of_imagenet(self) -> bool:
-        """Whether images lie in folders as ImageNet's do: the paper has top-5 accuracies there, and no Direct SG."""
+        """Whether images are in folders, as ImageNet's are: there the paper has top-5 accuracies, and no Direct SG."""
         return self.experiment == "synthetic_gradients_imagenet"
 
 
 def title_of(label: str) -> str:
-    """The name of a task in print."""
+    """The title of a task."""
     return TASKS.get(label, label)
 
 
 def of_domain(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of synthetic gradients, those of experiments that do not ship among them, out of all rows."""
+    """The rows of synthetic gradients out of all rows, including those of users' experiments."""
     return rows[rows["experiment"].str.startswith("synthetic").to_numpy(dtype=bool)]
 
 
 def lines_of(rows: pd.DataFrame) -> list[Line]:
-    """The lines that the rows hold, in the order of `TASKS` and others after them; paper scale comes before reduced."""
+    """The lines in the rows, in the order of `TASKS`, then others; paper scale comes before reduced."""
     order = [*TASKS]
 
     def place(line: Line) -> tuple[int, str, int]:
@@ -101,7 +101,7 @@ def lines_of(rows: pd.DataFrame) -> list[Line]:
 
 
 def looks_of(techniques: Iterable[str]) -> dict[str, Look]:
-    """The looks of techniques, in the order of `TECHNIQUES` and others after them by name."""
+    """The styles of techniques, in the order of `TECHNIQUES`, then others by name."""
     found = set(techniques)
     looks = {technique: look for technique, look in TECHNIQUES.items() if technique in found}
     for k, technique in enumerate(sorted(found - looks.keys())):

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-# Table 1, per cent: {(task, metric): {technique: (mean, standard deviation)}}; NaN where it gives none.
+# Table 1, per cent: {(task, metric): {technique: (mean, standard deviation)}}; NaN if it gives none.
 TABLE_1: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
     ("cifar10", "accuracy_top1"): {
         "backprop": (94.3, np.nan),
@@ -48,5 +48,5 @@ TABLE_1: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
 
 
 def row_of_table_1(task: str) -> str:
-    """The task of the paper's table that one of ours stands beside."""
+    """The task of the paper's table with which one of ours is compared."""
     return re.sub(r"_\d+_epochs$", "", task.replace("imagenette", "imagenet"))

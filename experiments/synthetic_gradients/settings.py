@@ -1,7 +1,6 @@
-"""The settings of synthetic gradients (Section 4.3): which types Hydra holds `configs/` against.
+"""The settings of synthetic gradients (Section 4.3): the types against which Hydra checks `configs/`.
 
-What is wrong in itself, whatever the machine and the files, is refused where the settings of a run are built, before
-PyTorch is loaded.
+Settings that are wrong on any machine and with any files are refused when they are built, before PyTorch is loaded.
 """
 
 from __future__ import annotations
@@ -18,40 +17,40 @@ from experiments.runner.errors import BadInput, check_seed, nearest
 from experiments.runner.settings import RunConfig
 from sobolev.synthetic_gradients import TECHNIQUES, Technique
 
-SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}  # of the images of each set that is held in memory, pixels
+SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}  # in pixels, of the images of each data set held in memory
 NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
 EVALUATED_ON = ("test", "validation")
 
 
 @dataclass
 class ImageDatasetConfig:
-    """Images that are held in memory: digits, mnist or cifar10."""
+    """Images held in memory: digits, mnist or cifar10."""
 
     name: str = MISSING
-    n_train: int = MISSING  # images of the publisher's train part; a label shows it
-    folder: str = MISSING  # where data sets lie, each in a folder of its own
-    download: bool = MISSING  # from the publisher, if it is not there
-    hold_out: int = MISSING  # training images that make the validation split instead
-    padding: int = MISSING  # pixels by which images are moved at most
+    n_train: int = MISSING  # images of the publisher's train part; shown in a label
+    folder: str = MISSING  # where data sets are, each in its own folder
+    download: bool = MISSING  # from the publisher, if it is missing
+    hold_out: int = MISSING  # training images that form the validation split instead
+    padding: int = MISSING  # largest shift of an image, in pixels
     flip: bool = MISSING  # mirror half of them
 
 
 @dataclass
 class ImageFolderConfig:
-    """Images that are read as they are needed: <folder>/<directory>/{train,val}/<class>/*.JPEG."""
+    """Images read from disk as they are needed: <folder>/<directory>/{train,val}/<class>/*.JPEG."""
 
     name: str = MISSING
-    n_train: int = MISSING  # images in train/; a label shows it
+    n_train: int = MISSING  # images in train/; shown in a label
     folder: str = MISSING
     directory: str = MISSING
     download: bool = MISSING
     hold_out: int = MISSING
     size: int = MISSING  # side of the crops
     resize: int = MISSING  # shorter side of an image whose centre is evaluated
-    min_area: float = MISSING  # of a crop, as a part of the image's
+    min_area: float = MISSING  # of a crop, as a share of the image's area
     flip: bool = MISSING
     colour: float = MISSING  # strength of random brightness, contrast and colour, 0 for none
-    workers: int = MISSING  # processes that decode
+    workers: int = MISSING  # decoding processes
 
 
 @dataclass
@@ -60,36 +59,36 @@ class PredictorConfig:
 
     channels: list[int] = MISSING
     strides: list[int] = MISSING
-    head: str = MISSING  # what the linear layer sees: flatten or average
+    head: str = MISSING  # input of the linear layer: flatten or average
 
 
 @dataclass
 class DecoupledModelConfig:
-    """A network, where it is split, and what stands at the splits."""
+    """A network, its splits, and the predictors there."""
 
     name: str = MISSING
     network: str = MISSING  # convnet or resnet50
     channels: list[int] = MISSING  # of a convnet
     strides: list[int] = MISSING
     head: str = MISSING  # of a convnet: average or flatten
-    splits: list[int] = MISSING  # after blocks of these numbers, from 1
+    splits: list[int] = MISSING  # after the blocks with these numbers, from 1
     label_predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    direct_channels: list[int] = MISSING  # of direct SG, but for the last, which are the hidden layer's
+    direct_channels: list[int] = MISSING  # of direct SG, except the last, which are the hidden layer's
 
 
 def _fields_of_a_technique() -> Iterator[tuple[str, type, Any]]:
-    """A name, and the fields of the library's `Technique` with their defaults."""
+    """A name, then the fields of the library's `Technique` with their defaults."""
     yield "name", str, MISSING
     kinds = get_type_hints(Technique)
     for entry in fields(Technique):
         yield entry.name, kinds[entry.name], MISSING if entry.default is dataclasses.MISSING else entry.default
 
 
-# `Technique` itself cannot be the type: it is frozen, and OmegaConf lets nothing be merged into a frozen dataclass.
+# `Technique` itself cannot be the type: it is frozen, and OmegaConf cannot merge into a frozen dataclass.
 TechniqueConfig = make_dataclass(
     "TechniqueConfig",
     _fields_of_a_technique(),
-    namespace={"__module__": __name__},  # pickle, which carries configs to the workers of a sweep, finds it there
+    namespace={"__module__": __name__},  # so that pickle, which sends configs to a sweep's workers, finds it
 )
 
 
@@ -100,7 +99,7 @@ class SGDConfig:
     learning_rate: float = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING  # of kernels; not of BatchNorm and biases
-    milestones: list[float] = MISSING  # where the learning rate falls to a tenth, as parts of the steps
+    milestones: list[float] = MISSING  # where the learning rate is divided by 10, as shares of the steps
     steps: int = MISSING
     batch_size: int = MISSING  # of all processes together
     predictor_learning_rate: float = MISSING
@@ -118,12 +117,12 @@ class DecoupledConfig(RunConfig):
     model: DecoupledModelConfig = field(default_factory=DecoupledModelConfig)
     technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     optimizer: SGDConfig = field(default_factory=SGDConfig)
-    evaluate_on: str = MISSING  # test, or validation with dataset.hold_out images: tuning
-    evaluations: int = MISSING  # how often over training, evenly
-    gradient_samples: int = MISSING  # images, about, on which synthetic and true gradients are compared
+    evaluate_on: str = MISSING  # test; validation, with dataset.hold_out images, for tuning
+    evaluations: int = MISSING  # number over training, evenly spaced
+    gradient_samples: int = MISSING  # approximate number of images on which gradients are compared
 
     def __post_init__(self) -> None:
-        """Refuse what no type can. Inner types are checked from here, where the whole name of a setting is known."""
+        """Refuse what types cannot. Inner settings are checked here, where their full names are known."""
         super().__post_init__()
         check_seed(self)
         in_memory = isinstance(self.dataset, ImageDatasetConfig)
@@ -148,30 +147,30 @@ class DecoupledConfig(RunConfig):
 
     @property
     def in_paper(self) -> bool:
-        """Whether Table 1 has it: CIFAR-10, and ImageNet with all techniques but one."""
+        """Whether Table 1 has it: CIFAR-10, or ImageNet with all techniques except one."""
         return self.dataset.name == "cifar10" or (self.dataset.name == "imagenet" and self.technique.name != "direct")
 
 
 @dataclass
 class SyntheticGradientsConfig(DecoupledConfig):
-    """On images that fit into memory."""
+    """Synthetic gradients on images held in memory."""
 
     dataset: ImageDatasetConfig = field(default_factory=ImageDatasetConfig)
 
 
 @dataclass
 class SyntheticGradientsFolderConfig(DecoupledConfig):
-    """On images that are read as they are needed."""
+    """Synthetic gradients on images read from disk as they are needed."""
 
     choices: ClassVar[dict[str, str]] = DecoupledConfig.choices | {"model": "{model.name}"}
     dataset: ImageFolderConfig = field(default_factory=ImageFolderConfig)
 
 
 def technique_of(config: DecoupledConfig) -> Technique:
-    """The technique that a run is asked to train by.
+    """The technique of a run's config.
 
     Raises:
-        ValueError: as `Technique` does.
+        ValueError: as from `Technique`.
     """
     settings = asdict(config.technique)
     del settings["name"]
@@ -179,7 +178,7 @@ def technique_of(config: DecoupledConfig) -> Technique:
 
 
 def _ranges(config: DecoupledConfig) -> Iterator[tuple[str, Callable[[Any], bool], list[str]]]:
-    """What is right in words, how to tell, and of which settings; of a list, of each of its entries."""
+    """Allowed ranges: (in words, a test, the settings); for a list, the range of each entry."""
     dataset = config.dataset
     positive = [
         *("dataset.n_train", "evaluations", "gradient_samples", "optimizer.steps", "optimizer.batch_size"),
@@ -207,6 +206,6 @@ TYPES = {
     "synthetic_gradients_folder_types": SyntheticGradientsFolderConfig,
 }
 
-# The library's techniques as choices of the command line: technique=sobolev. Your own is a file technique/<name>.yaml
-# in a folder given by --config-dir.
+# The library's techniques as choices on the command line: technique=sobolev. Your own technique is a file
+# technique/<name>.yaml in a folder given as --config-dir.
 CHOICES = {"technique": {name: {"name": name, **asdict(technique)} for name, technique in TECHNIQUES.items()}}

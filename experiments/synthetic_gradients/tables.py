@@ -1,4 +1,4 @@
-"""Table 1, with the paper's accuracies beside ours, and the report's tables of what was run and of its gradients."""
+"""Table 1, with the paper's accuracies next to ours, and the report's tables of runs and of their gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACCURACIES = {"accuracy_top1": "top-1", "accuracy_top5": "top-5"}
 
 
 class Accuracy(NamedTuple):
-    """The test accuracy of one technique at the end of training, over its seeds, and the paper's; per cent."""
+    """The test accuracy of one technique at the end of training, over its seeds, and the paper's, in per cent."""
 
     task: str
     scale: str
@@ -40,13 +40,13 @@ class Accuracy(NamedTuple):
     high: float
     seeds: int
     step: int
-    paper_task: str  # whose row of Table 1 the paper's number is; empty where it has none
+    paper_task: str  # the task in the paper's Table 1; empty if it has none
     paper_mean: float
     paper_std: float
 
 
 def accuracies(rows: pd.DataFrame) -> list[Accuracy]:
-    """One entry for each line of the table, metric and technique of Section 4.3 that the rows hold."""
+    """One entry for each task at a scale, metric and technique of Section 4.3 in the rows."""
     rows = select(of_domain(rows), split="test")
     rows = rows[rows["metric"].isin(ACCURACIES)]
     of_cells = dict(groups(rows, *Line._fields, "metric", "method"))
@@ -72,7 +72,7 @@ def accuracies(rows: pd.DataFrame) -> list[Accuracy]:
 
 
 def table_1(entries: Sequence[Accuracy]) -> str:
-    """Table 1 as Markdown: one row per task, scale and metric, below it the paper's row where there is one."""
+    """Table 1 as Markdown: one row per task, scale and metric, with the paper's row below it if there is one."""
     groups: dict[tuple[str, str, str], dict[str, Accuracy]] = {}
     for entry in entries:
         groups.setdefault((entry.task, entry.scale, entry.metric), {})[entry.technique] = entry
@@ -90,7 +90,7 @@ def table_1(entries: Sequence[Accuracy]) -> str:
 
 
 def format_accuracy(entry: Accuracy) -> str:
-    """Mean and standard deviation over seeds, and the mean's interval where there is one."""
+    """Mean and standard deviation over seeds, and the mean's interval if there is one."""
     interval = "" if np.isnan(entry.low) else f" [{entry.low:.1f}, {entry.high:.1f}]"
     return format_spread(entry.mean, entry.std) + interval
 
@@ -111,7 +111,7 @@ def appendix(evidence: Evidence) -> str:
 
 
 def runs_table(rows: pd.DataFrame) -> str:
-    """What was run, one row per task and scale, as Markdown. Of one that does not ship it is not known what differs."""
+    """What was run, one row per task and scale, as Markdown. For users' tasks the differences are unknown."""
     shipped = {setting.line: setting for setting in SETTINGS}
     cells = []
     for line in lines_of(rows):
@@ -145,7 +145,7 @@ def gradients_table(rows: pd.DataFrame) -> str:
 
 
 def tables(results: Path) -> Iterator[tuple[str, str, list[Accuracy]]]:
-    """Table 1, where there are rows: (file name, Markdown, entries).
+    """Table 1, if there are rows: (file name, Markdown, entries).
 
     Raises:
         EvidenceError: the rows are damaged.

@@ -1,4 +1,4 @@
-"""The tasks of Section 4.3 at the scales that ship: what makes their rows, and what differs from the paper."""
+"""The shipped tasks and scales of Section 4.3: the sweeps that make their rows, and the differences from the paper."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Setting:
     """A task at a scale.
 
     Attributes:
-        line: what selects its rows.
-        sweep: what makes them: `python run.py -m sweep=<sweep>`.
+        line: selects its rows.
+        sweep: makes them: `python run.py -m sweep=<sweep>`.
         differs: what differs from the paper, in words.
     """
 

@@ -1,7 +1,7 @@
 """Section 4.3: networks in parts that learn from synthetic gradients, on digits, MNIST, CIFAR-10 and ImageNet folders.
 
-A run trains one network by one technique. Rows of the split `train` are means over the updates since the last
-evaluation; those of the evaluated split are of the network as it stands, in evaluation mode.
+A run trains one network with one technique. Rows of the split `train` are means over the updates since the last
+evaluation; those of the evaluated split measure the current network in evaluation mode.
 
 Shape suffixes: B samples of a batch, C channels, H rows, W columns, K classes.
 """
@@ -74,7 +74,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
             measured = evaluate(network, evaluated, config, run)
             seen = averages(tally) if tally else {}
             run.record(step, rows(config.seed, {"train": seen, config.evaluate_on: measured}))
-            relative_error = measured["loss"] / math.log(max(train.n_classes, 2))  # logits of zeros guess
+            relative_error = measured["loss"] / math.log(max(train.n_classes, 2))  # zero logits have log K
             check_convergence(step, step == steps, {config.seed: relative_error}, [*seen.values(), *measured.values()])
             tally = {}
         if step < steps:
@@ -92,7 +92,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
 
 
 def check(config: DecoupledConfig) -> None:
-    """Refuse what this machine cannot do in a year or hold in memory."""
+    """Refuse what would take this machine more than a year, or more memory than it has."""
     model, optimizer, dataset = config.model, config.optimizer, config.dataset
     in_memory = isinstance(dataset, ImageDatasetConfig)
     side = SIDES[dataset.name] if in_memory else dataset.size
@@ -113,12 +113,12 @@ def check(config: DecoupledConfig) -> None:
 
 
 def kernels(channels: list[int]) -> int:
-    """Weights, at the least, of 3 x 3 convolutions one above the other."""
+    """A lower bound on the number of weights of stacked 3 x 3 convolutions."""
     return 9 * sum(below * above for below, above in pairwise([1, *channels]))
 
 
 def build(config: DecoupledConfig, n_classes: int, shape: tuple[int, int, int]) -> DecoupledNetwork:
-    """The network in parts, with the predictors that its technique needs, for images of `shape` (C, H, W)."""
+    """The network in parts, with the predictors that its technique needs, for images of shape (C, H, W)."""
     model, technique = config.model, technique_of(config)
     draw = generator(config.seed, "init")
     try:
@@ -143,7 +143,7 @@ def build(config: DecoupledConfig, n_classes: int, shape: tuple[int, int, int]) 
 
 
 def shapes_at_splits(parts: nn.ModuleList, shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
-    """(C, H, W) of the hidden layer above each part but the last, from a forward pass of nothing."""
+    """(C, H, W) of the hidden layer above each part except the last, from a forward pass of an empty batch."""
     shapes = []
     h_1CHW = torch.zeros(1, *shape)
     with torch.no_grad():
@@ -155,13 +155,13 @@ def shapes_at_splits(parts: nn.ModuleList, shape: tuple[int, int, int]) -> list[
 
 
 def make_optimizers(network: DecoupledNetwork, config: SGDConfig) -> list[torch.optim.Optimizer]:
-    """SGD for the network, and Adam for the predictors if there are any. Weight decay is for kernels alone (ours)."""
+    """SGD for the network, and Adam for the predictors if there are any. Only kernels have weight decay (ours)."""
     parameters = network.main_parameters()
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
     ]
-    on_gpu = parameters[0].is_cuda  # where one kernel is faster than ten; a CPU's updates stay what they were
+    on_gpu = parameters[0].is_cuda  # there one kernel is faster than ten; on a CPU updates must not change
     optimizers = [torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=on_gpu)]
     if predictors := list(network.predictors.parameters()):
         optimizers.append(torch.optim.Adam(predictors, lr=config.predictor_learning_rate, fused=True))
@@ -169,13 +169,13 @@ def make_optimizers(network: DecoupledNetwork, config: SGDConfig) -> list[torch.
 
 
 def learning_rate(config: SGDConfig, step: int) -> float:
-    """The rate of update number `step`, from 0."""
+    """The learning rate of update number `step`, counted from 0."""
     passed = sum(step >= round(milestone * config.steps) for milestone in config.milestones)
     return config.learning_rate * 0.1**passed
 
 
 def learner(network: DecoupledNetwork, run: Run) -> Callable[[Tensor, Tensor], Sums]:
-    """A function of a batch that fills every `.grad`, averaged over processes, and sums up what the step saw."""
+    """A function of a batch that fills every `.grad`, averaged over processes, and returns the step's sums."""
     network.train()
     if run.ranks.count == 1:
 
@@ -201,7 +201,7 @@ def learner(network: DecoupledNetwork, run: Run) -> Callable[[Tensor, Tensor], S
 
 
 def captured(learn: Callable[[Tensor, Tensor], Sums], network: DecoupledNetwork) -> Callable[[Tensor, Tensor], Sums]:
-    """The same as a CUDA graph: a step has some hundred small kernels beside its convolutions."""
+    """The same function as a CUDA graph: besides its convolutions a step has some hundred small kernels."""
     step = CapturedStep(learn, state=network.buffers())
 
     def replay(x_BCHW: Tensor, labels_B: Tensor) -> Sums:

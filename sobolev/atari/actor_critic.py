@@ -1,4 +1,4 @@
-"""Synchronous advantage actor-critic on many environments: how the teachers of Section 4.2 are trained here.
+"""Synchronous advantage actor-critic on many environments, which trains the teachers of Section 4.2.
 
 The paper trains with A3C. Its synchronous form (A2C) is the policy gradient with advantages from a learned value. With
 the clipped ratio of PPO (Schulman et al. 2017) the same data can be used for several epochs.
@@ -30,8 +30,8 @@ class ActorCritic(nn.Module):
 
     Args:
         policy: the policy that is trained.
-        compute_dtype: torch.float32 or torch.bfloat16, in which layers are computed. Parameters keep their own type.
-        generator: what the initial weights of the value estimate are drawn from; torch's global one by default.
+        compute_dtype: torch.float32 or torch.bfloat16, the dtype of computation. Parameters keep their own dtype.
+        generator: the source of the value estimate's initial weights; torch's global one by default.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Rollout:
         values_TN: the estimated values, of T + 1 steps as the states.
         rewards_TN: the rewards of the actions.
         terminal_TN: bool, whether the state after this step has no value, because the game (or the life) is over.
-        ended_TN: bool, whether an episode ended with this step. The environment's next step begins a new one.
-        alive_TN: bool, whether the action had an effect. It has none in a step that begins an episode, which is not
-            learned from.
+        ended_TN: bool, whether an episode ended with this step. The environment's next step starts a new one.
+        alive_TN: bool, whether the action had an effect. It has none in a step that starts an episode; such steps are
+            not used for learning.
     """
 
     states_TNHWC: Tensor
@@ -92,7 +92,7 @@ class Rollout:
 
     @classmethod
     def empty(cls, steps: int, n: int, n_frames: int, device: torch.device) -> Rollout:
-        """Room for so many steps of n environments whose states have n_frames frames."""
+        """An empty rollout for `steps` steps of n environments whose states have n_frames frames."""
 
         def zeros(steps: int, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.zeros(steps, n, *shape, dtype=dtype, device=device)
@@ -114,7 +114,7 @@ class Rollout:
             d_t = r_t + gamma (1 - terminal_t) V(s_{t+1}) - V(s_t)
             A_t = d_t + gamma gae_lambda (1 - terminal_t) (1 - ended_t) A_{t+1}
 
-        The value of the last state counts where an episode is truncated and not over.
+        The value of the last state is used if an episode is truncated but not terminal.
         """
         values = self.values_TN
         errors = self.rewards_TN + gamma * values[1:] * ~self.terminal_TN - values[:-1]
@@ -154,7 +154,7 @@ class Objective:
         advantages_B: Tensor,
         returns_B: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and for the record the minibatch's entropy, estimate of KL(old || new) and value error."""
+        """The loss, and for logging the minibatch's entropy, estimate of KL(old || new) and value error."""
         if self.normalise_advantages:
             advantages_B = (advantages_B - advantages_B.mean()) / (advantages_B.std() + 1e-8)
         change_B = log_probs_BA.gather(1, actions_B[:, None]).squeeze(1) - old_log_probs_B

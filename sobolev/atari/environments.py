@@ -24,20 +24,20 @@ from sobolev.networks.atari_policies import FRAME
 
 @dataclass(frozen=True)
 class AtariOptions:
-    """What a game is played with.
+    """The options of a game.
 
     Args:
         game: the name of a ROM, for example breakout; `games()` lists them.
-        actions: names of the actions that an agent has, for example (noop, right, left); empty for every action that
-            the game distinguishes.
-        action_repeat: how many frames an action lasts.
-        stack: C, how many frames a state has. Frames before an episode's first one are zero.
+        actions: names of the agent's actions, for example (noop, right, left); empty for every action that the game
+            distinguishes.
+        action_repeat: the number of frames that an action lasts.
+        stack: C, the number of frames in a state. Frames before an episode's first one are zero.
         max_pool: whether each pixel is its maximum over the last two frames, which removes flicker.
         noop_max: the most frames without an action at the beginning of an episode. Their number is random; this and
             `sticky_actions` are the only randomness.
         fire_reset: whether fire is pressed once at the beginning of an episode, if the game has that action.
         sticky_actions: probability that the emulator repeats the previous action.
-        max_episode_frames: after how many frames of the emulator an episode is truncated.
+        max_episode_frames: the number of emulator frames after which an episode is truncated.
     """
 
     game: str
@@ -68,10 +68,10 @@ class AtariOptions:
         return options
 
     def check(self) -> None:
-        """Check everything but whether the game has the named actions, which only its emulator knows.
+        """Check everything except whether the game has the named actions, which only its emulator knows.
 
         Raises:
-            ValueError: an unknown game, or a field of another type or out of range.
+            ValueError: an unknown game, or a field of the wrong type or out of range.
         """
         if self.game not in games():
             otherwise = f"sobolev.atari.games() lists all {len(games())}"
@@ -90,14 +90,14 @@ class AtariOptions:
 
 
 class Transition(NamedTuple):
-    """The result of one step of N environments. Where an episode had ended before, the action has no effect.
+    """The result of one step of N environments. If an episode ended with the previous step, the action has no effect.
 
     Attributes:
         states_NCHW: uint8.
         rewards_N: int32, the change of the game's score.
         terminated_N: bool, whether the game is over.
         truncated_N: bool, whether the episode was truncated at `max_episode_frames`.
-        lives_N: int32, the lives that are left; 0 in games without lives.
+        lives_N: int32, the remaining lives; 0 in games without lives.
     """
 
     states_NCHW: np.ndarray
@@ -108,18 +108,18 @@ class Transition(NamedTuple):
 
 
 class Environments:
-    """N environments of one game. What they do is determined by seeds and actions, whatever the number of threads.
+    """N environments of one game, fully determined by seeds and actions, whatever the number of threads.
 
-    After an episode has ended, the *next* step begins a new one. It ignores its action and its reward is 0, so a
-    learner should leave that transition out.
+    After an episode has ended, the *next* step starts a new one. It ignores its action and its reward is 0, so a
+    learner should ignore that transition.
 
     Losing a life does not end an episode. The emulator's own option for that restarts the whole game, so that later
     lives would never be played.
 
     Args:
-        options: what is played.
+        options: the options of the game.
         n: N.
-        threads: of the emulators; 0 stands for as many as there are cores.
+        threads: of the emulators; 0 means one per core.
 
     Raises:
         ValueError: an unknown game or action, an option that is out of range, or no environments.
@@ -166,7 +166,7 @@ class Environments:
         return len(self.actions)
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:
-        """Begin an episode in each environment from seeds (N,), and return the states (N, C, H, W)."""
+        """Start an episode in each environment from seeds (N,), and return the states (N, C, H, W)."""
         return self._emulators.reset(seed=seeds)[0]
 
     def step(self, actions_N: np.ndarray) -> Transition:

@@ -18,7 +18,7 @@ from sobolev.seeding import generator
 
 
 def environment_seeds(seed: int, stream: str, n: int, *indices: int) -> np.ndarray:
-    """Seeds (n,), one per environment, in the range that the emulator takes."""
+    """Seeds (n,), one per environment, in the range that the emulator accepts."""
     return torch.randint(2**31 - 1, (n,), generator=generator(seed, stream, *indices)).numpy()
 
 
@@ -35,17 +35,17 @@ def play(
 ) -> np.ndarray:
     """The scores (episodes,) of whole games with all their lives, as the game counts them.
 
-    Each episode has an environment of its own. If environments were reused, short episodes would count more often.
+    Each episode has its own environment. If environments were reused, short episodes would count more often.
 
     Args:
         log_probs: a function from states (N, C, H, W) in bytes to log-probabilities (N, A).
-        options: what is played.
-        episodes: how many episodes are played, all at once.
+        options: the options of the game.
+        episodes: the number of episodes, which are played in parallel.
         seed: of the environments and of the actions.
         greedy: whether to take the most probable action instead of drawing one.
-        threads: of the emulators; 0 stands for as many as there are cores.
+        threads: of the emulators; 0 means one per core.
         device: where `log_probs` expects states.
-        watch: is called with each step of all episodes. One that has ended goes on, as a new one that is not counted.
+        watch: called with each step of all episodes. After an episode has ended, its environment plays on uncounted.
     """
     environments = Environments(options, episodes, threads)
     states = environments.reset(environment_seeds(seed, "play", episodes))

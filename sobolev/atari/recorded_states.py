@@ -1,7 +1,7 @@
-"""Recorded states, read from the files that `sobolev.atari.recording` leaves.
+"""Recorded states, read from the files that `sobolev.atari.recording` writes.
 
-Shape suffixes: S states in all, B states of a batch, E episodes, T steps, N environments, C frames of a state, H rows,
-W columns.
+Shape suffixes: S states in total, B states in a batch, E episodes, T steps, N environments, C frames of a state,
+H rows, W columns.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sobolev.networks.atari_policies import FRAME
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes (E,) in the order in which they began. The last of each environment is cut by the recording's end.
+    """Episodes (E,) in the order in which they started. The end of the recording truncates each environment's last one.
 
     Attributes:
-        starts: the index of each one's first state.
-        lengths: how many states each one has.
+        starts: the index of each episode's first state.
+        lengths: the number of states in each episode.
     """
 
     starts: np.ndarray
@@ -38,8 +38,8 @@ class RecordedStates:
     Attributes:
         frames_SHW: the newest frame of each state, uint8.
         first_S: the index of the first state of the same episode.
-        n_frames: C, the frames of a state.
-        episodes: where episodes begin and how long they are.
+        n_frames: C, the number of frames in a state.
+        episodes: the starts and lengths of episodes.
     """
 
     frames_SHW: Tensor
@@ -51,7 +51,7 @@ class RecordedStates:
         return len(self.frames_SHW)
 
     def stack(self, indices_B: Tensor) -> Tensor:
-        """The states (B, C, H, W), uint8, as the environment showed them: zeros before an episode's first frame."""
+        """The states (B, C, H, W), uint8, as in the environment, with zeros before an episode's first frame."""
         back_C = torch.arange(1 - self.n_frames, 1, device=indices_B.device)
         at_BC = indices_B[:, None] + back_C
         before_BC = at_BC < self.first_S[indices_B][:, None]
@@ -61,13 +61,13 @@ class RecordedStates:
         return states
 
     def split(self, *fractions: float) -> list[range]:
-        """One range of consecutive indices per fraction. No episode is in two of them.
+        """One range of consecutive indices per fraction. No episode is in two ranges.
 
         Each range ends with the episode in which it reaches its fraction of all states. If the fractions add up to
-        less than 1, the states after the last range are in none.
+        less than 1, the states after the last range are in no range.
 
         Raises:
-            ValueError: fractions that are not positive or add up to more than 1, or fewer episodes than fractions.
+            ValueError: fractions are not positive or add up to more than 1, or there are fewer episodes than fractions.
         """
         if min(fractions, default=0) <= 0 or sum(fractions) > 1 + 1e-9:
             raise ValueError(f"fractions are positive and add up to 1 at most, not {fractions}")
@@ -88,8 +88,8 @@ class RecordedStates:
         """Read what `record` wrote into the folder `path`. If `recording` is given, the folder must hold that one.
 
         Raises:
-            ValueError: a file is missing, damaged or of another recording. The message names it.
-            OSError: a file that may not be read.
+            ValueError: a file is missing, damaged or from another recording. The message names it.
+            OSError: a file cannot be read.
         """
         path = Path(path)
         header = shards.read_header(path / "header.json")
@@ -108,8 +108,8 @@ class RecordedStates:
         if not n - np.count_nonzero(alive_TN[-1]) < header["states"] <= n:
             raise ValueError(f"{path / 'header.json'} says {header['states']} states, its shards hold {n}: {again}")
 
-        # Each state's step and environment, and the step at which its episode began. The last step may have shown
-        # more states than were asked for, and these are left out.
+        # Each state's step and environment, and the step at which its episode started. The last step may have recorded
+        # more states than were asked for; these are dropped.
         steps_S, environments_S = np.unravel_index(np.flatnonzero(alive_TN)[: header["states"]], alive_TN.shape)
         began_TN = alive_TN & ~np.vstack([np.zeros_like(alive_TN[:1]), alive_TN[:-1]])
         step_T1 = np.arange(len(alive_TN))[:, None]

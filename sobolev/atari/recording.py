@@ -1,10 +1,11 @@
 """Recording the states that a teacher visits, once, to be read many times (`sobolev.atari.recorded_states`).
 
-A recording is a folder of shards, each a compressed NumPy file with a stretch of time, and `header.json`, which is
-written last. A frame is stored once and stacked with those before it on reading, which takes a quarter of the memory.
+A recording is a folder of shards and `header.json`, which is written last. A shard is a compressed NumPy file with an
+interval of time. Each frame is stored once, and stacked with previous ones on reading, which saves three quarters of
+the memory.
 
-A recording is determined by its seed. An interrupted one goes on where it stopped: the emulators are brought back to
-that point by the actions in the shards that are there, without the teacher.
+A recording is determined by its seed. An interrupted one continues where it stopped: the actions in the existing shards
+bring the emulators back to that point, without the teacher.
 
 Shape suffixes: T steps, N environments, C frames of a state, H rows, W columns, A actions.
 """
@@ -35,15 +36,15 @@ from sobolev.seeding import generator
 
 @dataclass(frozen=True)
 class Recording:
-    """What is recorded: a teacher plays by actions drawn from its policy.
+    """What is recorded: a teacher plays, with actions drawn from its policy.
 
     Attributes:
-        teacher: the policy that plays, and what it plays.
-        states: how many states are recorded.
-        environments: in how many environments the teacher plays at once.
+        teacher: the policy that plays, and the options of its game.
+        states: the number of recorded states.
+        environments: the number of parallel environments.
         seed: of the environments and of the actions.
-        device: where the teacher computes. Its rounding decides between actions now and then, and from there on
-            other states are visited: so a recording's description and name say it, where it is not the CPU.
+        device: where the teacher computes. Rounding occasionally decides between actions, after which other states are
+            visited. So the device is part of a recording's description and name, unless it is the CPU.
 
     Raises:
         ValueError: no states or no environments.
@@ -62,7 +63,7 @@ class Recording:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that the recorded states depend on, as the header holds it."""
+        """Everything that the recorded states depend on, as stored in the header."""
         kind = torch.device(self.device).type
         return ({} if kind == "cpu" else {"device": kind}) | {
             "format": shards.FORMAT,
@@ -87,18 +88,18 @@ def record(
     threads: int = 0,
     progress: Callable[[int], None] = lambda states: None,
 ) -> Path:
-    """Record into `folder / recording.name`, unless that is there already, and return the path.
+    """Record into `folder / recording.name`, unless it exists already, and return the path.
 
-    A process that asks for the same recording meanwhile waits for this one.
+    Another process that asks for the same recording waits for this one.
 
     Args:
         recording: what is recorded.
-        folder: where recordings are kept.
-        threads: of the emulators; 0 stands for as many as there are cores.
+        folder: the folder of recordings.
+        threads: of the emulators; 0 means one per core.
         progress: called with the number of states that a shard has added.
 
     Raises:
-        ValueError: shards of an interrupted recording are damaged or foreign, or the emulator now plays otherwise.
+        ValueError: shards of an interrupted recording are damaged or foreign, or the emulator now plays differently.
         OSError: the disk is full, or the folder cannot be written.
     """
     path = Path(folder) / recording.name

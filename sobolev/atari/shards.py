@@ -1,7 +1,7 @@
-"""The files of a recording: `header.json` and shards, read without trust in what they hold.
+"""The files of a recording, `header.json` and shards, read without trusting their content.
 
-A shard is a compressed NumPy file with `SHARD_ARRAYS` of up to `SHARD_STEPS` steps; all but the last are full. Whatever
-is wrong with a file is a ValueError that names it.
+A shard is a compressed NumPy file with `SHARD_ARRAYS` of up to `SHARD_STEPS` steps; all but the last are full. Any
+problem with a file is a ValueError that names it.
 
 Shape suffixes: T steps, N environments.
 """
@@ -30,7 +30,7 @@ SHARD_ARRAYS = {  # the type of each array, and its shape after (T, N)
     "alive": (np.bool_, ()),
     "rewards": (np.int32, ()),
 }
-HEADER_BYTES = 1 << 20  # the largest header, which has room for 10,000 shards
+HEADER_BYTES = 1 << 20  # the largest header, enough for 10,000 shards
 HEADER = {  # its fields and their types
     "format": str,
     "teacher": str,
@@ -41,11 +41,11 @@ HEADER = {  # its fields and their types
     "ale_py": str,
     "shards": dict,
 }
-DEVICE = {"device": "cpu"}  # a field that is left out where the teacher computed there
+DEVICE = {"device": "cpu"}  # a field that is omitted if the teacher computed on the CPU
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """A recording's header, whose fields are all there, of their types and in range."""
+    """A recording's header, after a check that all fields exist, with the right types and ranges."""
     if not os.path.lexists(file):
         raise ValueError(f"{file.parent} holds no complete recording: it has no {file.name}")
     _check_regular(file, HEADER_BYTES)
@@ -69,7 +69,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def checked_files(path: Path, header: dict[str, Any]) -> list[Path]:
-    """The shards that a recording's header names, once each is known to be there and to have its checksum."""
+    """The shards that a recording's header names, after a check that each exists and has its checksum."""
     files = [path / name for name in header["shards"]]
     for file, checksum in zip(files, header["shards"].values(), strict=True):
         if not file.exists():
@@ -100,7 +100,7 @@ def read_shard(file: Path, description: dict[str, Any], *names: str) -> dict[str
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, n: int) -> np.ndarray:
-    """An array of a shard. Its NumPy header is read first, so that no more is allocated than a shard may hold."""
+    """Read an array of a shard. Its NumPy header is checked first, so that memory is bounded."""
     dtype, shape = SHARD_ARRAYS[name]
     with archive.open(f"{name}.npy") as stream:
         if np.lib.format.read_magic(stream) != (1, 0):
@@ -124,7 +124,7 @@ def shard_name(index: int) -> str:
 def _most_bytes(n: int) -> int:
     """The largest file that may be a shard of n environments.
 
-    It is twice the size of the arrays, because compression makes what it cannot compress slightly larger.
+    It is twice the size of the arrays, because incompressible data become slightly larger.
     """
     return 2 * SHARD_STEPS * n * sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in SHARD_ARRAYS.values())
 

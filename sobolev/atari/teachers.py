@@ -25,7 +25,7 @@ class Teacher:
 
     Attributes:
         policy: the policy.
-        options: what it was trained to play; `options.actions` names its outputs.
+        options: the game that it was trained on; `options.actions` names its outputs.
         sha256: the digest of its file.
     """
 
@@ -38,7 +38,7 @@ def teacher_bytes(policy: AtariPolicy, options: AtariOptions) -> bytes:
     """The content of a teacher's file.
 
     Raises:
-        ValueError: `options` has another number of actions, or of frames in a state, than the policy.
+        ValueError: the numbers of actions, or of frames in a state, differ between `options` and the policy.
     """
     if len(options.actions) != policy.n_actions:
         raise ValueError(f"{policy.n_actions} actions in the policy and {len(options.actions)} in the options")
@@ -49,10 +49,10 @@ def teacher_bytes(policy: AtariPolicy, options: AtariOptions) -> bytes:
 
 
 def load_teacher(path: str | Path) -> Teacher:
-    """Read a file of `teacher_bytes`. Parameters become float32, whichever floating-point type they are stored in.
+    """Read a file written with `teacher_bytes`. Parameters become float32, whatever floating-point type is stored.
 
     Raises:
-        ValueError: there is no file, or it cannot be read, is damaged or is no teacher. The message names it.
+        ValueError: the file is missing, unreadable, damaged or not a teacher. The message names it.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,7 +83,7 @@ def _options(metadata: dict[str, str]) -> AtariOptions:
 
 
 def _parameters(file: safe_open, policy: AtariPolicy) -> dict[str, Tensor]:
-    """The parameters in float32. Names, types and shapes are compared before anything is read."""
+    """The parameters in float32. Names, types and shapes are checked before anything is read."""
     expected = {name: tensor.shape for name, tensor in policy.state_dict().items()}
     if difference := set(file.keys()) ^ set(expected):
         raise ValueError(f"it differs from one in {', '.join(sorted(difference))}")

@@ -8,7 +8,7 @@ from sobolev.functions.benchmarks import BENCHMARKS
 from sobolev.functions.engineering import ENGINEERING
 from sobolev.functions.others import OTHERS
 
-FUNCTIONS = ChainMap(BENCHMARKS, OTHERS, ENGINEERING)  # every function by its name, also those that are added later
-SHIPPED = MappingProxyType(dict(FUNCTIONS))  # those of this library, whatever is added
+FUNCTIONS = ChainMap(BENCHMARKS, OTHERS, ENGINEERING)  # every function by name, including those added later
+SHIPPED = MappingProxyType(dict(FUNCTIONS))  # the functions of this library only
 
 __all__ = ["BENCHMARKS", "ENGINEERING", "FUNCTIONS", "OTHERS", "SHIPPED", "BenchmarkFunction"]

@@ -26,7 +26,7 @@ class BenchmarkFunction:
     tensor([[  0.,   0.],
             [-34., -38.]])
 
-    A function of one's own needs its formula alone. Once it is in ``BENCHMARKS``, experiments know it by its name:
+    Your own function needs only its formula. Once it is in ``BENCHMARKS``, experiments know it by its name:
 
     >>> from sobolev.functions import BenchmarkFunction
     >>> bowl = BenchmarkFunction("bowl", ((-1.0, 1.0), (-1.0, 1.0)), lambda x, y: x**2 + 3 * y**2)
@@ -38,8 +38,10 @@ class BenchmarkFunction:
         name: The key in ``BENCHMARKS``, and the name in rows.
         domain: (low, high) of each of the I coordinates. Points are drawn uniformly from this box.
         formula: (x, y, ...) -> f.
-        partials: (x, y, ...) -> (df/dx, df/dy, ...). None differentiates the formula, which takes each point alone.
-        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2), for two inputs. None differentiates the gradient.
+        partials: (x, y, ...) -> (df/dx, df/dy, ...). If None, the formula is differentiated automatically; it must then
+            treat each point separately.
+        second_partials: (x, y) -> (d2f/dx2, d2f/dxdy, d2f/dy2), for two inputs. If None, the gradient is
+            differentiated automatically.
     """
 
     name: str
@@ -54,7 +56,7 @@ class BenchmarkFunction:
         return len(self.domain)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The value, as ``value`` gives it."""
+        """Same as ``value``."""
         return self.value(x)
 
     def value(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The table of functions of the paper's Section 4.1: formulas, first and second derivatives and domains.
+"""The functions of the paper's Section 4.1: formulas, first and second derivatives and domains.
 
 Two of the functions are not differentiable everywhere. At such a point the singular term counts as constant: its
-derivatives are taken to be 0, which favours no direction, and the smooth terms keep theirs. The result is never NaN,
-and autograd through the value gives the same.
+derivatives are set to 0, which favours no direction, and the smooth terms keep theirs. The result is never NaN, and
+autograd through the value gives the same.
 
 - Ackley has the tip of a cone at the origin. The convention gives the gradient 0, which is a subgradient there. The
   true Hessian grows like 1/r towards the origin; at the origin only the cosines' curvature is left.

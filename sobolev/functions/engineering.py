@@ -1,10 +1,11 @@
-"""Five models of engineering of six to ten inputs, on which nothing was chosen: they judge a recipe beside the seven.
+"""Five engineering models of six to ten inputs, which judge a recipe in addition to the paper's seven functions.
 
-They were taken before any of them was trained on. Formulas and domains are those of the sources that each function
-names, as Surjanovic and Bingham collect them (Virtual Library of Simulation Experiments,
-https://www.sfu.ca/~ssurjano); inputs are in the order of that library. Derivatives follow by automatic differentiation.
+They played no part in any choice, and were selected before any network was trained on them. Formulas and domains are
+those of the sources that each function names, as collected by Surjanovic and Bingham (Virtual Library of Simulation
+Experiments, https://www.sfu.ca/~ssurjano), with inputs in the order of that library. Derivatives are computed by
+automatic differentiation.
 
-The robot arm's distance has the tip of a cone where the hand is at the shoulder. There it counts as constant, as in
+The robot arm's distance is not differentiable where the hand is at the shoulder. There it counts as constant, as in
 `sobolev.functions.benchmarks`.
 """
 

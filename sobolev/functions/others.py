@@ -1,11 +1,11 @@
-"""Six functions beside the paper's seven, on which recipes are chosen: two to six inputs, smooth, wavy and singular.
+"""Six functions other than the paper's seven, for choosing recipes: two to six inputs, smooth, wavy and singular.
 
-Formulas and domains are those of the sources that each function names, as Surjanovic and Bingham collect them (Virtual
-Library of Simulation Experiments, https://www.sfu.ca/~ssurjano); only the eggholder's domain is ours. Derivatives
-follow by automatic differentiation.
+Formulas and domains are those of the sources that each function names, as collected by Surjanovic and Bingham (Virtual
+Library of Simulation Experiments, https://www.sfu.ca/~ssurjano); only the eggholder's domain is ours. Derivatives are
+computed by automatic differentiation.
 
-The eggholder is as singular as Bukin N. 6: beside two lines its gradient grows like 1/sqrt(distance), so its square has
-no finite mean. On such a line the singular term counts as constant, as in `sobolev.functions.benchmarks`.
+The eggholder is as singular as Bukin N. 6: near two lines its gradient grows like 1/sqrt(distance), so that its square
+has no finite mean. On such a line the singular term counts as constant, as in `sobolev.functions.benchmarks`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ OTHERS: dict[str, BenchmarkFunction] = {
     function.name: function
     for function in (
         BenchmarkFunction("branin", ((-5.0, 10.0), (0.0, 15.0)), branin),
-        # Of its domain, 1,024 long, a part: it has waves enough.
+        # A part of its usual domain, which is 1,024 wide: this part has enough waves.
         BenchmarkFunction("eggholder", ((-100.0, 100.0), (-100.0, 100.0)), eggholder),
         BenchmarkFunction("friedman", ((0.0, 1.0),) * 5, friedman),
         BenchmarkFunction("hartmann_6", ((0.0, 1.0),) * 6, hartmann_6),

@@ -1,4 +1,4 @@
-r"""Augmentation of whole uint8 batches, on the device that they lie on.
+r"""Augmentation of whole uint8 batches, on their device.
 
 Every choice is drawn from the given generator on the generator's own device, so that a generator on the CPU gives the
 same augmentation wherever the pixels are.
@@ -23,7 +23,7 @@ def shift_and_flip(pixels_BCHW: Tensor, generator: torch.Generator, padding: int
     """Each image moved by up to `padding` pixels along both axes, and mirrored left to right with probability 1/2.
 
     Pixels from outside the image are black, so this is a random crop of the padded image, uniform over the
-    (2 padding + 1)^2 places.
+    (2 padding + 1)^2 positions.
 
     Args:
         pixels_BCHW: uint8, and so is the result.
@@ -32,7 +32,7 @@ def shift_and_flip(pixels_BCHW: Tensor, generator: torch.Generator, padding: int
         flip: whether to mirror half of the images.
 
     Raises:
-        ValueError: padding that is negative or not less than the image's sides.
+        ValueError: the padding is negative or not smaller than the image's sides.
     """
     n, _, height, width = pixels_BCHW.shape
     if not 0 <= padding < min(height, width):
@@ -62,9 +62,9 @@ def photometric(
         pixels_BCHW: uint8 with 3 channels, and so is the result.
         generator: the source of randomness.
         strength: from 0 (nothing) to 1; Howard's is 0.5.
-        rank: which share of the batch the pixels are: its samples rank, rank + ranks, ... They change as they would in
-            the whole batch.
-        ranks: how many processes share the batch.
+        rank: which share of the batch the pixels are: its samples rank, rank + ranks, ... They are augmented as they
+            would be in the whole batch.
+        ranks: the number of processes that share the batch.
 
     Raises:
         ValueError: a strength outside [0, 1], or pixels without 3 channels.

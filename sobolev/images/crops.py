@@ -1,4 +1,4 @@
-r"""Which part of an image becomes a sample: a random crop in training, the centre in evaluation.
+r"""The crop of an image that becomes a sample: random in training, central in evaluation.
 
 Training takes a crop of random area and aspect ratio, as the Inception networks did (Szegedy et al. 2015):
 
@@ -19,7 +19,7 @@ import torch
 
 from sobolev.seeding import generator
 
-ATTEMPTS = 10  # at a random shape that fits into the image
+ATTEMPTS = 10  # to find a random shape that fits into the image
 ASPECTS = (3 / 4, 4 / 3)  # the range of width / height
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -28,7 +28,7 @@ Crop = tuple[Callable[[int, int], Box], bool]  # from an image's width and heigh
 
 @dataclass(frozen=True)
 class CentralCrops:
-    """Squares in the middle of each image, whose side is a `fraction` of its shorter side."""
+    """Central squares, whose side is a `fraction` of the image's shorter side."""
 
     fraction: float
 

@@ -1,8 +1,7 @@
-"""Decoding one image file: only JPEG and PNG, of a bounded size, and no more of it than a crop needs.
+"""Decode one image file: only JPEG and PNG, of bounded size, and at no higher resolution than a crop needs.
 
-Pixels are taken as they are stored. An EXIF tag that asks for a picture to be turned is not followed: published results
-on ImageNet are of pipelines that do not look at it, and a network that learned from pixels as stored is to be tested on
-pixels as stored.
+Pixels are used as they are stored. An EXIF tag that asks to rotate an image is ignored: pipelines of published ImageNet
+results ignore it too, and a network that learned from stored pixels should be tested on stored pixels.
 
 Shape suffixes: H rows, W columns, C channels (3).
 """
@@ -17,14 +16,14 @@ from PIL import ExifTags, Image
 
 from sobolev.images.crops import Crop
 
-FORMATS = ("JPEG", "PNG")  # all that Pillow is asked for: some of the other formats that it knows start programs
-MAX_PIXELS = 1 << 25  # decoded of one image, which take 128 MiB
+FORMATS = ("JPEG", "PNG")  # Pillow may open only these, because some of its other formats start programs
+MAX_PIXELS = 1 << 25  # decoded pixels of one image, which take 128 MiB
 
 
 def decode(path: Path, size: int, crop: Crop) -> tuple[np.ndarray, bool]:
-    """A crop of an image as RGB pixels (size, size, 3), and whether EXIF asks for the image to be turned.
+    """A crop of an image as RGB pixels (size, size, 3), and whether EXIF asks to rotate the image.
 
-    If the crop has twice the size that is needed or more, a JPEG is decoded at half its resolution or less.
+    If the crop has at least twice the required size, a JPEG is decoded at half its resolution or less.
 
     Raises:
         Exception: Pillow raises many kinds for an image that it cannot read.
@@ -50,7 +49,7 @@ def decode(path: Path, size: int, crop: Crop) -> tuple[np.ndarray, bool]:
 
 
 def _to_be_turned(image: Image.Image) -> bool:
-    """Whether EXIF asks for the picture to be turned or mirrored. A tag that cannot be read does not."""
+    """Whether EXIF asks to rotate or mirror the image. An unreadable tag does not count."""
     with suppress(Exception):
         return "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     return False

@@ -1,10 +1,10 @@
-"""Data sets from their publishers, whole or not at all.
+"""Download data sets from their publishers, completely or not at all.
 
-A set is fetched and unpacked in a folder with a temporary name, which takes the set's name by one rename once all of it
-is there. Processes that want the same set wait for the one that fetches it.
+A set is fetched and unpacked in a temporary folder, which is renamed to the set's name once it is complete. Processes
+that want the same set wait for the one that fetches it.
 
-The usual library for this, pooch, is not used. Of a file that is longer than it should be, pooch 1.9 takes every byte
-before it compares checksums, and on Python 3.11 it lets an archive write outside of its folder.
+The usual library for this, pooch, is not used. pooch 1.9 downloads every byte of a file that is too long before it
+compares checksums, and on Python 3.11 it lets an archive write outside its folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from sobolev.files import locked, replacing
 from sobolev.images.image_set import ImageError
 
 CHUNK = 1 << 20
-TIMEOUT = 60  # the most seconds without a byte
-UNREADABLE = (  # what reading a damaged archive raises
+TIMEOUT = 60  # seconds without a byte
+UNREADABLE = (  # errors from reading a damaged archive
     tarfile.TarError,
     gzip.BadGzipFile,
     zlib.error,
@@ -44,12 +44,12 @@ Progress = Callable[[str, int, int], None]  # the file's name, bytes so far, byt
 
 @dataclass(frozen=True)
 class Source:
-    """Where a set comes from.
+    """The source of a data set.
 
     Attributes:
-        directory: the folder that it makes.
-        files: address, size in bytes and MD5 of each file, as published. An archive (.tar.gz, .tgz) is unpacked; it
-            holds `directory` and what belongs in it.
+        directory: the name of its folder.
+        files: the address, size in bytes and MD5 of each file, as published. An archive (.tar.gz, .tgz) is unpacked; it
+            must contain `directory`.
     """
 
     directory: str
@@ -97,7 +97,7 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
 
     Args:
         name: a key of `SOURCES`.
-        folder: where data sets lie. It is made if it does not exist.
+        folder: the folder of data sets, which is created if it does not exist.
         progress: called about once per megabyte with the file's name, the bytes so far and the bytes in all.
 
     Raises:
@@ -111,11 +111,11 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
     target = folder / source.directory
     if target.exists() and not target.is_dir():
         raise ImageError(f"{target} is no folder: remove it")
-    if target.exists():  # and is whole, because it is renamed last; its folder may be read-only
+    if target.exists():  # it is complete, because it is renamed last; its folder may be read-only
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f".{source.directory}.lock"):
-        if target.exists():  # by now, from another process
+        if target.exists():  # another process has just fetched it
             return target
         for left in folder.glob(f".{source.directory}.*.partial"):  # left by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -130,7 +130,7 @@ def download(name: str, folder: Path | str, progress: Progress | None = None) ->
 
 
 def _assemble(source: Source, directory: Path, progress: Progress | None) -> None:
-    """Make the directory with the whole set in it."""
+    """Create the directory with the complete set."""
     directory.mkdir()
     for address, size, md5 in source.files:
         path = directory / address.rpartition("/")[2]
@@ -146,7 +146,7 @@ def _assemble(source: Source, directory: Path, progress: Progress | None) -> Non
 
 
 def _fetch(address: str, size: int, md5: str, path: Path, progress: Progress | None) -> None:
-    """Fetch one file to `path`. The MD5, which is what publishers give, is against damage, and https against fraud."""
+    """Fetch one file to `path`. The published MD5 detects damage; https protects against fraud."""
     digest, done = hashlib.md5(usedforsecurity=False), 0
     with _network_errors(address):
         response = urllib.request.urlopen(address, timeout=TIMEOUT)
@@ -169,7 +169,7 @@ def _fetch(address: str, size: int, md5: str, path: Path, progress: Progress | N
 def _unpack(path: Path, directory: str) -> None:
     """Unpack the contents of an archive's `directory` beside the archive. It may hold only files and folders.
 
-    Each member is written here, so that no owner, mode, link or device is taken over on any version of Python.
+    Each member is written by this function, so that no owner, mode, link or device is adopted on any Python version.
     """
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
@@ -191,6 +191,6 @@ def _network_errors(address: str) -> Iterator[None]:
     """Errors of the network become an `ImageError` that names the address."""
     try:
         yield
-    except (OSError, HTTPException, ValueError) as error:  # ValueError is of a redirection to a bad address
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: a redirection to a bad address
         reason = getattr(error, "reason", None) or error
         raise ImageError(f"cannot fetch {address} ({reason})") from None

@@ -1,11 +1,10 @@
 r"""ImageNet-style folders, read as they are needed: `train/<class>/*.JPEG` and `val/<class>/*.JPEG`.
 
-Worker processes decode whole batches. Batch k of epoch e depends on (seed, e, k) alone, so training can go on from any
-batch with any number of workers or ranks. Only the file names and labels stay in memory, in one array each that workers
-share: about 40 bytes per image, and the few batches that are on their way.
+Worker processes decode whole batches. Batch k of epoch e depends only on (seed, e, k), so training can continue from
+any batch with any number of workers or ranks. Only the file names and labels stay in memory, in one array each that
+workers share (about 40 bytes per image), besides the few batches in progress.
 
-EXIF tags that ask for a picture to be turned are not followed (`sobolev.images.decoding` says why), which is warned of
-once per set.
+EXIF tags that ask to rotate an image are ignored (`sobolev.images.decoding` says why), with one warning per set.
 
 Shape suffixes: B samples, C channels (3), H rows, W columns.
 """
@@ -43,19 +42,19 @@ Batch = tuple[Tensor, Tensor]  # pixels_BCHW uint8, labels_B int64
 class ImageFolder:
     """One split of an ImageNet-style folder.
 
-    Classes are the names of the folders, sorted. Files ending in .jpeg, .jpg or .png are the images. Other files are
-    ignored, with a warning that counts those whose names are those of images in other formats. `normalise` uses the
-    mean and standard deviation that are customary for ImageNet.
+    Classes are the sorted names of the folders. Files ending in .jpeg, .jpg or .png are the images. Other files are
+    ignored, with a warning that counts images in other formats. `normalise` uses the customary mean and standard
+    deviation of ImageNet.
 
     Args:
         root: the folder that holds `train` and `val`.
         split: "train"; "validation", which is taken from the folder `train` by a fixed permutation; or "test", which is
             the folder `val`, because published results on ImageNet are on it.
-        hold_out: how many images of the folder `train` make the validation split.
+        hold_out: the number of images in the folder `train` that form the validation split.
 
     Raises:
         ImageError: a folder is missing or has no image, or `train` and `val` have different classes.
-        ValueError: an unknown split, or a `hold_out` that leaves a split empty.
+        ValueError: an unknown split, or a `hold_out` that makes a split empty.
     """
 
     mean_C, std_C = IMAGENET_MEAN, IMAGENET_STD
@@ -104,19 +103,19 @@ class ImageFolder:
         flip: bool = True,
         pin_memory: bool = False,
     ) -> Iterator[Batch]:
-        """The shuffled and augmented batches of an epoch. Images that do not fill a last batch are left out of it.
+        """The shuffled and augmented batches of an epoch. Images that do not fill a last batch are left out.
 
         Args:
             seed: of the order and the crops.
             epoch: from 0.
-            batch_size: samples in a batch of all ranks together.
+            batch_size: the samples of a batch over all ranks.
             size: the side of the crops, in pixels.
-            workers: processes that decode; 0 decodes in this process.
-            first: the batch to begin with.
-            epochs: how many epochs follow each other, this one included. The same processes decode all of them.
+            workers: the number of decoding processes; 0 decodes in this process.
+            first: the batch to start with.
+            epochs: the number of consecutive epochs, including this one. The same processes decode all of them.
             rank: which of the `ranks` shares of each batch to yield: samples rank, rank + ranks, rank + 2 ranks, ...
-            ranks: processes that train together.
-            min_area: the smallest area of a crop, as a fraction of the image's. The Inception networks have 0.08.
+            ranks: the number of processes that train together.
+            min_area: the smallest area of a crop, as a fraction of the image's. The Inception networks use 0.08.
             flip: whether to mirror half of the crops.
             pin_memory: whether batches lie in pinned memory, from which copies to a GPU are asynchronous.
 
@@ -142,10 +141,10 @@ class ImageFolder:
         ranks: int = 1,
         pin_memory: bool = False,
     ) -> Iterator[Batch]:
-        """All images once, in order, the last batch smaller.
+        """All images once, in order; the last batch may be smaller.
 
-        Each image is resized until its shorter side is `resize`, and `size` x `size` pixels in its centre are taken.
-        Both happen in one step, so that the crop need not begin at a whole pixel.
+        Each image is resized to a shorter side of `resize`, and the central `size` x `size` pixels are used. Both
+        happen in one step, so that the crop need not start at a whole pixel.
 
         Raises:
             ImageError: an image cannot be read. The message names it.
@@ -158,7 +157,7 @@ class ImageFolder:
         return _load(batches, numbers, workers, pin_memory)
 
     def batches_per_epoch(self, batch_size: int) -> int:
-        """How many whole batches there are.
+        """The number of full batches.
 
         Raises:
             ValueError: there is none.
@@ -208,24 +207,24 @@ def _subfolders(directory: Path) -> list[str]:
     return names
 
 
-@lru_cache(maxsize=2)  # processes that decode are in one epoch, and then also in the next
+@lru_cache(maxsize=2)  # a decoding process needs one epoch and, at its end, the next one too
 def _shuffled(
     seed: int, n: int, batch_size: int, min_area: float, flip: bool, epoch: int
 ) -> tuple[np.ndarray, RandomCrops]:
-    """The order of the images in an epoch, and the crops that are taken of them."""
+    """The order of the images in an epoch, and their crops."""
     order = torch.randperm(n, generator=generator(seed, "shuffle", epoch)).numpy()
     return order, RandomCrops(seed, epoch, batch_size, min_area, flip)
 
 
 @lru_cache(maxsize=2)
 def _in_order(n: int, fraction: float, epoch: int) -> tuple[np.ndarray, CentralCrops]:
-    """The images as they come, and their middle."""
+    """The images in their stored order, and central crops."""
     return np.arange(n), CentralCrops(fraction)
 
 
 def _load(batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches of these numbers, decoded by worker processes. EXIF tags are warned of once per folder."""
-    # With a generator of its own, for a loader without one draws from torch's global generator.
+    """The batches with these numbers, decoded by worker processes, with one warning about EXIF tags per folder."""
+    # It has its own generator, because a loader without one draws from torch's global generator.
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -246,9 +245,9 @@ def _load(batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, p
 
 
 class _Batches(Dataset):
-    """Item (e, k) is batch k of epoch e, with the number of its images that EXIF asks to turn.
+    """Item (e, k) is batch k of epoch e, with the number of its images that EXIF asks to rotate.
 
-    An image that cannot be read is returned as an error, not raised, because a loader would wrap it in a traceback.
+    The error of an unreadable image is returned, not raised, because a loader would wrap it in a traceback.
     """
 
     def __init__(
@@ -274,9 +273,9 @@ class _Batches(Dataset):
         of_batch = islice(crops.of_batch(number), self.share.start, None, self.share.step)
         pixels_BHWC = torch.empty(len(chosen), self.size, self.size, 3, dtype=torch.uint8)
         n_turned = 0
-        # Around the whole batch: after every such block Python forgets which warnings it has already shown.
+        # Around the whole batch, because after every such block Python forgets which warnings it has already shown.
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # of palettes and damaged EXIF
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # about palettes and damaged EXIF
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             for pixels_HWC, index, crop in zip(pixels_BHWC.numpy(), chosen, of_batch, strict=False):
                 path = self.folder.directory / os.fsdecode(self.folder.names_N[index])

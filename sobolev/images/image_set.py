@@ -2,7 +2,7 @@ r"""A split of labelled images in memory, and the normalisation
 
     x' = (x / 255 - mean) / std        mean and std by channel, of the training split
 
-Shape suffixes: N samples of the split, B of a batch, C channels, H rows, W columns.
+Shape suffixes: N samples in the split, B samples in a batch, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ImageSet:
     Attributes:
         pixels_NCHW: uint8.
         labels_N: int64, from 0 to n_classes - 1.
-        n_classes: how many classes the whole set has.
+        n_classes: the number of classes in the whole set.
         mean_C: the mean of each channel over all pixels of the training split, in units where white is 1.
-        std_C: the standard deviation likewise, that of the population.
+        std_C: likewise the (population) standard deviation.
     """
 
     pixels_NCHW: Tensor
@@ -54,13 +54,13 @@ def normalise(pixels_BCHW: Tensor, mean_C: tuple[float, ...], std_C: tuple[float
     """(x / 255 - mean) / std of a uint8 batch, on its device, in channels_last.
 
     Raises:
-        ValueError: pixels that are not uint8, or have another number of channels.
+        ValueError: the pixels are not uint8, or have the wrong number of channels.
     """
     if pixels_BCHW.dtype != torch.uint8 or pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != len(mean_C):
         raise ValueError(
             f"expected uint8 pixels (B, {len(mean_C)}, H, W), got {pixels_BCHW.dtype} {tuple(pixels_BCHW.shape)}"
         )
-    wide = torch.promote_types(dtype, torch.float32)  # in bfloat16 each of the two operations would round
+    wide = torch.promote_types(dtype, torch.float32)  # in bfloat16 both operations would round
     scale_C11, shift_C11 = _scale_and_shift(tuple(mean_C), tuple(std_C), wide, pixels_BCHW.device)
     x = pixels_BCHW.to(wide, memory_format=torch.channels_last)
     return x.mul_(scale_C11).sub_(shift_C11).to(dtype)

@@ -1,8 +1,8 @@
-r"""Digits, MNIST and CIFAR-10, whole in memory as uint8.
+r"""Digits, MNIST and CIFAR-10, held in memory as uint8.
 
-`IN_MEMORY[name](folder, split, hold_out)` reads a split. Publishers give a subset for training and one for testing.
-`hold_out` images of the former make the split `validation`, and the others the split `train`, by a permutation that
-depends on their number alone: a larger `hold_out` holds out the same images and more.
+`IN_MEMORY[name](folder, split, hold_out)` reads a split. Publishers provide a training and a test subset. `hold_out`
+images of the training subset form the split `validation`, and the others the split `train`. The permutation depends
+only on their number, so a larger `hold_out` holds out the same images and more.
 
 The size, the structure and the range of labels of a file are checked each time it is read.
 
@@ -35,7 +35,7 @@ MNIST_SIDE = 28
 MNIST_FILES = {
     "train": ("train", 60_000),
     "test": ("t10k", 10_000),
-}  # the beginning of names, and how many images
+}  # the prefix of file names, and the number of images
 
 Labelled = tuple[Tensor, Tensor]  # pixels_NCHW uint8, labels_N int64
 
@@ -43,8 +43,8 @@ Labelled = tuple[Tensor, Tensor]  # pixels_NCHW uint8, labels_N int64
 def read_digits(folder: Path, subset: str) -> Labelled:
     """1,797 handwritten digits of 8 x 8 pixels, bundled with scikit-learn: nothing to download.
 
-    Their 17 grey levels are spread over 0 to 255. This copy is one of the two subsets of its publisher (UCI), so the
-    test set here is ours: a fifth of it, by a fixed permutation.
+    Their 17 grey levels are scaled to 0 to 255. This copy is one of the two subsets of its publisher (UCI), so the test
+    set is our own: a fifth of it, by a fixed permutation.
     """
     try:
         from sklearn.datasets import load_digits
@@ -75,7 +75,7 @@ def _read_idx(path: Path, shape: tuple[int, ...], folder: Path) -> Tensor:
     _check_file(path, "mnist", folder)
     try:
         with gzip.open(path) as file:
-            content = file.read(length + 1)  # to the end, where gzip compares its checksum, and at most a byte beyond
+            content = file.read(length + 1)  # one byte more, so that gzip reaches the end and compares its checksum
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ImageError(f"{path} is damaged ({error}): {remedy('mnist', folder)}") from None
     if len(content) != length or not content.startswith(header):
@@ -108,7 +108,7 @@ def read_cifar10(folder: Path, subset: str) -> Labelled:
 
 
 def _check_file(path: Path, name: str, folder: Path) -> None:
-    """Refuse a file that is not there, and pipes and devices, which may never end."""
+    """Refuse a missing file, and pipes and devices, which may never end."""
     if not path.is_file():
         raise ImageError(f"{path} {'is no file' if path.exists() else 'is missing'}: {remedy(name, folder)}")
 
@@ -127,14 +127,14 @@ def _load(read: Callable[[Path, str], Labelled], folder: Path | str, split: str,
 
     Args:
         read: a function of the folder and of the publisher's subset, "train" or "test".
-        folder: where data sets lie, each in a folder of its own.
+        folder: the folder of data sets, each in its own subfolder.
         split: "train", "validation" or "test".
-        hold_out: how many images of the publisher's training set make the validation split. Mean and standard deviation
-            are those of the split `train`, without them.
+        hold_out: the number of images of the publisher's training set that form the validation split. Mean and standard
+            deviation are those of the split `train`, without them.
 
     Raises:
         ImageError: the set is missing or damaged.
-        ValueError: an unknown split, or a `hold_out` that leaves a split empty.
+        ValueError: an unknown split, or a `hold_out` that makes a split empty.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split} is unknown: choose from {', '.join(SPLITS)}")
@@ -164,9 +164,9 @@ def hold_out_indices(n: int, hold_out: int) -> tuple[Tensor, Tensor]:
 
 
 def _statistics(pixels_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, exactly, from how often each of the 256 values occurs."""
+    """The exact mean and standard deviation of each channel, from counts of the 256 values."""
     counts = np.zeros((pixels_NCHW.shape[1], 256))
-    for chunk in pixels_NCHW.split(4096):  # because counting makes an int64 of each pixel
+    for chunk in pixels_NCHW.split(4096):  # in chunks, because counting converts each pixel to int64
         for channel, count in enumerate(counts):
             count += np.bincount(chunk[:, channel].numpy().ravel(), minlength=256)
     values = np.arange(256) / 255

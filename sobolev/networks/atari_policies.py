@@ -3,8 +3,7 @@ r"""Policies over stacks of Atari frames: the teacher and the student of Section
     pi(.|s) = softmax(W relu(V conv_L(... relu(conv_1(s)) ...) + c) + b)
 
 A state is a stack of 84x84 grey frames with values in [0, 1], and derivatives by the state are in those units. Raw
-frames (uint8) are scaled by the policy; floating-point states are taken to be scaled already, so that derivatives can
-be taken by them.
+frames (uint8) are scaled by the policy. Floating-point states must be scaled already; derivatives are taken by these.
 
 Shape suffixes: B samples, C frames of a stack or channels, H rows, W columns, A actions, F features.
 """
@@ -67,10 +66,10 @@ class AtariPolicy(nn.Module):
         architecture: convolutions and hidden units; `ARCHITECTURES` has the paper's two.
         initialisation: a key of `INITIALISATIONS`. Orthogonal weights have gain sqrt(2), and 0.01 before the softmax,
             so that the first policy is nearly uniform.
-        generator: what initial weights are drawn from; torch's global one by default.
+        generator: the source of initial weights; torch's global one by default.
 
     Raises:
-        ValueError: an unknown initialisation or no actions; in use, states of another shape or type.
+        ValueError: an unknown initialisation or no actions; in use, states of the wrong shape or dtype.
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class AtariPolicy(nn.Module):
             INITIALISATIONS[initialisation](layer, 0.01 if layer is self.actions else 2**0.5, generator)
 
     def to_unit_range(self, state_BCHW: Tensor) -> Tensor:
-        """States in [0, 1], of the parameters' type: raw frames (uint8) divided by 255, others as they are.
+        """States in [0, 1], in the parameters' dtype: raw frames (uint8) divided by 255, others unchanged.
 
         Raises:
-            ValueError: states of another shape, or of an integer type that is not uint8.
+            ValueError: states of the wrong shape, or of an integer type other than uint8.
         """
         if state_BCHW.shape[1:] != (STACK, FRAME, FRAME):
             raise ValueError(f"expected states of shape (B, {STACK}, {FRAME}, {FRAME}), got {tuple(state_BCHW.shape)}")

@@ -1,4 +1,4 @@
-r"""Convolutional networks as lists of blocks, and how a list is split into parts (Section 4.3, SM 4).
+r"""Convolutional networks as lists of blocks, and splitting such a list into parts (Section 4.3, SM 4).
 
 A block is what the paper counts as a layer,
 
@@ -37,14 +37,14 @@ def conv_blocks(
     """One block per convolution, then the classifier: from (B, in_channels, H, W) to (B, n_classes).
 
     Args:
-        channels: how many each convolution's output has.
-        strides: one per convolution; a stride s makes a side of ceil(side / s).
+        channels: the output channels of each convolution.
+        strides: one per convolution; a stride s reduces a side to ceil(side / s).
         n_classes: the number of logits.
         in_channels: 3 for colour images, 1 for grey ones.
         head: the classifier's input. The paper says only "linear 10". "average" (our default) is the mean of each
             feature map, which takes at most a tenth of the weights and images of any size; "flatten" is every position.
         size: the side of the images, which "flatten" needs.
-        generator: what initial weights are drawn from; torch's global one by default. The initialisation is ours, as
+        generator: the source of initial weights; torch's global one by default. The initialisation is our choice, as
             the paper names none: He et al. (2015) for convolutions, PyTorch's default for the linear layer.
 
     Raises:
@@ -75,7 +75,7 @@ def conv_blocks(
 
 
 def split(blocks: Sequence[nn.Module], after: Sequence[int]) -> nn.ModuleList:
-    """The len(after) + 1 parts of a network that is cut after the blocks of these numbers, which count from 1.
+    """The len(after) + 1 parts of a network that is cut after the blocks with these numbers, counted from 1.
 
     >>> blocks = conv_blocks(channels=[16, 32, 32], strides=[1, 2, 1], n_classes=10)
     >>> [len(part) for part in split(blocks, after=[1, 3])]
@@ -96,7 +96,7 @@ def split(blocks: Sequence[nn.Module], after: Sequence[int]) -> nn.ModuleList:
 def convolution(
     in_channels: int, out_channels: int, kernel: int, stride: int, generator: torch.Generator | None
 ) -> nn.Conv2d:
-    """Without bias, keeping the resolution at stride 1, initialised as in He et al. (2015) by fan-out."""
+    """A convolution without bias that keeps the resolution at stride 1, initialised as in He et al. (2015), fan-out."""
     layer = nn.utils.skip_init(
         nn.Conv2d, in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False
     )
@@ -105,7 +105,7 @@ def convolution(
 
 
 def linear(n_inputs: int, n_outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    """PyTorch's default initialisation: weights and biases uniform in +-1/sqrt(fan_in)."""
+    """A linear layer with PyTorch's default initialisation: weights and biases uniform in +-1/sqrt(fan_in)."""
     layer = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -(n_inputs**-0.5), n_inputs**-0.5, generator=generator)

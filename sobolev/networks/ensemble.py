@@ -1,6 +1,6 @@
 """Many small multi-layer perceptrons trained as one.
 
-Shape suffixes: E networks, N samples of each, I inputs, H hidden units, O outputs.
+Shape suffixes: E networks, N samples per network, I inputs, H hidden units, O outputs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _he(weight_OI: Tensor, bias_O: Tensor, generator: torch.Generator) -> None:
 
 
 def _he_spread(weight_OI: Tensor, bias_O: Tensor, generator: torch.Generator) -> None:
-    """He's normal weights, and biases uniform in +-1/sqrt(fan_in): few inputs are cut at many places, not all at 0."""
+    """He's normal weights, and biases uniform in +-1/sqrt(fan_in), which spread the kinks instead of all lying at 0."""
     _he(weight_OI, bias_O, generator)
     bound = weight_OI.shape[1] ** -0.5
     nn.init.uniform_(bias_O, -bound, bound, generator=generator)
@@ -56,8 +56,8 @@ class MLPEnsemble(nn.Module):
 
         h_0 = x,   h_l = act(h_{l-1} W_l + b_l),   y = h_{L-1} W_L + b_L        for each network e
 
-    One network alone is an ensemble of one. Network e is drawn from `generators[e]` alone, so it is the
-    same network whatever else the ensemble holds.
+    A single network is an ensemble of one. Network e is drawn only from `generators[e]`, so it does not depend on the
+    other networks.
 
     Args:
         sizes: layer widths from input to output, such as (2, 256, 256, 1).
@@ -112,7 +112,7 @@ class MLPEnsemble(nn.Module):
         return h
 
     def part(self, networks: slice) -> MLPEnsemble:
-        """Some of the networks as an ensemble in the same memory: whatever changes one changes the other."""
+        """Some of the networks as an ensemble that shares their memory."""
         part = copy.copy(self)
         part._modules = dict(self._modules)
         for name in ("weights", "biases"):
@@ -135,10 +135,10 @@ class MLPEnsemble(nn.Module):
 
 
 def check_weight(name: str, weight: float | Tensor, ensemble: MLPEnsemble) -> None:
-    """Refuse a weight of a loss that is neither one number nor one per network: another shape would broadcast.
+    """Refuse a loss weight that is neither one number nor one per network, because other shapes would broadcast.
 
     Raises:
-        ValueError: a tensor that is neither (E, 1, 1) nor without dimensions.
+        ValueError: a tensor whose shape is neither (E, 1, 1) nor ().
     """
     shape = (len(ensemble), 1, 1)
     if isinstance(weight, Tensor) and weight.shape not in ((), shape):
@@ -146,7 +146,7 @@ def check_weight(name: str, weight: float | Tensor, ensemble: MLPEnsemble) -> No
 
 
 class ReLUSobolevStep:
-    r"""Loss and parameter gradients of a scalar ReLU ensemble, with neither autograd nor its allocations.
+    r"""Parameter gradients of the Sobolev loss for a scalar ReLU ensemble, without autograd and its allocations.
 
     The loss of each network is Eq. 1 of the paper at order 1, as Section 4.1 uses it:
 
@@ -176,8 +176,8 @@ class ReLUSobolevStep:
         gradient_weight: b, likewise. If it is 0, gradients are not computed.
 
     Raises:
-        ValueError: an activation that is not ReLU, no hidden layer or more than one output, or a weight of another
-            shape; in use, a batch of another shape.
+        ValueError: an activation that is not ReLU, no hidden layer, more than one output, or a weight of the wrong
+            shape; in use, a batch of the wrong shape.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class ReLUSobolevStep:
             if tensor.shape != shape:
                 raise ValueError(f"expected {name} of shape {tuple(shape)}, got {tuple(tensor.shape)}")
         for parameter in self.ensemble.parameters():
-            if parameter.grad is None:  # at first, and after `optimizer.zero_grad()`
+            if parameter.grad is None:  # at the first call, and after `optimizer.zero_grad()`
                 parameter.grad = torch.empty_like(parameter)
         if self.with_gradient:
             self._sobolev(x_ENI, f_EN1, df_ENI)

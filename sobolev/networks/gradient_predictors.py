@@ -29,10 +29,10 @@ class LabelPredictor(nn.Module):
     Args:
         shape: (C, H, W) of the hidden layer.
         n_classes: K.
-        channels: how many each convolution has.
+        channels: the output channels of each convolution.
         strides: one per convolution.
         head: the linear layer's input: all positions (`flatten`) or their mean (`average`).
-        generator: what initial weights are drawn from, in PyTorch's default distribution; its global one by default.
+        generator: the source of initial weights, which have PyTorch's default distribution; its global one by default.
 
     Raises:
         ValueError: channels and strides differ in length, or an unknown head.
@@ -89,7 +89,7 @@ class LabelPredictor(nn.Module):
     def _pool(self, h_BCHW: Tensor) -> Tensor:
         if self.head == "average":
             return h_BCHW.mean((2, 3))
-        return h_BCHW.movedim(1, -1).flatten(1)  # in this order there is no copy if memory is channels-last
+        return h_BCHW.movedim(1, -1).flatten(1)  # this order needs no copy if memory is channels-last
 
 
 class DirectPredictor(nn.Module):
@@ -103,8 +103,8 @@ class DirectPredictor(nn.Module):
     Args:
         shape: (C, H, W) of the hidden layer.
         n_classes: K.
-        channels: how many each convolution but the last has.
-        generator: what initial weights are drawn from; torch's global one by default.
+        channels: the output channels of each convolution except the last.
+        generator: the source of initial weights; torch's global one by default.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class DirectPredictor(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, h_BCHW: Tensor, labels_B: Tensor) -> Tensor:
-        """The synthetic gradient, of h's shape."""
+        """The synthetic gradient, in the shape of h."""
         planes_BK = functional.one_hot(labels_B, self.n_classes).to(h_BCHW.dtype)
         planes_BKHW = planes_BK[:, :, None, None].expand(-1, -1, *h_BCHW.shape[2:])
         g_BCHW = torch.cat([h_BCHW, planes_BKHW], 1)
@@ -142,5 +142,5 @@ def initialise(predictor: nn.Module, generator: torch.Generator | None) -> None:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """In float32 if it is in bfloat16 or float16, whose 8 or 11 bits are too few for logarithms and losses."""
+    """Convert bfloat16 and float16 to float32, because their 8 or 11 bits are too few for logarithms and losses."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

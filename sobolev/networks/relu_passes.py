@@ -6,8 +6,8 @@ k / s and stride 1:
 
     8x8/4 over 84x84x4   ->   2x2 over 21x21x64        4x4/2 over 20x20x16   ->   2x2 over 10x10x64
 
-Convolutions of many channels with stride 1 reach several times the speed of those of 4 channels with stride 4, most of
-all in the derivative by the input. States, and whatever has their shape, are kept as flat patches: one row per state.
+Convolutions of many channels with stride 1 reach several times the speed of those of 4 channels with stride 4, above
+all in the derivative by the input. States, and tensors of their shape, are kept as flat patches: one row per state.
 
 Raw frames enter unscaled, from 0 to 255, and the first layer's weights are divided by 255 instead, which saves a pass
 over the states. Derivatives and tangents are nevertheless by states in [0, 1].
@@ -54,13 +54,13 @@ class ReLUPasses(nn.Module):
         tangent    u_0 = e,    u_l = s_l (W_l u_{l-1})           D_x y . e = W_L u_{L-1}
         weights    dW_l = sum_b g_l h_{l-1}^T                    db_l = sum_b g_l
 
-    The parameters are those of the policy in another layout, which an optimiser treats alike. The forward pass is
-    computed in their type, and the backward and tangent passes and the weights' gradients in `compute_dtype`. In
-    bfloat16 (products accumulate in float32) these are two to four times as fast. The masks come from the forward pass
-    and stay exact: if it were rounded as well, masks would flip, and derivatives would be wrong by several per cent
-    instead of one.
+    The parameters are those of the policy in another layout, which makes no difference to an optimiser. The forward
+    pass is computed in their dtype, and the backward and tangent passes and the weights' gradients in `compute_dtype`.
+    In bfloat16 (products accumulate in float32) these are two to four times as fast. The masks come from the forward
+    pass and stay exact. If it were rounded as well, masks would flip, and derivatives would be wrong by several per
+    cent instead of one.
 
-    Call `refresh` after each step of an optimiser. Loading a state and moving to a device do so themselves.
+    Call `refresh` after each step of an optimiser. Loading a state and moving to a device do this automatically.
 
     Args:
         policy: the policy, whose parameters are copied.
@@ -138,10 +138,10 @@ class ReLUPasses(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Update the copies of the weights that the passes use. To be called whenever parameters have changed.
+        """Update the copies of the weights that the passes use. Call it whenever parameters have changed.
 
-        Copies stay where they are in memory: a CUDA graph of a step that ends in this would otherwise compute with the
-        weights of when it was captured, for ever.
+        Copies keep their memory. Otherwise a CUDA graph of a step that ends with this call would always compute with
+        the weights from when it was captured.
         """
         self._w = weights = [weight.detach() for weight in self.weights[:-1]]
         self._scaled = _room(self._scaled, weights[:1], weights[0].dtype)
@@ -152,7 +152,7 @@ class ReLUPasses(nn.Module):
             torch._foreach_copy_(self._reduced, weights)
 
     def flat_patches(self, state_BCHW: Tensor) -> Tensor:
-        """States (B, C, 84, 84), or what has their shape, as the rows (B, I) that the passes take."""
+        """States (B, C, 84, 84), or tensors of their shape, as the rows (B, I) that the passes take."""
         return space_to_depth(state_BCHW, self.strides[0]).permute(0, 2, 3, 1).flatten(1)
 
     def from_flat_patches(self, row_BI: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class ReLUPasses(nn.Module):
 
     @torch.no_grad()
     def values(self, raw_BI: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The forward pass at raw states, from 0 to 255 and of any type: each layer's input h_0, ..., h_{L-1}, and the
+        """The forward pass at raw states, from 0 to 255 in any dtype: each layer's input h_0, ..., h_{L-1}, and the
         logits (B, A)."""
         h = self._unflatten(raw_BI.to(self.weights[0].dtype))
         inputs = []
@@ -217,8 +217,8 @@ class ReLUPasses(nn.Module):
     def accumulate(self, inputs: list[Tensor], signals: list[Tensor], of_values: bool) -> None:
         """Add sum_b g_l h_{l-1}^T to the `.grad` of the weights.
 
-        The inputs are values h or, where `of_values` is false, tangents u. Of values, also add sum_b g_l to the `.grad`
-        of the biases, which tangents do not depend on.
+        The inputs are values h, or tangents u if `of_values` is false. For values, also add sum_b g_l to the `.grad` of
+        the biases, on which tangents do not depend.
         """
         for index, (h, g) in enumerate(zip(inputs, signals, strict=True)):
             weight, bias = self.weights[index], self.biases[index]
@@ -253,7 +253,7 @@ def _convolution_backward(g: Tensor, h: Tensor, weight: Tensor, by_input: bool) 
 
 
 def _room(copies: list[Tensor], weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """`copies` where they have room for these weights in this type, else new memory."""
+    """`copies` if they fit these weights in this dtype, else new memory."""
     found = [(copy.shape, copy.dtype, copy.device) for copy in copies]
     if found == [(weight.shape, dtype, weight.device) for weight in weights]:
         return copies

@@ -30,8 +30,8 @@ class Bottleneck(nn.Module):
         in_channels: C.
         width: the channels of the 3x3 convolution.
         stride: of the block. The shortcut is the identity, or a 1x1 convolution if resolution or channels change.
-        zero_last: whether the last BatchNorm's scale begins at 0, which makes the block the identity before its ReLU.
-        generator: what initial weights are drawn from.
+        zero_last: whether the last BatchNorm's scale starts at 0, which makes the block the identity before its ReLU.
+        generator: the source of initial weights.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ def resnet50_blocks(
     Args:
         n_classes: the number of logits.
         in_channels: 3 for colour images, 1 for grey ones.
-        zero_last: whether bottlenecks begin as the identity (Goyal et al. 2017). They do not by default, as published.
-        generator: what initial weights are drawn from; torch's global one by default.
+        zero_last: whether bottlenecks start as the identity (Goyal et al. 2017). The default, as published, is False.
+        generator: the source of initial weights; torch's global one by default.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number is not positive.
     """
     if min(n_classes, in_channels) < 1:
         raise ValueError(f"n_classes={n_classes} and in_channels={in_channels} must be positive")

@@ -1,6 +1,6 @@
-"""The fused Sobolev step of networks whose activation is smooth; `ReLUSobolevStep` is that of ReLU networks.
+"""The fused Sobolev step for networks with a smooth activation; `ReLUSobolevStep` is the one for ReLU networks.
 
-Shape suffixes: E networks, N samples of each, I inputs, H hidden units.
+Shape suffixes: E networks, N samples per network, I inputs, H hidden units.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sobolev.networks.ensemble import MLPEnsemble, check_weight
 
-# act(z), act'(z), and a function that computes act''(z), which values alone do not need
+# act(z), act'(z), and a function that computes act''(z), which is not needed for values alone
 Orders = tuple[Tensor, Tensor, Callable[[], Tensor]]
 
 
@@ -66,23 +66,22 @@ class SmoothSobolevStep:
 
     where r = dL/dm (N x 1) and e = dL/d(grad m) (N x I). The gradient of <e, grad m> is that of the tangent of m along
     e, <q_l, g_l> at any layer l: it depends on W_l through the product with t_{l-1}, and on z_l through s_l, whose
-    derivative is c_l. So the reverse pass takes up c_l q_l G_l at every layer, and
+    derivative is c_l. So the reverse pass adds c_l q_l G_l at every layer, and
 
         dL/dW_l = h_{l-1}^T a_l + t_{l-1}^T g_l,        dL/db_l = 1^T a_l.
 
     Between two hidden layers that is 6 products of size N x H x H, whatever the number of inputs: one in each pass
-    and two for W_l. It is as many as double backpropagation takes; what is saved is autograd's graph. A ReLU has c = 0,
-    hence a_l = r g_l: it needs no reverse pass and one product for W_l, 4 in all. Values alone take 3: forward,
-    reverse, W_l.
+    and two for W_l. Double backpropagation needs as many; this saves autograd's graph. A ReLU has c = 0, hence
+    a_l = r g_l: it needs no reverse pass and one product for W_l, 4 in all. Values alone need 3: forward, reverse, W_l.
 
     Args:
-        ensemble: the networks that are trained; `takes` says which they may be.
-        distance: d, "squared_l2" or "l2". The norm's gradient where it is 0 is taken to be 0.
+        ensemble: the networks that are trained; `takes` says which are supported.
+        distance: d, "squared_l2" or "l2". The gradient of the norm at 0 is set to 0.
         value_weight: a, one number or one per network, of shape (E, 1, 1).
 
     Raises:
-        ValueError: networks that it does not take, another distance, or a weight of another shape; in use, tensors of
-            other shapes.
+        ValueError: an unsupported network or distance, or a weight of the wrong shape; in use, tensors of the wrong
+            shape.
     """
 
     def __init__(self, ensemble: MLPEnsemble, distance: str = "squared_l2", value_weight: float | Tensor = 1.0) -> None:
@@ -97,9 +96,9 @@ class SmoothSobolevStep:
 
     @staticmethod
     def takes(ensemble: MLPEnsemble) -> bool:
-        """Whether there is a step for these networks: hidden layers of a smooth activation, and one output.
+        """Whether these networks are supported: hidden layers with a smooth activation, and one output.
 
-        Activations are those of `ORDERS` as PyTorch makes them by default: GELU is not approximate, and Softplus has
+        Activations are those of `ORDERS` with PyTorch's default options: GELU is not approximate, and Softplus has
         beta = 1.
         """
         kind = type(ensemble.activation)
@@ -115,8 +114,8 @@ class SmoothSobolevStep:
         Args:
             x_ENI: inputs.
             f_EN1: values of the target.
-            df_ENI: its gradients; None, like a weight of 0, leaves them out.
-            gradient_weight: b, one number or one per network, of shape (E, 1, 1). It may be another in every call.
+            df_ENI: its gradients; None, like a weight of 0, ignores them.
+            gradient_weight: b, one number or one per network, of shape (E, 1, 1). It may change from call to call.
 
         Returns:
             The loss of each network (E,).
@@ -175,7 +174,7 @@ class SmoothSobolevStep:
         return g[::-1], signal[::-1]
 
     def _scale(self, e_ENI: Tensor, gradient_weight: float | Tensor) -> Tensor:
-        """Make of the residuals of gradients, in place, e, and return their part of the loss (E, 1, 1)."""
+        """Turn the residuals of gradients into e in place, and return their part of the loss (E, 1, 1)."""
         n = e_ENI.shape[1]
         if self.norm:
             size_EN1 = e_ENI.norm(dim=-1, keepdim=True)

@@ -7,9 +7,9 @@ Part k maps h_{k-1} to h_k, and h_0 = x. Its parameters get the gradient of
 where SG_k is the synthetic gradient that predictor k computes from h_k alone, without the parts above. The last part
 gets the true gradient of 1/B sum_b L(b). Predictor k learns from L and dL/dh_k as its `Technique` says.
 
-Each part has a graph of its own that ends at its input, so that a backward pass goes through one part. It computes the
-gradient by the part's input only if a predictor or a part below learns from it. Gradients also go through a part
-that has no trainable parameters.
+Each part has its own graph, which ends at its input, so a backward pass goes through one part. It computes the gradient
+with respect to the part's input only if a predictor or a part below learns from it. Gradients also pass through a part
+without trainable parameters.
 
 Shape suffixes: B samples, K classes.
 """
@@ -30,7 +30,7 @@ from sobolev.synthetic_gradients.technique import Technique
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step computed beside the gradients. Nothing here has a graph.
+    """What a training step computed besides the gradients. Nothing here has a graph.
 
     Attributes:
         loss_B: the true losses L.
@@ -65,17 +65,17 @@ class Comparison:
 
 
 class DecoupledNetwork(nn.Module):
-    """A network in parts and the predictors between them. `network(x)` returns logits, as of any network.
+    """A network in parts and the predictors between them. `network(x)` returns logits, like any network.
 
     `step` fills the `.grad` of parts and predictors, for any optimiser to apply. With the technique `backprop` it is
     backpropagation, part by part.
 
-    In training mode BatchNorm couples the samples of a batch. "The gradient of a sample's loss" by its hidden layer
-    then is that of the sum of the batch's losses.
+    In training mode BatchNorm couples the samples of a batch. "The gradient of a sample's loss" with respect to its
+    hidden layer is then that of the sum of the batch's losses.
 
     Args:
         parts: the parts from the input up. The last one ends in logits (B, K).
-        predictors: one for each part but the last if the technique has predictors, else none.
+        predictors: one for each part except the last if the technique has predictors, else none.
         technique: what crosses the splits and what predictors learn from.
 
     Raises:
@@ -122,7 +122,7 @@ class DecoupledNetwork(nn.Module):
         target_B = gradients.pop(0) if passes_down else None
         _fill(top, gradients, 1 / batch)
 
-        # The others, from above, because the predictors' targets come down through the parts.
+        # The others, from the top down, because the predictors' targets come through the parts above.
         target_loss_B: Tensor | None = loss_B
         target_log_p_BK: Tensor | None = log_p_BK
         predictor_losses: list[Tensor] = []
@@ -151,7 +151,7 @@ class DecoupledNetwork(nn.Module):
         return Step(loss_B.detach(), logits_BK.detach(), predicted, predictor_losses)
 
     def compare(self, x_B: Tensor, labels_B: Tensor) -> Comparison:
-        """Synthetic and true gradients at each split. Leaves every `.grad` alone, and works under `no_grad`."""
+        """Synthetic and true gradients at each split. Leaves every `.grad` unchanged, and works under `no_grad`."""
         with torch.enable_grad():
             # One graph from the first split on.
             h_B = self.parts[0](x_B).detach().requires_grad_()
@@ -201,7 +201,7 @@ def _loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module]) -> None:
-    """Each part and predictor sets `.grad`, so that of two which share a parameter one would lose its gradient."""
+    """Refuse shared parameters: each part and predictor sets `.grad`, so one would overwrite the other's gradient."""
     owners: dict[nn.Parameter, str] = {}
     named = [(f"part {k}", part) for k, part in enumerate(parts)]
     named += [(f"predictor {k}", predictor) for k, predictor in enumerate(predictors)]
@@ -215,7 +215,7 @@ def _refuse_sharing(parts: Sequence[nn.Module], predictors: Sequence[nn.Module])
 
 
 def _refuse_in_place(input_B: Tensor, before: int) -> None:
-    """Refuse a part that has changed its input since version `before`, for its predictor would see it changed."""
+    """Refuse a part that changed its input since version `before`, because the predictor would see the change."""
     if input_B._version != before:
         raise ValueError(
             "a part changes its input in place, which is the output of the part below: let it begin with a layer of "

@@ -1,4 +1,4 @@
-"""Data parallelism: several processes that share a batch train as one process with the whole batch would."""
+"""Data parallelism: several processes that share a batch train like one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sobolev.synthetic_gradients.network import DecoupledNetwork, Step
 class ParallelStep(nn.Module):
     """`DecoupledNetwork.step` for DistributedDataParallel, which averages gradients only in a backward pass.
 
-    The step, with all its derivatives, runs inside the wrapped module. The output has the gradients of
-    s = sum_p <p, g_p> with the gradients g_p of the step as constants. So s.backward() gives each parameter the
-    gradient g_p, (s / 4).backward() gives it a quarter, and DDP averages each gradient as it arrives:
+    The step, with all its derivatives, runs inside the wrapped module. The output s has the gradients of
+    sum_p <p, g_p>, where the step's gradients g_p are constants. So s.backward() gives each parameter the gradient g_p,
+    (s / 4).backward() gives it a quarter, and DDP averages each gradient as it arrives:
 
         parallel = DistributedDataParallel(ParallelStep(network))
         parallel(x_B, labels_B).backward()
 
-    As `step` does, this replaces earlier gradients: they do not add up over steps.
+    Like `step`, this replaces earlier gradients: they do not add up over steps.
 
     Each process takes an equal share of the batch. BatchNorm uses the statistics of that share, as in the paper. On
     CUDA, torch.nn.SyncBatchNorm.convert_sync_batchnorm makes them those of the whole batch.
@@ -51,6 +51,6 @@ class _GivenGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # Autograd takes over these products without a copy, but would copy tensors that ctx holds. A multiplication
-        # on the device does not wait for the device.
+        # Autograd takes over these products without a copy, but would copy tensors that ctx holds. The multiplication
+        # runs on the device, so the host does not wait.
         return (None, *torch._foreach_mul(ctx.gradients, upstream))

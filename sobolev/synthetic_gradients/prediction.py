@@ -1,4 +1,4 @@
-"""What a predictor says of a hidden layer, and how it learns from what was true: the equations of `Technique`.
+"""How a predictor predicts from a hidden layer, and learns from the true loss and gradient: `Technique`'s equations.
 
 Shape suffixes: B samples, C components, K classes.
 """
@@ -23,8 +23,8 @@ class Prediction:
         technique: what the predictor learns from.
         predictor: the predictor itself.
         labels_B: the labels that it was given.
-        output_B: the synthetic gradient of each sample's loss, of h's shape; with its graph of a gradient predictor, or
-            where double backward is needed.
+        output_B: the synthetic gradient of each sample's loss, of h's shape. It has a graph if it comes from a gradient
+            predictor or if double backward is needed.
         loss_B: the predicted loss m (B,) of a label predictor.
         log_p_BK: the log-probabilities of a label predictor.
         tangent: the function v -> D_h log p v of a label predictor with `linearise`.
@@ -46,8 +46,9 @@ class Prediction:
     def gradients(
         self, target_loss_B: Tensor | None, target_gradient_B: Tensor | None, target_log_p_BK: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The predictor loss, and its gradients by the predictor's trainable parameters. The targets are constants, and
-        None where the technique does not compare them.
+        """The predictor loss, and its gradients with respect to the predictor's trainable parameters.
+
+        The targets are constants; a target that the technique does not compare is None.
 
         The gradient of b l(dm/dh, t) needs no double backward if the predictor is piecewise linear up to its softmax:
         with the cotangent c = b dl/d(dm/dh), it is that of the directional derivative D_h m c at constant c.
@@ -76,7 +77,7 @@ class Prediction:
         return sum(shown[1:], shown[0]), gradients
 
     def _distance(self, prediction_B: Tensor | None, target_B: Tensor | None) -> Tensor:
-        """The mean over samples of the distance l, whose components are summed or averaged as `reduction` says."""
+        """The mean over samples of the distance l, summed or averaged over components according to `reduction`."""
         if prediction_B is None or target_B is None:
             raise ValueError("a weight of the technique is of something that was not predicted, or has no target")
         prediction_BC, target_BC = _components(prediction_B), _components(target_B.detach())
@@ -85,7 +86,7 @@ class Prediction:
 
 
 def predict(technique: Technique, predictor: nn.Module, h_B: Tensor, labels_B: Tensor) -> Prediction:
-    """A predictor's synthetic gradient for a hidden layer, and what it needs to learn from a target afterwards.
+    """A predictor's synthetic gradient for a hidden layer, and what it needs to learn from a target later.
 
     Args:
         technique: what crosses the split, and what the predictor learns from.
@@ -128,12 +129,12 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 def gradients_of(
     output: Tensor, wanted: Sequence[Tensor], cotangent: Tensor | None = None, **settings: bool
 ) -> list[Tensor]:
-    """`torch.autograd.grad` as a list, empty where nothing is wanted, which PyTorch refuses."""
+    """`torch.autograd.grad` as a list. The list is empty for no inputs, which PyTorch would refuse."""
     return list(torch.autograd.grad(output, wanted, cotangent, **settings)) if wanted else []
 
 
 def _components(tensor_B: Tensor) -> Tensor:
-    """(B, ...) to (B, components), in float32 or better. Channels come last, as they lie in memory."""
+    """(B, ...) to (B, components), in float32 or better. Channels come last, as they do in memory."""
     if tensor_B.dtype in (torch.bfloat16, torch.float16):
         tensor_B = tensor_B.float()
     return tensor_B.movedim(1, -1).flatten(1) if tensor_B.dim() > 1 else tensor_B[:, None]

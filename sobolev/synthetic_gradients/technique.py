@@ -41,7 +41,7 @@ class Technique:
         distance: l, a name in `sobolev.losses.DISTANCES`.
         reduction: whether the distances of gradients and labels are the `sum` over the components of a sample, or their
             `mean`, which makes the weight of a gradient independent of the layer's size. The paper says only L1.
-        targets: what a predictor learns from if there is another one above it: the `true` loss and gradient, or those
+        targets: what a predictor with another one above it learns from: the `true` loss and gradient, or those
             `bootstrapped` from the next predictor through the part between them.
 
     Raises:
@@ -78,7 +78,7 @@ class Technique:
 
     @property
     def needs_true_gradient(self) -> bool:
-        """Whether gradients by the hidden layers are needed from above: by the parts, or as predictors' targets."""
+        """Whether parts or predictors' targets need the true gradients with respect to the hidden layers."""
         return self.crosses == "gradient" or self.gradient > 0
 
 

@@ -1,4 +1,4 @@
-"""Sections 2 and 3 of the paper as code: constructions, sample complexity, and what a wrong derivative costs."""
+"""Sections 2 and 3 of the paper as code: constructions, sample complexity, and the cost of a wrong derivative."""
 
 from sobolev.theory.constructions import (
     cosine_network,

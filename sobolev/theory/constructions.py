@@ -1,6 +1,6 @@
-"""ReLU networks that are written down, not trained: Proposition 1 and Theorem 1 of the paper.
+"""ReLU networks that are constructed, not trained: Proposition 1 and Theorem 1 of the paper.
 
-Both rest on one object, a sum of ridges with one hidden layer:
+Both use one object, a sum of ridges with one hidden layer:
 
     h(x) = sum_r p_r(<a_r, x>),      p_r continuous, piecewise linear, constant outside its knots.
 
@@ -88,9 +88,9 @@ def interpolating_network(
     * h(x) = P(Qx) has gradient Q^T grad P, so the slopes solve Q^T s_n = dy_n. In general s_n = Q^{-T} dy_n; here Q
       is orthogonal, so that s_n = Q dy_n, and lengths are kept.
     * All I summands have a bump at each point, so each contributes its share y_n / I of the value.
-    * Distinct points may share coordinates on the given axes, and then these cannot be used. Almost every rotation
-      separates them. Of 64 random rotations and the given axes, the one is used whose closest two coordinates lie
-      furthest apart.
+    * Distinct points may share coordinates on the given axes, which then cannot be used. Almost every rotation
+      separates them. Among 64 random rotations and the given axes, the one with the largest smallest distance between
+      two coordinates is used.
     * e may differ between points: a fifth of the distance to the nearest coordinate keeps the supports disjoint
       and, unlike the paper's single e, does not make every bump as steep as the steepest.
 
@@ -210,13 +210,13 @@ class Cosines(NamedTuple):
 
 
 def fit_cosines(x_NI: Tensor, y_N: Tensor, dy_NI: Tensor, degree: int, half_period: float = 1.5) -> Cosines:
-    r"""The trigonometric sum of a degree that fits values and gradients best, by linear least squares.
+    r"""The trigonometric sum of given degree that best fits values and gradients, by linear least squares.
 
     The frequencies are pi k / half_period for integer vectors k with |k|_1 <= degree, one of each pair +-k.
-    A period longer than the domain [-1, 1]^I lets a function that is not periodic converge fast too.
+    With a period longer than the domain [-1, 1]^I, the sum converges fast for functions that are not periodic too.
 
     Args:
-        x_NI: points in [-1, 1]^I, of which there should be several times as many as frequencies.
+        x_NI: points in [-1, 1]^I; there should be several times as many as frequencies.
         y_N: values (N,).
         dy_NI: gradients (N, I).
         degree: the largest |k|_1.

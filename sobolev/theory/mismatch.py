@@ -1,4 +1,4 @@
-r"""Theorem 2 with its constant: how well values and wrong derivatives can be matched together.
+r"""Theorem 2 with its constant: how well values and a wrong derivative can be matched together.
 
 Let the given derivative g of a function f be wrong by u = g - grad f. No function h matches both:
 
@@ -37,7 +37,7 @@ def constant_mismatch(delta: float, length: float) -> tuple[float, float]:
 def rotation_mismatch(delta: float, radius: float) -> tuple[float, float]:
     r"""Floors for u = delta (-x_2, x_1) on a disc: (eta, least mean of r^2 + |grad r - u|^2).
 
-    A field that is all rotation: div u = 0 and u . n = 0 give r = 0, so nothing is better than h = f, which leaves
+    The field is a pure rotation: div u = 0 and u . n = 0 give r = 0, so nothing is better than h = f, which leaves
     the mean of |u|^2, delta^2 radius^2 / 2. The rim is the worst closed path: eta = delta radius = sup |u|.
     """
     _check(delta, radius)

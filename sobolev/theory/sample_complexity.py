@@ -2,11 +2,11 @@
 
 K_reg(F) is the smallest K for which the values at K points determine the member of the family F, and K_sob(F)
 is the same for values and gradients (Section 3). "K points" needs a quantifier, and which one makes sense depends
-on the family. Each function here says which one it answers:
+on the family. Each function here states which one it uses:
 
     any         every choice of K distinct points determines the function (the paper's definition),
     generic     almost every choice does,
-    placed      some choice does: the points may be put where they help.
+    placed      some choice does: the points may be placed where they help.
 
 Shape suffixes: P points, I inputs, V vertices, C cells of a partition, K corners of a cell (I + 1).
 """
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, brentq, milp
 from scipy.special import lambertw
 
-MAX_POINTS = 10_000  # that are drawn in search of enough to determine a function
+MAX_POINTS = 10_000  # the most points that are drawn to determine a function
 
 # --- Exact linear algebra ------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ def monomials(n_inputs: int, degree: int) -> list[tuple[int, ...]]:
 
 
 def polynomial_equations(points_PI: Sequence[Sequence[int]], degree: int, with_gradients: bool) -> list[list[int]]:
-    """The linear equations that data at integer points put on the coefficients of a polynomial.
+    """The linear equations that data at integer points impose on the coefficients of a polynomial.
 
     There is one row per value and, with gradients, one per partial derivative: P or P (I + 1) rows of one integer per
     monomial.
@@ -81,11 +81,11 @@ def polynomial_points(n_inputs: int, degree: int, with_gradients: bool, rng: np.
     """K_reg or K_sob of the polynomials of one degree in I variables, for generic points, by exact ranks.
 
     Full rank at one set of integer points proves that this number of generic points determines the polynomial; the
-    smallest such number is returned. If fewer points give fewer equations than monomials, they cannot. Otherwise,
-    in the exceptions of Alexander and Hirschowitz's theorem, a polynomial that vanishes with its gradient at all
-    points proves it: the square of the conic through 5 points of the plane or, for quadrics, the square of the
-    linear function through I points. In more than one variable, quadrics need I + 1 points although counting
-    equations allows fewer.
+    smallest such number is returned. Fewer points do not suffice if they give fewer equations than monomials. In the
+    exceptions of Alexander and Hirschowitz's theorem, a polynomial that vanishes with its gradient at all points
+    proves this: the square of the conic through 5 points of the plane or, for quadrics, the square of the linear
+    function through I points. In more than one variable, quadrics need I + 1 points although counting equations
+    allows fewer.
 
     In one variable generic points are any points: K values give rank min(K, n + 1), and K values with slopes give
     rank min(2 K, n + 1) (Hermite), so K_reg = n + 1 and K_sob = ceil((n + 1) / 2). For even n the paper's ceil(n / 2)
@@ -205,7 +205,7 @@ def kuhn_partition(n_inputs: int, cubes_per_axis: int) -> tuple[np.ndarray, np.n
 def piecewise_linear_equations(
     cells_CK: np.ndarray, cell_P: np.ndarray, weights_PK: np.ndarray, with_gradients: bool
 ) -> list[list[int]]:
-    """The linear equations that data at points inside cells put on the values at the vertices.
+    """The linear equations that data at points inside cells impose on the values at the vertices.
 
     A point is given by its cell and integer barycentric weights in any common unit (rows may be scaled). A value
     gives the row of its weights. A value and a gradient determine the function on the whole cell, so they are
@@ -242,10 +242,9 @@ def undetermined_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Up to I affinely independent points per cell whose values do not determine the function.
 
-    The function that is +1 and -1 at the vertices in turn (by the parity of their coordinates) changes sign in
-    every cell of Kuhn's partition; its zero set meets each cell in a piece of a hyperplane, which has
-    room for I affinely independent points. This is why a guarantee for every such placement takes I + 1 values
-    per cell.
+    The function that is +1 or -1 at the vertices (by the parity of their coordinates) changes sign in every cell of
+    Kuhn's partition; its zero set meets each cell in a piece of a hyperplane, which contains I affinely independent
+    points. This is why a guarantee for every such placement takes I + 1 values per cell.
 
     Returns:
         Cells (P,) and barycentric weights (P, K) for `piecewise_linear_equations`.
@@ -265,7 +264,7 @@ def undetermined_values(
 
 
 def random_points_until_determined(cells_CK: np.ndarray, with_gradients: bool, rng: np.random.Generator) -> int:
-    """How many uniform points of the cube it takes, one after another, to determine the function (by exact ranks).
+    """How many uniform random points of the cube, drawn one by one, determine the function (by exact ranks).
 
     Raises:
         ValueError: `MAX_POINTS` points are not enough.

@@ -109,7 +109,7 @@ MISTAKES = {
     "n_train=abc": ["n_train", "'abc'", "Integer"],
     "model.activation=mish": ["relu, leaky_relu, tanh, softplus, silu, gelu"],
     "n_train": ["n_train: expected <setting>=<value>"],
-    "runs_dir=/my/a=b": ["runs_dir=/my/a=b: ", "quoted", """ "runs_dir='/my/a=b'" """.strip()],
+    "runs_dir=/my/a=b": ["runs_dir=/my/a=b: ", "quote such a value", """ "runs_dir='/my/a=b'" """.strip()],
     "seed=1,2": ["seed=1,2: several values are a sweep, with -m", """ "seed='1,2'" """.strip()],
     "runs_dir=/über": [""" "runs_dir='/über'" """.strip()],
     "loss.weights=[1,": ["loss.weights=[1,: expected matching brackets"],

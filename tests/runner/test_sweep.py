@@ -174,7 +174,7 @@ def test_asked_to_stop_a_sweep_ends_its_workers(tmp_path):
 
 
 def test_processes_share_a_sweep(tmp_path, make_config):
-    """A run that another process works on is passed over, and said."""
+    """A run that another process works on is skipped and reported."""
     busy = folder_of(make_config("dataset=booth", "n_train=20"))
     there = tmp_path / "runs" / "regression" / busy.name
     there.mkdir(parents=True)
