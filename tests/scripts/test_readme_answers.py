@@ -111,7 +111,7 @@ def test_the_scores_beside_the_moving_picture_are_those_of_its_runs():
     shown = rows.query("experiment == 'distill_atari' and task == 'breakout' and n_train == 1000 and seed == 0")
     score = shown.query("split == 'play' and metric == 'score'").set_index("method").value
     teacher = json.loads((RESULTS / "teachers" / "breakout.json").read_text())["score"]["mean"]
-    caption = README.partition("A teacher of Breakout")[2].partition("`make playing`")[0]
+    caption = README.partition("A Breakout teacher")[2].partition("`make playing`")[0]
     expected = [f"{shown.step.max():,}", "0", f"{score['value']:.1f}", f"{score['sobolev']:.1f}", f"{teacher:.0f}"]
     assert re.findall(NUMBER, caption) == ["1,000", *expected]
 
