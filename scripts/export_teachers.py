@@ -1,4 +1,4 @@
-"""Export trained teachers as those that ship: python -m scripts.export_teachers"""
+"""Export trained teachers to results/teachers/: python -m scripts.export_teachers"""
 
 import sys
 

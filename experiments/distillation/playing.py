@@ -109,9 +109,9 @@ def student_of(run: CompleteRun, teacher: Teacher) -> AtariPolicy:
         with file.open("rb") as content, np.load(content) as arrays:
             policy.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays})
     except FileNotFoundError:
-        raise EvidenceError(f"{run.path} left no student.npz: remove the folder, and its command runs anew") from None
+        raise EvidenceError(f"{run.path} has no student.npz: remove the folder and type its command again") from None
     except Exception as error:  # zipfile, zlib, NumPy and PyTorch each have their own for a damaged file
-        raise EvidenceError(f"{file} is no student of the run's config ({type(error).__name__})") from None
+        raise EvidenceError(f"{file} does not hold the student of the run's config ({type(error).__name__})") from None
     return policy
 
 

@@ -29,7 +29,8 @@ def revision(root: Path = ROOT) -> Revision:
     """The revision of the project in `root`."""
     # A copy may lie inside another repository, whose revision is not the project's.
     if _git(root, "ls-files", "--error-unmatch", "run.py") and (name := _git(root, "rev-parse", "HEAD")):
-        return Revision(name, bool(_git(root, "status", "--porcelain", "--untracked-files=no")))
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")  # None if it takes too long
+        return Revision(name, None if changes is None else bool(changes))
     for carried in ("REVISION", ".git_archival.txt"):
         try:
             first, *changed = (root / carried).read_text().strip().splitlines()

@@ -11,7 +11,7 @@ from experiments.evidence.collect import collect, gaps
 from experiments.runner import process
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
-from experiments.runner.revision import Revision, revision
+from experiments.runner.revision import Revision, _git, revision
 from tests.conftest import ROOT
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -64,6 +64,13 @@ def test_git_is_asked_first(repository):
     assert revision(repository) == Revision(head, False)
     (repository / "run.py").write_text("changed")
     assert revision(repository) == Revision(head, True)
+
+
+def test_a_tree_that_git_does_not_get_through_in_time_is_not_called_clean(repository, monkeypatch):
+    answer = _git
+    silent = lambda root, command, *more: None if command == "status" else answer(root, command, *more)  # noqa: E731
+    monkeypatch.setattr("experiments.runner.revision._git", silent)
+    assert revision(repository) == Revision(git(repository, "rev-parse", "HEAD"), None)
 
 
 def test_a_copy_within_another_repository_is_not_of_its_revision(repository):
