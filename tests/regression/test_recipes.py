@@ -132,7 +132,7 @@ def test_a_stopped_run_ends_in_the_rows_of_one_that_was_not(make_config, monkeyp
         ("gradient.noise=-1", "gradient.noise=-1.0: expected 0 or more"),
         ("gradient.factor=0", "gradient.factor must be positive"),
         ("split=train", "split=train: expected validation or test"),
-        ("model.initialisation=he", "model.initialisation=he is not initialisation=uniform_fan_in"),
+        ("model.initialisation=he", "model.initialisation=he differs from the label initialisation=uniform_fan_in"),
         ("model.activation=tanh", "so set activation alone"),
         ("dataset.name=branim", "did you mean branin"),
     ],
