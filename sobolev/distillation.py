@@ -36,6 +36,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sobolev.guards import check_log_probabilities
 from sobolev.losses import SobolevLoss
 from sobolev.networks.atari_policies import FRAME, STACK
 from sobolev.networks.relu_passes import ReLUPasses
@@ -67,7 +68,6 @@ def _log_ratio(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
 CHUNK = 250  # states whose gradients are recorded at a time
-NORMALISED = 0.1  # the largest |log sum p| of log-probabilities, which bfloat16 may round; logits may have any
 
 
 def distillation_loss(
@@ -109,7 +109,7 @@ def distillation_loss(
     seen: set[torch.device] = set()
 
     def between_policies(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
-        _check_normalised(seen, student=log_p_BA, teacher=log_q_BA)
+        check_log_probabilities({"the student": log_p_BA, "the teacher": log_q_BA}, seen)
         return DIVERGENCES[divergence](log_p_BA, log_q_BA)
 
     return SobolevLoss(
@@ -204,7 +204,7 @@ class DistillationStep:
         for name, tensor in found.items():
             if tensor.shape != expected[name]:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]}")
-        _check_normalised(self._seen, teacher=teacher_BA)
+        check_log_probabilities({"the teacher": teacher_BA}, self._seen)
 
     def _kl_by_logits(self, log_p_BA: Tensor, p_BA: Tensor, kl_B: Tensor, teacher_BA: Tensor) -> Tensor:
         if self.divergence == "teacher_student":
@@ -284,18 +284,6 @@ class RecordedGradients:
         row_BF = index_B[:, None] * self.n_fields + torch.arange(self.n_fields, device=index_B.device)
         w_BF = w_BA[:, :-1].to(self.rows.dtype)
         return torch.nn.functional.embedding_bag(row_BF, self.rows, per_sample_weights=w_BF, mode="sum")
-
-
-def _check_normalised(seen: set[torch.device], **log_BA: Tensor) -> None:
-    """Refuse outputs, by whose they are, that are not log-probabilities. `seen` are GPUs where they were some before:
-    there each check waits for what is queued."""
-    for whose, log_p_BA in log_BA.items():
-        if log_p_BA.device not in seen and (log_p_BA.detach().logsumexp(-1).abs() > NORMALISED).any():
-            raise ValueError(
-                f"the {whose}'s outputs are not log-probabilities of a sample's {log_p_BA.shape[-1]} components: end "
-                "it in LogSoftmax(-1), with outputs of shape (samples, classes)"
-            )
-    seen.update(each.device for each in log_BA.values() if each.device.type != "cpu")
 
 
 def _check(divergence: str, norm: str) -> None:

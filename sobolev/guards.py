@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -136,6 +136,26 @@ def freeze_batchnorm(model: nn.Module) -> nn.Module:
                 raise ValueError(f"BatchNorm layer {name!r} keeps no running statistics, so it cannot be frozen")
             module.eval()
     return model
+
+
+NORMALISED = 0.1  # the largest |log sum p| of log-probabilities, which bfloat16 may round; logits may have any
+
+
+def check_log_probabilities(outputs: Mapping[str, Tensor], seen: set[torch.device]) -> None:
+    """Refuse outputs (..., classes), by whose they are, that are not log-probabilities.
+
+    On a GPU, where each check waits for what is queued, only the first are looked at: `seen` is where some were.
+
+    Raises:
+        ValueError: whose outputs are none.
+    """
+    for whose, log_p in outputs.items():
+        if log_p.device not in seen and (log_p.detach().logsumexp(-1).abs() > NORMALISED).any():
+            raise ValueError(
+                f"{whose}'s outputs are not log-probabilities of a sample's {log_p.shape[-1]} components: end it in "
+                "LogSoftmax(-1), with outputs of shape (samples, classes)"
+            )
+    seen.update(log_p.device for log_p in outputs.values() if log_p.device.type != "cpu")
 
 
 # Activations whose second derivative is zero wherever it exists.
