@@ -1,5 +1,7 @@
 """Which code decided a run's rows, so that rows of code that has changed since are not taken for this code's.
 
+Data that no setting tells from others count like code, such as the images in a folder of the user's.
+
 It is not part of a run's identity: whoever mends a comment or a message asks no other question, and shipped runs keep
 their names. A run notes it instead, and the user is told where it is not the code that is here.
 """
@@ -23,12 +25,26 @@ MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
     f"experiments.runner.{name}"
     for name in ("run", "execute", "together", "errors", "divergence", "limits", "settings", "scale")
 }
+OF = " of "
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]  # versions name their code
 
 
 def code_of(config: RunConfig) -> str:
-    """The digest of the code that decides a run's rows."""
-    return code_identity(config.entry, named=frozenset(config.named_modules()))
+    """The digest of the code that decides a run's rows, and that of its data: "<code> of <data>"."""
+    code, data = code_identity(config.entry, named=frozenset(config.named_modules())), config.data_digest()
+    return f"{code}{OF}{data}" if data else code
+
+
+def difference(noted: list[str], here: str) -> str:
+    """In what those that decided a run's rows differ from what `code_of` says here: "code", "data", or '' if in none.
+
+    Data that are not there, on one of the two sides, are no other data.
+    """
+    code, _, data = here.partition(OF)
+    there = [entry.partition(OF)[::2] for entry in noted]
+    if not there or any(of != code for of, _ in there):
+        return "code"
+    return "data" if any(data and of and of != data for _, of in there) else ""
 
 
 @lru_cache
@@ -79,12 +95,12 @@ def _place_of(package: str) -> Path | None:
 
 
 def other_code(folder: Path, config: RunConfig) -> str:
-    """The end of a sentence on a complete run whose rows are not known to be of the code that is here, else ''."""
+    """The end of a sentence on a complete run whose rows are not known to be of code and data here, else ''."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        made_by, revision = manifest.get("code"), str(manifest.get("revision") or "unknown")[:7]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        made_by, revision = None, "unknown"
-    if made_by == [code_of(config)]:
-        return ""
-    return f", though by other code than is here (revision {revision}): remove the folder to run it again"
+        made_by, revision = map(str, manifest["code"]), str(manifest.get("revision") or "unknown")[:7]
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+        made_by, revision = (), "unknown"
+    other = difference([*made_by], code_of(config))
+    said = f" (revision {revision})" if other == "code" else ""
+    return f", though by other {other} than is here{said}: remove the folder to run it again" if other else ""

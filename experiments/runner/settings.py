@@ -105,6 +105,10 @@ class RunConfig:
         """
         return set()
 
+    def data_digest(self) -> str:
+        """A digest of data that decide rows and that no setting tells from others, '' where there are none."""
+        return ""
+
     def check_values(self) -> None:
         """Refuse ranges and combinations that no type can, without a look at data or at this machine.
 

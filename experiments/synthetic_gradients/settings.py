@@ -7,9 +7,13 @@ PyTorch is loaded.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from omegaconf import MISSING
@@ -165,6 +169,23 @@ class SyntheticGradientsFolderConfig(DecoupledConfig):
 
     choices: ClassVar[dict[str, str]] = DecoupledConfig.choices | {"model": "{model.name}"}
     dataset: ImageFolderConfig = field(default_factory=ImageFolderConfig)
+
+    def data_digest(self) -> str:
+        """Of the images' names and sizes: another set of one's own may have as many. ImageNet's name says which it is,
+        and a million files are too many to look at."""
+        root = Path(self.dataset.folder, self.dataset.directory)
+        if self.dataset.name == "imagenet" or not root.is_dir():
+            return ""
+        there = (path for split in ("train", "val") for path in (root / split).glob("*/*"))
+        found = sorted((str(path.relative_to(root)), size_of(path)) for path in there if path.name[:1] != ".")
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def size_of(path: Path) -> int:
+    """In bytes, 0 of what cannot be looked at."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def technique_of(config: DecoupledConfig) -> Technique:
