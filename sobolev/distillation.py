@@ -36,10 +36,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sobolev.guards import check_log_probabilities
 from sobolev.losses import SobolevLoss
 from sobolev.networks.atari_policies import FRAME, STACK
 from sobolev.networks.relu_passes import ReLUPasses
 from sobolev.projections import Projection
+from sobolev.weights import present
 
 TeacherGradients = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -66,7 +68,6 @@ def _log_ratio(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
 DIVERGENCES = {"student_teacher": kl_student_teacher, "teacher_student": kl_teacher_student}
 NORMS = ("l2", "squared_l2")
 CHUNK = 250  # states whose gradients are recorded at a time
-NORMALISED = 0.1  # the largest |log sum p| accepted, because bfloat16 may round log-probabilities
 
 
 def distillation_loss(
@@ -93,7 +94,8 @@ def distillation_loss(
     Args:
         kl_weight: weight of the KL divergence; 0 trains on gradients alone.
         gradient_weight: the paper's alpha; 0 is value-only training.
-        divergence: a key of `DIVERGENCES`.
+        divergence: a key of `DIVERGENCES`. Where the teacher rules a class out that the student does not, only
+            "teacher_student" is finite.
         norm: "l2", the paper's, or "squared_l2".
         projection: how v is drawn; None compares the gradients of every action's log-probability.
         generator: what v is drawn from; torch's global one by default.
@@ -104,14 +106,10 @@ def distillation_loss(
             the device.
     """
     _check(divergence, norm)
-    seen = set()  # devices on which outputs were log-probabilities
+    seen: set[torch.device] = set()
 
     def between_policies(log_p_BA: Tensor, log_q_BA: Tensor) -> Tensor:
-        if log_p_BA.device not in seen:
-            _check_normalised(log_p_BA, "student")
-            _check_normalised(log_q_BA, "teacher")
-            if log_p_BA.device.type != "cpu":  # there each check waits for the queue
-                seen.add(log_p_BA.device)
+        check_log_probabilities({"the student": log_p_BA, "the teacher": log_q_BA}, seen)
         return DIVERGENCES[divergence](log_p_BA, log_q_BA)
 
     return SobolevLoss(
@@ -136,7 +134,9 @@ class DistillationStep:
             value-only training.
 
     Raises:
-        ValueError: an unknown divergence or norm, both weights 0, or a gradient weight without teacher gradients.
+        TypeError: a weight that is no number.
+        ValueError: an unknown divergence or norm, a weight that is negative or not finite, both weights 0, or a
+            gradient weight without teacher gradients.
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class DistillationStep:
         teacher_gradients: TeacherGradients | None = None,
     ):
         _check(divergence, norm)
-        if kl_weight == 0 and gradient_weight == 0:
-            raise ValueError("every weight is 0, so there is nothing to learn from")
+        present({0: kl_weight, 1: gradient_weight})
         if gradient_weight and teacher_gradients is None:
             raise ValueError("a gradient weight needs teacher_gradients")
         self.student, self.teacher_gradients = student, teacher_gradients
         self.kl_weight, self.gradient_weight = kl_weight, gradient_weight
         self.divergence, self.norm = divergence, norm
+        self._seen: set[torch.device] = set()
 
     @torch.no_grad()
     def __call__(self, index_B: Tensor, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None = None) -> None:
@@ -168,9 +168,11 @@ class DistillationStep:
             v_SBA: the projections; None for value-only training.
 
         Raises:
-            ValueError: a gradient weight without projections.
+            ValueError: a gradient weight without projections, tensors of other shapes, or a teacher's outputs that are
+                not log-probabilities (on a GPU, the first of them).
         """
         student = self.student
+        self._check_batch(raw_BI, teacher_BA, v_SBA)
         for parameter in student.parameters():
             if parameter.grad is None:  # at first, and after `optimizer.zero_grad()`
                 parameter.grad = torch.zeros_like(parameter)
@@ -191,6 +193,18 @@ class DistillationStep:
                 r_BA += self._gradient_term(inputs, p_BA, teacher_BI, v_BA, len(v_SBA))
         signals, _ = student.backward(r_BA, inputs, to_input=False)
         student.accumulate(inputs, signals, of_values=True)
+
+    def _check_batch(self, raw_BI: Tensor, teacher_BA: Tensor, v_SBA: Tensor | None) -> None:
+        """Refuse shapes that would broadcast, and a teacher's outputs that are not log-probabilities."""
+        batch, actions = len(raw_BI), len(self.student.biases[-1])
+        expected: dict[str, tuple[int, ...]] = {"raw_BI": (batch, STACK * FRAME**2), "teacher_BA": (batch, actions)}
+        found = {"raw_BI": raw_BI, "teacher_BA": teacher_BA}
+        if v_SBA is not None:
+            expected["v_SBA"], found["v_SBA"] = (max(len(v_SBA), 1), batch, actions), v_SBA
+        for name, tensor in found.items():
+            if tensor.shape != expected[name]:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]}")
+        check_log_probabilities({"the teacher": teacher_BA}, self._seen)
 
     def _kl_by_logits(self, log_p_BA: Tensor, p_BA: Tensor, kl_B: Tensor, teacher_BA: Tensor) -> Tensor:
         if self.divergence == "teacher_student":
@@ -272,14 +286,6 @@ class RecordedGradients:
         row_BF = index_B[:, None] * self.n_fields + torch.arange(self.n_fields, device=index_B.device)
         w_BF = w_BA[:, :-1].to(self.rows.dtype)
         return torch.nn.functional.embedding_bag(row_BF, self.rows, per_sample_weights=w_BF, mode="sum")
-
-
-def _check_normalised(log_BA: Tensor, whose: str) -> None:
-    if (log_BA.detach().logsumexp(-1).abs() > NORMALISED).any():
-        raise ValueError(
-            f"the {whose}'s outputs are not log-probabilities of a sample's {log_BA.shape[-1]} components: end "
-            "it in LogSoftmax(-1), with outputs of shape (samples, classes)"
-        )
 
 
 def _check(divergence: str, norm: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -41,7 +41,7 @@ def refusing_modules(f: Function, by_values: bool = False) -> Iterator[None]:
                 "its own: call sobolev.freeze_batchnorm(model) after model.train(), or use GroupNorm or LayerNorm"
             )
         if by_values:
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            if drops_out(module):
                 raise ValueError(
                     f"layer {_name(f, module)} drops out anew at every point, so differences of values would be noise: "
                     "call model.eval(), or take derivatives by backpropagation"
@@ -59,6 +59,11 @@ def refusing_modules(f: Function, by_values: bool = False) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def drops_out(module: nn.Module) -> bool:
+    """Whether a module is a dropout whose output is another one at every call."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0
 
 
 def mixes_by_statistics(module: nn.Module) -> bool:
@@ -139,6 +144,26 @@ def freeze_batchnorm(model: nn.Module) -> nn.Module:
     return model
 
 
+NORMALISED = 0.1  # the largest |log sum p| of log-probabilities, which bfloat16 may round; logits may have any
+
+
+def check_log_probabilities(outputs: Mapping[str, Tensor], seen: set[torch.device]) -> None:
+    """Refuse outputs (..., classes), by whose they are, that are not log-probabilities.
+
+    On a GPU, where each check waits for what is queued, only the first are looked at: `seen` is where some were.
+
+    Raises:
+        ValueError: whose outputs are none.
+    """
+    for whose, log_p in outputs.items():
+        if log_p.device not in seen and (log_p.detach().logsumexp(-1).abs() > NORMALISED).any():
+            raise ValueError(
+                f"{whose}'s outputs are not log-probabilities of a sample's {log_p.shape[-1]} components: end it in "
+                "LogSoftmax(-1), with outputs of shape (samples, classes)"
+            )
+    seen.update(log_p.device for log_p in outputs.values() if log_p.device.type != "cpu")
+
+
 # Activations whose second derivative is zero wherever it exists.
 PIECEWISE_LINEAR = (
     nn.ReLU,
@@ -164,6 +189,16 @@ def warn_if_vanishing(model: Function, order: int) -> None:
         warnings.warn(
             f"the only activations of {type(model).__name__} are piecewise linear ({names}): its derivatives of order "
             "2 and above are zero almost everywhere and cannot be trained. Use a smooth one, such as Tanh or SiLU.",
+            stacklevel=3,
+        )
+
+
+def warn_if_dropping(target: object) -> None:
+    """Warn of a target that drops out, whose values and derivatives are other ones at every call."""
+    if isinstance(target, nn.Module) and any(map(drops_out, target.modules())):
+        warnings.warn(
+            f"the target, {type(target).__name__}, drops out anew at every call, so what is learned is noisy: call "
+            "eval() on it",
             stacklevel=3,
         )
 

@@ -43,7 +43,7 @@ from sobolev.distances import huber as huber
 from sobolev.distances import l1 as l1
 from sobolev.distances import l2 as l2
 from sobolev.finite_differences import StepSize
-from sobolev.guards import warn_if_vanishing
+from sobolev.guards import warn_if_dropping, warn_if_vanishing
 from sobolev.projections import Projection
 from sobolev.schedules import SCHEDULES, Schedule
 from sobolev.targets import Recorded, as_recorded, checked, given_vectors, known_or, of_target, values_shape
@@ -264,8 +264,10 @@ class SobolevLoss:
             raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
         x, weights = x.detach(), self._present()
         order = max(weights)
-        if not self._warned and self.mode != "differences":
-            warn_if_vanishing(student, order)
+        if not self._warned:
+            warn_if_dropping(target)
+            if self.mode != "differences":
+                warn_if_vanishing(student, order)
             self._warned = True
         way = self._way(target, x, weights, condition)
         predictions = self._of_student(way, student, x, order)

@@ -2,6 +2,8 @@
 
 The digest is not part of a run's identity: a refactoring does not change the question, and shipped runs keep their
 names. The manifest of a run holds the digest, and the user is told when it differs from that of the current code.
+
+Data that the settings do not identify, such as a user's folder of images, have a digest beside that of the code.
 """
 
 from __future__ import annotations
@@ -23,12 +25,26 @@ MACHINERY = {"experiments.synthetic_gradients.downloads"} | {
     f"experiments.runner.{name}"
     for name in ("run", "execute", "together", "errors", "divergence", "limits", "settings", "scale")
 }
+OF = " of "
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]  # identified by their versions
 
 
 def code_of(config: RunConfig) -> str:
-    """The digest of the code that produces a run's rows."""
-    return code_identity(config.entry, named=frozenset(config.named_modules()))
+    """The digest of the code that produces a run's rows, with that of its data if there is one: "<code> of <data>"."""
+    code, data = code_identity(config.entry, named=frozenset(config.named_modules())), config.data_digest()
+    return f"{code}{OF}{data}" if data else code
+
+
+def difference(noted: list[str], here: str) -> str:
+    """What differs between the digests that a run noted and `code_of` here: "code", "data", or '' for nothing.
+
+    A digest of data that is missing on one side is not a difference.
+    """
+    code, _, data = here.partition(OF)
+    there = [entry.partition(OF)[::2] for entry in noted]
+    if not there or any(of != code for of, _ in there):
+        return "code"
+    return "data" if any(data and of and of != data for _, of in there) else ""
 
 
 @lru_cache
@@ -79,12 +95,12 @@ def _place_of(package: str) -> Path | None:
 
 
 def other_code(folder: Path, config: RunConfig) -> str:
-    """The end of a message about a complete run: that its rows may come from different code, or '' if they do not."""
+    """The end of a message about a complete run: that its code or data may differ, or '' if they do not."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        made_by, revision = manifest.get("code"), str(manifest.get("revision") or "unknown")[:7]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        made_by, revision = None, "unknown"
-    if made_by == [code_of(config)]:
-        return ""
-    return f", but computed by different code (revision {revision}): remove the folder to run it again"
+        made_by, revision = map(str, manifest["code"]), str(manifest.get("revision") or "unknown")[:7]
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+        made_by, revision = (), "unknown"
+    other = difference([*made_by], code_of(config))
+    by = {"code": f"by different code (revision {revision})", "data": "from different data"}
+    return f", but computed {by[other]}: remove the folder to run it again" if other else ""

@@ -60,6 +60,9 @@ def explain(error: Exception) -> str:
         return f"{unknown[1]}.yaml says {unknown[2]}, which is not a setting there"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        while not error.options and "/" in group and not (CONFIGS / group).is_dir():  # sweep/nothing=here
+            group, _, inner = group.rpartition("/")
+            choice = f"{inner}/{choice}"
         # For a nested group Hydra lists the choices of the outer one.
         folder = CONFIGS / group
         files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))

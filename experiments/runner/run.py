@@ -41,7 +41,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.runner.checkpoints import Checkpoint, Trial
-from experiments.runner.code_identity import code_of
+from experiments.runner.code_identity import code_of, difference
 from experiments.runner.errors import BadInput
 from experiments.runner.identity import (
     COLUMNS,
@@ -163,8 +163,9 @@ class Run:
         if not saved:
             return None
         self._wall_before = saved.wall_seconds
+        if other := difference(saved.code, *self.code):
+            say(f"{self.directory} resumes with different {other}: remove the folder to start again")
         if saved.code != self.code:
-            say(f"{self.directory} resumes with different code: remove the folder to start again")
             self.code = list(dict.fromkeys(saved.code + self.code))
         return saved.state
 

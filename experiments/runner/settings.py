@@ -108,6 +108,10 @@ class RunConfig:
         """
         return set()
 
+    def data_digest(self) -> str:
+        """A digest of data that rows depend on but the settings do not identify; '' if there are none."""
+        return ""
+
     def check_values(self) -> None:
         """Refuse values and combinations that types cannot exclude, without looking at data or at this machine.
 

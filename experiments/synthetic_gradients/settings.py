@@ -6,9 +6,13 @@ Settings that are wrong on any machine and with any files are refused when they 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from omegaconf import MISSING
@@ -164,6 +168,25 @@ class SyntheticGradientsFolderConfig(DecoupledConfig):
 
     choices: ClassVar[dict[str, str]] = DecoupledConfig.choices | {"model": "{model.name}"}
     dataset: ImageFolderConfig = field(default_factory=ImageFolderConfig)
+
+    def data_digest(self) -> str:
+        """A digest of the images' names and sizes, because two sets of a user may have equally many images.
+
+        ImageNet is identified by its name, and its million files would take too long.
+        """
+        root = Path(self.dataset.folder, self.dataset.directory)
+        if self.dataset.name == "imagenet" or not root.is_dir():
+            return ""
+        there = (path for split in ("train", "val") for path in (root / split).glob("*/*"))
+        found = sorted((str(path.relative_to(root)), size_of(path)) for path in there if path.name[:1] != ".")
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def size_of(path: Path) -> int:
+    """The size of a file in bytes; 0 if it cannot be read."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def technique_of(config: DecoupledConfig) -> Technique:

@@ -4,7 +4,8 @@ Worker processes decode whole batches. Batch k of epoch e depends only on (seed,
 any batch with any number of workers or ranks. Only the file names and labels stay in memory, in one array each that
 workers share (about 40 bytes per image), besides the few batches in progress.
 
-EXIF tags that ask to rotate an image are ignored (`sobolev.images.decoding` says why), with one warning per set.
+Pixels are used as they are stored (`sobolev.images.decoding` says why). If that may be a mistake, for example because
+EXIF asks to rotate an image, there is one warning per set.
 
 Shape suffixes: B samples, C channels (3), H rows, W columns.
 """
@@ -62,7 +63,7 @@ class ImageFolder:
     def __init__(self, root: Path | str, split: str = "train", hold_out: int = 0):
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown: choose from {', '.join(SPLITS)}")
-        self.root, self.warned_of_exif = Path(root), False
+        self.root, self.noted = Path(root), set[str]()
         self.classes = self._common_classes()
         self.directory = self.root / ("val" if split == "test" else "train")
         self.names_N, self.labels_N = self._list_files()
@@ -223,7 +224,7 @@ def _in_order(n: int, fraction: float, epoch: int) -> tuple[np.ndarray, CentralC
 
 
 def _load(batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches with these numbers, decoded by worker processes, with one warning about EXIF tags per folder."""
+    """The batches with these numbers, decoded by worker processes, with one warning of each kind per folder."""
     # It has its own generator, because a loader without one draws from torch's global generator.
     loader = DataLoader(
         batches,
@@ -236,16 +237,16 @@ def _load(batches: _Batches, numbers: Iterable[tuple[int, int]], workers: int, p
     for batch in loader:
         if isinstance(batch, ImageError):
             raise batch
-        pixels_BCHW, labels_B, n_turned = batch
-        if n_turned and not batches.folder.warned_of_exif:
-            batches.folder.warned_of_exif = True
-            what = f"EXIF asks to turn {n_turned} of the {len(labels_B)} images in a batch"
-            warnings.warn(f"{batches.folder.directory}: {what}; pixels are taken as they are stored", stacklevel=2)
+        pixels_BCHW, labels_B, notes = batch
+        for note in notes.keys() - batches.folder.noted:
+            batches.folder.noted.add(note)
+            what = f"{notes[note]} of the {len(labels_B)} images in a batch {note}"
+            warnings.warn(f"{batches.folder.directory}: {what}", stacklevel=2)
         yield pixels_BCHW, labels_B
 
 
 class _Batches(Dataset):
-    """Item (e, k) is batch k of epoch e, with the number of its images that EXIF asks to rotate.
+    """Item (e, k) is batch k of epoch e, with notes on what may be a mistake and the number of images of each.
 
     The error of an unreadable image is returned, not raised, because a loader would wrap it in a traceback.
     """
@@ -266,13 +267,13 @@ class _Batches(Dataset):
         self.folder, self.of_epoch, self.batch_size, self.size = folder, of_epoch, batch_size, size
         self.share = slice(rank, None, ranks)
 
-    def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple[Tensor, Tensor, int] | ImageError:
+    def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple[Tensor, Tensor, dict[str, int]] | ImageError:
         epoch, number = epoch_and_number
         order, crops = self.of_epoch(epoch)
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size][self.share]
         of_batch = islice(crops.of_batch(number), self.share.start, None, self.share.step)
         pixels_BHWC = torch.empty(len(chosen), self.size, self.size, 3, dtype=torch.uint8)
-        n_turned = 0
+        notes = Counter[str]()
         # Around the whole batch, because after every such block Python forgets which warnings it has already shown.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # about palettes and damaged EXIF
@@ -280,10 +281,10 @@ class _Batches(Dataset):
             for pixels_HWC, index, crop in zip(pixels_BHWC.numpy(), chosen, of_batch, strict=False):
                 path = self.folder.directory / os.fsdecode(self.folder.names_N[index])
                 try:
-                    pixels_HWC[:], turned = decode(path, self.size, crop)
+                    pixels_HWC[:], of_image = decode(path, self.size, crop)
                 except Exception as error:  # Pillow raises many kinds, and each means that this image is bad
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     return ImageError(f"{path} cannot be read ({reason}): replace it or remove it")
-                n_turned += turned
+                notes.update(of_image)
         labels_B = torch.from_numpy(self.folder.labels_N[chosen].astype(np.int64))
-        return pixels_BHWC.permute(0, 3, 1, 2), labels_B, n_turned
+        return pixels_BHWC.permute(0, 3, 1, 2), labels_B, dict(notes)  # a loader would copy a Counter, and double it

@@ -35,7 +35,7 @@ class LabelPredictor(nn.Module):
         generator: the source of initial weights, which have PyTorch's default distribution; its global one by default.
 
     Raises:
-        ValueError: channels and strides differ in length, or an unknown head.
+        ValueError: channels and strides differ in length, an unknown head, or a shape other than (C, H, W).
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class LabelPredictor(nn.Module):
             raise ValueError(f"a predictor needs a stride for each convolution: {len(channels)} and {len(strides)}")
         if head not in HEADS:
             raise ValueError(f"head {head!r} is unknown: choose from {', '.join(HEADS)}")
+        _check_shape(shape)
         width, *size = shape
         self.convolutions = nn.ModuleList()
         for out_channels, stride in zip(channels, strides, strict=True):
@@ -105,6 +106,9 @@ class DirectPredictor(nn.Module):
         n_classes: K.
         channels: the output channels of each convolution except the last.
         generator: the source of initial weights; torch's global one by default.
+
+    Raises:
+        ValueError: a shape other than (C, H, W).
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class DirectPredictor(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        _check_shape(shape)
         self.n_classes = n_classes
         widths = [shape[0] + n_classes, *channels, shape[0]]
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
@@ -130,6 +135,14 @@ class DirectPredictor(nn.Module):
         for convolution in self.convolutions[:-1]:
             g_BCHW = convolution(g_BCHW).relu()
         return self.convolutions[-1](g_BCHW)
+
+
+def _check_shape(shape: Sequence[int]) -> None:
+    if len(shape) != 3:
+        raise ValueError(
+            f"predictors of convolutions see hidden layers (C, H, W), not {tuple(shape)}: end the part in "
+            "nn.Unflatten(1, (C, H, W)), or write a predictor of your own, h -> log p or (h, y) -> g"
+        )
 
 
 def initialise(predictor: nn.Module, generator: torch.Generator | None) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sobolev.guards import check_log_probabilities
 from sobolev.networks.gradient_predictors import at_least_float32
 from sobolev.synthetic_gradients.prediction import Prediction, gradients_of, predict, trainable
 from sobolev.synthetic_gradients.technique import Technique
@@ -79,7 +80,8 @@ class DecoupledNetwork(nn.Module):
         technique: what crosses the splits and what predictors learn from.
 
     Raises:
-        ValueError: the number of predictors does not fit, or two parts or predictors share a trainable parameter.
+        ValueError: the number of predictors does not fit, or two parts or predictors share a trainable parameter. In
+            use: a part changes its input in place; a label predictor's outputs are not log-probabilities.
     """
 
     def __init__(self, parts: Sequence[nn.Module], predictors: Sequence[nn.Module], technique: Technique):
@@ -93,6 +95,7 @@ class DecoupledNetwork(nn.Module):
         self.parts = nn.ModuleList(parts)
         self.predictors = nn.ModuleList(predictors)
         self.technique = technique
+        self._seen: set[torch.device] = set()
         if technique.crosses == "nothing":
             self.parts[:-1].requires_grad_(False)
 
@@ -187,10 +190,13 @@ class DecoupledNetwork(nn.Module):
 
     def _predict(self, outputs: list[Tensor], labels_B: Tensor) -> list[Prediction]:
         """Each predictor's prediction from the hidden layer at its split."""
-        return [
+        predictions = [
             predict(self.technique, predictor, h_B, labels_B)
             for predictor, h_B in zip(self.predictors, outputs, strict=False)
         ]
+        said = {f"predictor {k}": p.log_p_BK for k, p in enumerate(predictions) if p.log_p_BK is not None}
+        check_log_probabilities(said, self._seen)
+        return predictions
 
 
 def _loss_of(logits_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,10 +69,7 @@ class Prediction:
                     (cotangent_B,) = torch.autograd.grad(terms.pop(), synthetic_B)
                     slope_BK = self.tangent(cotangent_B)
                     terms.append(-slope_BK.gather(1, self.labels_B[:, None]).sum())
-            parameters = trainable(self.predictor)
-            # If only gradients are matched, some parameters (the last bias, say) have no gradient.
-            total = sum(terms[1:], terms[0])
-            gradients = gradients_of(total, parameters, allow_unused=True, materialize_grads=True)
+            gradients = gradients_of(sum(terms[1:], terms[0]), trainable(self.predictor))
         shown = [term.detach() for term in reported]
         return sum(shown[1:], shown[0]), gradients
 
@@ -126,11 +123,14 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def gradients_of(
-    output: Tensor, wanted: Sequence[Tensor], cotangent: Tensor | None = None, **settings: bool
-) -> list[Tensor]:
-    """`torch.autograd.grad` as a list. The list is empty for no inputs, which PyTorch would refuse."""
-    return list(torch.autograd.grad(output, wanted, cotangent, **settings)) if wanted else []
+def gradients_of(output: Tensor, wanted: Sequence[Tensor], cotangent: Tensor | None = None) -> list[Tensor]:
+    """`torch.autograd.grad` as a list. The list is empty for no inputs, which PyTorch would refuse.
+
+    The gradient is 0 for inputs that the output does not depend on, such as an unused head, or the last bias if only
+    gradients are matched.
+    """
+    given = {"allow_unused": True, "materialize_grads": True}
+    return list(torch.autograd.grad(output, wanted, cotangent, **given)) if wanted else []
 
 
 def _components(tensor_B: Tensor) -> Tensor:

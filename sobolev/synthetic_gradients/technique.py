@@ -22,6 +22,7 @@ This module does not import PyTorch, because the experiments' settings are made 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 CROSSING = ("gradient", "nothing", "output", "derivative")
@@ -45,7 +46,8 @@ class Technique:
             `bootstrapped` from the next predictor through the part between them.
 
     Raises:
-        ValueError: an unknown name, negative weights, or weights that do not fit what crosses the splits.
+        ValueError: an unknown name, weights that are negative or not finite, or weights that do not fit what crosses
+            the splits.
     """
 
     crosses: str
@@ -62,10 +64,9 @@ class Technique:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         weights = (self.value, self.gradient, self.label)
-        if min(weights) < 0:
-            raise ValueError(
-                f"weights must be 0 or more, not value={self.value}, gradient={self.gradient}, label={self.label}"
-            )
+        if not all(0 <= weight < math.inf for weight in weights):
+            said = f"value={self.value}, gradient={self.gradient}, label={self.label}"
+            raise ValueError(f"weights must be 0 or more, and finite, not {said}")
         if self.has_predictor != any(weights):
             raise ValueError(f"crosses={self.crosses} needs {'a' if self.has_predictor else 'no'} weight above 0")
         if self.crosses == "output" and (self.value or self.label):

@@ -237,7 +237,7 @@ def images(tmp_path_factory) -> tuple[Path, list[bytes]]:
     return root, [*contents, buffer.getvalue()]
 
 
-@pytest.mark.filterwarnings("ignore:.*EXIF asks to turn")
+@pytest.mark.filterwarnings("ignore:.*images in a batch")
 @tried(200)
 @given(EDITS, st.integers(0, 3))
 def test_images_in_a_folder(images, edits, which):

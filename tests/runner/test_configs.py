@@ -144,6 +144,10 @@ def test_a_choice_that_nobody_typed_is_said_to_follow_from_another():
             ["experiment=synthetic_gradients", "dataset=booth"],
             "optimizer=sgd_booth, which dataset=booth implies, is not a choice; choose from ",
         ),
+        (
+            ["sweep=regresion/figure_2"],
+            "sweep=regresion/figure_2 is not a choice (did you mean regression/figure_2?); choose from distillation/",
+        ),
     ],
 )
 def test_what_was_typed_is_named(monkeypatch, arguments, answer):

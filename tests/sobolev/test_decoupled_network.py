@@ -1,5 +1,6 @@
 """Decoupled training against plain backpropagation, naive double backward, closed forms and finite differences."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -378,7 +379,9 @@ MISTAKES = {
     "no weight": ({"crosses": "derivative"}, "needs a weight above 0"),
     "a weight for nothing": ({"crosses": "nothing", "value": 1}, "needs no weight above 0"),
     "a value of an output": ({"crosses": "output", "value": 1}, "has no value"),
-    "negative": ({"crosses": "derivative", "value": -1}, "0 or more, not value=-1, gradient=0.0, label=0.0"),
+    "negative": ({"crosses": "derivative", "value": -1}, "0 or more, and finite, not value=-1, gradient=0.0, label=0"),
+    "NaN": ({"crosses": "derivative", "value": 1, "gradient": math.nan}, "finite, not value=1, gradient=nan"),
+    "infinite": ({"crosses": "output", "gradient": math.inf}, "0 or more, and finite"),
     "distance": ({"crosses": "derivative", "value": 1, "distance": "l3"}, "distance must be one of"),
 }
 
@@ -388,6 +391,46 @@ def test_techniques_that_cannot_be_are_refused(mistake):
     settings, message = MISTAKES[mistake]
     with pytest.raises(ValueError, match=message):
         Technique(**settings)
+
+
+@pytest.mark.parametrize("predictor", [LabelPredictor, DirectPredictor])
+@pytest.mark.parametrize("shape", [(6,), (6, 4)])
+def test_a_hidden_layer_without_rows_and_columns_is_refused(predictor, shape):
+    with pytest.raises(ValueError, match=r"hidden layers \(C, H, W\), not \(6,.*predictor of your own"):
+        predictor(shape, N_CLASSES)
+
+
+@pytest.mark.parametrize("name", ["vfbn", "critic", "sobolev"])
+def test_a_label_predictor_of_logits_is_refused(name):
+    """What it predicts would not be a loss, and nothing else would say so."""
+    network = make_network(TECHNIQUES[name])
+    network.predictors[1] = nn.Sequential(nn.Flatten(), nn.LazyLinear(N_CLASSES, dtype=torch.float64))
+    for use in (network.step, network.compare):
+        with pytest.raises(ValueError, match=r"^predictor 1's outputs are not log-probabilities of .*LogSoftmax"):
+            use(*data())
+    network.predictors[1] = nn.Sequential(*network.predictors[1], nn.LogSoftmax(-1))
+    network.step(*data())
+
+
+class WithUnused(nn.Module):
+    """A part, and a layer that it does not use."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part, self.unused = part, nn.Linear(2, 2)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.part(h)
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_what_a_part_does_not_use_has_the_gradient_0(name):
+    plain = make_network(TECHNIQUES[name])
+    network = DecoupledNetwork([*map(WithUnused, plain.parts)], [*plain.predictors], plain.technique)
+    network.step(*data())
+    found = [part.unused.weight.grad for part in network.parts if part.unused.weight.requires_grad]
+    assert len(found) == (1 if name == "noprop" else 3)
+    assert all(gradient is not None and not gradient.any() for gradient in found)
 
 
 def test_a_wrong_number_of_predictors_is_refused():

@@ -354,6 +354,29 @@ def test_logits_are_refused(dtype):
     assert loss(policy, x, policy).total == 0
 
 
+@pytest.mark.parametrize(
+    ("of", "change", "words"),
+    [
+        (0, lambda raw: raw.view(-1, 4, 84, 84), r"raw_BI has shape \(3, 4, 84, 84\), expected \(3, 28224\)"),
+        (1, lambda log_q: log_q[:1], r"teacher_BA has shape \(1, 4\), expected \(3, 4\)"),
+        (1, lambda log_q: log_q[:, :1], r"teacher_BA has shape \(3, 1\)"),
+        (1, lambda log_q: 5 * log_q, "the teacher's outputs are not log-probabilities"),
+        (2, lambda v: v[0], r"v_SBA has shape \(3, 4\), expected \(3, 3, 4\)"),
+        (2, lambda v: v[:, :1], r"v_SBA has shape \(1, 1, 4\), expected \(1, 3, 4\)"),
+        (2, lambda v: v[:0], r"v_SBA has shape \(0, 3, 4\)"),
+    ],
+)
+def test_a_step_refuses_what_would_broadcast_or_is_no_log_probability(of, change, words):
+    passes, raw = ReLUPasses(make_student()), make_states(3)
+    log_q = make_teacher()(raw).detach()
+    batch = [passes.flat_patches(raw), log_q, projections.Sphere(1).draw(log_q, 1, generator(0, "projection"))]
+    step = DistillationStep(passes, teacher_gradients=ComputedGradients(ReLUPasses(make_teacher())))
+    step(torch.arange(3), *batch)
+    batch[of] = change(batch[of])
+    with pytest.raises(ValueError, match=words):
+        step(torch.arange(3), *batch)
+
+
 def test_refusals_say_what_would_be_right():
     passes = ReLUPasses(make_student())
     with pytest.raises(ValueError, match="student_teacher, teacher_student"):
@@ -368,6 +391,9 @@ def test_refusals_say_what_would_be_right():
         DistillationStep(passes, teacher_gradients=ComputedGradients(passes))(*batch)
     with pytest.raises(ValueError, match="nothing to learn"):
         DistillationStep(passes, 0.0, 0.0)
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="0 or more, and finite"):
+            DistillationStep(passes, gradient_weight=weight, teacher_gradients=ComputedGradients(passes))
     steep = make_teacher()
     steep.actions.weight.data *= 1e6
     targets = ReLUPasses(steep)

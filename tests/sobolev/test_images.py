@@ -803,7 +803,7 @@ def test_pixels_are_taken_as_they_are_stored_whatever_exif_asks_for(tmp_path, wo
         content, tag = path.read_bytes(), b"Exif\0\0" + exif.tobytes()[6:]
         path.write_bytes(content[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + content[2:])
     folder = ImageFolder(root, "test")
-    said = r"val: EXIF asks to turn 1 of the 3 images in a batch; pixels are taken as they are stored"
+    said = r"val: 1 of the 3 images in a batch ask by EXIF to be rotated; pixels are used as they are stored"
     with pytest.warns(UserWarning, match=said) as caught:
         turned = [*folder.evaluate(3, 16, 16, workers), *folder.evaluate(3, 16, 16, workers)]
     assert len(caught) == 1
@@ -811,6 +811,27 @@ def test_pixels_are_taken_as_they_are_stored_whatever_exif_asks_for(tmp_path, wo
     for path in paths:  # a tag that cannot be read asks for nothing
         path.write_bytes(re.sub(rb"Exif\0\0..", rb"Exif\0\0XX", path.read_bytes()))
     assert equal(list(ImageFolder(root, "test").evaluate(3, 16, 16, workers)), plain)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_black_without_their_transparency_or_range_are_told_of(tmp_path, workers):
+    root = write_folder(tmp_path, train=1, val=1)
+    directory = root / "val" / CLASSES[0]
+    shape = Image.new("RGBA", (30, 40))  # black, and only its transparency shows anything
+    shape.putalpha(Image.effect_noise((30, 40), 50))
+    shape.save(directory / "1.png")
+    Image.new("P", (30, 40)).save(directory / "2.png", transparency=b"\0")
+    Image.new("RGBA", (30, 40), "red").save(directory / "3.png")  # opaque
+    for index, (brightest, options) in enumerate(((4095, {}), (4096, {"transparency": 9})), 4):
+        Image.fromarray(np.full((40, 30), brightest, np.uint16)).save(directory / f"{index}.png", **options)
+    folder = ImageFolder(root, "test")
+    with pytest.warns(UserWarning, match="in a batch") as caught:
+        assert [len(labels) for _, labels in (*folder.evaluate(8, 8, 8, workers), *folder.evaluate(8, 8, 8))] == [8, 8]
+    assert sorted(str(warning.message).partition("val: ")[2] for warning in caught) == [
+        "1 of the 8 images in a batch have 16-bit grey values below a sixteenth of the maximum, so they are nearly "
+        "black: scale them",
+        "2 of the 8 images in a batch are partly transparent; the colours beneath are used",
+    ]
 
 
 def test_folders_that_are_not_a_data_set_are_refused(tmp_path):

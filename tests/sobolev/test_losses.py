@@ -324,6 +324,17 @@ def test_relu_second_order_warns_once_a_loss():
         loss(student, X, RECORDED)
 
 
+def test_a_teacher_that_drops_out_is_warned_of_once_a_loss():
+    dropping, loss = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).double(), SobolevLoss(1)
+    with pytest.warns(UserWarning, match=r"the target, Sequential, drops out anew at every call.*eval\(\)"):
+        loss(STUDENT, X, dropping)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(STUDENT, X, dropping)
+        SobolevLoss(1)(dropping, X, dropping.eval())  # of a student nothing is said
+        SobolevLoss(1)(dropping.train(), X, RECORDED)
+
+
 def test_batchnorm_in_student_or_teacher_is_refused():
     mixing = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
     for student, teacher in ((mixing, TEACHER), (STUDENT, mixing)):

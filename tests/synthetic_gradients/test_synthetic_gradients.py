@@ -16,17 +16,18 @@ import yaml
 
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
-from experiments.runner.identity import run_id
+from experiments.runner.identity import folder_of, run_id
 from experiments.runner.operations import operations_of
 from experiments.runner.scale import scale_of
 from experiments.synthetic_gradients import train as experiment
 from experiments.synthetic_gradients.metrics import averages, comparison_sums, sums_of
-from experiments.synthetic_gradients.settings import technique_of
+from experiments.synthetic_gradients.settings import DecoupledConfig, technique_of
 from sobolev.images import IN_MEMORY
 from sobolev.losses import DISTANCES
 from sobolev.networks.gradient_predictors import LabelPredictor
 from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork, Technique
 from tests.conftest import ROOT, TINY, composed
+from tests.fake_images import CLASSES, write_folder
 from tests.front_door import FrontDoor
 
 SGD = "experiment=synthetic_gradients"
@@ -190,23 +191,27 @@ class Interrupted(Exception):
     pass
 
 
+def interrupted(config, monkeypatch, at: int) -> None:
+    learning_rate = experiment.learning_rate
+
+    def interrupt(config, step):
+        if step == at:
+            raise Interrupted
+        return learning_rate(config, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "learning_rate", interrupt)
+        with pytest.raises(Interrupted):
+            execute(config)
+
+
 @pytest.mark.parametrize("name", ["sobolev", "direct"])
 def test_an_interrupted_run_ends_as_one_that_never_was(make_config, monkeypatch, name):
     options = (SGD, f"technique={name}", "compute.checkpoint_seconds=0", "dataset.padding=1", "dataset.flip=true")
     whole, broken = make_config(*options, runs="whole"), make_config(*options, runs="broken")
     assert run_id(whole) == run_id(broken)
     execute(whole)
-    learning_rate = experiment.learning_rate
-
-    def interrupt(config, step):
-        if step == 9:
-            raise Interrupted
-        return learning_rate(config, step)
-
-    monkeypatch.setattr(experiment, "learning_rate", interrupt)
-    with pytest.raises(Interrupted):
-        execute(broken)
-    monkeypatch.setattr(experiment, "learning_rate", learning_rate)
+    interrupted(broken, monkeypatch, 9)
     execute(broken)
     assert read(broken) == read(whole)
 
@@ -214,6 +219,29 @@ def test_an_interrupted_run_ends_as_one_that_never_was(make_config, monkeypatch,
 def test_where_a_data_set_lies_is_not_what_a_run_asks(make_config):
     assert run_id(make_config(SGD, "dataset.folder=elsewhere")) == run_id(make_config(SGD))
     assert run_id(make_config(SGD, "dataset.flip=true")) != run_id(make_config(SGD))
+
+
+def test_other_images_of_the_same_number_are_told_from_those_of_a_run(make_config, tmp_path, monkeypatch, capsys):
+    def config_of(folder: Path, *overrides: str) -> DecoupledConfig:
+        mine = (f"dataset.folder={folder}", "dataset.directory=mine", "dataset.name=mine", *overrides)
+        return make_config("experiment=synthetic_gradients_imagenet", *mine)
+
+    root = write_folder(tmp_path / "mine", train=2, val=1)
+    shutil.copytree(root, tmp_path / "copied" / "mine")
+    interrupted(config_of(tmp_path, "compute.checkpoint_seconds=0"), monkeypatch, 1)
+    image = next((root / "train" / CLASSES[0]).iterdir())
+    image.rename(root / "train" / CLASSES[1] / "moved.JPEG")
+    config = config_of(tmp_path)
+    execute(config)
+    assert "goes on with other data than it began with: remove the folder" in capsys.readouterr().err
+    shutil.rmtree(folder_of(config))
+    execute(config)
+    for same in (config, config_of(tmp_path / "gone")):
+        capsys.readouterr()
+        execute(same)
+        assert capsys.readouterr().err.endswith("is complete: skipped\n")
+    execute(config_of(tmp_path / "copied"))
+    assert "skipped, though by other data than is here: remove the folder to run it again" in capsys.readouterr().err
 
 
 def test_bfloat16_means_autocast_and_float32_weights(make_config, monkeypatch):
@@ -247,7 +275,7 @@ def test_bfloat16_means_autocast_and_float32_weights(make_config, monkeypatch):
 
 REFUSALS = {  # of settings that are wrong in themselves
     "technique.crosses=everything": "technique=sobolev: crosses must be one of gradient, nothing, output, derivative",
-    "technique.value=-1": "technique=sobolev: weights must be 0 or more, not value=-1",
+    "technique.value=-1": "technique=sobolev: weights must be 0 or more, and finite, not value=-1",
     "model.network=vgg": "model.network=vgg is unknown",
     "dataset.name=minst": "dataset.name=minst is unknown .did you mean mnist",
     "evaluate_on=validation": "set dataset.hold_out",
