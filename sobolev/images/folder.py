@@ -183,7 +183,9 @@ class ImageFolder:
         for name in self.classes:
             there = sorted(file for file in os.listdir(self.directory / name) if not file.startswith("."))
             files = [file for file in there if file.lower().endswith(SUFFIXES)]
-            passed_over.update(suffix for file in there if (suffix := Path(file).suffix.lower()) in OTHER_SUFFIXES)
+            # Not `Path.suffix`, which would intern each of a million names.
+            suffixes = (os.path.splitext(file)[1].lower() for file in there)
+            passed_over.update(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES)
             if not files:
                 raise ImageError(f"{self.directory / name} has no image: expected files named {', '.join(SUFFIXES)}")
             names.append(np.array([os.fsencode(f"{name}/{file}") for file in files]))
