@@ -267,8 +267,8 @@ DISTILLATION = Part(
     introduction="Networks, objective and batch size are the paper's. Learning rate and alpha depend on game and "
     "method and come from `configs/tuned/`, where each file says whether they were chosen on validation episodes or "
     "are defaults. The teachers, the training sizes and the number of updates are ours. In the rules, L is the "
-    "base-ten logarithm of a test metric at the end of training, value-only over Sobolev, paired by seed. A size is "
-    "won if the interval of the median of L lies above zero.",
+    "base-ten logarithm of the ratio of a test metric at the end of training, value-only over Sobolev, paired by seed. "
+    "A size is won if the interval of the median of L lies above zero.",
     claims=(
         Claim(
             key="D1",

@@ -229,7 +229,7 @@ def claims_of(setting: Setting) -> list[Claim]:
             "lies above 1; not reproduced if one lies below. This requires a ratio above "
             + ", ".join(f"{ratio_that_decides(seeds):.2g} with {seeds} seeds" for seeds in (FEWEST, 10, 30))
             + f". The paper's ratio for Critic on CIFAR-10, {PAPERS_RATIO:.0f}, would require "
-            f"{seeds_that_decide(PAPERS_RATIO)}.",
+            f"{seeds_that_decide(PAPERS_RATIO)} seeds.",
             command=remake(setting),
             judge=lambda evidence: most_reliable(evidence, setting),
         ),
