@@ -47,10 +47,10 @@ def tables(evidence: Evidence) -> str:
     ]
     head = ["game", "states", "method", "test KL", "train KL", "action error", "gradient error", "score", "KL in play"]
     return (
-        "#### The end of training\n\nMedians over seeds. 'Score' and 'KL in play': the student plays, and is compared "
-        "with the teacher on the states that it visits itself.\n\n"
+        "#### The end of training\n\nMedians over seeds. For 'score' and 'KL in play', the student plays; 'KL in play' "
+        "compares it with the teacher on the states that it visits itself.\n\n"
         + markdown([*head, "seeds", "scale"], lines)
-        + "\n\nThe teachers on the test states. "
+        + "\n\nThe teachers on the test states: "
         + "; ".join(facts)
         + "."
     )
@@ -72,11 +72,19 @@ def shortcut(evidence: Evidence) -> str:
         lines.append([title(game), f"{n_train:,}", *entries])
     if not lines:
         return ""
-    head = ["game", "states", "KL, bfloat16", "KL, float32", "furthest apart", "spread over seeds", "within the spread"]
+    head = [
+        "game",
+        "states",
+        "KL, bfloat16",
+        "KL, float32",
+        "largest difference",
+        "spread over seeds",
+        "within the spread",
+    ]
     return (
-        "#### What bfloat16 costs\n\nThe final test KL of Sobolev students whose derivative passes were computed in "
-        "bfloat16, as all above were, and in float32, seed by seed with the same first weights, batches and "
-        "projections. The spread is the greatest less the least of these seeds in bfloat16. "
+        "#### The effect of bfloat16\n\nThe final test KL of Sobolev students whose derivative passes were computed in "
+        "bfloat16, as in all runs above, and in float32. For each seed, both have the same initial weights, batches "
+        "and projections. The spread is the largest minus the smallest KL of these seeds in bfloat16. "
         "`python run.py -m sweep=distillation/float32` runs it.\n\n" + markdown(head, lines)
     )
 

@@ -47,8 +47,8 @@ MOSTLY = 0.5  # of the test states; ours
 OVERFITTED = 1.1  # final test KL over the run's least above which a student counts as overfitted; ours
 
 PASSES = (
-    "Students of all sizes make the same number of updates, so that more states are fewer passes over each. What "
-    "depends on the number of states here may depend on the passes instead."
+    "Students make the same number of updates at all sizes, so more states mean fewer passes over each state. What "
+    "depends on the number of states here may depend on the number of passes instead."
 )
 NO_RATIO = "no ratio (in every seed a method's error is 0)"
 
@@ -165,7 +165,7 @@ def most_with_little_data(evidence: Evidence) -> Finding:
         words.append(
             f"{GAMES[game]}: {format_factor(median_interval(least.values()))} at {few:,} states, "
             f"{format_factor(median_interval(most.values()))} at {many:,}, "
-            f"the first over the second {format_factor(differences[game])}"
+            f"ratio of the two {format_factor(differences[game])}"
         )
     return find(
         evidence,
@@ -203,10 +203,10 @@ def overfits_little(evidence: Evidence) -> Finding:
             + [above(log_ratio(both["value"], both["sobolev"]), 0) if all(both.values()) else None for both in fewest]
         ),
         missing_cells(evidence.rows, PAPER_GAMES),
-        f"final test KL / least test KL of the run, Sobolev: {'; '.join(words)}{failed(evidence.rows)}"
+        f"final test KL / lowest test KL of the run, Sobolev: {'; '.join(words)}{failed(evidence.rows)}"
         if words
         else "",
-        Premise(somebody_overfits, "in these few updates no student overfits for certain, with gradients or without"),
+        Premise(somebody_overfits, "in these few updates no student certainly overfits, with or without gradients"),
     )
 
 
@@ -234,7 +234,7 @@ def small_gap_in_pong(evidence: Evidence) -> Finding:
         else "",
         Premise(
             lambda: uniform["pong"] > MOSTLY if "pong" in uniform else None,
-            f"Pong's teacher is nearly uniform on {uniform.get('pong', np.nan):.0%} of the states, and not on most",
+            f"Pong's teacher is nearly uniform on {uniform.get('pong', np.nan):.0%} of the states, not on most of them",
         ),
     )
 
@@ -252,7 +252,7 @@ def nearer_by_states(evidence: Evidence) -> str:
                 f"{min(factors):.2g} to {max(factors):.2g} from {n_train:,} states ({won} of {len(of_size)} games won, "
                 f"{lost} lost)"
             )
-    return f"KL divergence, value-only over Sobolev, over the games: {'; '.join(said)}." if said else ""
+    return f"KL divergence, value-only over Sobolev, range over the games: {'; '.join(said)}." if said else ""
 
 
 def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
@@ -264,16 +264,19 @@ def uniform_share(rows: pd.DataFrame) -> dict[str, float]:
 
 DISTILLATION = Part(
     title="Atari policy distillation (Section 4.2)",
-    introduction="The paper's networks, objective and batch size; learning rate and alpha by game and method from "
-    "`configs/tuned/`, where each file says whether they were chosen on validation episodes or are defaults. Teachers "
-    "are ours, and so are the training sizes and the number of updates.",
+    introduction="Networks, objective and batch size are the paper's. Learning rate and alpha depend on game and "
+    "method and come from `configs/tuned/`, where each file says whether they were chosen on validation episodes or "
+    "are defaults. The teachers, the training sizes and the number of updates are ours. In the rules, L is the "
+    "base-ten logarithm of the ratio of a test metric at the end of training, value-only over Sobolev, paired by seed. "
+    "A size is won if the interval of the median of L lies above zero.",
     claims=(
         Claim(
             key="D1",
             sentence="The Sobolev student is closer to the teacher, in KL divergence and in action prediction.",
             paper="curves (Figure 4)",
-            rule=f"In Breakout and in Space Invaders, and in both metrics, all but one of the training sizes that were "
-            f"run are won: at least {FEWEST} of 1, 5, 10, 25 and 50 per cent of 100,000 states. Pong is D3's.",
+            rule="In Breakout and in Space Invaders, and in both metrics, at least all but one of the training sizes "
+            f"that were run are won. At least {FEWEST} of the sizes 1, 5, 10, 25 and 50 per cent of 100,000 states "
+            "must have been run. D3 is about Pong.",
             command=COMMAND,
             judge=closer_to_the_teacher,
             limit=PASSES,
@@ -282,8 +285,8 @@ DISTILLATION = Part(
             key="D1, little data",
             sentence="Its advantage is largest with little data.",
             paper="curves (Figure 4)",
-            rule="In Breakout and in Space Invaders, L of the KL divergence is larger at the fewest states that "
-            "were run than at the most (the interval of the median of the difference, paired by seed, lies above 0).",
+            rule="In Breakout and in Space Invaders, L of the KL divergence is larger at the smallest size that was "
+            "run than at the largest (the interval of the median of the difference, paired by seed, lies above 0).",
             command=COMMAND,
             judge=most_with_little_data,
             limit=PASSES,
@@ -292,12 +295,12 @@ DISTILLATION = Part(
             key="D2",
             sentence="Sobolev Training overfits little or not at all.",
             paper="curves (Figure 4)",
-            rule=f"In every game and size the interval of the Sobolev students' final test KL over the least of their "
-            f"run lies below {OVERFITTED} (the number is ours), and at the fewest states, in Breakout and in "
-            "Space Invaders, this ratio is larger without gradients (paired by seed). Students whose final KL is "
-            f"above {FAILED} of an untrained one's have learned nothing, and are left out. Premise: somebody overfits, "
-            f"which is that such an interval lies above {OVERFITTED} for Sobolev students somewhere, or without "
-            "gradients at the fewest states. If nobody does, there is nothing to overfit less than.",
+            rule="In every game and size, the interval of the Sobolev students' final test KL over the lowest of their "
+            f"run lies below {OVERFITTED} (the number is ours). At the smallest size, in Breakout and in Space "
+            "Invaders, this ratio is larger without gradients (paired by seed). Students whose final KL is above "
+            f"{FAILED} of an untrained student's have learned nothing and are left out. Premise: some students "
+            f"overfit, that is, such an interval lies above {OVERFITTED} for Sobolev students in some game and size, "
+            "or for students without gradients at the smallest size. If none overfits, no method can overfit less.",
             command=COMMAND,
             judge=overfits_little,
         ),
@@ -306,8 +309,8 @@ DISTILLATION = Part(
             sentence="In Pong the gap is small: the teacher's policy is uniform most of the time.",
             paper="curves (Figure 4)",
             rule="L of the KL divergence, averaged over sizes, is smaller in Pong than in Breakout and than in Space "
-            "Invaders (paired by seed). Premise: Pong's teacher has more than 0.9 of the greatest entropy on more than "
-            "half of the test states (the numbers are ours).",
+            "Invaders (paired by seed). Premise: the entropy of Pong's teacher is above 0.9 of the maximum on more "
+            "than half of the test states (the numbers are ours).",
             command=COMMAND,
             judge=small_gap_in_pong,
         ),
@@ -318,15 +321,15 @@ DISTILLATION = Part(
 PARTS = (DISTILLATION, FALLING_ALPHA)  # of the report
 ANSWERS = (
     Answer("Are students closer to their teachers (Figure 4)?", nearer_by_states),
-    Answer("Are they after five times the updates, also where alpha falls (ours)?", nearer_for_longer),
+    Answer("Are they closer after five times the updates, with alpha constant or falling (ours)?", nearer_for_longer),
 )
 CHANGED = (
-    "Distillation: when there were results of Pong alone, the rules came to ask for three sizes or more in place of "
-    "five, and D2 to leave out students that learned nothing.",
-    "Distillation: the interval of 6 seeds is their range now, where it was a bootstrap. For D1, Breakout at 1,000 "
-    "states was won in KL divergence, by five of six seeds, and is tied; no verdict changed by it.",
-    "Distillation, D3: not reproduced before, not testable now. That Pong's teacher is uniform most of the time was a "
-    "part of the rule, which failed by it; it is the premise of the claim.",
-    "Distillation, D2: inconclusive before and now. That somebody overfits is a premise now; before, students that all "
-    "train too briefly to overfit were as good as students that do not.",
+    "Distillation: when only Pong had results, the rules were changed to require three sizes or more instead of five, "
+    "and D2 was changed to leave out students that learned nothing.",
+    "Distillation: the interval of 6 seeds is now their range; it was a bootstrap interval. For D1, Breakout at 1,000 "
+    "states was won in KL divergence, by five of six seeds, and is now tied. No verdict changed because of it.",
+    "Distillation, D3: not reproduced before, not testable now. That Pong's teacher is uniform most of the time was "
+    "part of the rule, and the rule failed because of it. It is now the premise of the claim.",
+    "Distillation, D2: inconclusive before and now. That some students overfit is now a premise. Before, students that "
+    "all trained too briefly to overfit were judged like students that do not overfit.",
 )

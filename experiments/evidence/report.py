@@ -28,29 +28,31 @@ from experiments.evidence.verdicts import (
 )
 
 HOW_TO_READ = f"""\
-- An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise; a comparison of two
-  methods is paired by seed. With 8 to 10 seeds such intervals contain the median in 92 to 95% of trials. With
-  {RANGE} or fewer the interval is their range, which contains it in {1 - 2 ** (1 - MIN_SEEDS):.1%} with {MIN_SEEDS}.
-- **reproduced**: the rule holds. **not reproduced**: it does not hold, whichever way the open comparisons would fall.
-  **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or
-  another number that a part gives). **{NOT_TESTABLE}**: the claim's premise does not hold of what was trained here, so
-  that its rule decides nothing; where the premise is open, the claim is inconclusive. **not run**: no rows.
-- Scale **paper** is the paper's protocol at its full budget, what the paper leaves open being ours. **{OURS_WHOLE}** is
-  a protocol of ours at its full budget. **reduced** is a smaller budget, and no statement about the paper's numbers.
+- An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise. Comparisons of two
+  methods are paired by seed. With 8 to 10 seeds, such an interval contains the true median in 92 to 95% of trials. With
+  {RANGE} or fewer seeds, the interval is the range over seeds. With {MIN_SEEDS} seeds, the range contains the true
+  median in {1 - 2 ** (1 - MIN_SEEDS):.1%} of trials.
+- **reproduced**: the rule holds. **not reproduced**: the rule fails, however the open comparisons would turn out.
+  **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or fewer than another number
+  that a part gives). **{NOT_TESTABLE}**: the claim's premise does not hold for what was trained here, so its rule
+  decides nothing. If the premise is open, the claim is inconclusive. **not run**: there are no rows.
+- Scale **paper** is the paper's protocol at its full budget; where the paper leaves a choice open, the choice is ours.
+  **{OURS_WHOLE}** is our own protocol at its full budget. **reduced** is a smaller budget and says nothing about the
+  paper's numbers.
 """
 
 FRONT = """\
 # What was reproduced
 
-Written by `make report` from the rows in `results/`; no number was typed by hand. Each claim has its rule, our numbers
-and its command in the details: {details}.
+`make report` writes this page from the rows in `results/`; no number was typed by hand. The detailed pages give the
+rule, our numbers and the command of each claim: {details}.
 """
 
 FIGURES = {  # of the front page, in the folder `figures` beside the report
-    "functions_won.png": "Regression: functions on which Sobolev Training has the lower test error, by updates",
-    "ratios.png": "Regression: errors of value-only over those of Sobolev Training, by function and points",
-    "figure_4.png": "Distillation: where students end, by game and states",
-    "theory_points_against_dimension.png": "Theory: points that suffice to learn a random teacher, by its inputs",
+    "functions_won.png": "Regression: functions where Sobolev Training has the lower test error, by number of updates",
+    "ratios.png": "Regression: test errors of value-only over Sobolev Training, by function and number of points",
+    "figure_4.png": "Distillation: students at the end of training, by game and number of states",
+    "theory_points_against_dimension.png": "Theory: points needed to learn a random teacher, by number of inputs",
 }
 
 
@@ -140,7 +142,7 @@ def _scale(part: Part, finding: Finding) -> str:
 def _detail(part: Part, claim: Claim, finding: Finding) -> str:
     ours = finding.ours or "nothing"
     if finding.verdict == NOT_RUN:
-        ours += f". `{claim.command}` makes it"
+        ours += f". `{claim.command}` runs it"
     return (
         f"### {claim.key}: {finding.verdict}\n\n"
         f"> {claim.sentence}\n\n"
@@ -149,7 +151,7 @@ def _detail(part: Part, claim: Claim, finding: Finding) -> str:
         + (f"- Verdict: {finding.because}\n" if finding.because else "")
         + f"- Rule: {claim.rule}\n"
         + (f"- Limit: {claim.limit}\n" if claim.limit else "")
-        + f"- Remake: `{claim.command}`\n"
+        + f"- Command: `{claim.command}`\n"
     )
 
 

@@ -85,10 +85,10 @@ def find(
     return Finding(VERDICTS[statement()], ours, scale, because())
 
 
-def each(statements: Mapping[str, Statement]) -> str:
-    """The verdicts on several statements in words: `reproduced at 1, 3; inconclusive at 2`."""
+def each(statements: Mapping[str, Statement], unit: str) -> str:
+    """The verdicts on several statements in words: `reproduced with 1, 3 inputs; inconclusive with 2 inputs`."""
     by_verdict = {v: [name for name, s in statements.items() if s is decided] for decided, v in VERDICTS.items()}
-    return "; ".join(f"{verdict} at {', '.join(names)}" for verdict, names in by_verdict.items() if names)
+    return "; ".join(f"{verdict} with {', '.join(names)} {unit}" for verdict, names in by_verdict.items() if names)
 
 
 @dataclass(frozen=True)

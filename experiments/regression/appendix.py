@@ -61,8 +61,8 @@ def tables(rows: pd.DataFrame) -> str:
     return (
         f"#### Test MSE at the end of training\n\n{errors_table(final_errors(rows))}\n\n"
         "#### Ratios (value only / Sobolev, paired by seed), and whether training has converged\n\n"
-        "'Moved' is the relative change of the median test MSE of values over the second half of training, from the "
-        f"last evaluation before it. It exceeds {STILL_MOVING:.0%} in {still} of {len(moved)} cells.\n\n"
+        "'Moved' is the relative change of the median test MSE of values from the last evaluation in the first half of "
+        f"training to the end. It exceeds {STILL_MOVING:.0%} in {still} of {len(moved)} cells.\n\n"
         + markdown(
             [
                 "function",
@@ -106,8 +106,8 @@ def longer_training(rows: pd.DataFrame) -> str:
     if not lines:
         return ""
     return (
-        f"#### Cells that were trained for more than {usual:,} updates, on the way\n\nTest MSE of values. The learning "
-        "rate is constant, so training that had ended at a row's updates would have left what the row says.\n\n"
+        f"#### Cells that were trained for more than {usual:,} updates, during training\n\nTest MSE of values. The "
+        "learning rate is constant, so each row is also what training for that many updates gives.\n\n"
         + markdown(["function", "points", "updates", "value only", "Sobolev", "value only / Sobolev", ""], lines)
     )
 
@@ -163,9 +163,9 @@ def dominated(evidence: Evidence) -> str:
     if not lines:
         return ""
     return (
-        "#### Functions and sizes that value-only training fits more closely in values and in gradients\n\nOn the "
-        "training points, at the end of training: the 95% intervals of both ratios, value-only / Sobolev, lie below 1. "
-        "In parentheses the ratio of the gradients' errors.\n\n"
+        "#### Functions and sizes where value-only training fits both values and gradients more closely\n\nOn the "
+        "training points at the end of training, the 95% intervals of both ratios, value-only / Sobolev, lie below 1. "
+        "Parentheses show the ratio of the gradients' errors.\n\n"
         + markdown(["protocol", "functions and sizes", "which", "budget"], lines)
     )
 
@@ -193,7 +193,7 @@ def descent(rows: pd.DataFrame) -> str:
         lines.append([TASKS.get(task, task), f"{n_train:,}", *entries, scale_of(cell)])
     heads = [head for activation in activations for head in (METHODS.get(activation, activation), "", "highest")]
     return (
-        "#### The Sobolev loss of the training points, at the end / where descent on it began\n\n'Highest' is the "
-        "median over seeds of the largest such ratio on the way.\n\n"
+        "#### The Sobolev loss on the training points: at the end / at the start of descent on it\n\n'Highest' is the "
+        "median over seeds of the largest such ratio during the descent.\n\n"
         + markdown(["function", "points", *heads, "scale"], lines)
     )

@@ -94,7 +94,7 @@ def won_during_training(evidence: Evidence, needed: Mapping[int, int] = SIX_OF_S
     by_size = {f"{n_train:,}": mostly(of.values()) for n_train, of in holds.items()}
     words = [f"{n_train:,} points: {needed[n_train]} or more won {when(of)}" for n_train, of in holds.items()]
     ours = ". ".join([*words, useless_until(evidence)])
-    return find(evidence, lambda: every(by_size.values()), "", ours, because=lambda: f"{each(by_size)} points")
+    return find(evidence, lambda: every(by_size.values()), "", ours, because=lambda: each(by_size, "points"))
 
 
 def stronger_during_training(evidence: Evidence) -> Finding:
@@ -107,7 +107,8 @@ def stronger_during_training(evidence: Evidence) -> Finding:
     holds = {updates: above(difference, 0) for updates, difference in differences.items()}
     words = "; ".join(f"{format_factor(difference)} after {n:,}" for n, difference in differences.items())
     ours = (
-        f"geometric mean over functions, at 20 points over that at 10,000: larger {when(holds)}. It is {words} updates"
+        "geometric mean over functions of value-only / Sobolev: larger at 20 points than at 10,000 "
+        f"{when(holds)}. The ratio of the two is {words} updates"
     )
     return find(evidence, lambda: mostly(holds.values()), "", ours)
 
@@ -144,14 +145,21 @@ def useless_until(evidence: Evidence) -> str:
     """A description of the number of updates up to which errors are useless, by training size."""
     of_target = variances(evidence)
     if not set(PAPER_TASKS) <= of_target.keys():
-        return "Where errors are useless is not known: there are no surfaces to take the variance of the targets from"
+        return (
+            "Where errors are useless is not known, because there are no surfaces that give the variance of the targets"
+        )
     said = []
     for (n_train,), rows in groups(value_errors(evidence, *SIX_OF_SEVEN), "n_train"):
         until = {n: useless(rows[rows["step"] <= n], of_target) for n in budgets(rows, FROM)}
         last = {task: max(n for n, tasks in until.items() if task in tasks) for task in set.union(*until.values())}
         tasks = ", ".join(f"{TASKS[task]} {last[task]:,}" for task in PAPER_TASKS if task in last)
         said += [f"at {n_train:,} points {tasks}"] if tasks else []
-    return f"Both errors are above the target's variance, which is useless, up to so many updates: {'; '.join(said)}"
+    if not said:
+        return "At none of these evaluations are both methods' errors above the target's variance"
+    return (
+        "Last evaluation, in updates, at which both methods' errors are above the target's variance and so useless: "
+        + "; ".join(said)
+    )
 
 
 def won_by_updates(evidence: Evidence) -> str:
@@ -174,7 +182,8 @@ def won_by_updates(evidence: Evidence) -> str:
             entries.append(f"{len(won)} ({worthless})" if worthless else f"{len(won)}")
         lines.append([f"{n_train:,} points", *entries])
     table = markdown(["won after", *(f"{n:,} updates" for n in updates)], lines)
-    words = f"Of {len(PAPER_TASKS)} functions, with each cell as far as it was trained"
+    words = f"Number of the {len(PAPER_TASKS)} functions on which it does, with the last measurement of cells that "
+    words += "were trained for fewer updates."
     if some_useless:
-        words += "; in parentheses, wins by networks of which neither explains any variance yet"
-    return f"{words}:\n\n{table}"
+        words += " Parentheses count wins where neither method explains any of the function's variance yet."
+    return f"{words}\n\n{table}"

@@ -34,17 +34,21 @@ from experiments.regression.rules import (
 MAKE = "make regression regression-longer report"
 
 MOSTLY = (
-    f"The rule at the end holds at more than half of the evaluations between {FROM:,} updates and the end, which lie "
-    "evenly in the logarithm of updates, with each cell where it was last measured."
+    f"The rule for the end holds at more than half of the evaluations between {FROM:,} updates and the end. These are "
+    "evenly spaced in the logarithm of updates, and each cell counts with its last measurement up to there."
 )
-AS_WRITTEN_LATER = "The rule was written with the results at the end, and the curves, known."
+TERMS = (
+    "In the rules, L is the base-ten logarithm of the ratio of test errors, value-only over Sobolev, paired by seed. A "
+    "function is won if the interval of the median of L lies above zero, lost if it lies below, and tied otherwise."
+)
+AS_WRITTEN_LATER = "The rule was written when the results at the end of training and the curves were known."
 
 SECTION_4_1 = (
     Claim(
         key="R1, during training",
-        sentence="Sobolev Training has the lower test error on 6 of the 7 functions (all but Ackley), on the way.",
+        sentence="During training, Sobolev Training has the lower test error on 6 of the 7 functions (all but Ackley).",
         paper="6 of 7 (Figure 2, right); the paper does not say after how many updates",
-        rule=f"{MOSTLY} At each of 20, 100 and 10,000 points.",
+        rule=f"{MOSTLY} This must be so at each of 20, 100 and 10,000 points.",
         command=MAKE,
         judge=won_during_training,
         limit=AS_WRITTEN_LATER,
@@ -68,7 +72,7 @@ SECTION_4_1 = (
     ),
     Claim(
         key="R2",
-        sentence="On Ackley, value-only training is better with little data, and Sobolev Training with enough.",
+        sentence="On Ackley, value-only training is better with little data, and Sobolev Training with enough data.",
         paper="no number (Figure 2, right)",
         rule="Ackley is lost at 20 points and won at 10,000.",
         command=MAKE,
@@ -76,7 +80,7 @@ SECTION_4_1 = (
     ),
     Claim(
         key="R3, little data, during training",
-        sentence="The effect is stronger with little data, on the way.",
+        sentence="During training, the effect is stronger with little data.",
         paper="no number (Figure 2, right)",
         rule=MOSTLY,
         command=MAKE,
@@ -94,7 +98,7 @@ SECTION_4_1 = (
     ),
     Claim(
         key="R3, persists, during training",
-        sentence="The effect persists at 10,000 points, on the way.",
+        sentence="During training, the effect persists at 10,000 points.",
         paper="no number (Figure 2, right)",
         rule=MOSTLY,
         command=MAKE,
@@ -115,16 +119,16 @@ SECTION_4_1 = (
         "function; the regular model has not.",
         paper="a picture (Figure 3)",
         rule=f"A model has captured the shape if it explains more than {CAPTURED} of the target's variance over "
-        "the domain (1 - test MSE / variance; the number is ours). At both sizes the interval of the Sobolev "
-        "models' median lies above it and that of the value-only models below.",
+        "the domain (1 - test MSE / variance; the number is ours). At both sizes, the interval of the Sobolev "
+        "models' median lies above it, and that of the value-only models' median lies below it.",
         command=MAKE,
         judge=captures_the_shape,
     ),
     Claim(
         key="RQ2, gradients",
-        sentence="Trained on gradients, the model's gradients generalise: their test error is smaller too.",
+        sentence="The gradients of a model that was trained on gradients generalise: their test error is smaller too.",
         paper="a picture (the gradient fields of Figure 3 and SM 5-11)",
-        rule="R1's rule, with the test error of gradients in place of that of values.",
+        rule="The rule of R1 at the end, for the test error of gradients instead of that of values.",
         command=MAKE,
         judge=partial(won_so_many, metric="gradient_mse"),
     ),
@@ -144,9 +148,10 @@ def claims(experiment: str, command: str) -> list[Claim]:
 
 PAPER_PROTOCOL = Part(
     title="Regression on optimisation benchmarks (Section 4.1), the paper's protocol",
-    introduction="Raw values, Adam at 3e-5, weights 1:1. Initialisation, batch size and number of updates are ours. "
-    "Cells where value-only training was still improving are trained again for longer, both methods, which was decided "
-    "with the shorter results known (docs/regression.md).",
+    introduction="Values are not normalised, Adam has a learning rate of 3e-5, and values and gradients have weights "
+    "1:1. Initialisation, batch size and number of updates are ours. Cells where value-only training was still "
+    "improving were trained again for longer, with both methods; this was decided when the shorter results were known "
+    f"(docs/regression.md). {TERMS}",
     claims=claims("regression", MAKE),
     appendix=lambda evidence: "\n\n".join(
         filter(None, (part(evidence.of("regression").rows) for part in (tables, longer_training)))
@@ -154,20 +159,21 @@ PAPER_PROTOCOL = Part(
 )
 NORMALISED_PROTOCOL = Part(
     title="The same claims, in the normalised protocol (ours)",
-    introduction="Inputs scaled to [-1, 1], values standardised, Adam at 1e-3 with a cosine schedule: this is not the "
-    "paper's setting, and a verdict here is no verdict on the paper's experiment.",
+    introduction="Inputs are scaled to [-1, 1], values are standardised, and Adam has a learning rate of 1e-3 with a "
+    "cosine schedule. This is not the paper's setting, so a verdict here is not one on the paper's experiment.",
     claims=claims("regression_normalised", "make regression-normalised report"),
     of_paper=False,
     whole=OURS_WHOLE,
     appendix=lambda evidence: tables(evidence.of("regression_normalised").rows),
 )
 STEEP = Part(
-    title="What the functions that Sobolev Training loses depend on",
-    introduction="Bukin and Ackley in the normalised protocol, with gradient terms that are lighter or not squared. "
+    title="What the result depends on where Sobolev Training loses",
+    introduction="Bukin and Ackley in the normalised protocol, with gradient terms of smaller weight or not squared. "
     "Bukin's gradient is unbounded at its ridge, |df/dy| = 50 / |y - 0.01 x^2|^(1/2), and the integral of its square "
-    "diverges: the function is in no S_1 with squared norms, Theorem 1 does not speak of it, and a few points next to "
-    "the ridge rule the squared term. Its norm has a finite mean. Ackley's gradient is bounded, but turns over within "
-    "a length of 1, where 100 points lie 1 apart. The paper has no such experiment, so there is no claim to judge. "
+    "diverges. So the function is in no S_1 with squared norms, Theorem 1 does not cover it, and a few points next to "
+    "the ridge dominate the squared term. The gradient's norm has a finite mean. Ackley's gradient is bounded, but it "
+    "reverses within a length of 1, while 100 points lie 1 apart. The paper has no such experiment, so there is no "
+    "claim to judge. "
     "`python run.py -m sweep=regression/steep` runs it.",
     claims=(),
     whole=OURS_WHOLE,
@@ -184,16 +190,15 @@ SECOND_ORDER = Part(
     ),
 )
 DESCENT = Part(
-    title="Whether descent on the Sobolev loss makes it smaller",
+    title="Does descent on the Sobolev loss reduce it?",
     introduction="The gradient of a ReLU network is constant between its kinks. Moving a kink changes the expected "
-    "loss of gradients, but at no single sample, so backpropagation does not see that part "
-    "(`experiments/regression/descent.py` has the shortest example), and a step along what it sees may raise the loss. "
-    "Here networks that were trained on "
-    "values alone go on with values and gradients, weights 1:1, at a tenth of the learning rate, which falls to 0: "
-    "with ReLU and, all else equal, with softplus, whose gradient lacks nothing. The paper has no such experiment, so "
-    "there is no claim to judge. It was written after the other results, and after a look at Bukin from 100 points "
-    "with other seeds; *rose* and *fell* say that the 95% interval of the median ratio lies above or below 1. `make "
-    "descent` runs it.",
+    "loss of gradients, but not the loss at any single sample. So backpropagation does not see that part "
+    "(`experiments/regression/descent.py` has the shortest example), and a step along the gradient that it computes "
+    "may raise the loss. Here, networks that were trained on values alone continue with values and gradients, weights "
+    "1:1, at a tenth of the learning rate, which falls to 0. They use ReLU or, with everything else equal, softplus, "
+    "for which backpropagation misses nothing. The paper has no such experiment, so there is no claim to judge. The "
+    "experiment was written after the other results, and after a look at Bukin with 100 points and other seeds. *Rose* "
+    "and *fell* mean that the 95% interval of the median ratio lies above or below 1. `make descent` runs it.",
     claims=(),
     whole=OURS_WHOLE,
     appendix=lambda evidence: "\n\n".join(
@@ -204,21 +209,22 @@ DESCENT = Part(
 ANSWERS = (Answer("Does Sobolev Training have the lower test error (Section 4.1)?", won_by_updates), ANSWER)
 CHANGED = (
     "Regression: cells where value-only training still improved over the second half of 100,000 updates were trained "
-    "for 300,000, both methods. Which ones was decided by value-only test errors, with the shorter results known. At "
-    "10,000 points Sobolev Training won more functions before.",
-    "Regression, R1 and R3: each is judged during training and at the end now, and the two halves of R3 apart. The "
-    "rules for the end are as they were; those for training were written with all curves known. R1 was not reproduced, "
-    "and at the end is not; during training it is inconclusive, and reproduced at 10,000 points. R3 was inconclusive; "
-    "that the effect is stronger with little data is reproduced at the end and inconclusive during training, that it "
-    "persists at 10,000 points the reverse.",
+    "for 300,000 updates, with both methods. They were selected by value-only test errors, when the shorter results "
+    "were known. With the shorter training, Sobolev Training won more functions at 10,000 points.",
+    "Regression, R1 and R3: each claim is now judged during training and at the end, and the two halves of R3 are "
+    "judged separately. The rules for the end did not change; those for training were written when all curves were "
+    "known. R1 was not reproduced, and is not reproduced at the end now; during training it is inconclusive, and "
+    "reproduced at 10,000 points. R3 was inconclusive. Now its first half (stronger with little data) is inconclusive "
+    "during training and reproduced at the end; its second half (persists at 10,000 points) is reproduced during "
+    "training and inconclusive at the end.",
     "Regression, the normalised protocol: its grid was trained again with the same ten seeds, so that surfaces show "
-    "one seed and its points for both methods. After some thousand updates another processor rounds another network "
-    "out of a seed. Of its verdicts one clause changed: that gradients generalise was inconclusive at 20 and 10,000 "
-    "points and is not reproduced there now, as at 100.",
-    "Regression: the experiment on descent was written after the other results, and after a look at Bukin.",
-    "Regression, the recipe: the grid of the search's second stage was fixed after the results of the first were seen, "
-    "and is smaller than first written.",
-    "Regression, the recipe: three of the paper's functions (Ackley, Beale, Booth) were judged, and seen, before the "
-    "runs of the other four had ended. The recipe stayed as the search had chosen it.",
+    "one seed and its points for both methods. After some thousand updates, the same seed gives a different network on "
+    "another processor, because rounding differs. One clause of the verdicts changed: that gradients generalise was "
+    "inconclusive at 20 and 10,000 points and is now not reproduced there, as at 100.",
+    "Regression, descent: the experiment was written after the other results, and after a look at Bukin.",
+    "Regression, the recipe: the grid of the search's second stage was fixed after the results of the first stage "
+    "were seen, and is smaller than first written.",
+    "Regression, the recipe: three of the paper's functions (Ackley, Beale, Booth) were judged, and their results "
+    "seen, before the runs of the other four had ended. The recipe is still the one that the search had chosen.",
 )
 PARTS = (PAPER_PROTOCOL, NORMALISED_PROTOCOL, STEEP, SECOND_ORDER, DESCENT, RECIPE, NO_CHOICE)  # of the report

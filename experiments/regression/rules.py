@@ -128,7 +128,7 @@ def won_so_many(
         lambda: every(statements().values()),
         missing_cells(ratios, [(task, n_train) for n_train in needed for task in tasks]),
         by_size(ratios, describe),
-        because=lambda: f"{each(statements())} points",
+        because=lambda: each(statements(), "points"),
     )
 
 
@@ -138,7 +138,7 @@ def orders_of_magnitude(evidence: Evidence, sizes: tuple[int, ...] = SIZES) -> F
 
     def describe(n_train: int, of_size: dict[str, Interval]) -> str:
         more = [f"{TASKS[task]} {format_factor(ratio)}" for task, ratio in of_size.items() if above(ratio, 1)]
-        return f"more than 10 times smaller on {len(more)} of {len(of_size)}" + (
+        return f"more than 10 times smaller on {len(more)} of {len(of_size)} functions" + (
             f" ({', '.join(more)})" if more else ""
         )
 
@@ -178,7 +178,7 @@ def stronger_with_little_data(evidence: Evidence) -> Finding:
     )
     ours = (
         f"geometric mean over functions of value-only / Sobolev: {at_20} at 20 points, {at_10_000} at 10,000; "
-        f"the first over the second {format_factor(difference)}"
+        f"ratio of the two {format_factor(difference)}"
     )
     return find(evidence, lambda: above(difference, 0), missing, "" if missing else ours)
 

@@ -110,5 +110,5 @@ def _table(rows: pd.DataFrame, experiment: str, task: str) -> str:
     costs = ", ".join(
         f"{title.replace('_', ' ')} {cost:.3g}" for title, cost in label_costs(rows, experiment, task).items()
     )
-    said = f"\n\nA sample with derivatives costs, in samples without: {costs}." if costs else ""
+    said = f"\n\nThe cost of a sample with derivatives, in samples without them: {costs}." if costs else ""
     return f"**{title_of(task).capitalize()}**\n\n{markdown(header, body)}{said}"

@@ -105,8 +105,8 @@ def appendix(evidence: Evidence) -> str:
         "#### Table 1: test accuracy\n\nMean ± standard deviation over seeds, and the 95% interval of the mean.\n\n"
         f"{table_1(ours)}\n\n#### What was run, and what differs from the paper\n\n{runs_table(rows)}\n\n"
         "#### Gradients at the end of training\n\nCosine between synthetic and true gradient, and |synthetic - true| / "
-        "|true|, at each split from below; test images, means over seeds. Backpropagation has the true gradients, "
-        f"Noprop none.\n\n{gradients_table(rows)}"
+        "|true|, at each split, counted from the bottom: means over seeds, on test images. Backpropagation uses true "
+        f"gradients and Noprop none.\n\n{gradients_table(rows)}"
     )
 
 
@@ -121,7 +121,7 @@ def runs_table(rows: pd.DataFrame) -> str:
         if setting := shipped.get(line):
             differs, remade = setting.differs, f"`python run.py -m sweep={setting.sweep}`"
         cells.append([line.title, line.scale, sizes, f"{found['step'].max():,}", differs, remade])
-    return markdown(["task", "scale", "training images", "updates", "what differs", "remake"], cells)
+    return markdown(["task", "scale", "training images", "updates", "what differs", "command"], cells)
 
 
 def gradients_table(rows: pd.DataFrame) -> str:

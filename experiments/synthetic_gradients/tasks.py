@@ -55,12 +55,12 @@ OF_IMAGENETTE = (
 DIGITS = Setting(
     Line("synthetic_gradients", "digits", "reduced"),
     "synthetic_gradients/digits",
-    "8 x 8 digits, a network of 4 convolutions with 3 modules, predictors' rates chosen by technique: not in the paper",
+    "8 x 8 digits, 4 convolutions in 3 modules, predictors' learning rates chosen by technique; not in the paper",
 )
 MNIST = Setting(
     Line("synthetic_gradients", "mnist", "reduced"),
     "synthetic_gradients/mnist",
-    "a network of 4 convolutions with 3 modules, predictors at 1e-3: the paper mentions toy runs on MNIST, no more",
+    "4 convolutions in 3 modules, predictors' learning rate 1e-3; the paper only mentions toy runs on MNIST",
 )
 CIFAR = Setting(Line("synthetic_gradients", "cifar10", "paper"), "synthetic_gradients/cifar10", OPEN)
 CIFAR_REDUCED = Setting(
@@ -71,12 +71,12 @@ CIFAR_REDUCED = Setting(
 CIFAR_30 = Setting(
     Line("synthetic_gradients", "cifar10_30_epochs", "reduced"),
     "synthetic_gradients/cifar10_30_epochs",
-    "4,688 updates for the 100,000 of ours at paper scale; the network, batches and rates are the paper's; bfloat16",
+    "4,688 updates instead of our 100,000 at paper scale; network, batches and rates are the paper's; bfloat16",
 )
 CIFAR_60 = Setting(
     Line("synthetic_gradients", "cifar10_60_epochs", "reduced"),
     "synthetic_gradients/cifar10_60_epochs",
-    "9,375 updates for the 100,000 of ours at paper scale; the network, batches and rates are the paper's; bfloat16",
+    "9,375 updates instead of our 100,000 at paper scale; network, batches and rates are the paper's; bfloat16",
 )
 IMAGENET_1, IMAGENET_3 = (
     Setting(

@@ -18,9 +18,10 @@ CLAIMS: Sequence[Claim] = (*claims_theorems.CLAIMS, *claims_propositions.CLAIMS,
 
 THEORY = Part(
     title="The theory, made executable (Sections 2 and 3)",
-    introduction="The paper proves; here each statement is a construction, an exact count, a closed form or an "
-    "experiment. Targets, networks and budgets are ours. Three rules were made stricter or clearer when results were "
-    "known (units that a construction has, a second solution that differs, whole grids); no verdict changed.",
+    introduction="The paper has proofs. Here each statement is tested by a construction, an exact count, a closed form "
+    "or an experiment, with targets, networks and budgets of our own. Three rules were made stricter or clearer when "
+    "results were known: a construction counts the units that it actually has, a second solution must differ from the "
+    "first, and grids must be complete. No verdict changed.",
     claims=CLAIMS,
     whole=OURS_WHOLE,
     appendix=tables,
@@ -29,8 +30,9 @@ THEORY = Part(
 PARTS = (THEORY,)  # of the report
 ANSWERS = claims_questions.ANSWERS
 CHANGED = (
-    "Theory: three rules were made stricter or clearer: a construction counts the units that it has, a second solution "
-    "has to be another one, and grids have to be whole. No verdict changed.",
-    "Theory, RQ1: its verdict, inconclusive as before, says in which numbers of inputs fewer points suffice. That the "
-    "points saved grow with the inputs has a rule and a verdict of its own, written with the medians known.",
+    "Theory: three rules were made stricter or clearer: a construction counts the units that it actually has, a second "
+    "solution must differ from the first, and grids must be complete. No verdict changed.",
+    "Theory, RQ1: its verdict is inconclusive as before, and now says with how many inputs fewer points suffice. That "
+    "the points saved grow with the inputs is now a claim of its own, whose rule was written when the medians were "
+    "known.",
 )

@@ -62,8 +62,8 @@ def proposition_3_gaussian(evidence: Evidence) -> Finding:
         "",
         f"N(2, 1) and N({pair[0]:.8f}, {pair[1]:.8f}) agree at 0 and 3 to {residual:.0e}; over "
         f"{len(select(rows, metric='twin_error'))} random densities one value and slope recover the parameters to "
-        f"{worst['k_sob_1_error']:.0e}, two values have a twin to {worst['twin_error']:.0e} "
-        f"that lies {apart:.2g} away or more, three recover them to "
+        f"{worst['k_sob_1_error']:.0e}, two values have a second solution to {worst['twin_error']:.0e} "
+        f"at a distance of {apart:.2g} or more, three values recover them to "
         f"{worst['k_reg_3_error']:.0e}: K_sob = 1, K_reg = 3",
     )
 
@@ -77,11 +77,11 @@ def proposition_3_piecewise_linear(evidence: Evidence) -> Finding:
         statements += [values == dimension + 1, number(rows, f"one_gradient_a_cell_determines_{inputs}") == 1]
         random = [median_interval(final(rows, metric=f"k_{kind}_random_{inputs}").values()) for kind in ("reg", "sob")]
         words.append(
-            f"{dimension}-dimensional, {cells:.0f} cells: {values:.0f} values a cell, in general position, against 1 "
-            f"gradient guarantee it; "
-            f"{number(rows, f'k_reg_placed_{inputs}'):.0f} values against {number(rows, f'k_sob_placed_{inputs}'):.0f} "
-            f"gradients where the points may be placed; uniformly random points: {format_interval(random[0])} against "
-            f"{format_interval(random[1])}"
+            f"{dimension}-dimensional, {cells:.0f} cells: {values:.0f} values per cell, in general position, or 1 "
+            f"gradient per cell are guaranteed to determine the function; where the points may be chosen, "
+            f"{number(rows, f'k_reg_placed_{inputs}'):.0f} values or {number(rows, f'k_sob_placed_{inputs}'):.0f} "
+            f"gradients suffice; at uniformly random points it takes {format_interval(random[0])} values or "
+            f"{format_interval(random[1])} gradients"
         )
     return find(evidence, lambda: every(statements), missing, "; ".join(words))
 
@@ -102,9 +102,9 @@ def polynomials_as_printed(evidence: Evidence) -> Finding:
 CLAIMS: Sequence[Claim] = (
     Claim(
         "Proposition 1",
-        "Some ReLU network has any given values and any given gradients on a finite set of points.",
+        "For any values and any gradients on a finite set of points, some ReLU network has them.",
         "a proof",
-        "The constructed network has them to a relative error of 1e-6 in float64 on every random instance.",
+        "On every random instance, the constructed network has them to a relative error of 1e-6 in float64.",
         COMMAND,
         proposition_1,
     ),
@@ -120,18 +120,18 @@ CLAIMS: Sequence[Claim] = (
         "Proposition 3, Gaussian",
         "K_sob = 1 and K_reg > 2 for Gaussian densities: N(2, 1) and N(2.847..., 1.641...) agree at 0 and 3.",
         "the pair to 4 digits",
-        "The pair is found to those digits with values equal to 1e-15; on random densities one value and slope, and "
-        "three values, recover the parameters to 1e-6, and two values have a second solution to 1e-6, another one.",
+        "The pair is found to those digits, with values equal to 1e-15. On random densities, one value and slope, and "
+        "also three values, recover the parameters to 1e-6, and two values have a second, different solution to 1e-6.",
         COMMAND,
         proposition_3_gaussian,
     ),
     Claim(
         "Proposition 3, piecewise linear",
-        "For continuous piecewise-linear functions on a fixed partition, one point a cell with its derivative does, "
-        "where values need at least d + 1 points a cell.",
+        "For continuous piecewise-linear functions on a fixed partition, one point per cell with its derivative is "
+        "enough, while values need at least d + 1 points per cell.",
         "1 against d + 1",
-        "On Kuhn's partitions in 1, 2 and 3 dimensions, by exact ranks: one point a cell with its gradient "
-        "determines; a placement of d values a cell in general position exists that does not.",
+        "On Kuhn's partitions in 1, 2 and 3 dimensions, exact ranks show that one point per cell with its gradient "
+        "determines the function, and that some placement of d values per cell in general position does not.",
         COMMAND,
         proposition_3_piecewise_linear,
     ),

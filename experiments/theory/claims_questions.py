@@ -45,9 +45,7 @@ def fewer_points(evidence: Evidence) -> Finding:
     statements = {str(n_inputs): above(ratio, 0) for n_inputs, ratio in ratios.items()}
     words = [f"{n_inputs}: {format_factor(ratio)}" for n_inputs, ratio in ratios.items()]
     ours = "points needed, value only / Sobolev, by number of inputs: " + "; ".join(words)
-    return find(
-        evidence, lambda: every(statements.values()), missing, ours, because=lambda: f"{each(statements)} inputs"
-    )
+    return find(evidence, lambda: every(statements.values()), missing, ours, because=lambda: each(statements, "inputs"))
 
 
 def more_with_inputs(evidence: Evidence) -> Finding:
@@ -139,8 +137,8 @@ def points_saved(evidence: Evidence) -> str:
     fewer = [n_inputs for n_inputs, ratio in ratios.items() if above(ratio, 0)]
     words = "; ".join(f"{format_factor(ratio)} at {n_inputs}" for n_inputs, ratio in ratios.items())
     return (
-        f"ReLU networks learn a random teacher of tanh units from fewer points in {len(fewer)} of {len(ratios)} "
-        f"numbers of inputs. Points needed, value-only over Sobolev: {words} inputs."
+        "ReLU networks learn a random teacher of tanh units from fewer points with derivatives, for "
+        f"{len(fewer)} of {len(ratios)} numbers of inputs. Points needed, value-only over Sobolev: {words} inputs."
     )
 
 
@@ -160,7 +158,7 @@ def gradients_learned(evidence: Evidence) -> str:
             said.append(f"{min(medians):.2g} to {max(medians):.2g} with {activation}")
     if not said:
         return ""
-    return f"Error of gradients, value-only over Sobolev, networks of one hidden layer: {', '.join(said)}."
+    return f"Error of gradients, value-only over Sobolev, for networks with one hidden layer: {', '.join(said)}."
 
 
 ANSWERS = (
@@ -171,7 +169,7 @@ ANSWERS = (
 CLAIMS: Sequence[Claim] = (
     Claim(
         "RQ1, in practice",
-        "With derivatives fewer points suffice.",
+        "With derivatives, fewer points suffice.",
         "no number",
         f"A random teacher counts as learned when less than {LEARNED:.0%} of its variance is unexplained on test "
         "points. For ReLU networks, in every dimension from 1 to 20, the interval of the median ratio (value only / "
@@ -183,8 +181,8 @@ CLAIMS: Sequence[Claim] = (
         "RQ1, trend",
         "The more inputs there are, the more points a derivative saves. (Our reading of Proposition 3.)",
         "no number",
-        "The ratio of RQ1 in practice, for each seed, is fitted by a power of the number of inputs over the same "
-        "dimensions (least squares of logarithms); the interval of the median power lies above 0.",
+        "For each seed, a power of the number of inputs is fitted to the ratio of RQ1 in practice over the same "
+        "dimensions (least squares of logarithms). The interval of the median power lies above 0.",
         COMMAND,
         more_with_inputs,
     ),
@@ -199,7 +197,7 @@ CLAIMS: Sequence[Claim] = (
     ),
     Claim(
         "RQ2, gradients",
-        "Training on derivatives brings the derivatives closer than training on values alone.",
+        "Training on derivatives approximates the derivatives more closely than training on values alone.",
         "no number",
         "At every width, for each activation, in 1 and 2 dimensions, the interval of the ratio (value only / Sobolev, "
         "paired by seed) of the gradients' root mean square errors lies above 1.",

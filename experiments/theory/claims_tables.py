@@ -63,9 +63,9 @@ def width_table(evidence: Evidence) -> str:
         + markdown(
             ["inputs", "activation", "method", "r, values", "r, gradients", "width", "values", "gradients"], lines
         )
-        + "\n\nFor ReLU networks the gradients' error depends on where the kinks lie, but autograd gives the biases "
-        "no part in it: the gradient is constant between kinks, so its derivative in a hidden bias is 0. `differences` "
-        "matches difference quotients of values, which move the kinks, in place of derivatives."
+        + "\n\nFor ReLU networks, the gradients' error depends on where the kinks lie, but autograd passes none of it "
+        "to the biases: the gradient is constant between kinks, so its derivative with respect to a hidden bias is 0. "
+        "`differences` matches difference quotients of values, which move the kinks, instead of derivatives."
     )
 
 

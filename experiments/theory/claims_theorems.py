@@ -49,8 +49,9 @@ def theorem_2(evidence: Evidence) -> Finding:
     asked = itertools.product(DOMAINS, MISMATCHES)
     missing = [f"a mismatch of {delta} on the {domain}" for domain, delta in asked if (domain, delta) not in there]
     words = [
-        f"{domain}: {min(ratios['joint_mse']):.4f} to {max(ratios['joint_mse']):.4f} times the least mean square "
-        f"error, {min(ratios['joint_sup']):.2f} to {max(ratios['joint_sup']):.2f} times the least largest error"
+        f"{domain}: {min(ratios['joint_mse']):.4f} to {max(ratios['joint_mse']):.4f} times the smallest possible "
+        f"mean square error, {min(ratios['joint_sup']):.2f} to {max(ratios['joint_sup']):.2f} times the "
+        "smallest possible maximum error"
         for domain, ratios in above_floor.items()
         if ratios
     ]
@@ -80,8 +81,9 @@ CLAIMS: Sequence[Claim] = (
         "Theorem 2",
         "No C1 function matches both a function and a derivative that is wrong for it: the joint error has a floor.",
         "a proof; the floor is not given",
-        "For every mismatch above 0 no trained network ends below the closed-form floors (less 1% for the evaluation "
-        "on points), and in the mean square every one ends within 10% of it: the floor is there, and is that one.",
+        "For every mismatch above 0, no trained network ends below the closed-form floors (minus 1%, because it is "
+        "evaluated on points), and in mean square every network ends within 10% of the floor. So the floor exists and "
+        "has this value.",
         COMMAND,
         theorem_2,
     ),

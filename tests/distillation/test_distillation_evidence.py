@@ -252,19 +252,19 @@ def falling(log10_ratio: Callable[[str, int], float], seeds: int = 3) -> Evidenc
 @pytest.mark.parametrize(
     ("of_cell", "seeds", "verdict", "because"),
     [
-        (lambda game, n: 0.3, 3, "reproduced", "reproduced at 1,000 states, 5,000 states, 25,000 states"),
-        (lambda game, n: 0.3, 2, "inconclusive", "inconclusive at 1,000 states, 5,000 states, 25,000 states"),
+        (lambda game, n: 0.3, 3, "reproduced", "reproduced with 1,000, 5,000, 25,000 states"),
+        (lambda game, n: 0.3, 2, "inconclusive", "inconclusive with 1,000, 5,000, 25,000 states"),
         (
             lambda game, n: -0.3 if (game, n) == ("pong", 25_000) else 0.3,
             3,
             "not reproduced",
-            "reproduced at 1,000 states, 5,000 states; not reproduced at 25,000 states",
+            "reproduced with 1,000, 5,000 states; not reproduced with 25,000 states",
         ),
         (
             lambda game, n: 0.0 if (game, n) == ("breakout", 1_000) else 0.3,
             3,
             "inconclusive",
-            "reproduced at 5,000 states, 25,000 states; inconclusive at 1,000 states",
+            "reproduced with 5,000, 25,000 states; inconclusive with 1,000 states",
         ),
     ],
 )

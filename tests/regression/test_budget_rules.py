@@ -88,11 +88,11 @@ def test_wins_by_networks_that_explain_no_variance_are_counted_apart() -> None:
     said = useless_until(Evidence(rows, surfaces))
     assert said.endswith("at 20 points Beale 4,000; at 100 points Beale 4,000; at 10,000 points Beale 4,000")
     table = won_by_updates(Evidence(rows, surfaces))
-    assert "in parentheses" in table
+    assert "Parentheses" in table
     assert "| 20 points | 7 (1) | 7 (1) | 7 | 7 |" in table  # after 1,000, 3,000, 10,000 and 16,000
     unknown = Evidence(rows, {})
     assert "there are no surfaces" in useless_until(unknown)
-    assert "in parentheses" not in won_by_updates(unknown)
+    assert "Parentheses" not in won_by_updates(unknown)
     assert "| 20 points | 7 | 7 | 7 | 7 |" in won_by_updates(unknown)
 
 

@@ -486,7 +486,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "`make regression regression-longer report`" in paper
     assert "100 points: 6 won, 1 lost; Ackley 0.6" in paper
     assert "### R1, at the end: not run" in normalised
-    assert "`make regression-normalised report` makes it" in normalised
+    assert "`make regression-normalised report` runs it" in normalised
     path.unlink()
     assert report_program.main(["--results", str(tmp_path)]) == 0
     assert path.read_text() == text

@@ -309,10 +309,10 @@ def test_so_many_seeds_decide_a_ratio_of_deviations() -> None:
     assert seeds_that_decide(1.0) is None
     rows = make_rows(spread=lambda t: 0.02 if t == "sobolev" else 0.06, settings=[MNIST])
     finding = next(c for c in SYNTHETIC_GRADIENTS.claims if c.key == "S2, MNIST, reduced").judge(Evidence(rows, {}))
-    assert finding.because.startswith("with 3 seeds a ratio of deviations has to be above 6.2; the least is ")
+    assert finding.because.startswith("with 3 seeds, ratios of standard deviations must exceed 6.2; the smallest is ")
     decided = make_rows(spread=lambda t: 0.02 if t == "sobolev" else 0.06, settings=[MNIST], seeds=6)
     assert seeds_lacking({"critic": ratio_of_deviations({0: 0.0, 1: 1.0, 2: 2.0}, {0: 0.0, 1: 2.0, 2: 4.0})}).endswith(
-        "the least is 0.5, below 1 already"
+        "the smallest is 0.5, which is below 1"
     )
     finding = next(c for c in SYNTHETIC_GRADIENTS.claims if c.key == "S2, MNIST, reduced").judge(Evidence(decided, {}))
     assert finding.because == ""
@@ -335,7 +335,7 @@ def test_the_report_shows_numbers_scale_and_commands() -> None:
     assert "### S1, digits, reduced: not run" in text
     assert "- Ours (reduced): percentage points: Sobolev - Critic +1.00 [+0.89, +1.11]" in text
     assert "Missing: Noprop on digits, reduced" in text
-    assert "- Remake: `python run.py -m sweep=synthetic_gradients/mnist; make report`" in text
+    assert "- Command: `python run.py -m sweep=synthetic_gradients/mnist; make report`" in text
     assert "| digits | reduced | 100 | 1,000 | 8 x 8 digits" in text
     assert "| Imagenette, 1 module | Sobolev | 0.297 | - | - |" in text  # 0.89 / 3
     assert "93.5 ± 0.01, 93.2 ± 0.02" in text  # the paper's

@@ -104,7 +104,9 @@ def test_fewer_points_are_judged_in_each_number_of_inputs():
             rows += rows_of("theory_points", points(n_inputs, method), n, 1 / n / ratio, "value_nmse")
     finding = fewer_points(evidence_of(rows))
     assert finding.verdict == "not reproduced"
-    assert finding.because == "reproduced at 3, 5, 8, 12, 20; not reproduced at 1; inconclusive at 2 inputs"
+    assert finding.because == (
+        "reproduced with 3, 5, 8, 12, 20 inputs; not reproduced with 1 inputs; inconclusive with 2 inputs"
+    )
 
 
 def mismatch_rows(lowest: float, mismatches=MISMATCHES, n_train: int = 256) -> list[tuple]:
