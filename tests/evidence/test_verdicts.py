@@ -62,7 +62,7 @@ def test_full_scale_is_the_papers_in_its_own_protocol_alone() -> None:
 
 
 def test_verdicts_by_what_they_depend_on() -> None:
-    assert each({"1": True, "2": None, "3": True, "5": False}) == (
-        "reproduced at 1, 3; not reproduced at 5; inconclusive at 2"
+    assert each({"1": True, "2": None, "3": True, "5": False}, "inputs") == (
+        "reproduced with 1, 3 inputs; not reproduced with 5 inputs; inconclusive with 2 inputs"
     )
-    assert each({}) == ""
+    assert each({}, "inputs") == ""

@@ -233,7 +233,7 @@ def test_other_images_of_the_same_number_are_told_from_those_of_a_run(make_confi
     image.rename(root / "train" / CLASSES[1] / "moved.JPEG")
     config = config_of(tmp_path)
     execute(config)
-    assert "goes on with other data than it began with: remove the folder" in capsys.readouterr().err
+    assert "resumes with different data: remove the folder to start again" in capsys.readouterr().err
     shutil.rmtree(folder_of(config))
     execute(config)
     for same in (config, config_of(tmp_path / "gone")):
@@ -241,7 +241,7 @@ def test_other_images_of_the_same_number_are_told_from_those_of_a_run(make_confi
         execute(same)
         assert capsys.readouterr().err.endswith("is complete: skipped\n")
     execute(config_of(tmp_path / "copied"))
-    assert "skipped, though by other data than is here: remove the folder to run it again" in capsys.readouterr().err
+    assert "skipped, but computed from different data: remove the folder to run it again" in capsys.readouterr().err
 
 
 def test_bfloat16_means_autocast_and_float32_weights(make_config, monkeypatch):
