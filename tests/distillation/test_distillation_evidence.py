@@ -230,8 +230,8 @@ def test_longer_training_stands_beneath_the_same_cell():
     assert longer(Evidence(rows, {})) == ""
     said = nearer_for_longer(Evidence(joined(rows, again), {}))
     assert re.fullmatch(
-        rf"KL divergence after {5 * last:,} updates, value-only over each method\. Sobolev: Breakout [\d.]+ \(3 seeds\) "
-        r"from 1,000 states\.",
+        rf"KL divergence after {5 * last:,} updates, value-only over each method\. Sobolev: Breakout [\d.]+ "
+        r"\(3 seeds\) from 1,000 states\.",
         said,
     )
     assert float(re.search(r"Breakout ([\d.]+)", said)[1]) == pytest.approx(
