@@ -28,23 +28,23 @@ from experiments.evidence.verdicts import (
 )
 
 HOW_TO_READ = f"""\
-- An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise. Comparisons of two
-  methods are paired by seed. With 8 to 10 seeds, such an interval contains the true median in 92 to 95% of trials. With
-  {RANGE} or fewer seeds, the interval is the range over seeds. With {MIN_SEEDS} seeds, the range contains the true
-  median in {1 - 2 ** (1 - MIN_SEEDS):.1%} of trials.
-- **reproduced**: the rule holds. **not reproduced**: the rule fails, however the open comparisons would turn out.
-  **inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or fewer than another number
-  that a part gives). **{NOT_TESTABLE}**: the claim's premise does not hold for what was trained here, so its rule
-  decides nothing. If the premise is open, the claim is inconclusive. **not run**: there are no rows.
-- Scale **paper** is the paper's protocol at its full budget; where the paper leaves a choice open, the choice is ours.
-  **{OURS_WHOLE}** is our own protocol at its full budget. **reduced** is a smaller budget and says nothing about the
-  paper's numbers.
+- An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise. Comparisons of two \
+methods are paired by seed. With 8 to 10 seeds, such an interval contains the true median in 92 to 95% of trials. With \
+{RANGE} or fewer seeds, the interval is the range over seeds. With {MIN_SEEDS} seeds, the range contains the true \
+median in {1 - 2 ** (1 - MIN_SEEDS):.1%} of trials.
+- **reproduced**: the rule holds. **not reproduced**: the rule fails, however the open comparisons would turn out. \
+**inconclusive**: the intervals do not decide, or there are fewer than {MIN_SEEDS} seeds (or fewer than another number \
+that a part gives). **{NOT_TESTABLE}**: the claim's premise does not hold for what was trained here, so its rule \
+decides nothing. If the premise is open, the claim is inconclusive. **not run**: there are no rows.
+- Scale **paper** is the paper's protocol at its full budget; where the paper leaves a choice open, the choice is \
+ours. **{OURS_WHOLE}** is our own protocol at its full budget. **reduced** is a smaller budget and says nothing about \
+the paper's numbers.
 """
 
 FRONT = """\
 # What was reproduced
 
-`make report` writes this page from the rows in `results/`; no number was typed by hand. The detailed pages give the
+`make report` writes this page from the rows in `results/`; no number was typed by hand. The detailed pages give the \
 rule, our numbers and the command of each claim: {details}.
 """
 
