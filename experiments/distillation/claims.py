@@ -332,4 +332,5 @@ CHANGED = (
     "part of the rule, and the rule failed because of it. It is now the premise of the claim.",
     "Distillation, D2: inconclusive before and now. That some students overfit is now a premise. Before, students that "
     "all trained too briefly to overfit were judged like students that do not overfit.",
+    "Distillation, the falling alpha: its rule was written when 15 of the 27 pairs of students were known.",
 )

@@ -10,14 +10,22 @@ import numpy as np
 
 from experiments.distillation.names import EXPERIMENT, GAMES, LONGER, METHODS, title
 from experiments.evidence.markdown import format_factor, format_number, markdown
-from experiments.evidence.rows import Estimate, finals, groups, levels, log_ratio, mean_estimate, select
-from experiments.evidence.verdicts import OURS_WHOLE, Claim, Evidence, Finding, Part, Statement, each, every, find
+from experiments.evidence.rows import (
+    MIN_SEEDS_OF_MEAN,
+    Estimate,
+    finals,
+    groups,
+    levels,
+    log_ratio,
+    mean_estimate,
+    select,
+)
+from experiments.evidence.verdicts import OURS_WHOLE, Claim, Evidence, Finding, Part, each, every, exceeds, find
 
 COMMAND = "python run.py -m sweep=distillation/longer; make report"
 JUDGED_GAMES = ("breakout", "space_invaders", "pong")
 JUDGED_SIZES = (1_000, 5_000, 25_000)
 FALLING = "sobolev_falling"  # the method
-FEWEST = 3  # seeds
 ENDS_OF_LONGER = {
     "test KL": ("test", "kl"),
     "train KL": ("train", "kl"),
@@ -38,13 +46,6 @@ def log_ratios(evidence: Evidence) -> dict[tuple[str, int], Estimate]:
     return ratios
 
 
-def is_above_0(estimate: Estimate) -> Statement:
-    """True if the whole interval lies above 0, false if it lies below, open otherwise or with fewer seeds."""
-    if estimate.n < FEWEST or estimate.low <= 0 <= estimate.high:
-        return None
-    return bool(estimate.low > 0)
-
-
 def closer_with_a_falling_alpha(evidence: Evidence) -> Finding:
     """The claim, and its verdict by the number of states."""
     ratios = log_ratios(evidence)
@@ -55,8 +56,7 @@ def closer_with_a_falling_alpha(evidence: Evidence) -> Finding:
         if (game, n_train) not in ratios
     ]
     by_size = {
-        f"{n_train:,}": every(is_above_0(ratios[key]) for key in ratios if key[1] == n_train)
-        for n_train in JUDGED_SIZES
+        f"{n_train:,}": every(exceeds(ratios[key]) for key in ratios if key[1] == n_train) for n_train in JUDGED_SIZES
     }
     words = [
         f"{GAMES[game]} at {n_train:,} {format_factor(ratio)} ({ratio.n} seed{'s' * (ratio.n > 1)})"
@@ -121,7 +121,7 @@ FALLING_ALPHA = Part(
     title="Longer training, with an alpha that falls (ours)",
     introduction="The cells are as above, but after 10,000 updates, with the same learning rates and initial alpha. "
     "Alpha is constant, or falls to 0 along a cosine over the first half of training. There are few seeds, so the "
-    f"claim's intervals are Student's intervals of the mean over seeds, and need at least {FEWEST} seeds.",
+    f"claim's intervals are Student's intervals of the mean over seeds, and need at least {MIN_SEEDS_OF_MEAN} seeds.",
     claims=(
         Claim(
             key="Falling alpha",

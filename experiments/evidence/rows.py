@@ -33,6 +33,7 @@ TYPES = dict.fromkeys(ROWS, "category") | dict.fromkeys(("n_train", "seed", "ste
 
 # The least number of seeds for a 95% interval: the range of n draws misses the median with probability 2^(1-n).
 MIN_SEEDS = 6
+MIN_SEEDS_OF_MEAN = 3  # for Student's interval of a mean
 RANGE = 7  # up to this many seeds, the interval of the median is their range
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 from pydantic import JsonValue
 
-from experiments.evidence.rows import MIN_SEEDS, Cell, Interval, Surfaces, scale_of, select
+from experiments.evidence.rows import MIN_SEEDS, MIN_SEEDS_OF_MEAN, Cell, Estimate, Interval, Surfaces, scale_of, select
 
 Statement = bool | None
 
@@ -142,6 +142,13 @@ def above(interval: Interval, threshold: float) -> Statement:
     if interval.n < MIN_SEEDS or interval.low <= threshold <= interval.high:
         return None
     return bool(interval.low > threshold)
+
+
+def exceeds(estimate: Estimate, threshold: float = 0.0) -> Statement:
+    """`above` for Student's interval of a mean, which takes fewer seeds; without an interval it is open."""
+    if estimate.n < MIN_SEEDS_OF_MEAN or not estimate.low < estimate.high:
+        return None
+    return None if estimate.low <= threshold <= estimate.high else bool(estimate.low > threshold)
 
 
 def negation(statement: Statement) -> Statement:

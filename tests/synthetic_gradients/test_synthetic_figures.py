@@ -17,8 +17,8 @@ from scipy import stats
 
 from experiments.evidence import report
 from experiments.evidence.rows import Estimate, as_rows, mean_estimate, read_rows, select
-from experiments.evidence.verdicts import Evidence
-from experiments.synthetic_gradients.claims import SYNTHETIC_GRADIENTS, exceeds, seeds_lacking
+from experiments.evidence.verdicts import Evidence, exceeds
+from experiments.synthetic_gradients.claims import SYNTHETIC_GRADIENTS, seeds_lacking
 from experiments.synthetic_gradients.figures import FIGURES, draw
 from experiments.synthetic_gradients.measures import (
     mean_error,
