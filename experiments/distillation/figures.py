@@ -174,7 +174,7 @@ def longer(rows: pd.DataFrame) -> Figure:
         _log_axis(line[0])
         for k, (method, look) in enumerate(looks.items()):
             pairs = {n: [ends.get((game, m, n), {}) for m in ("value", method)] for n in sizes}
-            ratios = {n: log_ratio(*pair) for n, pair in pairs.items() if pair[0].keys() & pair[1].keys()}
+            ratios = {n: log_ratio(*pair) for n, pair in pairs.items()}
             if method != "value":
                 intervals = {n: Interval(*10 ** np.array(ratio[:3]), ratio.n) for n, ratio in ratios.items()}
                 _draw_medians(line[1], intervals, k - (len(looks) - 1) / 2, look)
@@ -194,12 +194,15 @@ def longer(rows: pd.DataFrame) -> Figure:
 def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, Look]) -> None:
     """Medians and their intervals against training sizes, of each method."""
     for k, (method, look) in enumerate(looks.items()):
-        intervals = {n: median_interval(cell.values()) for n, cell in ends[method].items() if cell}
+        intervals = {n: median_interval(cell.values()) for n, cell in ends[method].items()}
         _draw_medians(axes, intervals, k - (len(looks) - 1) / 2, look)
 
 
 def _draw_medians(axes: Axes, intervals: dict[int, Interval], side: float, look: Look) -> None:
-    """A line through the sizes, with intervals drawn beside the sizes: lines cross where medians do."""
+    """A line through the sizes, with intervals drawn beside the sizes: lines cross where medians do.
+
+    It is broken where a size has no runs, which has an interval of NaN.
+    """
     for n_train, interval in intervals.items():
         axes.plot([n_train * 1.12**side] * 2, [interval.low, interval.high], color=look["color"])
     axes.plot([*intervals], [interval.median for interval in intervals.values()], linewidth=0.8, **look)

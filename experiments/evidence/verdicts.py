@@ -86,9 +86,13 @@ def find(
 
 
 def each(statements: Mapping[str, Statement], unit: str) -> str:
-    """The verdicts on several statements in words: `reproduced with 1, 3 inputs; inconclusive with 2 inputs`."""
+    """The verdicts on several statements in words: `reproduced with 1 input; inconclusive with 2, 3 inputs`."""
     by_verdict = {v: [name for name, s in statements.items() if s is decided] for decided, v in VERDICTS.items()}
-    return "; ".join(f"{verdict} with {', '.join(names)} {unit}" for verdict, names in by_verdict.items() if names)
+    return "; ".join(
+        f"{verdict} with {', '.join(names)} {unit.removesuffix('s') if names == ['1'] else unit}"
+        for verdict, names in by_verdict.items()
+        if names
+    )
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_fewer_points_are_judged_in_each_number_of_inputs():
     finding = fewer_points(evidence_of(rows))
     assert finding.verdict == "not reproduced"
     assert finding.because == (
-        "reproduced with 3, 5, 8, 12, 20 inputs; not reproduced with 1 inputs; inconclusive with 2 inputs"
+        "reproduced with 3, 5, 8, 12, 20 inputs; not reproduced with 1 input; inconclusive with 2 inputs"
     )
 
 
