@@ -170,10 +170,10 @@ def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path, suffix):
 
 
 def test_the_longer_search_is_fair_and_apart_from_what_is_published(tmp_path):
-    """As many choices for each method, the updates of the published students, and none of their seeds."""
+    """No method has more choices than value-only training; the published updates, and none of the published seeds."""
     published = jobs("distillation/longer")
-    searches = [jobs(f"distillation/search_longer{suffix}") for suffix in ("", "_value", "_balanced")]
-    assert len({len(search) for search in searches}) == 1
+    searches = [jobs(f"distillation/search_longer{suffix}") for suffix in ("_value", "", "_balanced")]
+    assert len(searches[0]) == max(map(len, searches))
     tried = [job for search in searches for job in search]
     for job in tried:
         assert job["evaluate_on"] == "validation"
