@@ -50,8 +50,7 @@ def states(said: str, expected: Sequence[float | str]) -> None:
 
 def rounds_to(value: float, shown: str) -> bool:
     """Whether a number is shown correctly rounded; from 100 on, zeros at the end need not count, but two digits do."""
-    digits = shown.replace(",", "")
-    decimals = len(digits.partition(".")[2])
-    if decimals or float(digits) < 100:
-        return f"{value:.{decimals}f}" == digits
-    return float(f"{value:.{max(2, len(digits.rstrip('0')))}g}") == float(digits)
+    digits, _, decimals = shown.replace(",", "").partition(".")
+    zeros = 0 if decimals else min(len(digits) - len(digits.rstrip("0")), max(0, len(digits) - 2))
+    unit = 10.0 ** (zeros - len(decimals))
+    return abs(value - float(shown.replace(",", ""))) <= unit / 2 * (1 + 1e-9)
