@@ -5,6 +5,9 @@ experiment's objective on validation data. Choices are compared by their mean, s
 choice that lacks a seed that others have is left out, because a training that diverged leaves no summary. A best value
 at the end of its grid is reported, because the grid should then be wider. Runs of a task that differ in any other
 setting, and runs measured on test data, are refused. Every run is noted in `tuning.csv` in the results.
+
+An approach that is to have one choice for all tasks (`Search.shared`) gets the one with the least geometric mean over
+tasks, since the objectives of different tasks differ in size.
 """
 
 from __future__ import annotations
@@ -38,13 +41,14 @@ class Search(NamedTuple):
     measured: tuple[str, ...]  # the metrics in tuning.csv, by the prefix of their names
     measure: str  # the objective in words
     folder: str = ""  # the folder in configs/tuned
+    shared: tuple[str, ...] = ()  # approaches with one choice for all tasks
 
 
 SEARCHES = {
     "distill_atari_search": Search(
         sweeps="distillation/search, search_value and search_falling, or the same with _reduced",
         task="dataset.game",
-        approach=("objective.name", "objective.kl_weight"),
+        approach=("objective.name", "objective.kl_weight", "objective.balanced"),
         chosen={
             "learning_rate": "optimizer.learning_rate",
             **{key: f"objective.{key}" for key in ("gradient_weight", "falls_until")},
@@ -70,6 +74,12 @@ SEARCHES = {
         measure="validation error",
     ),
 }
+
+SEARCHES["distill_longer_search"] = SEARCHES["distill_atari_search"]._replace(
+    sweeps="distillation/search_longer, search_longer_value and search_longer_balanced",
+    folder="longer/atari",
+    shared=("sobolev_balanced",),
+)
 
 Choice = tuple[float, ...]  # a value for each key of `Search.chosen`
 
@@ -102,6 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, search in SEARCHES.items():
         for (task, approach), by_choice in sorted(found[name].items()):
             path = options.configs / "tuned" / search.folder / f"{task}_{approach}.yaml"
+            if approach in search.shared:
+                by_choice = over_tasks([of_task for (_, a), of_task in found[name].items() if a == approach])
             write_best(search, by_choice, path)
     return int(any(damaged for _, damaged in read.values()))
 
@@ -159,13 +171,28 @@ def compare(search: Search, runs: list[CompleteRun]) -> dict[tuple[str, str], di
     return found
 
 
+def over_tasks(of_tasks: list[dict[Choice, dict[int, float]]]) -> dict[Choice, dict[int, float]]:
+    """Geometric means over tasks of the objectives of the choices and seeds that all tasks have."""
+    first, *others = of_tasks
+    return {
+        choice: {
+            seed: statistics.geometric_mean(of_task[choice][seed] for of_task in of_tasks)
+            for seed in by_seed
+            if all(seed in of_task.get(choice, {}) for of_task in others)
+        }
+        for choice, by_seed in first.items()
+    }
+
+
 def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], path: Path) -> None:
     """Write the best choice as a config, with the number of choices that it was compared with."""
     seeds = set().union(*by_choice.values())
-    means = {choice: statistics.fmean(values.values()) for choice, values in by_choice.items() if set(values) == seeds}
+    whole = {choice: values for choice, values in by_choice.items() if values and set(values) == seeds}
+    means = {choice: statistics.fmean(values.values()) for choice, values in whole.items()}
     for choice in by_choice.keys() - means.keys():
         lacking = ", ".join(map(str, sorted(seeds - set(by_choice[choice]))))
-        print(f"{path.stem}, {named(search, choice)}: left out, there is no run of seed {lacking}", file=sys.stderr)
+        why = f"there is no run of seed {lacking}" if lacking else "it was not run for every task"
+        print(f"{path.stem}, {named(search, choice)}: left out, {why}", file=sys.stderr)
     if not means:
         return
     best = min(means, key=means.get)

@@ -14,8 +14,14 @@ IN_FLOAT32 = "distill_float32"
 LONGER = "distill_longer"
 
 GAMES = {"breakout": "Breakout", "space_invaders": "Space Invaders", "pong": "Pong"}
-METHODS = names.METHODS | {"sobolev_falling": "Sobolev, alpha falling"}
-LOOKS = names.LOOKS | {"sobolev_falling": {"color": "#009E73", "marker": "^"}}
+METHODS = names.METHODS | {
+    "sobolev_falling": "Sobolev, alpha falling",
+    "sobolev_balanced": "Sobolev, alpha balanced",
+}
+LOOKS = names.LOOKS | {
+    "sobolev_falling": {"color": "#009E73", "marker": "^"},
+    "sobolev_balanced": {"color": "#E69F00", "marker": "P"},
+}
 METRICS = {"action_error": "action error", "kl": "KL", "gradient_error": "gradient error"}
 METRICS_IN_FULL = {"kl": "KL", "action_error": "action-prediction error"}  # in sentences
 ENDS = {  # split and metric at the end of training, beside the distances of Figure 4

@@ -240,15 +240,14 @@ def test_longer_training_stands_beneath_the_same_cell():
     assert nearer_for_longer(Evidence(rows, {})) == ""
 
 
-def falling(log10_ratio: Callable[[str, int], float], seeds: int = 3) -> Evidence:
-    """Rows of the longer runs in which a falling alpha ends with so much smaller a KL divergence."""
+def with_alpha(method: str, log10_ratio: Callable[[str, int], float], seeds: int = 3) -> Evidence:
+    """Rows of the longer runs in which this method ends with so much smaller a KL divergence."""
     rows = make_rows(log10_ratio, seeds=seeds, games=JUDGED_GAMES, sizes=JUDGED_SIZES, scale="reduced")
-    rows = rows.assign(
-        experiment="distill_longer", method=rows["method"].astype(str).replace("sobolev", "sobolev_falling")
-    )
+    rows = rows.assign(experiment="distill_longer", method=rows["method"].astype(str).replace("sobolev", method))
     return Evidence(as_rows(rows), {})
 
 
+@pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize(
     ("of_cell", "seeds", "verdict", "because"),
     [
@@ -268,16 +267,19 @@ def falling(log10_ratio: Callable[[str, int], float], seeds: int = 3) -> Evidenc
         ),
     ],
 )
-def test_a_falling_alpha_is_judged_in_every_game_and_size(of_cell, seeds, verdict, because):
-    [[_, [[_, finding]]]] = judge(falling(of_cell, seeds), [FALLING_ALPHA])
+def test_each_alpha_is_judged_in_every_game_and_size(of_cell, seeds, verdict, because, place):
+    method = ("sobolev_falling", "sobolev_balanced")[place]
+    [[_, judged]] = judge(with_alpha(method, of_cell, seeds), [FALLING_ALPHA])
+    (_, finding), (_, other) = judged[place], judged[1 - place]
     assert (finding.verdict, finding.because, finding.scale) == (verdict, because, "reduced")
+    assert other.verdict == "not run"
 
 
 def test_a_falling_alpha_is_not_judged_where_a_cell_lacks():
-    evidence = falling(lambda game, n: 0.3)
+    evidence = with_alpha("sobolev_falling", lambda game, n: 0.3)
     rows = evidence.rows
     rows = rows[~((rows["task"] == "pong") & (rows["n_train"] == 5_000) & (rows["method"] == "sobolev_falling"))]
-    [[_, [[_, finding]]]] = judge(Evidence(rows, {}), [FALLING_ALPHA])
+    [[_, [(_, finding), _]]] = judge(Evidence(rows, {}), [FALLING_ALPHA])
     assert finding.verdict == "not run"
     assert finding.ours.endswith("Missing: Pong at 5,000")
 

@@ -35,6 +35,15 @@ distillation/search 36
 distillation/search_falling 36
   breakout-sobolev_falling_lr0.0003_alpha3.0_until0.25-n5000-seed1000-ab18094cb3
   pong-sobolev_falling_lr0.001_alpha10.0_until1.0-n5000-seed1000-9cc49dbbb3
+distillation/search_longer 12
+  breakout-sobolev_falling_lr0.001_alpha3.0_until0.25-n5000-seed1000-249c80dbab
+  pong-sobolev_falling_lr0.001_alpha10.0_until1.0-n5000-seed1000-a933936a90
+distillation/search_longer_balanced 15
+  breakout-sobolev_balanced_lr0.001_alpha10.0_until0.5-n5000-seed1000-04cdeeac60
+  pong-sobolev_balanced_lr0.001_alpha1000.0_until0.5-n5000-seed1000-c0a2398973
+distillation/search_longer_value 15
+  breakout-value_lr0.00025_alpha0.0_until0.0-n5000-seed1000-ded501e2d3
+  pong-value_lr0.001_alpha0.0_until0.0-n5000-seed1000-7308ef326c
 distillation/search_reduced 24
   breakout-sobolev_lr0.0005_alpha0.3-n5000-seed1000-6b3e2cda86
   pong-sobolev_lr0.001_alpha10.0-n5000-seed1000-5184661b2c

@@ -61,6 +61,21 @@ def test_the_least_validation_kl_is_chosen(tmp_path, capsys):
     assert tune.main(["--runs", str(tmp_path / "none")]) == 1
 
 
+def test_a_balanced_alpha_is_the_same_in_all_games(tmp_path, capsys):
+    """The geometric mean: by the sum, Pong's small KLs would not count. A choice that one game lacks is left out."""
+    kl = {("pong", 30.0): 0.01, ("pong", 100.0): 0.04, ("breakout", 30.0): 0.6, ("breakout", 100.0): 0.3}
+    balanced = {"objective__balanced": True, "objective__falls_until": 0.5}
+    configs = [asked("sobolev_balanced", alpha, game=game, **balanced) for game, alpha in kl]
+    configs += [asked("sobolev_balanced", 300.0, **balanced), asked("value", 0.0), asked("value", 0.0, game="breakout")]
+    assert tune.main(write_runs(tmp_path, configs, [*kl.values(), 0.001, 0.2, 0.2], "distill_longer_search")) == 0
+    for game in ("pong", "breakout"):
+        written = yaml.safe_load(
+            (tmp_path / "tuned" / "longer" / "atari" / f"{game}_sobolev_balanced.yaml").read_text()
+        )
+        assert written["objective"] == {"gradient_weight": 30.0, "falls_until": 0.5}
+    assert "gradient_weight 300, falls_until 0.5: left out" in capsys.readouterr().err
+
+
 def test_a_choice_whose_training_failed_is_none(tmp_path, capsys):
     """A run that diverges leaves no summary; the seeds that went well say nothing of its rate."""
     configs = [asked(rate=1e-4, seed=0), asked(rate=1e-4, seed=1), asked(rate=1e-3, seed=0)]
@@ -152,6 +167,20 @@ def test_the_search_is_fair_and_apart_from_what_is_published(tmp_path, suffix):
     assert not {job["seed"] for job in value + sobolev} & published
     both = value + sobolev
     assert tune.main(write_runs(tmp_path, both, [0.1] * len(both))) == 0
+
+
+def test_the_longer_search_is_fair_and_apart_from_what_is_published(tmp_path):
+    """No method has more choices than value-only training; the published updates, and none of the published seeds."""
+    published = jobs("distillation/longer")
+    searches = [jobs(f"distillation/search_longer{suffix}") for suffix in ("_value", "", "_balanced")]
+    assert len(searches[0]) == max(map(len, searches))
+    tried = [job for search in searches for job in search]
+    for job in tried:
+        assert job["evaluate_on"] == "validation"
+        assert job["seed"] not in {other["seed"] for other in published}
+        assert {job["optimizer"]["steps"]} == {other["optimizer"]["steps"] for other in published}
+        assert 1e-5 <= job["optimizer"]["learning_rate"] <= 1e-3
+    assert tune.main(write_runs(tmp_path, tried, [0.1] * len(tried), tried[0]["name"])) == 0
 
 
 def test_every_technique_has_the_same_choices_apart_from_what_is_published(tmp_path):
