@@ -48,7 +48,7 @@ regression-longer: setup ## three times the updates for the cells that still imp
 	$(BIN)/python -m scripts.collect --replace regression
 	$(MAKE) figures report
 
-surfaces: setup ## Figure 3 and SM 5-11, models and gradient fields (50 core-minutes)
+surfaces: setup ## Figure 3 and SM 5-11, models and gradient fields (80 core-minutes)
 	$(RUN) -m sweep=regression/surfaces hydra/launcher=together $(ARGS)
 	$(MAKE) figures report
 
@@ -64,7 +64,7 @@ descent: setup ## whether descent on the Sobolev loss makes it smaller (15 minut
 	$(RUN) -m sweep=regression/descent $(LOCAL) $(ARGS)
 	$(MAKE) figures report
 
-recipes: setup ## a search for how derivatives help, and its recipe on the paper's functions (2 hours on 2 cores)
+recipes: setup ## a search for how derivatives help, and its recipe on the paper's functions (1 to 2 hours on 2 cores)
 	$(RUN) -m sweep=regression/recipes_networks $(LOCAL) $(ARGS)
 	-@$(BIN)/python -m scripts.collect regression_recipes
 	$(BIN)/python -m scripts.recipes

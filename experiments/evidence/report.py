@@ -29,7 +29,7 @@ from experiments.evidence.verdicts import (
 
 HOW_TO_READ = f"""\
 - An interval is a 95% bootstrap interval of the median over seeds, unless a part says otherwise. Comparisons of two \
-methods are paired by seed. With 8 to 10 seeds, such an interval contains the true median in 92 to 95% of trials. With \
+methods are paired by seed. With 8 to 10 seeds, such an interval contains the true median in 92 to 96% of trials. With \
 {RANGE} or fewer seeds, the interval is the range over seeds. With {MIN_SEEDS} seeds, the range contains the true \
 median in {1 - 2 ** (1 - MIN_SEEDS):.1%} of trials.
 - **reproduced**: the rule holds. **not reproduced**: the rule fails, however the open comparisons would turn out. \
