@@ -18,6 +18,7 @@ grid was fixed after the results of stage 1 were seen, and is smaller than first
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ class Choice(NamedTuple):
     @classmethod
     def of(cls, method: str) -> Choice:
         """The choice that a method names, such as `tanh-he_spread-0.003-32-unit-flat-square-exact`."""
-        return cls(*method.rsplit("-", len(cls._fields) - 1))
+        # Python writes a small learning rate as 1e-05, with a dash of its own.
+        return cls(*re.split(r"(?<!\de)-", method))
 
     @property
     def learns_gradients(self) -> bool:

@@ -185,6 +185,11 @@ def test_a_choice_that_diverged_somewhere_is_out_and_test_points_choose_nothing(
     assert ranked(errors_of(whole[:0])) == ([], [])
 
 
+def test_a_small_learning_rate_has_a_dash_of_its_own():
+    choice = Choice.of(f"relu-he_spread-{0.00001}-32-unit-flat-square-exact")
+    assert choice == Choice("relu", "he_spread", "1e-05", "32", "unit", "flat", "square", "exact")
+
+
 def test_functions_of_the_paper_choose_nothing():
     assert not {task for task, _ in CELLS} & set(PAPER_TASKS)
 
