@@ -260,7 +260,7 @@ def test_a_figure_at_one_training_size_shows_no_cell_of_another(draw, experiment
     larger = shipped.assign(n_train=1_000, value=hundredfold, scale="reduced")
 
     def lines(rows):
-        return [line.get_ydata().tolist() for axes in draw(rows).axes for line in axes.get_lines()]
+        return [[*map(float, line.get_ydata())] for axes in draw(rows).axes for line in axes.get_lines()]
 
     both = as_rows(pd.concat((shipped, larger), ignore_index=True))
     assert lines(both) == lines(shipped)
