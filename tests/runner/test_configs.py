@@ -231,7 +231,7 @@ REFUSALS = {
     "labels.method=.hidden": "labels.method='.hidden': expected one word",
     "labels.method=_hidden": "labels.method='_hidden': expected one word",
     "labels.method=" + "long" * 17: "expected one word that begins with a letter or digit, 64 bytes at most",
-    "labels.method=" + "ü" * 33: "expected one word that begins with a letter or digit, 64 bytes at most",
+    "labels.method='" + "ü" * 33 + "'": "expected one word that begins with a letter or digit, 64 bytes at most",
     "name=''": "name='': expected one word",
 }
 
