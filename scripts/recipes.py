@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
             for approach, choices in (("value", value), ("sobolev", recipes)):
                 for place, choice in enumerate(two_activations(choices), 1):
                     write(folder / f"{approach}_{place}.yaml", choice, said)
-            relu = next(choice for choice in recipes if choice.activation == "relu")
-            write(folder / "sobolev_relu.yaml", relu, said)
+            for relu in [choice for choice in recipes if choice.activation == "relu"][:1]:
+                write(folder / "sobolev_relu.yaml", relu, said)
         else:
             for approach, choices in (("value", value), ("sobolev", recipes)):
                 write(folder / f"{approach}.yaml", choices[0], "the search chose these settings", approach)

@@ -27,6 +27,7 @@ from experiments.evidence.results import alone
 from experiments.evidence.runs import CompleteRun, flat, left_out
 from experiments.evidence.schemas import Name, SearchConfig
 from experiments.registry import results_folder
+from experiments.runner.command_line import one_line_errors
 from sobolev.files import replacing
 
 
@@ -238,4 +239,5 @@ def note(search: Search, runs: list[CompleteRun], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

@@ -240,8 +240,14 @@ def mean_estimate(values: Iterable[float]) -> Estimate:
 
 def log_ratio(numerator: BySeed, denominator: BySeed) -> Interval:
     """Median over seeds of log10(numerator / denominator), paired by seed."""
+    return median_interval(seed_ratios(numerator, denominator).values())
+
+
+def seed_ratios(numerator: BySeed, denominator: BySeed) -> BySeed:
+    """log10(numerator / denominator) for the seeds that both have; two errors of 0 are equal."""
+    tiny = np.finfo(float).tiny  # changes no other ratio
     seeds = sorted(numerator.keys() & denominator.keys())
-    return median_interval(np.log10(numerator[seed] / denominator[seed]) for seed in seeds)
+    return {seed: float(np.log10((numerator[seed] + tiny) / (denominator[seed] + tiny))) for seed in seeds}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 
+from experiments.runner.errors import LONGEST_NAME
+
 SCALES = ("paper", "reduced")
 
 
-def _name(text: str, longest: int = 64) -> str:
-    """A word that may be part of a file name. Three of them and a number fit into the 255 bytes of a file name."""
+def _name(text: str, longest: int = LONGEST_NAME) -> str:
+    """A word that may be part of a file name."""
     if not (_word(text)[0].isalnum() and len(text.encode()) <= longest) or {"/", "\\"} & set(text):
         begins = "one word that begins with a letter or digit"
         raise ValueError(f"not a name: {begins}, without slashes, {longest} bytes at most")

@@ -18,6 +18,7 @@ grid was fixed after the results of stage 1 were seen, and is smaller than first
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from experiments.evidence.rows import finals, select
 SEARCH = "regression_recipes"
 LIMITS = "regression_recipe_limits"  # the chosen recipe with other weights and with noise
 PROJECTIONS = "regression_projections"  # the chosen recipe with projected Jacobians
+POINTS = 100  # the training size of the shipped cells of LIMITS and PROJECTIONS
 FUNCTIONS_CHOSEN_ON = ("branin", "eggholder", "friedman", "hartmann_6", "levy", "six_hump_camel")
 CELLS = frozenset((task, n_train) for task in FUNCTIONS_CHOSEN_ON for n_train in (20, 100, 10_000))
 CELLS_OF_NETWORKS = frozenset(  # stage 1
@@ -53,7 +55,8 @@ class Choice(NamedTuple):
     @classmethod
     def of(cls, method: str) -> Choice:
         """The choice that a method names, such as `tanh-he_spread-0.003-32-unit-flat-square-exact`."""
-        return cls(*method.rsplit("-", len(cls._fields) - 1))
+        # Python writes a small learning rate as 1e-05, with a dash of its own.
+        return cls(*re.split(r"(?<!\de)-", method))
 
     @property
     def learns_gradients(self) -> bool:
@@ -75,6 +78,17 @@ class Choice(NamedTuple):
 
 Cell = tuple[str, int]  # (task, n_train)
 Errors = dict[Choice, dict[Cell, float]]
+
+
+def of_one_size(rows: pd.DataFrame, experiment: str) -> tuple[pd.DataFrame, int]:
+    """The rows of LIMITS or PROJECTIONS at one training size, and the size: `POINTS` or, without it, the largest.
+
+    A user's own cells may have other sizes.
+    """
+    rows = select(rows, experiment=experiment)
+    sizes = set(rows["n_train"].tolist())
+    size = POINTS if POINTS in sizes else max(sizes, default=POINTS)
+    return select(rows, n_train=size), size
 
 
 def errors_of(rows: pd.DataFrame, metric: str = "value_mse") -> Errors:

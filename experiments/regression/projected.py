@@ -68,7 +68,7 @@ def main(config: ProjectedConfig, run: Run) -> dict:
 
 def check(config: ProjectedConfig) -> None:
     """Refuse an unknown function, and a run that exceeds this machine's memory."""
-    check_function(config)
+    check_function(config, order=2)
 
 
 class Field(NamedTuple):

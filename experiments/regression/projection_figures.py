@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from experiments.evidence import drawing
 from experiments.evidence.names import Look
 from experiments.evidence.rows import finals, levels, log_ratio, scale_of, select
-from experiments.regression.choosing import PROJECTIONS
+from experiments.regression.choosing import PROJECTIONS, of_one_size
 from experiments.regression.names import REDUCED, SIZE_LOOKS, TASKS
 
 LOOKS = dict(zip(("sphere", "gaussian", "rademacher", "coordinate"), SIZE_LOOKS, strict=True))
@@ -26,7 +26,7 @@ def projections(rows: pd.DataFrame) -> Figure | None:
 
     A marker is the median over seeds of the paired ratio, with its 95% interval. None if nothing was run.
     """
-    rows = select(rows, experiment=PROJECTIONS)
+    rows, points = of_one_size(rows, PROJECTIONS)
     tasks = levels(rows, "task")
     if not tasks:
         return None
@@ -41,7 +41,7 @@ def projections(rows: pd.DataFrame) -> Figure | None:
     handles = [Line2D([], [], label=kind, **look) for kind, look in LOOKS.items()]
     full = Line2D([], [], label="Jacobian in full", linestyle="", markersize=8, **FULL)
     figure.legend(handles=[*handles, full], loc="outside lower center", ncols=5)
-    detail = "1, 2 and 4 vectors a sample, 100 points, validation points; median, 95% interval"
+    detail = f"1, 2 and 4 vectors a sample, {points:,} points, validation points; median, 95% interval"
     drawing.title(figure, "Jacobians of gradient fields on random vectors", detail, scale_of(rows), mark=REDUCED)
     return figure
 

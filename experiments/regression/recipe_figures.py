@@ -11,7 +11,18 @@ from matplotlib.lines import Line2D
 from experiments.evidence import drawing
 from experiments.evidence.names import looks_of
 from experiments.evidence.rows import finals, log_ratio, scale_of, select
-from experiments.regression.choosing import CELLS, LIMITS, MOST, SEARCH, Choice, complete, errors_of, gain, ranked
+from experiments.regression.choosing import (
+    CELLS,
+    LIMITS,
+    MOST,
+    SEARCH,
+    Choice,
+    complete,
+    errors_of,
+    gain,
+    of_one_size,
+    ranked,
+)
 from experiments.regression.names import REDUCED, SIZE_LOOKS
 
 AXES_OF_LIMITS = {  # {label of the axis: pattern of the methods}
@@ -68,7 +79,8 @@ def limits(rows: pd.DataFrame) -> Figure | None:
 
     One line per function: the median over seeds of the paired ratio, with its 95% interval. None if nothing was run.
     """
-    errors = finals(select(rows, experiment=LIMITS, metric="value_mse"), "task", "method")
+    rows, points = of_one_size(rows, LIMITS)
+    errors = finals(select(rows, metric="value_mse"), "task", "method")
     tasks = list(dict.fromkeys(task for task, _ in errors))
     if not tasks:
         return None
@@ -92,9 +104,8 @@ def limits(rows: pd.DataFrame) -> Figure | None:
     panels[0].set_ylabel("MSE of values, value only / recipe")
     handles = [Line2D([], [], label=task, **look) for task, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(tasks))
-    of_limits = select(rows, experiment=LIMITS)
-    detail = "100 points, validation points of functions that are none of the paper's; median, 95% interval"
-    drawing.title(figure, "The recipe with other weights, and with noise", detail, scale_of(of_limits), mark=REDUCED)
+    detail = f"{points:,} points, validation points of functions that are none of the paper's; median, 95% interval"
+    drawing.title(figure, "The recipe with other weights, and with noise", detail, scale_of(rows), mark=REDUCED)
     return figure
 
 

@@ -119,7 +119,7 @@ def learn(
 
 def check(config: RecipeConfig) -> None:
     """Refuse an unknown function, and a run that exceeds this machine's memory."""
-    check_function(config)
+    check_function(config, order=1)
 
 
 def with_noise(gradient_ENI: Tensor, relative: float, seeds: range) -> Tensor:

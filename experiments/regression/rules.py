@@ -14,7 +14,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.evidence.markdown import format_factor, format_interval
-from experiments.evidence.rows import MIN_SEEDS, Interval, final, finals, log_ratio, median_interval, select
+from experiments.evidence.rows import (
+    MIN_SEEDS,
+    Interval,
+    final,
+    finals,
+    log_ratio,
+    median_interval,
+    seed_ratios,
+    select,
+)
 from experiments.evidence.verdicts import Evidence, Finding, Statement, above, at_least, each, every, find, negation
 from experiments.regression.names import METHODS, TASKS
 
@@ -56,12 +65,9 @@ def mean_log_ratio(rows: pd.DataFrame, n_train: int, metric: str = "value_mse") 
     """L averaged over the functions at one size, for each seed that has both methods on every function."""
     errors = finals(select(rows, split="test", metric=metric, n_train=n_train), "task", "method")
     tasks = dict.fromkeys(task for task, _ in errors)
-    value, sobolev = ([errors.get((task, method), {}) for task in tasks] for method in ("value", "sobolev"))
-    seeds = set.intersection(*(set(errors) for errors in value + sobolev)) if tasks else set()
-    return {
-        seed: float(np.mean([np.log10(v[seed] / s[seed]) for v, s in zip(value, sobolev, strict=True)]))
-        for seed in sorted(seeds)
-    }
+    of_tasks = [seed_ratios(*(errors.get((task, method), {}) for method in ("value", "sobolev"))) for task in tasks]
+    seeds = set.intersection(*map(set, of_tasks)) if of_tasks else set()
+    return {seed: float(np.mean([ratios[seed] for ratios in of_tasks])) for seed in sorted(seeds)}
 
 
 def outcome(ratio: Interval) -> str:

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.regression.own_function import check_own
 from experiments.regression.settings import PIECEWISE_LINEAR, RecipeConfig, RegressionConfig
 from experiments.regression.updates import Update, batch_orders, gradient_computer
 from experiments.runner import together
 from experiments.runner.divergence import check_convergence
 from experiments.runner.errors import BadInput, nearest
 from experiments.runner.limits import A_MEASUREMENT, check_memory, mlp_bytes
-from experiments.runner.run import Run
+from experiments.runner.run import Run, say
 from experiments.runner.schedules import evaluation_steps, learning_rate
 from sobolev.derivatives import derivatives
 from sobolev.functions import FUNCTIONS, SHIPPED, BenchmarkFunction
@@ -129,8 +130,7 @@ class Cell:
         self.config, self.run = config, run
         self.function = FUNCTIONS[config.dataset.name]
         self.seeds = range(config.seed, config.seed + config.networks)
-        # Gradients are measured even if they are not trained on, and so are Hessians unless they vanish.
-        measured = 1 if config.model.activation in PIECEWISE_LINEAR else 2
+        measured = highest_measured(config)
 
         # Data
         self.train = draw(self.function, config.n_train, self.seeds, "train", measured, run)
@@ -181,21 +181,31 @@ class Cell:
         }
 
 
+def highest_measured(config: RegressionConfig) -> int:
+    """Gradients are measured even if they are not trained on, and so are Hessians unless the network's vanish."""
+    return 1 if config.model.activation in PIECEWISE_LINEAR else 2
+
+
 def check(config: RegressionConfig) -> None:
     """Refuse a function or distance that the library does not have, and a run that exceeds this machine's memory."""
-    check_function(config)
+    check_function(config, highest_measured(config))
     for distance in config.loss.distances:
         if distance not in DISTANCES:
             raise BadInput(f"loss.distances: {distance} is not one of {', '.join(DISTANCES)}")
 
 
-def check_function(config: RegressionConfig | RecipeConfig) -> None:
-    """Refuse a function that is unknown or replaces a shipped one, and a run that exceeds this machine's memory."""
+def check_function(config: RegressionConfig | RecipeConfig, order: int) -> None:
+    """Refuse a function that is unknown, replaces a shipped one or is wrong, and a run that exceeds the memory.
+
+    `order` is that of the highest derivative that the run computes.
+    """
     if config.dataset.name not in FUNCTIONS:
         raise BadInput(f"dataset.name={config.dataset.name} is unknown{nearest(config.dataset.name, [*FUNCTIONS])}")
     function = FUNCTIONS[config.dataset.name]
     if function is not SHIPPED.get(config.dataset.name, function):
         raise BadInput(f"dataset.name={config.dataset.name} ships, and an extension has put its own there: rename it")
+    if config.dataset.name not in SHIPPED:
+        check_own(config.dataset.name, function, order)
     inputs, networks = function.inputs, config.networks
     batch_size = min(config.n_train, config.optimizer.batch_size)
     check_memory(
@@ -313,7 +323,11 @@ def save_surface(
     scale: str,
     resolution: int = 41,
 ) -> None:
-    """Save values and gradients of the target and of the first network over the domain, for Figure 3 and SM 5-11."""
+    """Save values and gradients of the target and of the first network over the domain, for Figure 3 and SM 5-11.
+
+    A user's function may have a singularity at a point of the grid. Such a surface is not saved, because a run with an
+    array that is not finite could not be collected.
+    """
     axes = [torch.linspace(low, high, resolution, dtype=run.dtype, device=run.device) for low, high in function.domain]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     flat = x.reshape(1, -1, 2).expand(len(ensemble), -1, 2)
@@ -328,4 +342,7 @@ def save_surface(
         "x_train": train[0][0, :100],
     }
     numbers = {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
+    if not all(np.isfinite(array).all() for array in numbers.values()):
+        say(f"{run.directory}: no surface is saved, because the function is not finite at a point of its grid")
+        return
     run.save_arrays("surface", **numbers, seed=np.array(seed), scale=np.array(scale))

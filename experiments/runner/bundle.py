@@ -19,9 +19,10 @@ from experiments.runner.ranks import torchrun_ranks
 from experiments.runner.settings import RunConfig
 from sobolev.files import replacing
 
+# The summary comes first: a run writes it last, so if it is there, all the other files are complete.
 CARRIED = (
-    *("config.yaml", "manifest.json", "metrics.csv", "summary.json", "error.txt", "curves.png"),
-    *("surface.npz", "saliency.npz"),
+    *("summary.json", "config.yaml", "manifest.json", "metrics.csv", "error.txt", "curves.png"),
+    *("surface.npz", "saliency.npz", "predictions.npz"),
 )
 MOST_FILES, MOST_BYTES = 200_000, 8 * 2**30  # limits on what a bundle unpacks to
 
@@ -36,11 +37,11 @@ def pack(folders: Sequence[Path], path: Path) -> None:
         for folder in folders:
             for name in CARRIED:
                 try:
-                    content = (folder / name).read_bytes()
+                    content, changed = (folder / name).read_bytes(), (folder / name).stat().st_mtime
                 except OSError:
                     continue
                 entry = tarfile.TarInfo(f"{folder.parent.name}/{folder.name}/{name}")
-                entry.size = len(content)
+                entry.size, entry.mtime = len(content), changed  # of two runs, `scripts.collect` takes the later one
                 tar.addfile(entry, io.BytesIO(content))
 
 

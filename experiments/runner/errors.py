@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from experiments.runner.settings import ROOT, MLPConfig, Precision, RunConfig
 
 CONFIGS = ROOT / "configs"
+LONGEST_NAME = 64  # bytes: three names and a number fit into the 255 of a file name
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk is full, or the user's quota
 
 
@@ -27,11 +28,15 @@ class OutOfTime(BadInput):
 
 
 def check_names(config: RunConfig) -> None:
-    """Refuse a name or label that is not a single word, because rows and folders are named by it."""
+    """Refuse a name or label that is not a single word, because rows and folders are named by it.
+
+    What is accepted here, `experiments.evidence.schemas` accepts too: else rows could be recorded but not collected.
+    """
     names = {"name": config.name, "labels.task": config.labels.task, "labels.method": config.labels.method}
     for key, name in names.items():
-        if not re.fullmatch(r"\w[\w.,:+=-]{0,99}", name):
-            raise BadInput(f"{key}={name!r}: expected one word, because it names rows, files and cells")
+        if not re.fullmatch(r"[^\W_][\w.,:+=-]*", name) or len(name.encode()) > LONGEST_NAME:
+            expected = f"one word that begins with a letter or digit, {LONGEST_NAME} bytes at most"
+            raise BadInput(f"{key}={name!r}: expected {expected}, because it names rows, files and cells")
 
 
 def check_no_labels(overrides: Iterable[str], experiment: str) -> None:

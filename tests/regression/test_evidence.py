@@ -915,3 +915,10 @@ def test_functions_won_are_counted_on_the_way():
     front = pages(Evidence(make_rows(seeds=6), {}))["REPORT.md"]
     (line,) = [line for line in front.splitlines() if line.startswith("| 20 points |")]
     assert {cell.strip() for cell in line.split("|")[2:-1]} == {"6"}
+
+
+def test_errors_of_zero_are_equal_to_each_other_and_smaller_than_any_other():
+    assert log_ratio(dict.fromkeys(range(6), 0.0), dict.fromkeys(range(6), 0.0))[:3] == (0, 0, 0)
+    assert outcome(log_ratio(dict.fromkeys(range(6), 1e-9), dict.fromkeys(range(6), 0.0))) == "won"
+    assert outcome(log_ratio(dict.fromkeys(range(6), 0.0), dict.fromkeys(range(6), 1e-9))) == "lost"
+    assert log_ratio({0: 3e-9}, {0: 2e-9}).median == np.log10(1.5)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from experiments.evidence.collect import collect
 from experiments.evidence.names import LOOKS, SPARE_LOOKS
@@ -15,12 +19,14 @@ from experiments.regression import figures
 from experiments.regression.appendix import longer_training
 from experiments.regression.claims import PARTS
 from experiments.regression.names import TASKS
+from experiments.regression.own_function import check_own
 from experiments.regression.rules import PAPER_TASKS
 from experiments.regression.surfaces import surface_view
 from experiments.regression.tables import tables
+from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
-from sobolev.functions import BENCHMARKS, BenchmarkFunction
+from sobolev.functions import BENCHMARKS, SHIPPED, BenchmarkFunction
 from tests.conftest import ROOT
 
 HIMMELBLAU = BenchmarkFunction(
@@ -90,3 +96,72 @@ def test_it_is_shown_by_its_name_and_a_loss_of_ones_own_has_a_look(results, monk
     ((_, text, _),) = (table for table in tables(results) if table[0] == "regression")
     (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} | 20 |"))
     assert line.endswith("| 6 | reduced |")
+
+
+SQUARE = ((-1.0, 1.0), (0.0, 1.0))
+WRONG = {
+    "partials in another order": (
+        BenchmarkFunction("mine", SQUARE, lambda x, y: x * y**2, lambda x, y: (2 * x * y, y**2)),
+        "its gradient differs from differences of the order below by",
+    ),
+    "partials of another sign": (
+        BenchmarkFunction("mine", SQUARE, lambda x, y: x * y**2, lambda x, y: (-(y**2), -2 * x * y)),
+        "its gradient differs from differences of the order below by 200%",
+    ),
+    "half of the gradient": (
+        BenchmarkFunction("mine", SQUARE, lambda x, y: x * y.detach() ** 2),
+        "its gradient differs",
+    ),
+    "second partials of another function": (
+        BenchmarkFunction("mine", SQUARE, lambda x, y: x * y**2, None, lambda x, y: (0 * x, 2 * x, 2 * y)),
+        "its Hessian differs",
+    ),
+    "mixed points": (BenchmarkFunction("mine", SQUARE, lambda x, y: x * y + x.mean()), "its formula mixes points"),
+    "one number": (BenchmarkFunction("mine", SQUARE, lambda x, y: 1.0), "its formula is float, not (32,)"),
+    "a column": (BenchmarkFunction("mine", SQUARE, lambda x, y: (x * y)[:, None]), "its formula is (32, 1)"),
+    "too many variables": (BenchmarkFunction("mine", SQUARE, lambda x, y, z: x), "its formula fails at 32 points"),
+    "not defined": (BenchmarkFunction("mine", SQUARE, lambda x, y: x.log()), "its formula is not finite at [-"),
+    "a domain without width": (BenchmarkFunction("mine", ((1.0, 1.0),), lambda x: x), "with low < high"),
+    "no function of a domain": (lambda x, y: x, "expected a BenchmarkFunction, not function"),
+    "nothing": (BenchmarkFunction("mine", SQUARE, lambda x, y: 0 * x), "it is 0 everywhere"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_function_is_refused_in_one_line_before_its_folder_is_made(make_config, monkeypatch, wrong):
+    function, said = WRONG[wrong]
+    monkeypatch.setitem(BENCHMARKS, "mine", function)
+    config = make_config("dataset.name=mine", "model.activation=tanh")
+    with pytest.raises(BadInput, match=re.escape(said)) as caught:
+        execute(config)
+    assert "\n" not in str(caught.value)
+    assert not folder_of(config).exists()
+
+
+@pytest.mark.parametrize("function", SHIPPED.values(), ids=lambda function: function.name)
+def test_a_right_function_is_not_refused(function):
+    check_own("mine", function, order=2)
+
+
+def test_a_function_that_computes_in_float32_is_not_refused():
+    check_own("mine", BenchmarkFunction("mine", SQUARE, lambda x, y: (x.float().sin() * y.float()).double()), order=1)
+
+
+def test_a_simulation_needs_its_gradient_only_where_no_hessian_is_measured(make_config, monkeypatch):
+    def simulated(x: Tensor, y: Tensor) -> Tensor:
+        return torch.from_numpy(np.sin(x.numpy()) * y.numpy())
+
+    function = BenchmarkFunction("mine", SQUARE, simulated, lambda x, y: (x.cos() * y, x.sin()))
+    monkeypatch.setitem(BENCHMARKS, "mine", function)
+    execute(make_config("dataset.name=mine", "model.activation=relu"))
+
+
+def test_a_singular_function_has_no_surface_and_its_rows_are_collected(make_config, tmp_path, monkeypatch, capsys):
+    """A root, whose derivative is infinite at 0: no point that is drawn, but one of the surface's grid."""
+    function = BenchmarkFunction("mine", ((0.0, 1.0), (0.0, 1.0)), lambda x, y: x.sqrt() + y)
+    monkeypatch.setitem(BENCHMARKS, "mine", function)
+    config = make_config("dataset.name=mine")
+    execute(config)
+    assert "no surface is saved" in capsys.readouterr().err
+    assert collect([folder_of(config)], tmp_path / "results" / "regression")
+    assert len(read_rows(tmp_path / "results" / "regression" / "rows.csv.gz"))

@@ -9,10 +9,13 @@ import pytest
 import torch
 import yaml
 
-from experiments.evidence.rows import as_rows, read_rows
+from experiments.evidence.rows import as_rows, read_rows, select
 from experiments.evidence.verdicts import Evidence
 from experiments.regression import choosing, figures, recipe_claims, recipes
 from experiments.regression.choosing import CELLS, Choice, complete, errors_of, gain, ranked, two_activations
+from experiments.regression.names import REDUCED
+from experiments.regression.projection_figures import projections
+from experiments.regression.recipe_figures import limits
 from experiments.regression.recipe_figures import recipes as search_figure
 from experiments.regression.recipes import FALLS, STEP, Objective, weights, with_noise
 from experiments.regression.rules import PAPER_TASKS
@@ -185,6 +188,11 @@ def test_a_choice_that_diverged_somewhere_is_out_and_test_points_choose_nothing(
     assert ranked(errors_of(whole[:0])) == ([], [])
 
 
+def test_a_small_learning_rate_has_a_dash_of_its_own():
+    choice = Choice.of(f"relu-he_spread-{0.00001}-32-unit-flat-square-exact")
+    assert choice == Choice("relu", "he_spread", "1e-05", "32", "unit", "flat", "square", "exact")
+
+
 def test_functions_of_the_paper_choose_nothing():
     assert not {task for task, _ in CELLS} & set(PAPER_TASKS)
 
@@ -243,3 +251,19 @@ def test_the_shipped_recipe_follows_from_the_shipped_rows(tmp_path):
     assert program.main(["--results", str(ROOT / "results"), "--configs", str(tmp_path)]) == 0
     for path in (tmp_path / "recipe").iterdir():
         assert (CONFIGS / "recipe" / path.name).read_text() == path.read_text()
+
+
+@pytest.mark.parametrize(("draw", "experiment"), [(limits, choosing.LIMITS), (projections, choosing.PROJECTIONS)])
+def test_a_figure_at_one_training_size_shows_no_cell_of_another(draw, experiment):
+    shipped = select(read_rows(ROOT / "results" / "regression" / "rows.csv.gz"), experiment=experiment)
+    hundredfold = shipped["value"].where(shipped["method"].str.startswith("value"), 100 * shipped["value"])
+    larger = shipped.assign(n_train=1_000, value=hundredfold, scale="reduced")
+
+    def lines(rows):
+        return [[*map(float, line.get_ydata())] for axes in draw(rows).axes for line in axes.get_lines()]
+
+    both = as_rows(pd.concat((shipped, larger), ignore_index=True))
+    assert lines(both) == lines(shipped)
+    assert lines(as_rows(larger)) != lines(shipped)
+    assert REDUCED not in [text.get_text() for text in draw(both).texts]
+    assert "1,000 points" in draw(as_rows(larger))._suptitle.get_text()

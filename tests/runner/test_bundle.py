@@ -5,7 +5,9 @@ import tarfile
 
 import pytest
 
-from experiments.runner.bundle import pack, unpacked
+from experiments.evidence.candidates import ARRAYS
+from experiments.evidence.reading import read_csv
+from experiments.runner.bundle import CARRIED, pack, unpacked
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
 from experiments.runner.identity import folder_of
@@ -70,3 +72,49 @@ def test_what_is_no_bundle_is_refused_in_one_line(tmp_path, make):
     with pytest.raises(BadInput, match=r"runs\.tgz") as caught, unpacked([path]):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_of_two_runs_that_answer_one_question_the_later_counts_also_if_it_is_in_a_bundle(
+    make_config, tmp_path, monkeypatch
+):
+    """Later than a run in a folder, although a bundle is unpacked anew each time."""
+    for number, runs in enumerate(("first", "second")):
+        config = make_config("optimizer.learning_rate=0.001", f"networks={2 + number}", runs=runs)
+        execute(config)
+    changed = (folder_of(config) / "summary.json").stat().st_mtime
+    pack([folder_of(config)], bundle := tmp_path / "runs.tgz")
+    with unpacked([bundle]) as (found,):
+        (summary,) = found.rglob("summary.json")
+        assert summary.stat().st_mtime == pytest.approx(changed, abs=1e-3)
+    for order in ([tmp_path / "first", bundle], [bundle, tmp_path / "first"]):
+        results = tmp_path / f"from_{order[0].name}"
+        monkeypatch.setattr("sys.argv", ["collect", "--runs", *map(str, order), "--results", str(results)])
+        collect.main()
+        (noted,) = read_csv(results / "regression" / "runs.csv")
+        assert noted["run_id"] == folder_of(config).name
+
+
+def test_a_bundle_carries_every_array_that_figures_need():
+    assert set(ARRAYS) <= set(CARRIED)
+
+
+def test_a_run_that_ends_while_it_is_packed_is_packed_as_incomplete(make_config, tmp_path, monkeypatch):
+    """Else its summary would make rows from before its end look like all of them."""
+    config = make_config()
+    execute(config)
+    folder = folder_of(config)
+    summary = (folder / "summary.json").read_bytes()
+    (folder / "summary.json").unlink()
+    read = type(folder).read_bytes
+
+    def and_then_it_ends(path):
+        try:
+            return read(path)
+        finally:
+            if path.name == "metrics.csv":
+                (folder / "summary.json").write_bytes(summary)
+
+    monkeypatch.setattr(type(folder), "read_bytes", and_then_it_ends)
+    pack([folder], bundle := tmp_path / "runs.tgz")
+    with tarfile.open(bundle) as tar:
+        assert not [name for name in tar.getnames() if name.endswith("summary.json")]

@@ -229,6 +229,9 @@ REFUSALS = {
     "loss.name=.. and name=${loss.name}": "name='..': expected one word",
     "labels.task=a/b": "labels.task='a/b': expected one word",
     "labels.method=.hidden": "labels.method='.hidden': expected one word",
+    "labels.method=_hidden": "labels.method='_hidden': expected one word",
+    "labels.method=" + "long" * 17: "expected one word that begins with a letter or digit, 64 bytes at most",
+    "labels.method='" + "ü" * 33 + "'": "expected one word that begins with a letter or digit, 64 bytes at most",
     "name=''": "name='': expected one word",
 }
 
