@@ -113,9 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, search in SEARCHES.items():
         for (task, approach), by_choice in sorted(found[name].items()):
             path = options.configs / "tuned" / search.folder / f"{task}_{approach}.yaml"
+            measure = search.measure
             if approach in search.shared:
                 by_choice = over_tasks([of_task for (_, a), of_task in found[name].items() if a == approach])
-            write_best(search, by_choice, path)
+                measure += ", geometric mean over tasks,"
+            write_best(search, by_choice, measure, path)
     return int(any(damaged for _, damaged in read.values()))
 
 
@@ -185,7 +187,7 @@ def over_tasks(of_tasks: list[dict[Choice, dict[int, float]]]) -> dict[Choice, d
     }
 
 
-def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], path: Path) -> None:
+def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], measure: str, path: Path) -> None:
     """Write the best choice as a config, with the number of choices that it was compared with."""
     seeds = set().union(*by_choice.values())
     whole = {choice: values for choice, values in by_choice.items() if values and set(values) == seeds}
@@ -205,7 +207,7 @@ def write_best(search: Search, by_choice: dict[Choice, dict[int, float]], path: 
     with replacing(path) as temporary:
         temporary.write_text(
             "# @package _global_\n"
-            f"# Written by scripts.tune: {search.measure} {means[best]:.4g}, the least of {len(means)} choices.\n"
+            f"# Written by scripts.tune: {measure} {means[best]:.4g}, the least of {len(means)} choices.\n"
             + yaml.safe_dump(config, sort_keys=False)
         )
     print(f"{path}: {named(search, best)}")

@@ -23,9 +23,9 @@ distillation/figure_4_reduced 108
 distillation/float32 9
   breakout-sobolev-n1000-seed0-ee6d606866
   pong-sobolev-n1000-seed2-1cdc41edde
-distillation/longer 81
+distillation/longer 108
   breakout-value-n1000-seed0-b2692dfa0e
-  pong-sobolev_falling-n25000-seed2-5bb28e6d33
+  pong-sobolev_balanced-n25000-seed2-dc11ad44cb
 distillation/quickstart 2
   pong-value-n1000-seed0-63385ae690
   pong-sobolev-n1000-seed0-4e7e8667fd

@@ -129,7 +129,7 @@ def test_the_searches():
         for of in (students()["distill_longer", "breakout", 25_000, method] for method in ("value", "sobolev"))
     ]
     states(passage("distillation", "with 2 seeds, value-only training is at", ", and Sobolev Training also"), two)
-    first = table("distillation/tuning.csv").query("task == 'breakout' and method == 'value' and n_train == 5000")
+    first = table("distillation/tuning.csv").query("task == 'breakout' and method == 'value' and updates == 1000")
     said = [
         number
         for weights in ("orthogonal", "uniform_fan_in")
