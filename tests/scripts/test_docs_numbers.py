@@ -106,6 +106,33 @@ def trials(game: str, **equal) -> pd.DataFrame:
     return select(found, **equal)
 
 
+def test_the_longer_searches():
+    found = {
+        (method, game): trials(game, method=method, updates=10_000).set_index(by).validation_kl
+        for method, by in (("value", "learning_rate"), ("sobolev_balanced", "gradient_weight"))
+        for game in GAMES
+    }
+    value, balanced = ([found[method, game] for game in GAMES] for method in ("value", "sobolev_balanced"))
+    (choices,) = {len(of_game) for of_game in value + balanced}
+    assert {of_game.idxmin() for of_game in value} == {1e-3}
+    over_games = np.mean([np.log(of_game.sort_index()) for of_game in balanced], axis=0)
+    weights = sorted(balanced[0].index)
+    best = weights[int(over_games.argmin())]
+    states(passage("distillation", "and `search_longer_value`,", "choices for either"), [choices])
+    states(
+        passage("distillation", "training keeps 1e-3 in all games: the KL divergence is", "in Breakout"),
+        [of_game.min() for of_game in value],
+    )
+    said = passage("distillation", "Of balanced alphas from", "; 30 is hardly worse")
+    states(said, [weights[0], f"{weights[-1]:,.0f}", best, *(of_game[best] for of_game in balanced)])
+    ends = [of_game[end] / of_game[best] for of_game in balanced for end in (weights[0], weights[-1])]
+    said = passage("distillation", "at both ends of the grid the KL is", "times larger")
+    states(said, [min(ends), max(ends)])
+    norms = students("gradient_norm", "teacher")
+    sizes = [norms["distill_longer", game, 5000, "value"][0] for game in GAMES]
+    states(passage("distillation", "This is an alpha of about", ", far below"), [best / size for size in sizes])
+
+
 def test_the_searches():
     least = {
         method: {game: trials(game, method=method, updates=1000).validation_kl.min() for game in GAMES}
