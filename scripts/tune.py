@@ -179,7 +179,7 @@ def over_tasks(of_tasks: list[dict[Choice, dict[int, float]]]) -> dict[Choice, d
     first, *others = of_tasks
     return {
         choice: {
-            seed: statistics.geometric_mean(of_task[choice][seed] for of_task in of_tasks)
+            seed: statistics.geometric_mean(max(of_task[choice][seed], sys.float_info.min) for of_task in of_tasks)
             for seed in by_seed
             if all(seed in of_task.get(choice, {}) for of_task in others)
         }
