@@ -1,11 +1,11 @@
-# Each target makes what it needs: on a fresh machine the first one typed works.
+# Each target first makes what it needs, so any of them works on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python run.py
 # Extra settings for the runs of a target, for example: make regression ARGS="compute.device=cuda"
 ARGS ?=
-# Two single-threaded workers are as fast as two threads, and do not mind other work on the machine.
+# Two single-threaded workers are as fast as two threads, and other work on the machine slows them down less.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 LOCAL := hydra/launcher=local hydra.launcher.n_jobs=$(WORKERS) compute.threads=1
 
@@ -129,7 +129,7 @@ collect: setup ## complete runs in runs/ into results/ (seconds)
 	@$(BIN)/python -m scripts.collect
 
 collect-what-is-whole: setup
-	-@$(BIN)/python -m scripts.collect # a damaged run is named and hinders no figure
+	-@$(BIN)/python -m scripts.collect # a damaged run is reported, but the figures are still drawn
 
 figures: collect-what-is-whole ## every figure and table, from the rows in results/ (1 minute)
 	$(BIN)/python -m scripts.figures
@@ -138,7 +138,7 @@ figures: collect-what-is-whole ## every figure and table, from the rows in resul
 report: collect-what-is-whole ## results/REPORT.md: each claim, our number, the verdict (seconds)
 	$(BIN)/python -m scripts.report
 
-wandb-sync: setup ## send to Weights & Biases what it does not have yet of runs/
+wandb-sync: setup ## send rows in runs/ to Weights & Biases that it does not have yet
 	$(BIN)/python -m scripts.wandb_sync
 
 bench: setup ## speed against naive loops, counts of operations and the machine's limit (10 minutes)
@@ -147,7 +147,7 @@ bench: setup ## speed against naive loops, counts of operations and the machine'
 	$(BIN)/python -m scripts.bench.distillation
 	$(BIN)/python -m scripts.bench.atari
 
-faults: setup ## break every kind of run on purpose and see it end in the same rows (1 to 2 hours; typed again it goes on)
+faults: setup ## break every kind of run on purpose and check that it ends in the same rows (1 to 2 hours; resumes)
 	$(BIN)/python -m scripts.faults
 
 revision: ## note the revision in REVISION, for a copy of the tree without .git
@@ -163,7 +163,7 @@ site: setup ## the documentation as a site that opens from its folder, site/ (10
 test: setup ## the tests (6 minutes on 2 cores, no GPU, no network)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
-test-slow: setup ## those that kill runs, build the wheel and the site, run notebooks (3 minutes more)
+test-slow: setup ## the tests that kill runs, build the wheel and the site or run notebooks (3 minutes more)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 lint: setup ## ruff: style and format; mypy: the types of sobolev (half a minute, then seconds)
