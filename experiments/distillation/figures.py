@@ -184,7 +184,8 @@ def longer(rows: pd.DataFrame) -> Figure:
     for axes, name in zip(grid[0], (METRICS["kl"], "value only / method\n(above 1: the method leads)"), strict=True):
         axes.set_title(name, fontsize=7)
     _label_sizes(grid, sizes)
-    figure.legend(handles=[_handle(*each) for each in looks.items()], loc="outside lower center", ncols=len(looks))
+    columns = len(looks) if len(looks) < 4 else 2  # more would not fit into the width
+    figure.legend(handles=[_handle(*each) for each in looks.items()], loc="outside lower center", ncols=columns)
     text = f"Distance to the teacher after {rows['step'].max():,} updates, test episodes"
     detail = drawing.counted([len(of_cell) for of_cell in ends.values()], _interval(rows))
     drawing.title(figure, text, detail, scale_of(rows))

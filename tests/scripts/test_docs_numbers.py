@@ -63,6 +63,19 @@ def test_the_falling_alpha():
     states(said, ["25,000", *intervals["pong", 25_000]])
 
 
+def test_the_balanced_alpha():
+    """Of one seed, beside the falling alpha with the same seed."""
+    cells = [(game, n) for n in SIZES for game in GAMES]
+    balanced = [ratio for game, n in cells for ratio in ratios(game, n, "sobolev_balanced")]
+    falling = [ratios(game, n, "sobolev_falling")[0] for game, n in cells]
+    assert len(balanced) == len(cells)
+    assert min(balanced) > 1
+    assert all(ours < theirs for ours, theirs in zip(balanced[:3], falling[:3], strict=True))
+    shown = [number for k, n in enumerate(IN_TEXT) for number in (*balanced[3 * k : 3 * k + 3], n)]
+    states(passage("distillation", "in all nine cells: the KL divergence in", "The falling"), shown)
+    states(passage("distillation", "of each game has, at the same seed,", ": it is ahead"), falling)
+
+
 def test_the_scores_of_longer_training():
     scores = students("score", "play")
     of = {
