@@ -14,7 +14,7 @@ from experiments.evidence.rows import as_rows, read_rows, select
 from experiments.evidence.schemas import RUNS
 from scripts import figures as draw_figures
 from tests.conftest import CONFIGS
-from tests.distillation.test_distillation_evidence import STEPS, make_rows
+from tests.distillation.test_distillation_evidence import STEPS, joined, make_rows
 from tests.regression.test_evidence import write_rows
 
 
@@ -182,6 +182,25 @@ def test_errors_that_are_all_0_are_drawn_too():
     rows.loc[rows["metric"] == "action_error", "value"] = 0
     of_errors, of_kl = distillation_figures.curves(rows).axes
     assert (of_errors.get_yscale(), of_kl.get_yscale()) == ("linear", "log")
+
+
+def test_the_longer_figure_fits_four_methods_and_draws_no_line_past_a_size_without_runs():
+    rows = make_rows(games=("breakout",), sizes=(1_000, 5_000, 25_000), seeds=3)
+    falling, balanced = (
+        as_rows(select(rows, method="sobolev").astype({"method": str}).assign(method=f"sobolev_{alpha}"))
+        for alpha in ("falling", "balanced")
+    )
+    constant = (rows["method"] == "sobolev") & (rows["n_train"] == 5_000)
+    figure = distillation_figures.longer(joined(rows[~constant], falling, balanced))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 4
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    color = distillation_figures.LOOKS["sobolev"]["color"]
+    for axes in figure.axes:
+        (line,) = [line for line in axes.lines if line.get_color() == color and line.get_marker() == "s"]
+        assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
 
 
 def test_a_method_of_ones_own_is_drawn_under_its_name():
