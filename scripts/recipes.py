@@ -2,7 +2,8 @@
 
 From the rows of `experiment=regression_recipes` this writes configs/recipe: the networks for stage 2 of the search and,
 once stage 2 has rows, the recipe and the value-only training that it is judged against. The rule is in
-`experiments.regression.choosing`. The compared choices are printed, the best first.
+`experiments.regression.choosing`. The compared choices are printed, the best first. Choices with different numbers of
+updates are refused, and what reduced rows choose says so.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from experiments.evidence.reading import EvidenceError, rows_path
-from experiments.evidence.rows import read_rows
+from experiments.evidence.rows import read_rows, scale_of, select
 from experiments.regression.choosing import (
     CELLS,
     CELLS_OF_NETWORKS,
+    SEARCH,
     Choice,
     complete,
     errors_of,
@@ -40,24 +43,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder that holds recipe/")
     options = parser.parse_args(arguments)
     try:
-        tried = errors_of(read_rows(rows_path(options.results / "regression")))
+        rows = of_one_budget(read_rows(rows_path(options.results / "regression")))
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    tried = errors_of(rows)
+    scale = " in reduced runs" if len(rows) and scale_of(rows) == "reduced" else ""
     for stage, errors, cells in (("stage 1", stage_1(tried), CELLS_OF_NETWORKS), ("stage 2", tried, CELLS)):
         value, recipes = ranked(errors, cells)
         if not value or not recipes:
             print(f"{stage}: an approach has no choice with all {len(cells)} cells: `make recipes`", file=sys.stderr)
             return int(stage == "stage 1")
         whole = complete(errors, cells)
-        print(f"{stage}: {len(value)} value-only choices by geometric mean of errors, {len(recipes)} recipes by gain")
+        print(f"{stage}{scale}: {len(value)} value-only choices by geometric mean, {len(recipes)} recipes by gain")
         for choice in value[:SHOWN]:
             print(f"  {mean_error(whole[choice]):10.4g}  {'-'.join(choice)}")
         for choice in recipes[:SHOWN]:
             print(f"  {gain(whole[value[0]], whole[choice]):10.4g}  {'-'.join(choice)}")
         folder = options.configs / "recipe"
         if stage == "stage 1":
-            said = "stage 1 of the search chose these settings"
+            said = f"stage 1 of the search chose these settings{scale}"
             for approach, choices in (("value", value), ("sobolev", recipes)):
                 for place, choice in enumerate(two_activations(choices), 1):
                     write(folder / f"{approach}_{place}.yaml", choice, said)
@@ -65,8 +70,25 @@ def main(arguments: list[str] | None = None) -> int:
                 write(folder / "sobolev_relu.yaml", relu, said)
         else:
             for approach, choices in (("value", value), ("sobolev", recipes)):
-                write(folder / f"{approach}.yaml", choices[0], "the search chose these settings", approach)
+                write(folder / f"{approach}.yaml", choices[0], f"the search chose these settings{scale}", approach)
     return 0
+
+
+def of_one_budget(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the search.
+
+    Raises:
+        EvidenceError: if its runs differ in their number of updates, because more updates would look like a better
+            choice.
+    """
+    searched = select(rows, experiment=SEARCH)
+    updates = sorted(searched.groupby(["method", "task", "n_train", "seed"], observed=True)["step"].max().unique())
+    if len(updates) > 1:
+        numbers = " and ".join(f"{number:,}" for number in updates)
+        raise EvidenceError(
+            f"experiment={SEARCH} has runs of {numbers} updates, which cannot be compared; collect one of these budgets"
+        )
+    return searched
 
 
 def write(path: Path, choice: Choice, said: str, approach: str = "") -> None:

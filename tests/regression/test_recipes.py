@@ -214,6 +214,33 @@ def test_the_program_writes_what_the_rule_chooses(tmp_path, capsys):
     assert (written["value"]["approach"], written["value"]["activation"]) == ("value", "tanh")
     assert written["sobolev_relu"]["optimizer"]["learning_rate"] == 0.003
     assert "8  tanh-he-0.001-32-balanced-late-square-exact" in capsys.readouterr().out
+    assert "reduced" not in (tmp_path / "configs" / "recipe" / "sobolev.yaml").read_text()
+
+
+def choose(folder, rows: pd.DataFrame) -> int:
+    (folder / "regression").mkdir(parents=True)
+    rows.to_csv(folder / "regression" / "rows.csv.gz", index=False, lineterminator="\n")
+    return program.main(["--results", str(folder), "--configs", str(folder)])
+
+
+def test_what_reduced_rows_choose_says_so(tmp_path, capsys):
+    rows = made_rows({**VALUE, RELIABLE: 0.25, STRIKING: 1.0}).assign(scale="reduced", step=100)
+    assert choose(tmp_path, as_rows(rows)) == 0
+    assert "stage 2 in reduced runs: 2 value-only" in capsys.readouterr().out
+    for path in (tmp_path / "recipe").iterdir():
+        assert "chose these settings in reduced runs." in path.read_text()
+
+
+def test_choices_with_different_budgets_are_not_compared(tmp_path, capsys):
+    shorter = made_rows({STRIKING: 1.0}).assign(scale="reduced", step=100)
+    rows = pd.concat((made_rows({**VALUE, RELIABLE: 0.25}), shorter), ignore_index=True)
+    assert choose(tmp_path, as_rows(rows)) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "error: experiment=regression_recipes has runs of 100 and 2,500 updates, which cannot be compared; collect one "
+        "of these budgets\n"
+    )
+    assert not (tmp_path / "recipe").exists()
 
 
 # What is shown
