@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from experiments.evidence.reading import EvidenceError, inside, read_json, read_
 from experiments.evidence.schemas import Composed, Config, Manifest, Summary
 from experiments.runner.errors import CONFIGS
 from experiments.runner.former_names import as_called_today
-from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS
+from experiments.runner.identity import OUTSIDE_IDENTITY, OUTSIDE_IDENTITY_OF_DATASETS, digest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +33,14 @@ class CompleteRun:
         """Read a run that is complete.
 
         Raises:
-            EvidenceError: a file is damaged, belongs to another run or lies outside the folder.
+            EvidenceError: a file is damaged, belongs to another run, was edited or lies outside the folder.
         """
         manifest = read_json(inside(path, "manifest.json"), Manifest)
         if manifest.run_id != path.name:
             raise EvidenceError(f"{path / 'manifest.json'} belongs to {manifest.run_id}")
         ended = read_json(inside(path, "summary.json"), summary)
         asked = as_called_today(read_yaml(inside(path, "config.yaml"), config))
+        check_name(path, asked)
         return cls(path, asked, manifest, ended)
 
     @property
@@ -67,6 +69,20 @@ def flat(config: dict[str, Any]) -> dict[str, JsonValue]:
 
 def left_out(run: Path, reason: object) -> None:
     print(f"left out, {str(reason).replace(f'{run}/', '')}: {run}", file=sys.stderr)
+
+
+def check_name(run: Path, config: dict[str, Any]) -> None:
+    """Refuse settings from which the run's name does not follow, since its rows would then be shown as another run's.
+
+    Raises:
+        EvidenceError: the config was edited.
+    """
+    named = re.search(r"-seed\d+-([0-9a-f]{10})$", run.name)
+    digest = None
+    with suppress(AttributeError, TypeError):  # the config may be of any shape
+        digest = digest_of(config)
+    if named and named[1] != digest:
+        raise EvidenceError(f"{run / 'config.yaml'} was edited: the run's name follows from other settings")
 
 
 def check_labels(config: dict[str, Any]) -> None:

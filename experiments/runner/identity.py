@@ -55,16 +55,21 @@ def run_id(config: RunConfig) -> str:
     Folders, recorder, compute and limit are left out, because where and for how long a run is computed does not change
     the question. Precision is included, because rows depend on it.
     """
-    asked = as_first_called(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
-    if (precision := asked["compute"]["precision"]) != "float32":
-        asked["precision"] = precision
-    for key in OUTSIDE_IDENTITY:
-        del asked[key]
-    for key in OUTSIDE_IDENTITY_OF_DATASETS:
-        asked.get("dataset", {}).pop(key, None)
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
+    digest = digest_of(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True))
     labels = asdict(config.labels)
     return f"{labels['task']}-{labels['method']}-n{labels['n_train']}-seed{config.seed}-{digest}".replace("/", "_")
+
+
+def digest_of(asked: dict[str, Any]) -> str:
+    """The hash of a run's resolved config, with which its name ends."""
+    asked = as_first_called(asked)
+    if (precision := asked.get("compute", {}).get("precision", "float32")) != "float32":
+        asked["precision"] = precision
+    for key in OUTSIDE_IDENTITY:
+        asked.pop(key, None)
+    for key in OUTSIDE_IDENTITY_OF_DATASETS:
+        asked.get("dataset", {}).pop(key, None)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def is_complete(folder: Path) -> bool:

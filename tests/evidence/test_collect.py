@@ -12,6 +12,7 @@ import yaml
 from experiments.evidence.collect import collect, gaps
 from experiments.evidence.reading import read_csv
 from experiments.registry import results_folder
+from experiments.runner.identity import digest_of
 from scripts.collect import main
 from tests.conftest import CONFIGS, composed
 from tests.regression.test_evidence import make_surface, write_surface
@@ -137,6 +138,22 @@ def test_a_cell_from_before_settings_were_noted_takes_its_own_runs_and_other_see
         **{"optimizer.learning_rate": 0.1, "precision": None},
         **{"loss.distances": ["squared_l2"] * 3},  # what there was before it was a setting
     }
+
+
+@pytest.mark.parametrize("edited", [{"n_train": 100}, {"dataset": 5}, {"loss": 5}])
+def test_a_run_whose_config_was_edited_is_left_out(tmp_path, capsys, edited):
+    asked = yaml.safe_load((make_run(tmp_path / "any", "a", 1.0) / "config.yaml").read_text())
+    run = make_run(tmp_path, f"booth-value-n20-seed0-{digest_of(asked)}", 1.0)
+    other = make_run(tmp_path, "b", 2.0, method="sobolev")
+    (run / "config.yaml").write_text(yaml.safe_dump(asked | edited))
+    assert not collect([run, other], tmp_path / "results")
+    assert capsys.readouterr().err == (
+        f"left out, config.yaml was edited: the run's name follows from other settings: {run}\n"
+    )
+    assert {method for method, _ in values(tmp_path / "results")} == {"sobolev"}
+    (run / "config.yaml").write_text(yaml.safe_dump(asked))
+    assert collect([run], tmp_path / "results")
+    assert {method for method, _ in values(tmp_path / "results")} == {"value", "sobolev"}
 
 
 def test_settings_name_a_file_by_its_digest_and_not_by_its_place(tmp_path, capsys):
