@@ -11,6 +11,7 @@ import yaml
 from experiments.distillation import export_teachers
 from experiments.evidence.reading import EvidenceError, read_arrays, read_sums
 from experiments.evidence.schemas import SURFACE
+from experiments.runner.identity import digest_of
 from scripts import tune
 from tests.evidence.test_collect import MANIFEST
 from tests.evidence.test_evidence_files import change, full_disk_after
@@ -116,7 +117,8 @@ def test_a_searchs_long_names_are_names(tmp_path):
     """Of a run, whose folder has labels, seed and digest in its name."""
     arguments = write_runs(tmp_path, [asked()], [0.1])
     run = tmp_path / "runs" / "distill_atari_search" / "0"
-    name = "space_invaders-sobolev_lr0.0005_alpha0.03-n5000-seed1000-02ce0874ea"
+    digest = digest_of(yaml.safe_load((run / "config.yaml").read_text()))
+    name = f"space_invaders-sobolev_lr0.0005_alpha0.03-n5000-seed1000-{digest}"
     change(run, "manifest.json", run_id=name)
     run.rename(run.with_name(name))
     assert tune.main(arguments) == 0
