@@ -41,13 +41,15 @@ RATIO_LOOKS = {  # style, and the side of the training size on which the interva
     "action_error": ({"color": "#009E73", "marker": "^", "markerfacecolor": "white"}, -0.5),
     "kl": ({"color": "#000000", "marker": "D"}, 0.5),
 }
+FARTHEST = 1000.0  # the largest ratio that is drawn; its reciprocal is the least
 
 
 def figure_4(rows: pd.DataFrame) -> Figure:
     """Figure 4 at the end of training: action-prediction error and KL(student || teacher) on test episodes, by states.
 
     One row per game. Markers are medians over seeds with their 95% intervals. The last panel shows which method leads:
-    the ratio value only / Sobolev of each distance, paired by seed. It is omitted if only one method was run.
+    the ratio value only / Sobolev of each distance, paired by seed and at most 1,000. It is omitted if only one method
+    was run.
     """
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(select(rows, split="test"), "task", "method", "n_train", "metric")
@@ -63,8 +65,7 @@ def figure_4(rows: pd.DataFrame) -> Figure:
         for axes in line[len(distances) :]:
             for metric, (look, side) in RATIO_LOOKS.items():
                 pairs = {n: [ends.get((game, m, n, metric), {}) for m in ("value", "sobolev")] for n in sizes}
-                ratios = {n: log_ratio(*pair) for n, pair in pairs.items()}
-                _draw_medians(axes, {n: Interval(*10 ** np.array(r[:3]), r.n) for n, r in ratios.items()}, side, look)
+                _draw_medians(axes, {n: _ratio(*pair) for n, pair in pairs.items()}, side, look)
             axes.axhline(1, color="black", linewidth=0.8)
             drawing.numbers_axis(axes, evenly_below=3, between_below=200, labels=6)
     names = (*(METRICS[metric] for metric in distances), "value only / Sobolev\n(above 1: Sobolev leads)")
@@ -174,10 +175,8 @@ def longer(rows: pd.DataFrame) -> Figure:
         _log_axis(line[0])
         for k, (method, look) in enumerate(looks.items()):
             pairs = {n: [ends.get((game, m, n), {}) for m in ("value", method)] for n in sizes}
-            ratios = {n: log_ratio(*pair) for n, pair in pairs.items()}
             if method != "value":
-                intervals = {n: Interval(*10 ** np.array(ratio[:3]), ratio.n) for n, ratio in ratios.items()}
-                _draw_medians(line[1], intervals, k - (len(looks) - 1) / 2, look)
+                _draw_medians(line[1], {n: _ratio(*p) for n, p in pairs.items()}, k - (len(looks) - 1) / 2, look)
         line[1].axhline(1, color="black", linewidth=0.8)
         drawing.numbers_axis(line[1], evenly_below=3, between_below=200, labels=6)
         line[0].set_ylabel(title(game))
@@ -190,6 +189,12 @@ def longer(rows: pd.DataFrame) -> Figure:
     detail = drawing.counted([len(of_cell) for of_cell in ends.values()], _interval(rows))
     drawing.title(figure, text, detail, scale_of(rows))
     return figure
+
+
+def _ratio(numerator: BySeed, denominator: BySeed) -> Interval:
+    """The ratio of two distances, paired by seed, drawn as `FARTHEST` at most: a distance may be 0."""
+    ratio = log_ratio(numerator, denominator)
+    return Interval(*np.clip(10 ** np.array(ratio[:3]), 1 / FARTHEST, FARTHEST), ratio.n)
 
 
 def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, Look]) -> None:

@@ -184,6 +184,17 @@ def test_errors_that_are_all_0_are_drawn_too():
     assert (of_errors.get_yscale(), of_kl.get_yscale()) == ("linear", "log")
 
 
+def test_the_ratio_to_a_student_without_errors_keeps_the_axis_readable():
+    rows = make_rows(games=("breakout",), sizes=(1_000, 5_000, 25_000), seeds=3)
+    rows.loc[
+        (rows["metric"] == "action_error") & (rows["method"] == "sobolev") & (rows["n_train"] == 5_000), "value"
+    ] = 0
+    of_ratios = distillation_figures.figure_4(rows).axes[2]
+    low, high = of_ratios.get_ylim()
+    assert low > 1 / (2 * distillation_figures.FARTHEST)
+    assert distillation_figures.FARTHEST < high < 2 * distillation_figures.FARTHEST
+
+
 def test_the_longer_figure_fits_four_methods_and_draws_no_line_past_a_size_without_runs():
     rows = make_rows(games=("breakout",), sizes=(1_000, 5_000, 25_000), seeds=3)
     falling, balanced = (
