@@ -6,9 +6,11 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from experiments.evidence.rows import finals, log_ratio, mean_estimate, select
 from experiments.surrogates.analysis import Errors, errors_of, label_costs, worth
+from tests.conftest import CONFIGS
 from tests.passages import RESULTS, cell, passage, rows, states
 
 GAMES = ("breakout", "pong", "space_invaders")
@@ -41,41 +43,70 @@ def medians(states: int, method: str = "sobolev_falling") -> list[float]:
     return [float(np.median(ratios(game, states, method))) for game in GAMES]
 
 
-def test_the_falling_alpha():
-    pairs = [pair for game in GAMES for n in SIZES for pair in ratios(game, n, "sobolev_falling")]
-    seeds = {len(ratios(game, n, "sobolev_falling")) for game in GAMES for n in SIZES}
-    assert len(seeds) == 1
-    assert min(pairs) > 1
-    falling = [number for n, shown in zip(SIZES, IN_TEXT, strict=True) for number in (*medians(n), shown)]
-    said = passage("distillation", "closer to the teacher than with values alone in each of the", "Student's intervals")
-    states(said, [len(pairs), *seeds, *falling])
-    row = cell("recipes", "a policy to distil").partition("(`reduced`")[0]
-    constant = [*medians(1000, "sobolev"), "1,000", *medians(25_000, "sobolev"), "25,000"]
-    states(row, ["10,000", *falling, len(pairs), *constant])
+FALLING, BALANCED = "sobolev_falling", "sobolev_balanced"
 
+
+@pytest.mark.parametrize(
+    ("method", "begins", "ends"),
+    [
+        (
+            FALLING,
+            "With a falling alpha, students end closer to the teacher than with values alone in each of the",
+            "Student",
+        ),
+        (
+            BALANCED,
+            "With this one alpha, students end closer to the teacher than with values alone in each of the",
+            "The intervals",
+        ),
+    ],
+)
+def test_students_of_longer_training_are_closer(method, begins, ends):
+    pairs = [pair for game in GAMES for n in SIZES for pair in ratios(game, n, method)]
+    assert {len(ratios(game, n, method)) for game in GAMES for n in SIZES} == {3}
+    assert min(pairs) > 1
+    said = passage("distillation", begins, f" {ends}").replace("(3 seeds)", "").partition("The median")[2]
+    states(said, [number for n, shown in zip(SIZES, IN_TEXT, strict=True) for number in (*medians(n, method), shown)])
+    assert str(len(pairs)) in passage("distillation", begins, "pairs")
+
+
+def test_the_recipe_for_a_policy():
+    row = cell("recipes", "a policy to distil").partition("(`reduced`")[0]
+    balanced = [number for n, shown in zip(SIZES, IN_TEXT, strict=True) for number in (*medians(n, BALANCED), shown)]
+    falling = [number for n in SIZES for number in medians(n, FALLING)]
+    pairs = sum(len(ratios(game, n, method)) for game in GAMES for n in SIZES for method in (FALLING, BALANCED))
+    constant = [*medians(1000, "sobolev"), "1,000", *medians(25_000, "sobolev"), "25,000"]
+    states(row, ["10,000", *balanced, *falling, pairs, *constant])
+    alpha = yaml.safe_load((CONFIGS / "objective" / "sobolev_balanced.yaml").read_text())["gradient_weight"]
+    assert f"one alpha, {alpha:.0f}, serves all games" in cell("recipes", "a policy to distil", 1)
+
+
+def test_where_the_intervals_of_longer_training_include_1():
     intervals = {
-        (game, n): [10**end for end in mean_estimate(np.log10(ratios(game, n, "sobolev_falling")))[:3]]
+        (method, game, n): [10**end for end in mean_estimate(np.log10(ratios(game, n, method)))[:3]]
+        for method in (FALLING, BALANCED)
         for game in GAMES
         for n in SIZES
     }
-    assert [cell_ for cell_, interval in intervals.items() if interval[1] < 1 < interval[2]] == [("pong", 25_000)]
-    said = passage("distillation", "exclude 1 in all cells but Pong from", "), so the rule's")
-    states(said, ["25,000", *intervals["pong", 25_000]])
+    open_ones = {cell_: interval for cell_, interval in intervals.items() if interval[1] < 1 < interval[2]}
+    pong, *of_balanced = (FALLING, "pong", 25_000), (BALANCED, "breakout", 1000), (BALANCED, "pong", 1000)
+    assert open_ones.keys() == {pong, *of_balanced}
+    states(
+        passage("distillation", "exclude 1 in all cells but Pong from", "), so the rule's"),
+        ["25,000", *open_ones[pong]],
+    )
+    said = passage("distillation", "exclude 1 in all cells but two from", "). So the verdict")
+    states(said, ["1,000", *(number for cell_ in of_balanced for number in open_ones[cell_])])
 
 
-def test_the_balanced_alpha():
-    """Of one seed, beside the falling alpha with the same seed."""
-    cells = [(game, n) for n in SIZES for game in GAMES]
-    balanced = [ratio for game, n in cells for ratio in ratios(game, n, "sobolev_balanced")]
-    falling = [ratios(game, n, "sobolev_falling")[0] for game, n in cells]
-    assert len(balanced) == len(cells)
-    assert min(balanced) > 1
-    leads = [ours > theirs for ours, theirs in zip(balanced, falling, strict=True)]
-    ahead = [{*leads[k : k + 3]} for k in (0, 3, 6)]
-    assert ahead == [{False}, {True, False}, {True, False}]
-    shown = [number for k, n in enumerate(IN_TEXT) for number in (*balanced[3 * k : 3 * k + 3], n)]
-    states(passage("distillation", "in all nine cells: the KL divergence in", "The falling"), shown)
-    states(passage("distillation", "of each game has, at the same seed,", ": it is ahead in all games"), falling)
+def test_the_balanced_alpha_beside_the_falling_one():
+    of_size = [
+        [a > b for game in GAMES for a, b in zip(ratios(game, n, BALANCED), ratios(game, n, FALLING), strict=True)]
+        for n in SIZES
+    ]
+    closer = [sum(leads) for leads in of_size]
+    said = passage("distillation", "the student with the balanced alpha is closer in", ".")
+    states(said, [closer[0], len(of_size[0]), "1,000", closer[1], "5,000", closer[2], "25,000"])
 
 
 def test_the_scores_of_longer_training():
