@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
@@ -208,8 +209,9 @@ def _ranges(config: DecoupledConfig) -> Iterator[tuple[str, Callable[[Any], bool
         *("optimizer.learning_rate", "optimizer.predictor_learning_rate", "model.direct_channels"),
         *("model.label_predictor.channels", "model.label_predictor.strides"),
     ]
-    yield "positive", lambda value: value > 0, positive
-    yield "0 or more", lambda value: value >= 0, ["optimizer.weight_decay"]
+    yield "positive and finite", lambda value: 0 < value < math.inf, positive
+    yield "0 or more, and finite", lambda value: 0 <= value < math.inf, ["optimizer.weight_decay"]
+    yield "0 or more", lambda value: value >= 0, ["dataset.hold_out"]
     yield "0 or more and below 1", lambda value: 0 <= value < 1, ["optimizer.momentum"]
     if isinstance(dataset, ImageDatasetConfig):
         side = SIDES[dataset.name]
