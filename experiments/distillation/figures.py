@@ -42,6 +42,8 @@ RATIO_LOOKS = {  # style, and the side of the training size on which the interva
     "kl": ({"color": "#000000", "marker": "D"}, 0.5),
 }
 
+FARTHEST = 0.75  # from the training size, in the same unit: beyond it an interval would seem to belong to no marker
+
 
 def figure_4(rows: pd.DataFrame) -> Figure:
     """Figure 4 at the end of training: action-prediction error and KL(student || teacher) on test episodes, by states.
@@ -177,7 +179,7 @@ def longer(rows: pd.DataFrame) -> Figure:
             ratios = {n: log_ratio(*pair) for n, pair in pairs.items()}
             if method != "value":
                 intervals = {n: Interval(*10 ** np.array(ratio[:3]), ratio.n) for n, ratio in ratios.items()}
-                _draw_medians(line[1], intervals, k - (len(looks) - 1) / 2, look)
+                _draw_medians(line[1], intervals, _side(k, len(looks)), look)
         line[1].axhline(1, color="black", linewidth=0.8)
         drawing.numbers_axis(line[1], evenly_below=3, between_below=200, labels=6)
         line[0].set_ylabel(title(game))
@@ -196,7 +198,13 @@ def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, 
     """Medians and their intervals against training sizes, of each method."""
     for k, (method, look) in enumerate(looks.items()):
         intervals = {n: median_interval(cell.values()) for n, cell in ends[method].items()}
-        _draw_medians(axes, intervals, k - (len(looks) - 1) / 2, look)
+        _draw_medians(axes, intervals, _side(k, len(looks)), look)
+
+
+def _side(k: int, count: int) -> float:
+    """Where the interval of method k of `count` is drawn: next to its marker, however many methods there are."""
+    between = min(1.0, 2 * FARTHEST / max(1, count - 1))
+    return between * (k - (count - 1) / 2)
 
 
 def _draw_medians(axes: Axes, intervals: dict[int, Interval], side: float, look: Look) -> None:
