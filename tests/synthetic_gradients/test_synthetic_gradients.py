@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
@@ -25,6 +26,7 @@ from experiments.synthetic_gradients.settings import DecoupledConfig, technique_
 from sobolev.images import IN_MEMORY
 from sobolev.losses import DISTANCES
 from sobolev.networks.gradient_predictors import LabelPredictor
+from sobolev.networks.resnet import resnet50_blocks
 from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork, Technique
 from tests.conftest import ROOT, TINY, composed
 from tests.fake_images import CLASSES, write_folder
@@ -335,6 +337,21 @@ def test_a_refusal_does_not_wait_for_pytorch(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.stderr == "error: optimizer.momentum must be 0 or more and below 1, not 2.0\n"
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("size", "refused"), [(16, True), (32, True), (33, False)])
+def test_a_batch_of_one_image_is_refused_where_batchnorm_would_see_one_value(make_config, size, refused):
+    overrides = (f"dataset.size={size}", "optimizer.batch_size=1")
+    if refused:
+        with pytest.raises(BadInput, match=r"optimizer.batch_size=1 is too small: .* maps of 1 x 1"):
+            make_config(f"{SGD}_imagenet", *overrides)
+    else:
+        make_config(f"{SGD}_imagenet", *overrides)
+    blocks = resnet50_blocks(10)[:-1]
+    with torch.no_grad():
+        last = nn.Sequential(*blocks).eval()(torch.zeros(1, 3, size, size))
+    assert (last.shape[-1] == 1) is refused
+    make_config(SGD, "optimizer.batch_size=1")  # its last maps are larger
 
 
 @pytest.mark.parametrize("override", REFUSALS_OF_DATA)
