@@ -42,14 +42,14 @@ RATIO_LOOKS = {  # style, and the side of the training size on which the interva
     "kl": ({"color": "#000000", "marker": "D"}, 0.5),
 }
 FARTHEST = 1000.0  # the largest ratio that is drawn; its reciprocal is the least
+BESIDE = 0.75  # how far beside its marker an interval may lie, in powers of 1.12, to be seen as its own
 
 
 def figure_4(rows: pd.DataFrame) -> Figure:
     """Figure 4 at the end of training: action-prediction error and KL(student || teacher) on test episodes, by states.
 
     One row per game. Markers are medians over seeds with their 95% intervals. The last panel shows which method leads:
-    the ratio value only / Sobolev of each distance, paired by seed and at most 1,000. It is omitted if only one method
-    was run.
+    the ratio value only / Sobolev of each distance, paired by seed, 1,000 at most; omitted if only one method was run.
     """
     games, sizes, looks = _games(rows), levels(rows, "n_train"), looks_of(levels(rows, "method"), LOOKS)
     ends = finals(select(rows, split="test"), "task", "method", "n_train", "metric")
@@ -176,7 +176,7 @@ def longer(rows: pd.DataFrame) -> Figure:
         for k, (method, look) in enumerate(looks.items()):
             pairs = {n: [ends.get((game, m, n), {}) for m in ("value", method)] for n in sizes}
             if method != "value":
-                _draw_medians(line[1], {n: _ratio(*p) for n, p in pairs.items()}, k - (len(looks) - 1) / 2, look)
+                _draw_medians(line[1], {n: _ratio(*p) for n, p in pairs.items()}, _side(k, len(looks)), look)
         line[1].axhline(1, color="black", linewidth=0.8)
         drawing.numbers_axis(line[1], evenly_below=3, between_below=200, labels=6)
         line[0].set_ylabel(title(game))
@@ -201,13 +201,17 @@ def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, 
     """Medians and their intervals against training sizes, of each method."""
     for k, (method, look) in enumerate(looks.items()):
         intervals = {n: median_interval(cell.values()) for n, cell in ends[method].items()}
-        _draw_medians(axes, intervals, k - (len(looks) - 1) / 2, look)
+        _draw_medians(axes, intervals, _side(k, len(looks)), look)
+
+
+def _side(k: int, count: int) -> float:
+    """Where the interval of method k of `count` is drawn: next to its marker, however many methods there are."""
+    return min(1.0, 2 * BESIDE / max(1, count - 1)) * (k - (count - 1) / 2)
 
 
 def _draw_medians(axes: Axes, intervals: dict[int, Interval], side: float, look: Look) -> None:
-    """A line through the sizes, with intervals drawn beside the sizes: lines cross where medians do.
-
-    It is broken where a size has no runs, which has an interval of NaN.
+    """A line through the sizes, broken where one has no runs (NaN); intervals lie beside it, so that lines cross where
+    medians do.
     """
     for n_train, interval in intervals.items():
         axes.plot([n_train * 1.12**side] * 2, [interval.low, interval.high], color=look["color"])

@@ -239,6 +239,11 @@ class DistillConfig(RunConfig):
         }
         check_positive(**own, **of_optimizer, **{"student.hidden": self.student.hidden})
         check_not_negative(play_episodes=self.play_episodes, recorded_gib=self.recorded_gib)
+        if self.n_train >= self.dataset.n_states:  # how many fit exactly is known once the states are recorded
+            raise BadInput(
+                f"n_train={self.n_train} must be less than dataset.n_states={self.dataset.n_states}: "
+                "validation and test take some of them"
+            )
         check_updates(**{"optimizer.steps": self.optimizer.steps})
         check_evaluations(self.evaluations, self.optimizer.steps)
 

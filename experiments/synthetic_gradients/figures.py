@@ -41,10 +41,12 @@ def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
     papers = [_of_the_same_images(line) for line in lines]
     figure, panels = grid_of(len(lines), 2.25)
     hollow = {"color": "#555555", "marker": "d", "linestyle": "", "markerfacecolor": "none", "markersize": 4.5}
+    perfect = False  # whether any seed has no error
     for line, paper, axes in zip(lines, papers, panels, strict=True):
         of_line = select(rows, **line._asdict())
         errors = {t: [100 - 100 * value for value in final(of_line, method=t).values()] for t in looks}
         errors = {technique: seeds for technique, seeds in errors.items() if seeds}
+        perfect |= any(0 in seeds for seeds in errors.values())
         seen = [value for technique in errors for value in (*errors[technique], *paper_error(paper, technique))]
         for position, technique in enumerate(errors):
             look, estimate = looks[technique], mean_estimate(errors[technique])
@@ -62,7 +64,8 @@ def table_1(rows: pd.DataFrame, looks: Looks) -> Figure:
         axes.grid(axis="x", visible=False)
     for axes in first_column(figure):
         axes.set_ylabel("test error, %")
-    handles = [Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label="one seed")]
+    label = "one seed (at the lower edge: no error)" if perfect else "one seed"
+    handles = [Line2D([], [], color="#777777", marker=".", linestyle="", alpha=0.6, label=label)]
     handles.append(Line2D([], [], color="#777777", marker="o", label="mean, 95% interval"))
     if any(papers):
         handles.append(Line2D([], [], label="paper, full scale", **hollow))

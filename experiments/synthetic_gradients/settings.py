@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
@@ -22,6 +23,7 @@ from experiments.runner.settings import RunConfig
 from sobolev.synthetic_gradients import TECHNIQUES, Technique
 
 SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}  # in pixels, of the images of each data set held in memory
+RESNET_STRIDES = (2, 2, 1, 2, 2, 2)  # of the stem, its pooling and the four stages
 NETWORKS = ("convnet", "resnet50", "resnet50_zero_last")
 EVALUATED_ON = ("test", "validation")
 
@@ -144,6 +146,11 @@ class DecoupledConfig(RunConfig):
             raise BadInput(f"optimizer.milestones={milestones}: expected parts of the steps, between 0 and 1")
         if self.evaluate_on == "validation" and self.dataset.hold_out < 1:
             raise BadInput("evaluate_on=validation needs images that are not trained on: set dataset.hold_out")
+        if self.optimizer.batch_size == 1 and last_side(self) == 1:
+            raise BadInput(
+                "optimizer.batch_size=1 is too small: this network ends in maps of 1 x 1, and BatchNorm needs two "
+                "values or more of each channel"
+            )
         try:
             technique_of(self)
         except ValueError as error:
@@ -200,6 +207,16 @@ def technique_of(config: DecoupledConfig) -> Technique:
     return Technique(**settings)
 
 
+def last_side(config: DecoupledConfig) -> int:
+    """The side of the network's last feature maps, in pixels; each stride s reduces a side to ceil(side / s)."""
+    dataset, model = config.dataset, config.model
+    side = SIDES[dataset.name] if isinstance(dataset, ImageDatasetConfig) else dataset.size
+    strides = model.strides if model.network == "convnet" else RESNET_STRIDES
+    for stride in strides:
+        side = -(-side // max(1, stride))
+    return side
+
+
 def _ranges(config: DecoupledConfig) -> Iterator[tuple[str, Callable[[Any], bool], list[str]]]:
     """Allowed ranges: (in words, a test, the settings); for a list, the range of each entry."""
     dataset = config.dataset
@@ -208,8 +225,9 @@ def _ranges(config: DecoupledConfig) -> Iterator[tuple[str, Callable[[Any], bool
         *("optimizer.learning_rate", "optimizer.predictor_learning_rate", "model.direct_channels"),
         *("model.label_predictor.channels", "model.label_predictor.strides"),
     ]
-    yield "positive", lambda value: value > 0, positive
-    yield "0 or more", lambda value: value >= 0, ["optimizer.weight_decay"]
+    yield "positive and finite", lambda value: 0 < value < math.inf, positive
+    yield "0 or more, and finite", lambda value: 0 <= value < math.inf, ["optimizer.weight_decay"]
+    yield "0 or more", lambda value: value >= 0, ["dataset.hold_out"]
     yield "0 or more and below 1", lambda value: 0 <= value < 1, ["optimizer.momentum"]
     if isinstance(dataset, ImageDatasetConfig):
         side = SIDES[dataset.name]

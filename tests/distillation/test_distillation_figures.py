@@ -214,6 +214,25 @@ def test_the_longer_figure_fits_four_methods_and_draws_no_line_past_a_size_witho
         assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("methods", [2, 3, 4, 8])
+def test_intervals_are_beside_their_markers_however_many_methods_there_are(methods):
+    rows = make_rows(games=("breakout",), sizes=(1_000, 25_000), seeds=3)
+    of_value = select(rows, method="value").astype({"method": str})
+    figure = distillation_figures.longer(
+        joined(rows, *(as_rows(of_value.assign(method=f"own_{k}")) for k in range(methods - 2)))
+    )
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        to_pixels = axes.transData.transform
+        vertical = [line for line in axes.lines if len(line.get_xdata()) == 2 and np.ptp(line.get_xdata()) == 0]
+        away = [
+            np.abs(to_pixels((line.get_xdata()[0], 1))[0] - [to_pixels((n, 1))[0] for n in (1_000, 25_000)]).min()
+            for line in vertical
+        ]
+        assert len(away) >= methods - 1
+        assert max(away) * 72 / figure.dpi < 6  # in points: a marker is 5 wide
+
+
 def test_a_method_of_ones_own_is_drawn_under_its_name():
     rows = make_rows(games=("breakout",), sizes=(1_000,), seeds=3)
     rows = as_rows(rows.astype({"method": str}).replace({"method": {"sobolev": "mine"}}))

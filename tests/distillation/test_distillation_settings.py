@@ -137,6 +137,7 @@ OUT_OF_RANGE = {
     "dataset.split=[0.5,0.5]": "that sum to 1",
     "dataset.split=[1.5,-0.75,0.25]": "that sum to 1",
     "dataset.stack=3": "read 4 frames",
+    "n_train=200000": "n_train=200000 must be less than dataset.n_states=",
     "seed=-1": "seed must be",
     "compute.precision=bfloat16": "computes in float32 or float64",
     "evaluations=1001": "more than there are updates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -21,6 +22,19 @@ from tests.conftest import ROOT, TINY
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", GUIDE, re.MULTILINE | re.DOTALL))
 COMMON = ["recorder=disabled", "compute.threads=1", "compute.device=cpu"]
+
+
+def test_what_the_guide_names_in_a_file_is_defined_there():
+    named = re.findall(r"`([\w.]+)`(?: and `([\w.]+)`)?\s+of\s+`([\w/]+\.py)`", GUIDE)
+    assert named
+    for *names, path in named:
+        for name in filter(None, names):
+            body: list[ast.stmt] = ast.parse((ROOT / path).read_text()).body
+            for part in name.split("."):
+                defined = {of.name: of.body for of in body if isinstance(of, ast.ClassDef | ast.FunctionDef)}
+                assigned = {of.id for node in body if isinstance(node, ast.Assign) for of in node.targets}
+                assert part in {*defined, *assigned}, f"{path} has no {name}"
+                body = defined.get(part, [])
 
 
 TABLES = """

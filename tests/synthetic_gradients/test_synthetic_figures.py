@@ -536,10 +536,13 @@ def test_intervals_lie_within_the_axis_and_one_seed_is_called_one() -> None:
     rows = make_rows(settings=[DIGITS], seeds=3)
     perfect = rows["method"] == "sobolev"
     rows.loc[perfect & (rows["metric"] == "accuracy_top1"), "value"] = 1.0
-    (axes,) = (axes for axes in draw("table_1", rows).axes if axes.axison)
+    figure = draw("table_1", rows)
+    (axes,) = (axes for axes in figure.axes if axes.axison)
     low, high = axes.get_ylim()
     assert all(low <= value <= high for line in axes.lines for value in line.get_ydata())
+    assert figure.legends[0].get_texts()[0].get_text() == "one seed (at the lower edge: no error)"
     alone = draw("table_1", make_rows(settings=[IMAGENETTE_1], seeds=1))
+    assert alone.legends[0].get_texts()[0].get_text() == "one seed"
     assert alone.axes[0].get_title() == "Imagenette, 1 module\n(reduced, 1 seed)"
     assert texts(alone).endswith("\n1 seed")
     assert not any(line.get_markerfacecolor() == "none" for line in alone.axes[0].lines)  # the paper has ImageNet

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute
@@ -25,6 +26,7 @@ from experiments.synthetic_gradients.settings import DecoupledConfig, technique_
 from sobolev.images import IN_MEMORY
 from sobolev.losses import DISTANCES
 from sobolev.networks.gradient_predictors import LabelPredictor
+from sobolev.networks.resnet import resnet50_blocks
 from sobolev.synthetic_gradients import TECHNIQUES, Comparison, DecoupledNetwork, Technique
 from tests.conftest import ROOT, TINY, composed
 from tests.fake_images import CLASSES, write_folder
@@ -281,16 +283,20 @@ REFUSALS = {  # of settings that are wrong in themselves
     "evaluate_on=validation": "set dataset.hold_out",
     "evaluate_on=train": "evaluate_on=train is unknown",
     "optimizer.milestones=[40000]": "between 0 and 1",
-    "optimizer.steps=0": "optimizer.steps must be positive",
+    "optimizer.steps=0": "optimizer.steps must be positive and finite, not 0",
     "seed=-1": "seed must be 0 or more",
     "dataset.padding=8": "dataset.padding must be from 0 to 7 for images of 8 x 8, not 8",
     "dataset.padding=-1": "dataset.padding must be from 0 to 7 for images of 8 x 8, not -1",
     "optimizer.momentum=-1": "optimizer.momentum must be 0 or more and below 1, not -1",
     "optimizer.momentum=1": "optimizer.momentum must be 0 or more and below 1, not 1",
-    "optimizer.weight_decay=-1": "optimizer.weight_decay must be 0 or more, not -1",
-    "optimizer.learning_rate=nan": "optimizer.learning_rate must be positive, not nan",
-    "model.label_predictor.strides=[0]": r"model.label_predictor.strides must be positive, not \[0\]",
-    "model.label_predictor.channels=[]": r"model.label_predictor.channels must be positive, not \[\]",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay must be 0 or more, and finite, not -1",
+    "optimizer.weight_decay=inf": "optimizer.weight_decay must be 0 or more, and finite, not inf",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate must be positive and finite, not nan",
+    "optimizer.learning_rate=inf": "optimizer.learning_rate must be positive and finite, not inf",
+    "optimizer.predictor_learning_rate=inf": "predictor_learning_rate must be positive and finite, not inf",
+    "dataset.hold_out=-1": "dataset.hold_out must be 0 or more, not -1",
+    "model.label_predictor.strides=[0]": r"model.label_predictor.strides must be positive and finite, not \[0\]",
+    "model.label_predictor.channels=[]": r"model.label_predictor.channels must be positive and finite, not \[\]",
 }
 REFUSALS_OF_FOLDERS = {
     "dataset.size=0": "dataset.size must be from 1 to dataset.resize=40, not 0",
@@ -331,6 +337,21 @@ def test_a_refusal_does_not_wait_for_pytorch(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.stderr == "error: optimizer.momentum must be 0 or more and below 1, not 2.0\n"
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("size", "refused"), [(16, True), (32, True), (33, False)])
+def test_a_batch_of_one_image_is_refused_where_batchnorm_would_see_one_value(make_config, size, refused):
+    overrides = (f"dataset.size={size}", "optimizer.batch_size=1")
+    if refused:
+        with pytest.raises(BadInput, match=r"optimizer.batch_size=1 is too small: .* maps of 1 x 1"):
+            make_config(f"{SGD}_imagenet", *overrides)
+    else:
+        make_config(f"{SGD}_imagenet", *overrides)
+    blocks = resnet50_blocks(10)[:-1]
+    with torch.no_grad():
+        last = nn.Sequential(*blocks).eval()(torch.zeros(1, 3, size, size))
+    assert (last.shape[-1] == 1) is refused
+    make_config(SGD, "optimizer.batch_size=1")  # its last maps are larger
 
 
 @pytest.mark.parametrize("override", REFUSALS_OF_DATA)
