@@ -98,7 +98,7 @@ def test_a_digest_follows_the_file(tmp_path):
 
 
 REFUSALS = {
-    "n_train=600": "the train part of the recording has",
+    "n_train=350": "the train part of the recording has",
     "student.initialisation=ones": "student.initialisation=ones is not one of uniform_fan_in, orthogonal",
     "objective.divergence=js": "objective.divergence=js is not one of student_teacher, teacher_student",
     "objective.norm=l1": "objective.norm=l1 is not one of l2, squared_l2",
