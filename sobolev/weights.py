@@ -96,6 +96,7 @@ def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Ten
     """
     target = target.detach().flatten(0, lead - 1)
     t = widened(target)
+    target = target if target.is_floating_point() else t  # recorded values may be whole numbers
     about = t.nanmean(0) if j == 0 else 0.0
     squares = (t - about).square().nanmean(0).nan_to_num(0.0)  # an unknown component adds nothing
     if j == 0:
@@ -116,6 +117,13 @@ def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Ten
 def relative(mean_square: Tensor, moment: float, like: Tensor) -> Tensor:
     """The factor that makes the mean square of a derivative 1: (moment C S_j)^(-1/2), for C columns.
 
-    The mean square of a projection is `moment` times that of the full derivative.
+    The mean square of a projection is `moment` times that of the full derivative. The factor is at least in single
+    precision: half types would round it, and float16 ends at 65504.
     """
-    return (mean_square * (moment * mean_square.numel())).rsqrt().to(like)
+    factor = (mean_square * (moment * mean_square.numel())).rsqrt()
+    return factor.to(like.device, torch.promote_types(like.dtype, torch.float32))
+
+
+def in_units(t: Tensor, factor: Tensor) -> Tensor:
+    """The product, at least in the precision of the factor, even if that is a single number."""
+    return t.to(torch.promote_types(t.dtype, factor.dtype)) * factor

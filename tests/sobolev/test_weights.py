@@ -193,6 +193,31 @@ def test_single_precision_and_tiny_derivatives():
     torch.testing.assert_close(terms.by_order[1], torch.tensor(1.0))
 
 
+def test_whole_numbers_are_balanced_like_others():
+    whole = tuple((5 * d).round() for d in RECORDED)
+    found = SobolevLoss(1, weights="balanced").balance(tuple(d.long() for d in whole), X).mean_squares
+    torch.testing.assert_close(found, SobolevLoss(1, weights="balanced").balance(whole, X).mean_squares)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_half_types_do_not_round_the_balance(scale):
+    y, dy = (scale * d.float() for d in RECORDED[:2])
+    student = lambda x: (1e-2 * x.sum(-1, keepdim=True)).expand(len(x), y.shape[1])  # noqa: E731
+    expected = SobolevLoss(1, weights="balanced")(student, X.float(), (y, dy)).total
+    for dtype in (torch.float16, torch.bfloat16):
+        found = SobolevLoss(1, weights="balanced")(lambda x: student(x).to(dtype), X.float(), (y, dy)).total  # noqa: B023
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=0.0)
+
+
+def test_one_value_per_sample_is_balanced_as_an_output():
+    one = tuple(d[:, 0] for d in RECORDED)
+    scalar = SobolevLoss(1, balance="output")(lambda x: x.sin().prod(-1), X, one)
+    column = SobolevLoss(1, balance="output")(
+        lambda x: x.sin().prod(-1, keepdim=True), X, tuple(d[:, None] for d in one)
+    )
+    torch.testing.assert_close(scalar.total, column.total)
+
+
 # --- weights that learn ----------------------------------------------------------------------------------------------
 
 
