@@ -193,6 +193,26 @@ def test_single_precision_and_tiny_derivatives():
     torch.testing.assert_close(terms.by_order[1], torch.tensor(1.0))
 
 
+@pytest.mark.parametrize("by", ["order", "output"])
+def test_what_it_measured_may_be_numbers_from_a_file(by):
+    loss, again = (SobolevLoss(1, balance=by) for _ in range(2))
+    expected = loss(STUDENT, X, RECORDED).total
+    again.mean_squares = {j: s.tolist() for j, s in loss.mean_squares.items()}
+    torch.testing.assert_close(again(STUDENT, X, RECORDED).total, expected)
+
+
+def test_changed_weights_and_factors_are_checked_when_they_are_used():
+    loss = SobolevLoss(1)
+    loss.weights = (1.0, 0.5)
+    with pytest.raises(TypeError, match=r"`weights` is \{order: weight\}, such as .* not \(1\.0, 0\.5\)"):
+        loss(STUDENT, X, RECORDED)
+    for factor in (-0.1, float("nan"), float("inf")):
+        loss = SobolevLoss(1, schedule=lambda t, factor=factor: factor)
+        loss.progress = 0.5
+        with pytest.raises(ValueError, match="the schedule of order 1 must give 0 or more, and a finite number, not"):
+            loss(STUDENT, X, RECORDED)
+
+
 def test_whole_numbers_are_balanced_like_others():
     whole = tuple((5 * d).round() for d in RECORDED)
     found = SobolevLoss(1, weights="balanced").balance(tuple(d.long() for d in whole), X).mean_squares
