@@ -86,12 +86,7 @@ def check(
         ValueError: no samples; a derivative or gradient is wrong; the message says which, and by how much. Errors of
             `derivatives`, and of PyTorch if it cannot differentiate f, are raised too.
     """
-    if isinstance(target, int):
-        raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
-    if not x.shape[:batch_dims].numel():
-        raise ValueError(f"there are no samples to check: x has shape {tuple(x.shape)}")
+    _check_arguments(x, target, batch_dims)
     student, which = _inside(f, select)
     outputs = _check_function(student, x.detach(), order, mode, batch_dims, condition, which)
     if target is None:
@@ -105,6 +100,15 @@ def check(
         return
     y_shape = (*x.shape[:batch_dims], *outputs)
     _check_recorded(as_recorded(target, range(order + 1)), x.detach(), y_shape, order, batch_dims, condition is None)
+
+
+def _check_arguments(x: Tensor, target: object, batch_dims: int) -> None:
+    if isinstance(target, int):
+        raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
+    if not x.shape[:batch_dims].numel():
+        raise ValueError(f"there are no samples to check: x has shape {tuple(x.shape)}")
 
 
 def _inside(f: Function, select: Select) -> tuple[Function, Select]:

@@ -236,7 +236,7 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         if dy is None:
             return []
         if np.ma.isMaskedArray(dy):  # whose masked numbers, which may be anything, are otherwise taken as known
-            dy = dy.astype(np.float64).filled(np.nan)
+            dy = np.ma.filled(dy.astype(np.float64), np.nan)
         with _in_one_line():
             dy = check_array(dy, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True, input_name="dy")
         shapes = [(*y.shape, X.shape[1])] + [X.shape] * (y.shape[1] == 1)
