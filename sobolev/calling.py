@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from functools import wraps
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,21 @@ from torch import Tensor
 Function = Callable[..., Any]  # returns a tensor, or several outputs of which `Select` names one
 Condition = Tensor | tuple | Mapping[str, Any] | None
 Select = Callable[[Any], Tensor] | str | int | None
+
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def uncompiled(function: Decorated) -> Decorated:
+    """The function, which torch.compile leaves as it is, because it has no double backward."""
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return called  # type: ignore[return-value]
 
 
 class Call(TypedDict):

@@ -70,7 +70,7 @@ def check(
     refused.
 
     Args:
-        f: as for `sobolev.derivatives.derivatives`.
+        f: as for `sobolev.derivatives.derivatives`, or a `Derivatives` of it.
         x: the samples. f is checked at the first 8, recorded targets at all of them.
         target: as for `SobolevLoss`. Instead of recorded values it may contain the function that they came from, which
             may be a black box: (simulator, D y). `Projected` derivatives, and recorded ones together with a
@@ -82,17 +82,17 @@ def check(
         select: as for `derivatives`.
 
     Raises:
-        TypeError: a target of another type.
-        ValueError: a derivative or gradient is wrong; the message says which, and by how much. Errors of `derivatives`,
-            and of PyTorch if it cannot differentiate f, are raised too.
+        TypeError: samples that are no tensor, or a target of another type.
+        ValueError: no samples; a derivative or gradient is wrong; the message says which, and by how much. Errors of
+            `derivatives`, and of PyTorch if it cannot differentiate f, are raised too.
     """
-    if isinstance(target, int):
-        raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
-    outputs = _check_function(f, x.detach(), order, mode, batch_dims, condition, select)
+    _check_arguments(x, target, batch_dims)
+    student, which = _inside(f, select)
+    outputs = _check_function(student, x.detach(), order, mode, batch_dims, condition, which)
     if target is None:
         return
     if callable(target):
-        teacher, which = (target.model, target.select) if isinstance(target, Derivatives) else (target, select)
+        teacher, which = _inside(target, select)
         try:
             _check_function(teacher, x.detach(), order, mode, batch_dims, condition, which)
         except ValueError as error:
@@ -100,6 +100,20 @@ def check(
         return
     y_shape = (*x.shape[:batch_dims], *outputs)
     _check_recorded(as_recorded(target, range(order + 1)), x.detach(), y_shape, order, batch_dims, condition is None)
+
+
+def _check_arguments(x: Tensor, target: object, batch_dims: int) -> None:
+    if isinstance(target, int):
+        raise TypeError(f"the third argument is the target: give the order by its name, order={target}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a floating-point tensor, not {type(x).__name__}")
+    if not x.shape[:batch_dims].numel():
+        raise ValueError(f"there are no samples to check: x has shape {tuple(x.shape)}")
+
+
+def _inside(f: Function, select: Select) -> tuple[Function, Select]:
+    """The model inside a `Derivatives`, and which of its outputs is used."""
+    return (f.model, f.select) if isinstance(f, Derivatives) else (f, select)
 
 
 def _check_recorded(

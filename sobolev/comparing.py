@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sobolev.calling import Call, Condition, Function, Select
 from sobolev.derivatives import Derivatives, Vectors, derivatives, projected_derivatives
-from sobolev.finite_differences import StepSize, Values, along, by_axes, stacked, steps_of
+from sobolev.finite_differences import StepSize, Values, along, by_axes, eps_of, stacked, steps_of
 from sobolev.projections import Projection
 
 # The attribute that holds the wrapped module, by the name of the wrapper's class.
@@ -125,7 +125,17 @@ class ByDifferences(InFull):
 
     def _quotients(self, values: Values, x: Tensor, order: int) -> list[Tensor]:
         steps = [steps_of(x, j, self.step, self.batch_dims) for j in range(1, order + 1)]
-        return by_axes(values, x, steps, self.batch_dims)
+        return self._precise(by_axes(values, x, steps, self.batch_dims), x)
+
+    def _precise(self, quotients: list[Tensor], x: Tensor) -> list[Tensor]:
+        """Refuse differences whose default step was for a finer type than that of the values."""
+        coarse = quotients[0].dtype
+        if len(quotients) > 1 and self.step is None and torch.finfo(coarse).eps > eps_of(x):
+            raise ValueError(
+                f"f returns {coarse} for inputs of {x.dtype}, whose default step is too small for differences of such "
+                "values: choose the loss's `step`, or let f compute in the type of its inputs"
+            )
+        return quotients
 
 
 class AlongDirections(ByDifferences):
@@ -161,7 +171,7 @@ class AlongDirections(ByDifferences):
         self._draw(x, order)
         # A direction crosses all inputs, so the smallest of their steps is used.
         steps = [steps_of(x, j, self.step, self.batch_dims).min() for j in range(1, order + 1)]
-        return along(values, x, self.vectors, steps)
+        return self._precise(along(values, x, self.vectors, steps), x)
 
     def of_recorded(self, derivative: Tensor, j: int, x: Tensor) -> Tensor:
         if j == 0:

@@ -32,7 +32,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sobolev.calling import Call, Condition, Function, Select, output
+from sobolev.calling import Call, Condition, Function, Select, output, uncompiled
 from sobolev.exact import FORMULAS, WRONG, Node, derivatives_known, exact_formulas, leaves_of, nodes
 from sobolev.guards import check_samples_apart, refusing_modules, warn_if_vanishing
 
@@ -185,6 +185,7 @@ class Derivatives(nn.Module):
         warn_if_vanishing(model, order)
         self.model, self.order, self.mode, self.batch_dims, self.select = model, order, mode, batch_dims, select
 
+    @uncompiled
     def forward(
         self, x: Tensor, vectors: Vectors | None = None, order: int | None = None, condition: Condition = None
     ) -> tuple[Tensor, ...]:
@@ -192,13 +193,6 @@ class Derivatives(nn.Module):
 
         `order` takes the place of the module's own in this call. `condition` is what the model is given besides x.
         """
-        if torch.compiler.is_compiling():  # torch.compile has no double backward, so it leaves this module as it is
-            return torch.compiler.disable(self._forward)(x, vectors, order, condition)
-        return self._forward(x, vectors, order, condition)
-
-    def _forward(
-        self, x: Tensor, vectors: Vectors | None, order: int | None, condition: Condition
-    ) -> tuple[Tensor, ...]:
         call: Call = {"batch_dims": self.batch_dims, "condition": condition, "select": self.select}
         graph = self.training and torch.is_grad_enabled()
         if vectors is not None:

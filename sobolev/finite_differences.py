@@ -22,7 +22,11 @@ import torch
 from torch import Tensor
 
 from sobolev.calling import Condition, Function, Select, of_samples, output, selected
+from sobolev.exact import HALF
 from sobolev.guards import check_is_due, check_samples_apart, refusing_modules
+from sobolev.normalizer import widened
+
+RESOLVED = 4  # the least step, in units in the last place of the largest sample
 
 StepSize = float | Tensor | None
 Values = Callable[[Tensor], Tensor]  # of points (P, *batch, *in), to (P, *batch, *out)
@@ -57,14 +61,15 @@ def differences(
         step: h, one number, or one per input (*in). The default is eps^(1/(j + 2)) times the input's scale, with the
             larger eps of x and y, which balances rounding against the error of the formula at order j. An input's scale
             is its standard deviation over the samples, but at least 1% of its root mean square (the root mean square
-            itself if all samples are equal).
+            itself if all samples are equal). In a loss, the eps of y is that of autocast's type, if it is enabled.
         batch_dims: the number of leading batch dimensions of x.
         condition: as for `derivatives`.
         select: as for `derivatives`.
 
     Raises:
         TypeError: x is not floating-point, or f does not return a tensor or array.
-        ValueError: a negative order, a step that is not positive, or outputs without the batch dimensions of x.
+        ValueError: a negative order, a step that is not positive, or too small for the precision of x, or outputs
+            without the batch dimensions of x.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor, not {getattr(x, 'dtype', type(x).__name__)}")
@@ -131,7 +136,8 @@ def stacked(f: Function, batch_dims: int, condition: Condition, select: Select) 
     """f at points (P, *batch, *in), evaluated in one call as if the points were more samples.
 
     Raises, in addition to `sobolev.calling.output`:
-        ValueError: f mixes samples, or has active dropout.
+        ValueError: f mixes samples, or is random, such as by active dropout. (Modules that drop out are refused at
+            every call; whether f gives equal samples equal values is checked as often as whether it mixes them.)
     """
     last = batch_dims - 1
 
@@ -146,7 +152,11 @@ def stacked(f: Function, batch_dims: int, condition: Condition, select: Select) 
             y = _value(f, x, batch_dims, repeated, select)
         if check:
             check_samples_apart(f, y, x, batch_dims)
-        return y.unflatten(last, (len(points), batch[-1])).movedim(last, 0)
+        y = y.unflatten(last, (len(points), batch[-1])).movedim(last, 0)
+        if check:
+            with torch.no_grad():
+                _refuse_random(y[0].detach(), _value(f, points[0], batch_dims, condition, select))
+        return y
 
     return values
 
@@ -155,16 +165,49 @@ def steps_of(x: Tensor, j: int, step: StepSize, batch_dims: int, eps: float | No
     """The step h (*in) of each input for derivatives of order j, as documented in `differences`.
 
     Raises:
-        ValueError: a step is not positive, or has the wrong shape.
+        ValueError: a step is not positive, has the wrong shape, or is too small for the precision of x.
     """
     inputs = x.shape[batch_dims:]
     if step is not None:
         h = torch.as_tensor(step, dtype=x.dtype, device=x.device)
         if not (h > 0).all() or not h.isfinite().all() or h.shape not in ((), inputs):
             raise ValueError(f"step must be a positive number, or one for each input {tuple(inputs)}, not {step}")
-        return h.expand(inputs)
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    return (eps ** (1 / (j + 2)) * scale_of(x, batch_dims)).to(x.dtype)
+        h = h.expand(inputs)
+    else:
+        eps = eps_of(x) if eps is None else eps
+        h = (eps ** (1 / (j + 2)) * scale_of(x, batch_dims)).to(x.dtype)
+    if step is not None or x.dtype in HALF:  # the default is large enough in other types
+        _refuse_unresolved(x.flatten(0, batch_dims - 1), h)
+    return h
+
+
+def eps_of(x: Tensor) -> float:
+    """The machine epsilon that f computes with: that of x, or of autocast's type, which single precision becomes."""
+    kind = x.device.type
+    lowered = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    return torch.finfo(torch.get_autocast_dtype(kind) if lowered else x.dtype).eps
+
+
+def _refuse_unresolved(samples: Tensor, h: Tensor) -> None:
+    """Refuse steps h (*in) so small that rounding x + h and x - h changes their distance by more than an eighth."""
+    if not samples.numel():
+        return
+    least = RESOLVED * torch.finfo(samples.dtype).eps * widened(samples).abs().amax(0)
+    if (h < least).any():
+        raise ValueError(
+            f"the step of differences is rounded off in {samples.dtype}, where these samples need at least "
+            f"{float(least.max()):.2g}: give x in double precision, or a larger step"
+        )
+
+
+def _refuse_random(y: Tensor, again: Tensor) -> None:
+    """Refuse an f with other values for the same samples: differences would be noise."""
+    size = torch.cat((y.flatten(), again.flatten())).abs().amax() if y.numel() else 0.0
+    if ((y - again).abs() > torch.finfo(y.dtype).eps ** 0.5 * size).any():
+        raise ValueError(
+            "f is random (dropout outside a module, say): it gave equal samples different values, so differences of "
+            "values would be noise. Switch it off, or take derivatives by backpropagation"
+        )
 
 
 def scale_of(x: Tensor, batch_dims: int) -> Tensor:

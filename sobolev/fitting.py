@@ -58,10 +58,9 @@ def check_settings(given: Mapping[str, Any]) -> None:
         "derivative_distance": (lambda v: _is_text(v, *DISTANCES), f"one of {', '.join(DISTANCES)}"),
         "derivative_schedule": (lambda v: _is_text(v, *FALLS), f"one of {', '.join(FALLS)}"),
         "validation_fraction": (lambda v: positive(v) and v < 1, "between 0 and 1"),
-        "early_stopping": (
-            lambda v: _is_text(v, "auto") or isinstance(v, bool | np.bool_),
-            "True, False or 'auto'",
-        ),
+        "early_stopping": (lambda v: _is_text(v, "auto") or _is_bool(v), "True, False or 'auto'"),
+        "check_derivatives": (_is_bool, "True or False"),
+        "device": (_is_device, "a device that PyTorch has here, such as 'cpu'"),
     }
     for name, (is_allowed, words) in allowed.items():
         if not is_allowed(given[name]):
@@ -70,6 +69,18 @@ def check_settings(given: Mapping[str, Any]) -> None:
 
 def _is_positive(kind: Any, value: Any) -> bool:
     return isinstance(value, kind) and bool(0 < value < math.inf)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        torch.empty(0, device=value)
+    except (AssertionError, RuntimeError, TypeError):  # PyTorch has one for each way to be none
+        return False
+    return True
 
 
 def _is_text(value: Any, *names: str) -> bool:

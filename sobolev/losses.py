@@ -34,7 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from sobolev.calling import Condition, Function, Select
+from sobolev.calling import Condition, Function, Select, uncompiled
 from sobolev.comparing import InFull, inside, way_to_compare
 from sobolev.derivatives import MODES, Derivatives
 from sobolev.distances import DISTANCES as DISTANCES
@@ -47,7 +47,7 @@ from sobolev.guards import warn_if_dropping, warn_if_vanishing
 from sobolev.projections import Projection
 from sobolev.schedules import SCHEDULES, Schedule
 from sobolev.targets import Recorded, as_recorded, checked, given_vectors, known_or, of_target, values_shape
-from sobolev.weights import check_balance, learns, mean_square, one_per_order, present, relative
+from sobolev.weights import check_balance, in_units, learns, mean_square, one_per_order, present, relative
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": torch.mean,
@@ -237,6 +237,7 @@ class SobolevLoss:
             measured[j] = compared / way.moment(j, outputs.numel(), inputs.numel())
         return measured
 
+    @uncompiled
     def __call__(
         self, student: Function, x: Tensor, target: Function | Recorded, *, condition: Condition = None
     ) -> SobolevTerms:
@@ -324,8 +325,8 @@ class SobolevLoss:
         if j in self.balanced:
             factor = relative(self.mean_squares[j], moment, prediction)
             if self.balanced[j] == "output":
-                factor = factor.view(*factor.shape, *[1] * (prediction.dim() - len(lead) - factor.dim()))
-            prediction, target = prediction * factor, target * factor
+                factor = factor.view((*factor.shape, *[1] * (prediction.dim() - len(lead) - factor.dim())))
+            prediction, target = in_units(prediction, factor), in_units(target, factor)
         components = prediction.shape[len(lead) :].numel()  # reshape cannot infer it in an empty batch
         distance = self.distances[j](prediction.reshape(*lead, components), target.reshape(*lead, components))
         if distance.shape != lead:

@@ -30,7 +30,7 @@ from sobolev.derivatives import derivatives
 from sobolev.distances import DISTANCES
 from sobolev.fitting import AUTO, batches, check_settings, function_of, gradients, mean_distance, plain
 from sobolev.losses import SobolevLoss
-from sobolev.networks.ensemble import MLPEnsemble
+from sobolev.networks.ensemble import MLPEnsemble, sizes_and_activation
 from sobolev.normalizer import InUnits, Normalizer, varies
 from sobolev.seeding import generator
 
@@ -135,8 +135,8 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         Args:
             X: (n, I).
             y: values (n,) or (n, O).
-            dy: derivatives (n, I), for values (n,), or (n, O, I); dy[n, o, i] is that of output o by input i. NaN marks
-                unknown numbers. None trains on values only.
+            dy: derivatives (n, I), for values (n,), or (n, O, I); dy[n, o, i] is that of output o by input i. NaN, or
+                a NumPy mask, marks unknown numbers. None trains on values only.
 
         Raises:
             ValueError: invalid settings or shapes; numbers that are not finite; derivatives that contradict the values;
@@ -148,19 +148,21 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         with _in_one_line():
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=FLOATS)
         check_settings(self.get_params())
-        self._flat = y.ndim == 1
+        flat = y.ndim == 1
         y = check_array(y, dtype=FLOATS, ensure_2d=False).reshape(len(X), -1)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # Copied, because torch accepts no array with negative strides.
-        recorded = [torch.from_numpy(part.copy()) for part in (X, y, *self._derivatives(dy, X, y))]
-        units = Normalizer.fit(*recorded)
-        if len(recorded) > 2 and self.check_derivatives:
-            self._refuse_contradictions(units, *recorded)
-        data = [units.inputs(recorded[0]), *units.targets(*recorded[1:])]
-        sizes = (X.shape[1], *self.hidden, y.shape[1])
-        alone = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, self.initialisation).to(self.device)
-        self._train(alone, [part.float().to(self.device) for part in data], seed)
-        self.model_ = units.wrap(alone.network(0).double().cpu()).eval()
+        arrays = X, y, *self._derivatives(dy, X, y)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode
+            recorded = [torch.from_numpy(part.copy()) for part in arrays]  # torch accepts no negative strides
+            units = Normalizer.fit(*recorded)
+            if len(recorded) > 2 and self.check_derivatives:
+                self._refuse_contradictions(units, *recorded)
+            data = [units.inputs(recorded[0]), *units.targets(*recorded[1:])]
+            sizes = (X.shape[1], *self.hidden, y.shape[1])
+            alone = MLPEnsemble(sizes, [generator(seed, "init")], self.activation, self.initialisation)
+            alone = alone.to(self.device, torch.float32)  # PyTorch's default may be another type
+            self._train(alone, [part.float().to(self.device) for part in data], seed)
+            self.model_, self._flat = units.wrap(alone.network(0).double().cpu()).eval(), flat
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -172,12 +174,14 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
 
     def predict_derivative(self, X: Any, order: int = 1) -> np.ndarray:
         """Derivatives (n, I, ..., I) of values (n,), or (n, O, I, ..., I)."""
-        x = self._samples(X)
-        d = derivatives(self.model_, x, order)[order].numpy()
+        with torch.inference_mode(False):  # in which PyTorch takes no derivatives
+            d = derivatives(self.model_, self._samples(X), order)[order].numpy()
         return d[:, 0] if self._flat else d
 
     def save(self, path: str | PathLike) -> None:
         """Write settings and weights to a file for `load`. The file contains no code.
+
+        Settings that were changed since `fit` are saved, too, but do not change the network that was trained.
 
         An existing file is replaced once the new one is complete. `random_state` is kept if it is a seed, but not if it
         is a generator.
@@ -191,9 +195,9 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
         parameters = self.get_params() | {"hidden": [*self.hidden], "random_state": seed, "device": str(self.device)}
         parameters = {name: plain(name, value) for name, value in parameters.items()}
-        sizes = [self.n_features_in_, *parameters["hidden"], len(self.model_.normalizer.y_mean)]
+        sizes, activation = sizes_and_activation(self.model_.model)
         names = [*map(str, getattr(self, "feature_names_in_", []))]
-        state = {"parameters": parameters, "sizes": sizes, "flat": self._flat, "names": names}
+        state = {"parameters": parameters, "sizes": sizes, "flat": self._flat, "names": names, "activation": activation}
         state |= self.model_.state_dict()
         with replacing(Path(path)) as partial:
             torch.save(state, partial)
@@ -209,7 +213,8 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
             state = torch.load(path, weights_only=True)
             self = cls(**state.pop("parameters"))
             sizes, self._flat, names = state.pop("sizes"), state.pop("flat"), state.pop("names", [])
-            network = MLPEnsemble(sizes, [torch.Generator()], self.activation).network(0)
+            activation = state.pop("activation", self.activation)  # older files lack it
+            network = MLPEnsemble(sizes, [torch.Generator()], activation).network(0)
             self.model_ = InUnits(network, Normalizer(sizes[:1], sizes[-1:])).double().eval()
             self.model_.load_state_dict(state)
         except OSError:
@@ -230,6 +235,8 @@ class SobolevRegressor(RegressorMixin, BaseEstimator):
         """[D y (n, O, I)], or an empty list without derivatives."""
         if dy is None:
             return []
+        if np.ma.isMaskedArray(dy):  # whose masked numbers, which may be anything, are otherwise taken as known
+            dy = np.ma.filled(dy.astype(np.float64), np.nan)
         with _in_one_line():
             dy = check_array(dy, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True, input_name="dy")
         shapes = [(*y.shape, X.shape[1])] + [X.shape] * (y.shape[1] == 1)

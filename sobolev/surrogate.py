@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sobolev.derivatives import derivatives
-from sobolev.networks.ensemble import ACTIVATIONS, MLPEnsemble
+from sobolev.networks.ensemble import MLPEnsemble, sizes_and_activation
 from sobolev.normalizer import InUnits, Normalizer
 
 # The names of tensors in older files: {old name: new name}.
@@ -58,7 +58,8 @@ class Surrogate(InUnits):
 
     def predict_derivative(self, x: Any, order: int = 1) -> np.ndarray:
         """Derivatives (N, O, I, ..., I) at inputs (N, I)."""
-        return derivatives(self, self._samples(x), order)[order].numpy(force=True)
+        with torch.inference_mode(False):
+            return derivatives(self, self._samples(x), order)[order].numpy(force=True)
 
     def _inputs(self, x: Any) -> Tensor:
         mean = self.normalizer.x_mean
@@ -77,11 +78,10 @@ class Surrogate(InUnits):
         """Write a file for `load`, without code. An existing file is replaced once the new one is complete."""
         from sobolev.files import replacing  # not importable on every system
 
-        linear = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
-        kinds = {type(layer) for layer in self.model.modules()}
+        sizes, activation = sizes_and_activation(self.model)
         content = {
-            "sizes": [linear[0].in_features, *(layer.out_features for layer in linear)],
-            "activation": next(name for name, kind in ACTIVATIONS.items() if kind in kinds or len(linear) == 1),
+            "sizes": sizes,
+            "activation": activation,
             "inputs": [*self.inputs],
             "outputs": [*self.outputs],
             "state": {name: tensor.cpu() for name, tensor in self.state_dict().items()},

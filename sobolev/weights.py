@@ -56,14 +56,21 @@ def present(
     """The weights times their factors, by order, without those that are 0. A trained weight is kept whatever its value.
 
     Raises:
-        TypeError: a weight is not a number.
-        ValueError: a weight is negative or not finite, or every weight is 0.
+        TypeError: the weights are not by order, or one is not a number.
+        ValueError: a weight or factor is negative or not finite, or every weight is 0.
     """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"the loss's attribute `weights` is {{order: weight}}, such as {{0: 1.0, 1: 0.5}}, not {weights!r}"
+        )
     for j, weight in weights.items():
         if not isinstance(weight, Real | Tensor):
             raise TypeError(f"the weight of order {j} must be a number, not {weight!r}")
         if not learns(weight) and not 0 <= weight < math.inf:
             raise ValueError(f"the weight of order {j} must be 0 or more, and finite, not {weight}")
+    for j, factor in factors.items():
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"the schedule of order {j} must give 0 or more, and a finite number, not {factor}")
     factors = dict.fromkeys(weights, 1.0) | dict(factors)
     found = {j: weight * factors[j] for j, weight in weights.items() if factors[j] and (learns(weight) or weight)}
     if not found:
@@ -96,6 +103,7 @@ def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Ten
     """
     target = target.detach().flatten(0, lead - 1)
     t = widened(target)
+    target = target if target.is_floating_point() else t  # recorded values may be whole numbers
     about = t.nanmean(0) if j == 0 else 0.0
     squares = (t - about).square().nanmean(0).nan_to_num(0.0)  # an unknown component adds nothing
     if j == 0:
@@ -113,9 +121,18 @@ def mean_square(target: Tensor, j: int, by: str, lead: int, columns: int) -> Ten
     return torch.where(column > 0, column, column.mean())
 
 
-def relative(mean_square: Tensor, moment: float, like: Tensor) -> Tensor:
+def relative(mean_square: Tensor | float | Sequence[float], moment: float, like: Tensor) -> Tensor:
     """The factor that makes the mean square of a derivative 1: (moment C S_j)^(-1/2), for C columns.
 
-    The mean square of a projection is `moment` times that of the full derivative.
+    The mean square of a projection is `moment` times that of the full derivative. The factor is at least in single
+    precision: half types would round it, and float16 ends at 65504. (From a file the mean squares may be numbers.)
     """
-    return (mean_square * (moment * mean_square.numel())).rsqrt().to(like)
+    if not isinstance(mean_square, Tensor):
+        mean_square = torch.tensor(mean_square, dtype=torch.float64)
+    factor = (mean_square * (moment * mean_square.numel())).rsqrt()
+    return factor.to(like.device, torch.promote_types(like.dtype, torch.float32))
+
+
+def in_units(t: Tensor, factor: Tensor) -> Tensor:
+    """The product, at least in the precision of the factor, even if that is a single number."""
+    return t.to(torch.promote_types(t.dtype, factor.dtype)) * factor

@@ -134,6 +134,14 @@ class MLPEnsemble(nn.Module):
         return nn.Sequential(*layers)
 
 
+def sizes_and_activation(network: nn.Module) -> tuple[list[int], str]:
+    """What `MLPEnsemble` is made from again, of one of its networks: layer widths, and a key of `ACTIVATIONS`."""
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    kinds = {type(layer) for layer in network.modules()}
+    activation = next(name for name, kind in ACTIVATIONS.items() if kind in kinds or len(linear) == 1)
+    return [linear[0].in_features, *(layer.out_features for layer in linear)], activation
+
+
 def check_weight(name: str, weight: float | Tensor, ensemble: MLPEnsemble) -> None:
     """Refuse a loss weight that is neither one number nor one per network, because other shapes would broadcast.
 

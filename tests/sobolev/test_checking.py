@@ -167,7 +167,17 @@ def test_networks_of_an_ensemble_and_images():
         check(image, x, (y, -dy))
 
 
+def test_a_student_wrapped_for_training_is_its_model():
+    check(Derivatives(lambda x: {"y": teacher(x)}, select="y"), X, (Y, DY))
+    with pytest.raises(ValueError, match="negated"):
+        check(Derivatives(teacher), X, (Y, -DY))
+
+
 def test_arguments_of_another_type_are_refused():
+    with pytest.raises(TypeError, match="x must be a floating-point tensor, not ndarray"):
+        check(network(2), X.numpy())
+    with pytest.raises(ValueError, match=r"there are no samples to check: x has shape \(0, "):
+        check(network(2), X[:0], (Y[:0], DY[:0]))
     with pytest.raises(TypeError, match="give the order by its name, order=2"):
         check(network(2), X, 2)
     with pytest.raises(TypeError, match="target must be a function, or recorded tensors"):

@@ -262,6 +262,47 @@ def test_noise_and_mixed_samples_are_refused(match, layer):
         SobolevLoss(1, mode="differences")(lambda x: student(x - x.mean(0)), X, teacher)
 
 
+@pytest.mark.parametrize("projection", [None, projections.Sphere()])
+def test_randomness_outside_modules_is_refused(projection):
+    student = network(nn.Tanh(), 3, 2)
+    loss = SobolevLoss(1, mode="differences", projection=projection)
+    with pytest.raises(ValueError, match="f is random"):
+        loss(lambda x: nn.functional.dropout(student(x), 0.1), X, teacher)
+    assert loss(lambda x: nn.functional.dropout(student(x), 0.1, training=False), X, teacher).total.isfinite()
+
+
+@pytest.mark.parametrize("projection", [None, projections.Sphere(4)])
+def test_under_autocast_the_step_is_that_of_its_type(projection):
+    student, x = network(nn.Tanh(), 3, 2).float(), torch.rand(200, 3, generator=rng())
+    target = derivatives(student, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = SobolevLoss(1, mode="differences", projection=projection, generator=rng())(student, x, target)
+    size = target[1].square().sum((1, 2)).mean() / (1 if projection is None else 3)
+    assert terms.by_order[1] < 0.01 * size  # with the step of single precision the error is most of the derivative
+
+
+def test_values_in_a_coarser_type_need_a_step_of_ones_own():
+    student, x = network(nn.Tanh(), 3, 2).bfloat16(), torch.rand(50, 3, generator=rng())
+    for projection in (None, projections.Sphere()):
+        with pytest.raises(ValueError, match="choose the loss's `step`"):
+            SobolevLoss(1, mode="differences", projection=projection)(lambda x: student(x.bfloat16()), x, student)
+    terms = SobolevLoss(1, mode="differences", step=0.5)(
+        lambda x: student(x.bfloat16()), x, lambda x: student(x.bfloat16())
+    )
+    assert terms.total == 0
+
+
+def test_a_step_that_rounding_would_change_is_refused():
+    x = torch.linspace(1e6, 1.1e6, 5)[:, None]
+    with pytest.raises(ValueError, match=r"rounded off in torch\.float32, where these samples need at least 0\.5"):
+        differences(lambda x: x.double().sum(-1), x, step=0.1)
+    torch.testing.assert_close(
+        differences(lambda x: x.double().sum(-1), x.double(), step=0.1)[1], torch.ones(5, 1, dtype=torch.float64)
+    )
+    with pytest.raises(ValueError, match=r"rounded off in torch\.float16"):
+        differences(lambda x: x.float().sum(-1), torch.linspace(1, 1.02, 5).half()[:, None])
+
+
 def test_options_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match='step is that of mode="differences"'):
         SobolevLoss(1, step=0.1)

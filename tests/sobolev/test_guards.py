@@ -245,3 +245,14 @@ def test_a_compiled_derivatives_module_is_the_module():
         compiled = torch.compile(Derivatives(student), backend="eager")
         found = SobolevLoss()(compiled, X, network(nn.Tanh()))
     torch.testing.assert_close(found.total, SobolevLoss()(student, X, network(nn.Tanh())).total)
+
+
+@pytest.mark.parametrize("mode", ["auto", "differences"])
+def test_a_compiled_training_step_is_the_step(mode):
+    student, loss, y = network(), SobolevLoss(weights="balanced", mode=mode), derivatives(network(nn.Tanh()), X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, of global hooks
+        found = torch.compile(lambda x, *target: loss(student, x, target).total, backend="eager")(X, *y)
+    expected = loss(student, X, y).total
+    gradients, others = (torch.autograd.grad(total, list(student.parameters())) for total in (found, expected))
+    torch.testing.assert_close((found, *gradients), (expected, *others))

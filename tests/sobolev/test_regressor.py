@@ -276,7 +276,7 @@ def test_what_a_random_search_found_is_saved(tmp_path):
 
 def test_a_setting_that_could_not_be_read_is_not_written(tmp_path):
     X, y, dy = sample(20, 0)
-    model = SobolevRegressor(**QUICK, check_derivatives={}).fit(X, y, dy)
+    model = SobolevRegressor(**QUICK).fit(X, y, dy).set_params(check_derivatives={})
     with pytest.raises(TypeError, match="check_derivatives is a dict"):
         model.save(tmp_path / "model.pt")
     assert not [*tmp_path.iterdir()]
@@ -381,6 +381,9 @@ REFUSED = {
         "must be one of uniform_fan_in, .*, not 'zeros'",
     ),
     "activation": (lambda: SobolevRegressor(activation="step").fit(X, Y), "must be one of relu, .*, not 'step'"),
+    "device": (lambda: SobolevRegressor(device="gpu").fit(X, Y), "a device that PyTorch has here, .* not 'gpu'"),
+    "absent device": (lambda: SobolevRegressor(device="cuda:99").fit(X, Y), "PyTorch has here, .* not 'cuda:99'"),
+    "check": (lambda: SobolevRegressor(check_derivatives="no").fit(X, Y, DY), "must be True or False, not 'no'"),
 }
 
 
@@ -405,3 +408,66 @@ def test_views_of_arrays_are_taken_as_they_are_seen():
     views = (np.flip(np.flip(array).copy()) for array in (X, y, dy))  # the same numbers, in memory backwards
     seen, alike = (SobolevRegressor(**QUICK, random_state=0).fit(*arrays) for arrays in ((X, y, dy), views))
     np.testing.assert_array_equal(alike.predict(np.flip(np.flip(X).copy())), seen.predict(X))
+
+
+@pytest.mark.parametrize("changed", [{"activation": "tanh"}, {"hidden": (8, 8)}])
+def test_settings_changed_after_fit_do_not_change_what_is_saved(tmp_path, changed):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(**QUICK).fit(X, y, dy).set_params(**changed)
+    model.save(tmp_path / "it.pt")
+    again = SobolevRegressor.load(tmp_path / "it.pt")
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    assert {name: again.get_params()[name] for name in changed} == {
+        name: [*v] if name == "hidden" else v for name, v in changed.items()
+    }
+
+
+def test_files_from_before_the_activation_had_its_own_entry_are_read(tmp_path):
+    X, y, _ = sample(20, 0)
+    model = SobolevRegressor(**QUICK, activation="tanh").fit(X, y)
+    model.save(tmp_path / "it.pt")
+    state = torch.load(tmp_path / "it.pt")
+    del state["activation"]
+    torch.save(state, tmp_path / "it.pt")
+    np.testing.assert_array_equal(SobolevRegressor.load(tmp_path / "it.pt").predict(X), model.predict(X))
+
+
+def test_a_fit_that_fails_leaves_the_shapes_of_the_one_before():
+    X, y, dy = sample(40, 0, outputs=2)
+    model = SobolevRegressor(**QUICK).fit(X, y, dy)
+    with pytest.raises(ValueError, match="contradicts"):
+        model.fit(X, y[:, 0], -dy[:, 0])
+    assert model.predict(X).shape == (40, 2)
+
+
+def test_masked_derivatives_are_unknown():
+    X, y, dy = sample(40, 0)
+    mask = np.random.default_rng(0).random(dy.shape) < 0.5
+    filled = np.ma.masked_array(np.where(mask, 1e9, dy), mask)
+    masked, unknown = (
+        SobolevRegressor(**QUICK, random_state=0).fit(X, y, each) for each in (filled, np.where(mask, np.nan, dy))
+    )
+    np.testing.assert_array_equal(masked.predict(X), unknown.predict(X))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(activation, mode):
+    X, y, dy = sample(20, 0)
+    model = SobolevRegressor(**QUICK, activation=activation, random_state=0)
+    expected = model.fit(X, y, dy).predict_derivative(X)
+    with mode():
+        within = clone(model).fit(X, y, dy)
+        np.testing.assert_array_equal(within.predict_derivative(X), expected)
+    np.testing.assert_array_equal(within.predict_derivative(X), expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_pytorchs_default_type_may_be_another(activation):
+    X, y, dy = sample(40, 0)
+    model = SobolevRegressor(max_iter=600, activation=activation, random_state=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert model.fit(X, y, dy).score(X, y) > 0.9
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -69,3 +69,10 @@ def test_what_is_no_surrogate_is_not_loaded(tmp_path):
         load(tmp_path / "other.pt")
     with pytest.raises(OSError, match=r"gone\.pt"):
         load(tmp_path / "gone.pt")
+
+
+def test_derivatives_in_inference_mode():
+    model = surrogate()
+    expected = model.predict_derivative(X)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(model.predict_derivative(X), expected)

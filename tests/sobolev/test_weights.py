@@ -193,6 +193,51 @@ def test_single_precision_and_tiny_derivatives():
     torch.testing.assert_close(terms.by_order[1], torch.tensor(1.0))
 
 
+@pytest.mark.parametrize("by", ["order", "output"])
+def test_what_it_measured_may_be_numbers_from_a_file(by):
+    loss, again = (SobolevLoss(1, balance=by) for _ in range(2))
+    expected = loss(STUDENT, X, RECORDED).total
+    again.mean_squares = {j: s.tolist() for j, s in loss.mean_squares.items()}
+    torch.testing.assert_close(again(STUDENT, X, RECORDED).total, expected)
+
+
+def test_changed_weights_and_factors_are_checked_when_they_are_used():
+    loss = SobolevLoss(1)
+    loss.weights = (1.0, 0.5)
+    with pytest.raises(TypeError, match=r"`weights` is \{order: weight\}, such as .* not \(1\.0, 0\.5\)"):
+        loss(STUDENT, X, RECORDED)
+    for factor in (-0.1, float("nan"), float("inf")):
+        loss = SobolevLoss(1, schedule=lambda t, factor=factor: factor)
+        loss.progress = 0.5
+        with pytest.raises(ValueError, match="the schedule of order 1 must give 0 or more, and a finite number, not"):
+            loss(STUDENT, X, RECORDED)
+
+
+def test_whole_numbers_are_balanced_like_others():
+    whole = tuple((5 * d).round() for d in RECORDED)
+    found = SobolevLoss(1, weights="balanced").balance(tuple(d.long() for d in whole), X).mean_squares
+    torch.testing.assert_close(found, SobolevLoss(1, weights="balanced").balance(whole, X).mean_squares)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_half_types_do_not_round_the_balance(scale):
+    y, dy = (scale * d.float() for d in RECORDED[:2])
+    student = lambda x: (1e-2 * x.sum(-1, keepdim=True)).expand(len(x), y.shape[1])  # noqa: E731
+    expected = SobolevLoss(1, weights="balanced")(student, X.float(), (y, dy)).total
+    for dtype in (torch.float16, torch.bfloat16):
+        found = SobolevLoss(1, weights="balanced")(lambda x: student(x).to(dtype), X.float(), (y, dy)).total  # noqa: B023
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=0.0)
+
+
+def test_one_value_per_sample_is_balanced_as_an_output():
+    one = tuple(d[:, 0] for d in RECORDED)
+    scalar = SobolevLoss(1, balance="output")(lambda x: x.sin().prod(-1), X, one)
+    column = SobolevLoss(1, balance="output")(
+        lambda x: x.sin().prod(-1, keepdim=True), X, tuple(d[:, None] for d in one)
+    )
+    torch.testing.assert_close(scalar.total, column.total)
+
+
 # --- weights that learn ----------------------------------------------------------------------------------------------
 
 
