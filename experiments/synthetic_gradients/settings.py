@@ -152,9 +152,14 @@ class DecoupledConfig(RunConfig):
                 "values or more of each channel"
             )
         try:
-            technique_of(self)
+            technique = technique_of(self)
         except ValueError as error:
             raise BadInput(f"technique={self.technique.name}: {error}") from None
+        if technique.crosses != "gradient" and not self.model.splits:
+            raise BadInput(
+                f"model.splits=[]: without a split technique={self.technique.name} would be backpropagation under "
+                "another name; use technique=backprop"
+            )
 
     @property
     def in_paper(self) -> bool:

@@ -294,6 +294,7 @@ REFUSALS = {  # of settings that are wrong in themselves
     "optimizer.learning_rate=nan": "optimizer.learning_rate must be positive and finite, not nan",
     "optimizer.learning_rate=inf": "optimizer.learning_rate must be positive and finite, not inf",
     "optimizer.predictor_learning_rate=inf": "predictor_learning_rate must be positive and finite, not inf",
+    "model.splits=[]": "without a split technique=sobolev would be backpropagation under another name",
     "dataset.hold_out=-1": "dataset.hold_out must be 0 or more, not -1",
     "model.label_predictor.strides=[0]": r"model.label_predictor.strides must be positive and finite, not \[0\]",
     "model.label_predictor.channels=[]": r"model.label_predictor.channels must be positive and finite, not \[\]",
@@ -352,6 +353,10 @@ def test_a_batch_of_one_image_is_refused_where_batchnorm_would_see_one_value(mak
         last = nn.Sequential(*blocks).eval()(torch.zeros(1, 3, size, size))
     assert (last.shape[-1] == 1) is refused
     make_config(SGD, "optimizer.batch_size=1")  # its last maps are larger
+
+
+def test_backpropagation_needs_no_split(make_config):
+    assert make_config(SGD, "technique=backprop", "model.splits=[]").model.splits == []
 
 
 @pytest.mark.parametrize("override", REFUSALS_OF_DATA)
