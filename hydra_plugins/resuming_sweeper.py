@@ -9,6 +9,7 @@ import copy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ class ResumingSweeper(BasicSweeper):
                 else:
                     failures = list(self._failures([folders[folder] for folder in waiting]))
             except (RuntimeError, ValueError) as error:  # of the launcher: no Slurm, or a worker was killed
-                raise BadInput(f"{self.config.hydra.runtime.choices['hydra/launcher']}: {explain(error)}") from error
+                raise BadInput(f"{self._chosen_launcher}: {explain(error)}") from error
         report(name, len(waiting), refused, failures)
 
     def _asked(self, jobs: list[list[str]]) -> tuple[list[tuple[RunConfig, list[str]]], list[BadInput]]:
@@ -125,10 +126,9 @@ class ResumingSweeper(BasicSweeper):
         from experiments.runner.identity import folder_of, is_complete
         from experiments.runner.limit import Timetable
 
-        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
-        if launcher == "slurm":
+        if self._chosen_launcher == "slurm":
             raise BadInput("limit.seconds is for runs on this machine: a cluster has hydra.launcher.timeout_min")
-        if launcher == "together":
+        if self._chosen_launcher == "together":
             raise BadInput("limit.seconds needs the time of each run, but these are trained together: leave one out")
         jobs = {folder_of(config): job for config, job in asked}
         configs = {folder_of(config): config for config, _ in asked}
@@ -149,14 +149,22 @@ class ResumingSweeper(BasicSweeper):
         Hydra's own launcher keeps the composed config of every run, a quarter of a MiB each, until it returns.
         Therefore it gets a few jobs at a time.
         """
+        from experiments.runner.slurm import failing_alone
+
         one_by_one = isinstance(self.launcher, BasicLauncher)
         at_once = (1 if until else SERIAL_BATCH) if one_by_one else max(len(jobs), 1)
         for first in range(0, len(jobs), at_once):
             if until and until():
                 return
-            for result in self.launcher.launch(jobs[first : first + at_once], initial_job_idx=first):
+            with failing_alone() if self._chosen_launcher == "slurm" else nullcontext():
+                results = self.launcher.launch(jobs[first : first + at_once], initial_job_idx=first)
+            for result in results:
                 if result.status is not JobStatus.COMPLETED:
                     yield result._return_value
+
+    @property
+    def _chosen_launcher(self) -> str:
+        return self.config.hydra.runtime.choices["hydra/launcher"]
 
     def _compose(self, job: list[str]) -> DictConfig:
         """The config of one job, as Hydra would compose it.
