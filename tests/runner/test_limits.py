@@ -43,7 +43,7 @@ TOO_MUCH = [
     ("train_teacher", "evaluation_episodes=1000000000", MEMORY.format("evaluation_episodes")),
     ("train_teacher", "teacher.epochs=1000000000000000", UPDATES.format("teacher.epochs x minibatches")),
     ("distill_atari", "dataset.n_states=1000000000000", MEMORY.format("dataset.n_states")),
-    ("distill_atari", "n_train=1000000000000", MEMORY.format("n_train")),
+    ("distill_atari", "n_train=1000000000000", "n_train=1000000000000 must be less than dataset.n_states="),
     ("distill_atari", "student.hidden=1000000000000", MEMORY.format("student")),
     ("distill_atari", "student.convolutions=[[1000000000,8,4]]", MEMORY.format("student")),
     ("distill_atari", "objective.samples=1000000000000", MEMORY.format("objective.samples")),
