@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
-BEGAN = time.time()
+BEGAN = time.monotonic()
 
 if __name__ == "__main__":
 

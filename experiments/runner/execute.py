@@ -85,7 +85,11 @@ def execute(config: RunConfig) -> float:
     Raises:
         OutOfTime: the time limit was reached.
     """
-    if config.limit.deadline and time.time() > config.limit.deadline - SAVING and not is_complete(folder_of(config)):
+    if (
+        config.limit.deadline
+        and time.monotonic() > config.limit.deadline - SAVING
+        and not is_complete(folder_of(config))
+    ):
         raise OutOfTime(f"{folder_of(config)} was not started: the time limit was reached")
     try:
         return _execute(config)

@@ -2,7 +2,8 @@
 
 The deadline reaches a run as a signal. At the first signal the run saves a checkpoint and stops. If it cannot save, as
 in the middle of an evaluation, a second signal soon stops it with its last checkpoint. `pace.json` in its folder keeps
-its speed, so that a sweep can estimate how much of a grid fits into a time limit.
+its speed, so that a sweep can estimate how much of a grid fits into a time limit. Deadlines are times of the monotonic
+clock, which all processes of a machine share and nobody sets: a laptop may correct its own clock at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from experiments.runner.settings import RunConfig
 from sobolev.files import replacing
 
 PACE = "pace.json"
-began = time.time()  # the start of this command; run.py sets it more precisely
+began = time.monotonic()  # the start of this command; run.py sets it more precisely
 SAVING = 8.0  # seconds kept back before the deadline to save and finish
 TRIAL = 3.0  # the least seconds for which a kind of run is trained to learn its pace
 TRIALS = 0.25  # the largest fraction of the time limit spent on such trials
@@ -47,9 +48,9 @@ def check_limit(config: RunConfig) -> None:
 
 @contextmanager
 def ringing(at: float) -> Iterator[None]:
-    """Send this process SIGALRM at a time in seconds since the epoch, then again every SAVING / 2 seconds."""
+    """Send this process SIGALRM at a time of the monotonic clock, then again every SAVING / 2 seconds."""
     if at < math.inf:
-        signal.setitimer(signal.ITIMER_REAL, max(at - time.time(), 0.001), SAVING / 2)
+        signal.setitimer(signal.ITIMER_REAL, max(at - time.monotonic(), 0.001), SAVING / 2)
     try:
         yield
     finally:
@@ -183,7 +184,7 @@ class Timetable:
 
     def _left(self) -> float:
         """Seconds left for training."""
-        return max(0.0, self.deadline - SAVING - time.time())
+        return max(0.0, self.deadline - SAVING - time.monotonic())
 
     def _spans(self, folders: Sequence[Path]) -> list[tuple[float, float]]:
         """When runs start and end, in seconds from now, if each goes to the first free worker."""

@@ -98,7 +98,7 @@ class Run:
 
     @property
     def stop_at(self) -> float:
-        """When the run must save and stop, in seconds since the epoch; inf without a deadline."""
+        """When the run must save and stop, on the monotonic clock; inf without a deadline."""
         deadline = self.config.limit.deadline
         return deadline - SAVING if deadline else math.inf
 

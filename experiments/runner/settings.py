@@ -63,7 +63,7 @@ class LimitConfig:
     """A time limit for the command. Not part of a run's identity: the same command continues where it stopped."""
 
     seconds: float = 0.0  # for the whole command, a run or a sweep; 0: no limit
-    # In seconds since the epoch; commands and sweeps set it for their runs. `seconds` then limits the training of a
+    # On the monotonic clock; commands and sweeps set it for their runs. `seconds` then limits the training of a
     # single run: a sweep uses it for short trials of runs whose cost it does not know.
     deadline: float = 0.0
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -26,8 +27,8 @@ def metrics(config) -> str:
 
 def grid(make_config, seconds: float, monkeypatch, **options) -> dict[Path, object]:
     """Two seeds of two losses, as a sweep has them whose last parameter is the seed, on a clock that stands still."""
-    now = time.time()
-    monkeypatch.setattr(limit, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
+    now = time.monotonic()
+    monkeypatch.setattr(limit, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(limit, "began", now)
     configs = [
         make_config(f"loss={loss}", f"seed={seed}", f"limit.seconds={seconds}", **options)
@@ -129,7 +130,7 @@ def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
     monkeypatch.setattr(train.Normalizer, "errors", evaluate)
     config = make_config()
     for seconds in (0.5, 5, 50):  # a busy machine may need longer to get there
-        config.limit.deadline = time.time() + seconds
+        config.limit.deadline = time.monotonic() + seconds
         with pytest.raises(OutOfTime):
             execute(config)
         if reached:
@@ -138,6 +139,24 @@ def test_at_the_deadline_a_run_stops_wherever_it_is(make_config, monkeypatch):
     with pytest.raises(OutOfTime, match="not started"):
         execute(make_config("limit.deadline=1", runs="later"))
     assert not (folder_of(config).parents[2] / "later").exists()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_while_a_command_runs_neither_stretches_nor_ends_its_time(make_config, monkeypatch, hours):
+    now = time.time()
+    monkeypatch.setattr(limit, "began", time.monotonic())
+    configs = {folder_of(config): config for config in [make_config("limit.seconds=600")]}
+    table = Timetable(configs, 1)
+    monkeypatch.setattr(time, "time", lambda: now + hours * 3600)
+    assert 0 < table._left() <= 600
+    (config,) = configs.values()
+    config.limit.seconds, config.limit.deadline = 0.0, time.monotonic() - 1
+    with pytest.raises(OutOfTime, match="not started"):
+        execute(config)
+    config.limit.deadline = table.deadline
+    execute(config)
+    with limit.ringing(table.deadline):
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 600
 
 
 def test_what_is_complete_needs_no_time(make_config):
