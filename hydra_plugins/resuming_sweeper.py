@@ -94,7 +94,7 @@ class ResumingSweeper(BasicSweeper):
                 if waiting and any_run.limit.seconds:
                     failures = self._within_time(name, asked, waiting)
                 else:
-                    failures = list(self._failures([folders[folder] for folder in waiting]))
+                    failures = [error for _, error in self._failures([folders[folder] for folder in waiting])]
             except (RuntimeError, ValueError) as error:  # of the launcher: no Slurm, or a worker was killed
                 raise BadInput(f"{self._chosen_launcher}: {explain(error)}") from error
         report(name, len(waiting), refused, failures)
@@ -122,7 +122,7 @@ class ResumingSweeper(BasicSweeper):
 
     def _within_time(self, name: str, asked: list[tuple[RunConfig, list[str]]], waiting: list[Path]) -> list[Exception]:
         """Launch the waiting runs within the time limit, first seeds first; returns the errors of those that failed."""
-        from experiments.runner.errors import BadInput
+        from experiments.runner.errors import BadInput, OutOfTime, RunBusy
         from experiments.runner.identity import folder_of, is_complete
         from experiments.runner.limit import Timetable
 
@@ -134,17 +134,23 @@ class ResumingSweeper(BasicSweeper):
         configs = {folder_of(config): config for config, _ in asked}
         table = Timetable(configs, self.config.hydra.launcher.get("n_jobs", 1))
 
-        def launched(folders: list[Path], seconds: float) -> list[Exception]:
+        def launched(folders: list[Path], seconds: float) -> dict[Path, Exception]:
             limits = [f"limit.seconds={seconds:.1f}", f"limit.deadline={table.deadline}"]
-            return list(self._failures([[*jobs[folder], *limits] for folder in folders], until=lambda: table.over))
+            with_limits = [[*jobs[folder], *limits] for folder in folders]
+            return {folders[place]: error for place, error in self._failures(with_limits, until=lambda: table.over)}
 
-        failures = launched(*table.trials(waiting))
-        left = [folder for folder in table.in_order(waiting) if not is_complete(folder)]
+        tried = launched(*table.trials(waiting))
+        failed = {folder for folder, error in tried.items() if not isinstance(error, OutOfTime | RunBusy)}
+        left = [folder for folder in table.in_order(waiting) if folder not in failed and not is_complete(folder)]
         print(f"{name}: {table.outlook(left)}", file=sys.stderr)
-        return failures + launched(table.begun_in_time(left), 0)
+        begun = table.begun_in_time(left)
+        earlier = [error for folder, error in tried.items() if folder not in begun]
+        return [*earlier, *launched(begun, 0).values()]
 
-    def _failures(self, jobs: list[list[str]], until: Callable[[], bool] | None = None) -> Iterator[Exception]:
-        """Launch jobs and yield the errors of those that fail. If `until` is given, stop launching once it is true.
+    def _failures(
+        self, jobs: list[list[str]], until: Callable[[], bool] | None = None
+    ) -> Iterator[tuple[int, Exception]]:
+        """Launch jobs and yield the place and error of each that fails; stop launching once `until`, if given, is true.
 
         Hydra's own launcher keeps the composed config of every run, a quarter of a MiB each, until it returns.
         Therefore it gets a few jobs at a time.
@@ -158,9 +164,9 @@ class ResumingSweeper(BasicSweeper):
                 return
             with failing_alone() if self._chosen_launcher == "slurm" else nullcontext():
                 results = self.launcher.launch(jobs[first : first + at_once], initial_job_idx=first)
-            for result in results:
+            for place, result in enumerate(results, first):
                 if result.status is not JobStatus.COMPLETED:
-                    yield result._return_value
+                    yield place, result._return_value
 
     @property
     def _chosen_launcher(self) -> str:

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from experiments.distillation.names import ENDS, EXPERIMENT, GAMES, LONGER, LOOKS, METHODS, METRICS, title
+from experiments.distillation.ratios import beyond, ratio
 from experiments.distillation.saliency_figures import Saliencies, read_saliencies, saliency
 from experiments.evidence import drawing
 from experiments.evidence.names import Look, looks_of
@@ -28,7 +29,6 @@ from experiments.evidence.rows import (
     finals,
     groups,
     levels,
-    log_ratio,
     median_interval,
     rows_there,
     scale_of,
@@ -41,7 +41,6 @@ RATIO_LOOKS = {  # style, and the side of the training size on which the interva
     "action_error": ({"color": "#009E73", "marker": "^", "markerfacecolor": "white"}, -0.5),
     "kl": ({"color": "#000000", "marker": "D"}, 0.5),
 }
-FARTHEST = 1000.0  # the largest ratio that is drawn; its reciprocal is the least
 BESIDE = 0.75  # how far beside its marker an interval may lie, in powers of 1.12, to be seen as its own
 
 
@@ -57,6 +56,7 @@ def figure_4(rows: pd.DataFrame) -> Figure:
     columns = len(distances) + ({"value", "sobolev"} <= looks.keys())
     figure = Figure(figsize=(7, 1.0 + 1.45 * len(games)))
     grid = figure.subplots(len(games), columns, sharex=True, squeeze=False)
+    ratios: list[Interval] = []
     for game, line in zip(games, grid, strict=True):
         for metric, axes in zip(distances, line, strict=False):
             _draw_ends(axes, {m: {n: ends.get((game, m, n, metric), {}) for n in sizes} for m in looks}, looks)
@@ -65,10 +65,12 @@ def figure_4(rows: pd.DataFrame) -> Figure:
         for axes in line[len(distances) :]:
             for metric, (look, side) in RATIO_LOOKS.items():
                 pairs = {n: [ends.get((game, m, n, metric), {}) for m in ("value", "sobolev")] for n in sizes}
-                _draw_medians(axes, {n: _ratio(*pair) for n, pair in pairs.items()}, side, look)
+                _draw_medians(axes, drawn := {n: ratio(*pair) for n, pair in pairs.items()}, side, look)
+                ratios += drawn.values()
             axes.axhline(1, color="black", linewidth=0.8)
             drawing.numbers_axis(axes, evenly_below=3, between_below=200, labels=6)
-    names = (*(METRICS[metric] for metric in distances), "value only / Sobolev\n(above 1: Sobolev leads)")
+    of_ratios = f"value only / Sobolev\n(above 1: Sobolev leads{beyond(ratios)})"
+    names = (*(METRICS[metric] for metric in distances), of_ratios)
     for axes, name in zip(grid[0], names, strict=False):
         axes.set_title(name, fontsize=7)
     _label_sizes(grid, sizes)
@@ -170,17 +172,21 @@ def longer(rows: pd.DataFrame) -> Figure:
     ends = finals(select(rows, split="test", metric="kl"), "task", "method", "n_train")
     figure = Figure(figsize=(5, 1.0 + 1.45 * len(games)))
     grid = figure.subplots(len(games), 2, sharex=True, squeeze=False)
+    ratios: list[Interval] = []
     for game, line in zip(games, grid, strict=True):
         _draw_ends(line[0], {m: {n: ends.get((game, m, n), {}) for n in sizes} for m in looks}, looks)
         _log_axis(line[0])
         for k, (method, look) in enumerate(looks.items()):
             pairs = {n: [ends.get((game, m, n), {}) for m in ("value", method)] for n in sizes}
             if method != "value":
-                _draw_medians(line[1], {n: _ratio(*p) for n, p in pairs.items()}, _side(k, len(looks)), look)
+                drawn = {n: ratio(*pair) for n, pair in pairs.items()}
+                _draw_medians(line[1], drawn, _side(k, len(looks)), look)
+                ratios += drawn.values()
         line[1].axhline(1, color="black", linewidth=0.8)
         drawing.numbers_axis(line[1], evenly_below=3, between_below=200, labels=6)
         line[0].set_ylabel(title(game))
-    for axes, name in zip(grid[0], (METRICS["kl"], "value only / method\n(above 1: the method leads)"), strict=True):
+    of_ratios = f"value only / method\n(above 1: the method leads{beyond(ratios)})"
+    for axes, name in zip(grid[0], (METRICS["kl"], of_ratios), strict=True):
         axes.set_title(name, fontsize=7)
     _label_sizes(grid, sizes)
     columns = len(looks) if len(looks) < 4 else 2  # more would not fit into the width
@@ -189,12 +195,6 @@ def longer(rows: pd.DataFrame) -> Figure:
     detail = drawing.counted([len(of_cell) for of_cell in ends.values()], _interval(rows))
     drawing.title(figure, text, detail, scale_of(rows))
     return figure
-
-
-def _ratio(numerator: BySeed, denominator: BySeed) -> Interval:
-    """The ratio of two distances, paired by seed, drawn as `FARTHEST` at most: a distance may be 0."""
-    ratio = log_ratio(numerator, denominator)
-    return Interval(*np.clip(10 ** np.array(ratio[:3]), 1 / FARTHEST, FARTHEST), ratio.n)
 
 
 def _draw_ends(axes: Axes, ends: dict[str, dict[int, BySeed]], looks: dict[str, Look]) -> None:

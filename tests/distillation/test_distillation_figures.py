@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.distillation import figures as distillation_figures
+from experiments.distillation.ratios import FARTHEST
 from experiments.distillation.saliency_figures import cosine, read_saliencies, saliency
 from experiments.evidence.collect import as_csv
 from experiments.evidence.reading import EvidenceError, read_csv
@@ -186,13 +187,14 @@ def test_errors_that_are_all_0_are_drawn_too():
 
 def test_the_ratio_to_a_student_without_errors_keeps_the_axis_readable():
     rows = make_rows(games=("breakout",), sizes=(1_000, 5_000, 25_000), seeds=3)
-    rows.loc[
-        (rows["metric"] == "action_error") & (rows["method"] == "sobolev") & (rows["n_train"] == 5_000), "value"
-    ] = 0
+    without_errors = (rows["metric"] == "action_error") & (rows["method"] == "sobolev") & (rows["n_train"] == 5_000)
+    assert "or more" not in distillation_figures.figure_4(rows).axes[2].get_title()
+    rows.loc[without_errors, "value"] = 0
     of_ratios = distillation_figures.figure_4(rows).axes[2]
+    assert of_ratios.get_title().endswith("1,000: or more, 0.001: or less)")
     low, high = of_ratios.get_ylim()
-    assert low > 1 / (2 * distillation_figures.FARTHEST)
-    assert distillation_figures.FARTHEST < high < 2 * distillation_figures.FARTHEST
+    assert low > 1 / (2 * FARTHEST)
+    assert FARTHEST < high < 2 * FARTHEST
 
 
 def test_the_longer_figure_fits_four_methods_and_draws_no_line_past_a_size_without_runs():

@@ -184,6 +184,15 @@ def test_a_sweep_ends_in_time_without_an_error_and_goes_on(tmp_path):
     assert (tmp_path / "runs.tgz").stat().st_size > 0
 
 
+def test_a_run_that_fails_in_its_trial_fails_once(tmp_path):
+    tiny = [*TINY["regression"], "recorder=disabled", "compute.threads=1", f"runs_dir={tmp_path / 'runs'}"]
+    rates = "optimizer.learning_rate=1e30,0.001"
+    done = front_door.run("-m", "experiment=regression", rates, *tiny, "limit.seconds=1200")
+    assert done.returncode == 1
+    assert done.stdout.count("optimizer.learning_rate=1e+30") == 1
+    assert "1 of 2 runs failed; the first: training diverged" in done.stderr.splitlines()[-1]
+
+
 def stopped_in_time(*command: str) -> CompletedProcess[str]:
     """A run that would take hours, stopped once it had begun: on a busy machine that takes longer."""
     for seconds in (11, 20, 80):
