@@ -54,7 +54,7 @@ class ImageFolder:
         hold_out: the number of images in the folder `train` that form the validation split.
 
     Raises:
-        ImageError: a folder is missing or has no image, or `train` and `val` have different classes.
+        ImageError: a folder is missing or has no image, there is one class, or `train` and `val` have different ones.
         ValueError: an unknown split, or a `hold_out` that makes a split empty.
     """
 
@@ -175,6 +175,8 @@ class ImageFolder:
                 f"{self.root}: train and val must have the same classes, but {len(difference)} "
                 f"differ: {difference[0]} is only in {where}"
             )
+        if len(train) < 2:
+            raise ImageError(f"{self.root}: expected two classes or more, but the only one is {train[0]}")
         return train
 
     def _list_files(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import socket
 import tarfile
 import threading
@@ -843,6 +844,11 @@ def test_folders_that_are_not_a_data_set_are_refused(tmp_path):
         ImageFolder(root)
     (root / "train" / "n09999999").mkdir()
     with pytest.raises(ImageError, match="n09999999 has no image"):
+        ImageFolder(root)
+    for folder in [*root.glob("*/n0*")]:
+        if folder.name != CLASSES[0]:
+            shutil.rmtree(folder)
+    with pytest.raises(ImageError, match=f"expected two classes or more, but the only one is {CLASSES[0]}"):
         ImageFolder(root)
 
 
