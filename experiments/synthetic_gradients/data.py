@@ -18,6 +18,7 @@ from experiments.synthetic_gradients.downloads import fetch
 from experiments.synthetic_gradients.settings import DecoupledConfig, ImageDatasetConfig, ImageFolderConfig
 from sobolev.devices import to_device
 from sobolev.images import IN_MEMORY, SOURCES, ImageError, ImageFolder, ImageSet, photometric, shift_and_flip
+from sobolev.images.folder import classes_of
 from sobolev.seeding import generator
 
 EVALUATED = 100  # images per evaluation batch; also decides on which of them gradients are compared
@@ -34,15 +35,13 @@ def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]
     """
     dataset = config.dataset
     try:
-        directory = Path(dataset.folder) / getattr(dataset, "directory", "")
-        there = isinstance(dataset, ImageFolderConfig) and directory.exists()  # perhaps your own data set
-        if dataset.download and dataset.name in SOURCES and not there:
+        if is_downloaded(dataset):
             fetch(dataset.name, dataset.folder)
         if isinstance(dataset, ImageDatasetConfig):
             read = IN_MEMORY[dataset.name]
             sets = [read(dataset.folder, s, dataset.hold_out).to(device) for s in ("train", config.evaluate_on)]
         else:
-            sets = [ImageFolder(directory, s, dataset.hold_out) for s in ("train", config.evaluate_on)]
+            sets = [ImageFolder(directory_of(dataset), s, dataset.hold_out) for s in ("train", config.evaluate_on)]
     except (ValueError, PermissionError) as error:
         raise BadInput(f"dataset={dataset.name}: {error}") from None
     found = len(sets[0]) + dataset.hold_out
@@ -51,6 +50,25 @@ def load(config: DecoupledConfig, device: torch.device) -> tuple[Images, Images]
     if not config.optimizer.batch_size <= len(sets[0]):
         raise BadInput(f"optimizer.batch_size={config.optimizer.batch_size}: expected 1 to {len(sets[0])}")
     return tuple(sets)
+
+
+def check_folder(dataset: ImageDatasetConfig | ImageFolderConfig) -> None:
+    """Refuse folders of images that are no data set, before a run is opened; those to be downloaded come later."""
+    if isinstance(dataset, ImageFolderConfig) and not is_downloaded(dataset):
+        try:
+            classes_of(directory_of(dataset))
+        except (ValueError, PermissionError) as error:
+            raise BadInput(f"dataset={dataset.name}: {error}") from None
+
+
+def is_downloaded(dataset: ImageDatasetConfig | ImageFolderConfig) -> bool:
+    """Whether the data set is one that may be downloaded. A folder that exists may be the user's own."""
+    own = isinstance(dataset, ImageFolderConfig) and directory_of(dataset).exists()
+    return dataset.download and dataset.name in SOURCES and not own
+
+
+def directory_of(dataset: ImageFolderConfig) -> Path:
+    return Path(dataset.folder) / dataset.directory
 
 
 def shape_of(images: Images, config: DecoupledConfig) -> tuple[int, int, int]:

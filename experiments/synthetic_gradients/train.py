@@ -28,7 +28,7 @@ from experiments.runner.limits import (
     number_bytes,
 )
 from experiments.runner.run import Run
-from experiments.synthetic_gradients.data import load, shape_of, train_batches
+from experiments.synthetic_gradients.data import check_folder, load, shape_of, train_batches
 from experiments.synthetic_gradients.metrics import Sums, added, averages, evaluate, sums_of
 from experiments.synthetic_gradients.settings import (
     SIDES,
@@ -92,7 +92,7 @@ def main(config: DecoupledConfig, run: Run) -> dict:
 
 
 def check(config: DecoupledConfig) -> None:
-    """Refuse what would take this machine more than a year, or more memory than it has."""
+    """Refuse what would take this machine more than a year, or more memory than it has, and folders without images."""
     model, optimizer, dataset = config.model, config.optimizer, config.dataset
     in_memory = isinstance(dataset, ImageDatasetConfig)
     side = SIDES[dataset.name] if in_memory else dataset.size
@@ -110,6 +110,7 @@ def check(config: DecoupledConfig) -> None:
             "evaluations": A_MEASUREMENT * config.evaluations,
         }
     )
+    check_folder(dataset)
 
 
 def kernels(channels: list[int]) -> int:

@@ -64,7 +64,7 @@ class ImageFolder:
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown: choose from {', '.join(SPLITS)}")
         self.root, self.noted = Path(root), set[str]()
-        self.classes = self._common_classes()
+        self.classes = classes_of(self.root)
         self.directory = self.root / ("val" if split == "test" else "train")
         self.names_N, self.labels_N = self._list_files()
         if split != "test":
@@ -167,18 +167,6 @@ class ImageFolder:
             raise ValueError(f"batch_size={batch_size}: expected 1 to {len(self)}, the images of {self.directory}")
         return len(self) // batch_size
 
-    def _common_classes(self) -> list[str]:
-        train, val = (_subfolders(self.root / name) for name in ("train", "val"))
-        if difference := sorted(set(train) ^ set(val)):
-            where = "train" if difference[0] in train else "val"
-            raise ImageError(
-                f"{self.root}: train and val must have the same classes, but {len(difference)} "
-                f"differ: {difference[0]} is only in {where}"
-            )
-        if len(train) < 2:
-            raise ImageError(f"{self.root}: expected two classes or more, but the only one is {train[0]}")
-        return train
-
     def _list_files(self) -> tuple[np.ndarray, np.ndarray]:
         """The images' paths below the split's folder, as bytes of one width, and their labels."""
         names, passed_over = [], Counter[str]()
@@ -196,6 +184,24 @@ class ImageFolder:
             warnings.warn(f"{self.directory}: only {', '.join(SUFFIXES)} are read, not its {kinds}", stacklevel=3)
         labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(files) for files in names])
         return np.concatenate(names), labels
+
+
+def classes_of(root: Path) -> list[str]:
+    """The names of the classes below `train` and `val`, sorted.
+
+    Raises:
+        ImageError: a folder is missing, there is one class, or `train` and `val` have different ones.
+    """
+    train, val = (_subfolders(root / name) for name in ("train", "val"))
+    if difference := sorted(set(train) ^ set(val)):
+        where = "train" if difference[0] in train else "val"
+        raise ImageError(
+            f"{root}: train and val must have the same classes, but {len(difference)} "
+            f"differ: {difference[0]} is only in {where}"
+        )
+    if len(train) < 2:
+        raise ImageError(f"{root}: expected two classes or more, but the only one is {train[0]}")
+    return train
 
 
 def _subfolders(directory: Path) -> list[str]:

@@ -16,7 +16,7 @@ import yaml
 from torch import nn
 
 from experiments.runner.errors import BadInput
-from experiments.runner.execute import execute
+from experiments.runner.execute import checked_entry, execute
 from experiments.runner.identity import folder_of, run_id
 from experiments.runner.operations import operations_of
 from experiments.runner.scale import scale_of
@@ -244,6 +244,18 @@ def test_other_images_of_the_same_number_are_told_from_those_of_a_run(make_confi
         assert capsys.readouterr().err.endswith("is complete: skipped\n")
     execute(config_of(tmp_path / "copied"))
     assert "skipped, but computed from different data: remove the folder to run it again" in capsys.readouterr().err
+
+
+def test_folders_that_are_no_data_set_are_refused_before_a_run_is_opened(make_config, tmp_path):
+    mine = (f"dataset.folder={tmp_path}", "dataset.directory=mine", "dataset.name=mine")
+    config = make_config("experiment=synthetic_gradients_imagenet", *mine)
+    with pytest.raises(BadInput, match=r"dataset=mine: .*mine/train is missing or empty"):
+        checked_entry(config)
+    root = write_folder(tmp_path / "mine", train=2, val=1)
+    checked_entry(config)
+    (root / "val" / "n09999999").mkdir()
+    with pytest.raises(BadInput, match=r"dataset=mine: .*n09999999 is only in val"):
+        checked_entry(config)
 
 
 def test_bfloat16_means_autocast_and_float32_weights(make_config, monkeypatch):
