@@ -11,6 +11,7 @@ import weakref
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from experiments.runner.identity import folder_of, is_complete
 from experiments.runner.progress import Grid
@@ -199,6 +200,7 @@ def test_a_long_sweep_keeps_no_config_of_what_is_done():
 
     sweeper = object.__new__(resuming_sweeper.ResumingSweeper)
     sweeper.launcher = Launcher()
+    sweeper.config = OmegaConf.create({"hydra": {"runtime": {"choices": {"hydra/launcher": "basic"}}}})
     assert list(sweeper._failures([["seed=0"]] * 200)) == []
     assert max(kept) < 50
 
