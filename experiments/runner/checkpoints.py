@@ -90,8 +90,9 @@ class Trial:
         self._hook.remove()
 
     def refuse(self, error: Exception) -> None:
-        """Raise an error that blames the checkpoint, if the trial still goes on."""
-        if self.going and not isinstance(error, BadInput | OSError | MemoryError):
+        """Raise an error that blames the checkpoint, if the trial still goes on and the error may come from it."""
+        by_slurm = type(error).__module__.startswith("submitit.")  # raised at Slurm's signal, wherever the run is
+        if self.going and not by_slurm and not isinstance(error, BadInput | OSError | MemoryError):
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             raise BadInput(
                 f"{self._path} does not fit this run ({reason}): it is damaged or from different code; remove it to "

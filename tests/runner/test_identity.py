@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from submitit.core.utils import UncompletedJobError
 
+from experiments.runner.checkpoints import Trial
 from experiments.runner.command_line import explain
 from experiments.runner.errors import BadInput, RunBusy
 from experiments.runner.execute import execute, open_run
@@ -103,6 +105,16 @@ def test_a_state_that_does_not_fit_is_refused_and_kept(stopped, how):
 
 def test_an_error_of_later_steps_is_not_the_checkpoint_s(stopped, monkeypatch):
     interrupted(stopped, monkeypatch, 3)  # it goes on from step 20, and fails as itself
+
+
+def test_the_end_of_a_slurm_job_is_not_the_checkpoint_s(tmp_path):
+    trial = Trial(tmp_path / "checkpoint.pt")
+    try:
+        trial.refuse(UncompletedJobError("Job not requeued because: timed-out too many times."))
+        with pytest.raises(BadInput, match="does not fit this run"):
+            trial.refuse(ValueError("of another shape"))
+    finally:
+        trial.end()
 
 
 @pytest.mark.parametrize("objective", ["NaN", "Infinity", "null", '"low"', "[]"])
