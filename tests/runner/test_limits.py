@@ -12,6 +12,7 @@ from experiments.runner.errors import BadInput
 from experiments.runner.execute import execute, find_entry
 from experiments.runner.run import Run
 from tests.conftest import CONFIGS
+from tests.fake_images import write_folder
 
 MEMORY = r"^this run would take [\d,]+ GiB of memory or more, and the machine has \d+; most is for .*{}.*: lower them$"
 UPDATES = r"^{}=\d+ would take [\d,]+ years or more at 10,000 a second: lower it$"
@@ -64,7 +65,7 @@ def test_too_much_is_refused_before_anything_is_opened(make_config, monkeypatch,
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("experiment/*.yaml")) + sorted(CONFIGS.glob("sweep/*/*.yaml")))
-def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, samples_file, file):
+def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, tmp_path, samples_file, file):
     monkeypatch.setattr(limits, "memory", lambda: 8 * 2**30)
     register_settings()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -73,6 +74,9 @@ def test_what_ships_is_refused_on_no_machine_that_can_hold_it(monkeypatch, sampl
         params = composed.hydra.sweeper.params or {}
         largest = [f"{key}={str(choices).split(',')[-1]}" for key, choices in params.items()]
         own = [f"dataset.path={samples_file}"] if "path" in composed.get("dataset", {}) else []
+        if "directory" in composed.get("dataset", {}):  # images that nobody downloads must be there
+            write_folder(tmp_path / composed.dataset.directory, train=1, val=1)
+            own = [f"dataset.folder={tmp_path}"]
         config = OmegaConf.to_object(compose("config", [f"{group}={choice}", *largest, *own]))
     sys.modules[find_entry(config).__module__].check(config)
 
